@@ -1,0 +1,1 @@
+"""From a checkpoint to deployable files that are proved equal to it."""

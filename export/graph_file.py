@@ -1,0 +1,77 @@
+"""Writing the ONNX file: one self-contained graph, the contract in its metadata, no trace of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import torch
+
+from isbi_export.deployable import Deployable
+from isbi_infer.contract import CONTRACT_KEY, ModelContract
+
+OPSET = 20
+
+
+def write_onnx(path: Path, model: Deployable, contract: ModelContract) -> None:
+    """Write the graph with dynamic batch, height and width, and all weights inside.
+
+    Parameters
+    ----------
+    path : Path
+        Where to; written directly, so give a temporary name.
+    model : Deployable
+        What to export.
+    contract : ModelContract
+        Stamped into ``metadata_props``; gives the tensors' names and the stride.
+    """
+    stride = contract.stride
+    example_NCYX = torch.zeros(2, 1, 2 * stride, 3 * stride)
+    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            model,
+            (example_NCYX,),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=({0: batch, 2: stride * height, 3: stride * width},),
+            input_names=[contract.input_name],
+            output_names=[contract.output_name],
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    _strip_provenance(proto)
+    proto.producer_name, proto.producer_version = "isbi-export", contract.code_version
+    onnx.helper.set_model_props(proto, {CONTRACT_KEY: contract.to_json()})
+    onnx.checker.check_model(proto, full_check=True)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _strip_provenance(proto: onnx.ModelProto) -> None:
+    """Remove the exporter's notes, which hold stack traces and paths of this machine."""
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("doc_string")
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's progress lines and its own libraries' deprecation warnings from our user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,131 @@
+"""Checkpoint in, proved files out: write aside, run, compare, and only then rename."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from isbi_export.context import halo_px
+from isbi_export.deployable import Deployable
+from isbi_export.graph_file import write_onnx
+from isbi_export.parity import Parity, Run, compare, onnx_runner, torchscript_runner
+from isbi_export.torchscript import write_torchscript
+from isbi_infer import __version__
+from isbi_infer.contract import SCHEMA, ModelContract
+from isbi_infer.errors import UsageError
+from isbi_infer.files import check_writable, replacing
+from isbi_train.checkpoint import Checkpoint, file_sha256, load_checkpoint
+
+Write = Callable[[Path, Deployable, ModelContract], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    suffix: str
+    write: Write
+    runner: Callable[[Path], Run]
+
+
+FORMATS = {
+    "onnx": _Format(".onnx", write_onnx, onnx_runner),
+    "torchscript": _Format(".pt", write_torchscript, torchscript_runner),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One published file and its proof."""
+
+    path: Path
+    parity: Parity
+
+
+def contract_for(checkpoint: Checkpoint, checkpoint_sha256: str) -> ModelContract:
+    """Say about a checkpoint's network what the runtime must know.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Gives architecture, border, provenance and scores.
+    checkpoint_sha256 : str
+        Of the checkpoint file.
+
+    Returns
+    -------
+    ModelContract
+        With halo and stride computed from the network.
+    """
+    return ModelContract(
+        schema=SCHEMA,
+        input_name="image",
+        input_dtype="float32",
+        input_channels=1,
+        output_name="probability",
+        output_dtype="float32",
+        output_channels=1,
+        stride=checkpoint.network.stride,
+        halo=halo_px(checkpoint.network),
+        border=checkpoint.train.border,
+        exact=True,  # by construction: a UNet has convolutions and poolings only
+        normalisation="section-zscore",
+        polarity="cell",
+        pixel_size_nm=checkpoint.data["pixel_size_nm"],
+        precision="float32",
+        training={
+            "checkpoint_sha256": checkpoint_sha256,
+            "data_sha256": checkpoint.data["sha256"],
+            "sections": f"0:{checkpoint.data['sections'] - checkpoint.train.hold_out}",
+            "network": checkpoint.network.to_plain(),
+            "epochs": checkpoint.epoch,
+        },
+        scores=checkpoint.scores,
+        code_version=__version__,
+    )
+
+
+def publish(checkpoint_path: Path, folder: Path, formats: Sequence[str]) -> list[Published]:
+    """Export a checkpoint; nothing appears unless every file agrees with it.
+
+    Parameters
+    ----------
+    checkpoint_path : Path
+        A ``.pth`` file written by ``isbi-train``.
+    folder : Path
+        Where the files go, named after the checkpoint.
+    formats : sequence of str
+        Keys of `FORMATS`.
+
+    Returns
+    -------
+    list of Published
+        One per format, in order.
+
+    Raises
+    ------
+    ModelError
+        If the checkpoint is damaged or a file differs from it.
+    OutputError
+        If the files cannot be written.
+    UsageError
+        If a format is unknown.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise UsageError(f"unknown formats {unknown}; choose from {', '.join(FORMATS)}")
+    checkpoint = load_checkpoint(checkpoint_path)
+    contract = contract_for(checkpoint, file_sha256(checkpoint_path))
+    targets = {name: folder / (checkpoint_path.stem + FORMATS[name].suffix) for name in dict.fromkeys(formats)}
+    for target in targets.values():
+        check_writable(target)
+    network, deployable = checkpoint.load_network(), Deployable(checkpoint.load_network())
+    published = []
+    with ExitStack() as stack:  # leaves by renaming all files, or none
+        for name, target in targets.items():
+            temporary = stack.enter_context(replacing(target))
+            FORMATS[name].write(temporary, deployable, contract)
+            parity = compare(name, FORMATS[name].runner(temporary), network)
+            parity.require(target)
+            published.append(Published(target, parity))
+    return published

@@ -1,0 +1,73 @@
+"""``isbi-infer``: arguments -> Segmenter -> exit code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from isbi_infer._version import __version__
+from isbi_infer.console import exit_codes, section_progress
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"isbi-infer {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def infer(
+    stack: Annotated[Path, typer.Argument(help="Greyscale TIFF section or stack: plain, ImageJ or OME.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Output TIFF. [default: STACK.probability.tif]")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="ONNX model from isbi-export. [default: the released model]")
+    ] = None,
+    provider: Annotated[
+        Provider, typer.Option(help="Where to compute; any name but auto is proved active, or it is an error.")
+    ] = "auto",
+    tile: Annotated[int | None, typer.Option(help="Longest tile side in pixels; never changes the result.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Tiles computed at once; never changes the result.")] = None,
+    emit: Annotated[Literal["cell", "membrane"], typer.Option(help="What 1 means.")] = "cell",
+    dtype: Annotated[
+        Literal["float32", "uint8"], typer.Option(help="Of the output; uint8 stores round(255 p).")
+    ] = "float32",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no summary.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")] = False,
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Segment STACK: write the probability that each pixel is cell interior (1) rather than membrane (0)."""
+    with exit_codes("isbi-infer", debug=debug):
+        from isbi_infer.segmenter import Segmenter
+        from isbi_infer.stacks import open_stack
+
+        with open_stack(stack) as reader:
+            megapixels = reader.height * reader.width / 1e6
+        target = output or stack.with_name(f"{stack.name.removesuffix('.tif')}.probability.tif")
+        segmenter = Segmenter(model, provider=provider, tile=tile, batch=batch)
+        with section_progress(megapixels, quiet=quiet or as_json) as progress:
+            summary = segmenter.segment_file(stack, target, emit=emit, dtype=dtype, progress=progress)
+        for note in summary.notes:
+            typer.echo(f"isbi-infer: note: {note}", err=True)
+        if as_json:
+            typer.echo(json.dumps(asdict(summary)))
+        elif not quiet:
+            typer.echo(
+                f"{summary.provider}: {summary.sections} sections in {summary.seconds:.2f} s, "
+                f"{summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
+            )
+
+
+def main() -> None:
+    """Run ``isbi-infer``."""
+    app()

@@ -1,0 +1,142 @@
+"""What the three command lines share: errors as one line and an exit code, signals, and progress."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from isbi_infer.errors import DependencyError, Interrupted, IsbiError
+
+_PLAIN_INTERVAL_S = 2.0
+
+
+@contextmanager
+def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
+    """Run a command: an `IsbiError` becomes one line on standard error and its exit code.
+
+    Parameters
+    ----------
+    program : str
+        Named at the start of the line.
+    debug : bool
+        Show the traceback too.
+
+    Raises
+    ------
+    SystemExit
+        With the error's exit code; 130 or 143 when interrupted.
+    """
+    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+        sys.stdout.flush()
+    except IsbiError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"{program}: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:
+        # Whoever read our output has left (`| head`): leave too, and keep the interpreter from flushing again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def require_packages(extra: str, *packages: str) -> None:
+    """Raise DependencyError, saying what to install, unless all packages of an extra are there.
+
+    Parameters
+    ----------
+    extra : str
+        The extra of this distribution that brings them.
+    *packages : str
+        Import names.
+    """
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise DependencyError(f"{', '.join(missing)} not installed; run: pip install 'isbi-infer[{extra}]'")
+
+
+def _interrupt(signal_number: int, _frame: FrameType | None) -> NoReturn:
+    raise Interrupted(signal_number)
+
+
+@contextmanager
+def section_progress(megapixels_per_section: float, *, quiet: bool) -> Iterator[SectionProgress]:
+    """Show sections done, megapixels per second and time left on standard error.
+
+    Parameters
+    ----------
+    megapixels_per_section : float
+        Input pixels of one section / 1e6.
+    quiet : bool
+        Show nothing.
+
+    Yields
+    ------
+    SectionProgress
+        To be called with (sections done, total); a bar on a terminal, plain lines elsewhere.
+    """
+    if quiet:
+        yield SectionProgress()
+    elif sys.stderr.isatty():
+        yield from _bar(megapixels_per_section)
+    else:
+        yield _PlainProgress(megapixels_per_section)
+
+
+class SectionProgress:
+    """Takes note of sections done; this one says nothing."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take note that `done` of `total` sections are finished."""
+
+
+class _PlainProgress(SectionProgress):
+    """A line every few seconds, for logs."""
+
+    def __init__(self, megapixels_per_section: float) -> None:
+        self._megapixels = megapixels_per_section
+        self._started = self._said = time.perf_counter()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if now - self._said < _PLAIN_INTERVAL_S and done < total:
+            return
+        self._said = now
+        speed = done * self._megapixels / (now - self._started)
+        left = (total - done) * (now - self._started) / done
+        print(f"section {done}/{total}, {speed:.2f} Mpx/s, {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+def _bar(megapixels_per_section: float) -> Iterator[SectionProgress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("sections"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]:.2f} Mpx/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None, speed=0.0)
+        started = time.perf_counter()
+
+        class Bar(SectionProgress):
+            def __call__(self, done: int, total: int) -> None:
+                speed = done * megapixels_per_section / (time.perf_counter() - started)
+                progress.update(task, completed=done, total=total, speed=speed)
+
+        yield Bar()

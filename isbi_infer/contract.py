@@ -1,0 +1,177 @@
+"""What a model file says about itself: one JSON document, strict in both directions.
+
+The document stands under `CONTRACT_KEY` in an ONNX file's ``metadata_props``, and under the same name in a
+TorchScript file's extra files. Nothing in it has a default: a missing, unknown, doubled or ill-typed field makes the
+model unusable, because a guess here would be a silent error in every pixel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from isbi_infer.errors import ModelError
+
+CONTRACT_KEY = "isbi_infer.contract"
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelContract:
+    """A model's promises about its input, its output and its tiling.
+
+    Attributes
+    ----------
+    schema : int
+        Version of this document; other versions are refused.
+    input_name, output_name : str
+        Tensors of the graph, both of shape (N, channels, Y, X).
+    input_dtype, output_dtype : str
+        NumPy names of their element types.
+    input_channels, output_channels : int
+        1 each.
+    stride : int
+        What tile origins and sizes must be multiples of, in pixels; computed from the network.
+    halo : int
+        Pixels of context per side that make interior pixels independent of the tile, a multiple of `stride`; computed
+        from the network.
+    border : int
+        Mirrored pixels around the image that the model was validated with.
+    exact : bool
+        True when the graph has no global operation, so that tiles evaluate the whole-image result.
+    normalisation : {"section-zscore"}
+        Subtract the section's mean, divide by its standard deviation.
+    polarity : {"cell"}
+        An output of 1 means cell interior, 0 means membrane.
+    pixel_size_nm : float or None
+        Side of a pixel in the training data.
+    precision : {"float32"}
+        Of the weights and the arithmetic.
+    training : mapping
+        Provenance: ``data_sha256`` (of images and labels), ``sections``, ``checkpoint_sha256``, ``network``.
+    scores : mapping
+        On the sections held out from training: ``sections``, ``v_rand_thin``, ``v_info_thin``, ``loss``.
+    code_version : str
+        Version of this project that exported the model.
+    """
+
+    schema: int
+    input_name: str
+    input_dtype: str
+    input_channels: int
+    output_name: str
+    output_dtype: str
+    output_channels: int
+    stride: int
+    halo: int
+    border: int
+    exact: bool
+    normalisation: Literal["section-zscore"]
+    polarity: Literal["cell"]
+    pixel_size_nm: float | None
+    precision: Literal["float32"]
+    training: Mapping[str, Any]
+    scores: Mapping[str, Any]
+    code_version: str
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check(self.schema == SCHEMA, f"schema is {self.schema}, this program reads {SCHEMA}; update isbi-infer")
+        _check(self.input_dtype == self.output_dtype == "float32", "input and output must be float32")
+        _check(self.input_channels == self.output_channels == 1, "input and output must have one channel")
+        _check(self.stride >= 1, f"stride {self.stride} is below 1")
+        _check(self.halo >= 0, f"halo {self.halo} is negative")
+        _check(self.halo % self.stride == 0, f"halo {self.halo} is not a multiple of stride {self.stride}")
+        _check(self.border >= 0, f"border {self.border} is negative")
+        _check(self.normalisation == "section-zscore", f"unknown normalisation {self.normalisation!r}")
+        _check(self.polarity == "cell", f"unknown polarity {self.polarity!r}")
+        _check(self.precision == "float32", f"unknown precision {self.precision!r}")
+        _check(self.pixel_size_nm is None or self.pixel_size_nm > 0, "pixel size is not positive")
+
+    def to_json(self) -> str:
+        """Give the document, the same bytes for the same contract."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def parse_contract(text: str) -> ModelContract:
+    """Read and check a contract.
+
+    Parameters
+    ----------
+    text : str
+        The JSON document.
+
+    Returns
+    -------
+    ModelContract
+
+    Raises
+    ------
+    ModelError
+        If the document is no JSON object, has doubled, missing or unknown fields, values of the wrong type or
+        meaning, or another schema version.
+    """
+    try:
+        plain = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"damaged model contract: {error}") from error
+    if not isinstance(plain, dict):
+        raise ModelError(f"damaged model contract: expected an object, found {type(plain).__name__}")
+    _check(plain.get("schema") == SCHEMA, f"schema is {plain.get('schema')!r}, this program reads {SCHEMA}")
+    expected = {field.name for field in fields(ModelContract)}
+    missing, unknown = sorted(expected - set(plain)), sorted(set(plain) - expected)
+    _check(not missing and not unknown, f"missing fields {missing}, unknown fields {unknown}")
+    return ModelContract(**plain)
+
+
+def contract_of(metadata: Mapping[str, str]) -> ModelContract:
+    """Find and read the contract in a model's metadata.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or it is damaged.
+    """
+    if CONTRACT_KEY not in metadata:
+        raise ModelError(
+            f"the model carries no contract (no {CONTRACT_KEY!r} in its metadata), so halo, stride and normalisation "
+            "are unknown; export it with isbi-export"
+        )
+    return parse_contract(metadata[CONTRACT_KEY])
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ModelError(f"damaged model contract: {message}")
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "bool": (bool,),
+    "str": (str,),
+    "float | None": (float, int, type(None)),
+    "Mapping[str, Any]": (dict,),
+}
+
+
+def _check_types(contract: ModelContract) -> None:
+    for field in fields(contract):
+        value = getattr(contract, field.name)
+        allowed = _TYPES.get(str(field.type), (str,))
+        # bool is a subclass of int, and "stride": true is no stride.
+        fits = isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))
+        _check(fits, f"{field.name} is {value!r}, expected {field.type}")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    plain = dict(pairs)
+    if len(plain) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"duplicate field {next(n for n in names if names.count(n) > 1)!r}")
+    return plain
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number")

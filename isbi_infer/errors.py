@@ -1,0 +1,80 @@
+"""The error tree: what can go wrong for a user, each with the exit code the command line leaves with.
+
+::
+
+    IsbiError                       1
+      UsageError                    2   an argument that cannot be meant
+      DependencyError               3   a package or a device that is not there
+      ImageError                    4   an image that cannot be read, or is not a greyscale stack
+      ModelError                    5   a model or checkpoint that cannot be trusted
+      OutputError                   6   a result that cannot be written
+      ResourceError                 7   too little memory
+      BusyError                     8   another run holds the output
+      Interrupted             130/143   stopped by Ctrl-C or by SIGTERM
+
+A message is one line: the file, what was found, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class IsbiError(Exception):
+    """Base of every error this project raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(IsbiError):
+    """An argument that cannot be meant."""
+
+    exit_code = 2
+
+
+class DependencyError(IsbiError):
+    """A package or a device that was asked for and is not there."""
+
+    exit_code = 3
+
+
+class ImageError(IsbiError):
+    """An image that cannot be read whole, or is not a greyscale section or stack."""
+
+    exit_code = 4
+
+
+class ModelError(IsbiError):
+    """A model or checkpoint that is damaged, foreign or differs from what it claims."""
+
+    exit_code = 5
+
+
+class OutputError(IsbiError):
+    """A result that cannot be written; what existed before is untouched."""
+
+    exit_code = 6
+
+
+class ResourceError(IsbiError):
+    """Too little memory, even for the smallest tile."""
+
+    exit_code = 7
+
+
+class BusyError(IsbiError):
+    """Another run holds the output."""
+
+    exit_code = 8
+
+
+class Interrupted(IsbiError):
+    """Stopped from outside by a signal.
+
+    Parameters
+    ----------
+    signal_number : int
+        The signal, ``signal.SIGINT`` or ``signal.SIGTERM``.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}; nothing half-written was left behind")
+        self.exit_code = 128 + signal_number

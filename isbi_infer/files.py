@@ -1,0 +1,216 @@
+"""Writing a file so that it is either there whole or not there at all.
+
+A result is written under a temporary name in the same folder, flushed to the disk, and only then given its
+name; whatever goes wrong before that, the file that was there stays as it was. Temporaries of processes that
+were killed are swept when the same output is next written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from isbi_infer.errors import BusyError, OutputError, UsageError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some of the quota or choose another folder",
+    errno.EFBIG: "raise the file-size limit (ulimit -f) or choose another folder",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that you may write to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+_active: set[Path] = set()
+_guard = threading.Lock()
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file aside and put it in place when it is whole.
+
+    On leaving without an exception the temporary is flushed to the disk and takes the place of `path` in one
+    step. On any exception, Ctrl-C included, it is removed and `path` stays as it was. A symbolic link is
+    followed: what it points to is replaced, the link stays.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file to write or to replace.
+
+    Yields
+    ------
+    Path
+        Where to write: a name in the same folder with the same suffix. Nothing is there yet.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written. Every ``OSError`` raised in the body is taken for one of the output
+        (but not ``BrokenPipeError``), so readers of inputs must raise errors of their own.
+    BusyError
+        If this process is already writing the same file.
+
+    Examples
+    --------
+    >>> with replacing("stack.probability.tif") as temporary:  # doctest: +SKIP
+    ...     write(temporary)
+    """
+    target = _target(path)
+    temporary = _temporary(target)
+    with _guard:
+        if temporary in _active:
+            raise BusyError(f"{path}: this process is already writing it; write one after the other")
+        _active.add(temporary)
+    try:
+        _sweep(target)
+        try:
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, target)
+            _sync_folder(target.parent)
+        except BrokenPipeError:  # the reader of our standard output has gone; no file is concerned
+            raise
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        with _guard:
+            _active.discard(temporary)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Make sure, before any work, that an output can be created.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file that will be written. Neither it nor anything else is left behind by the check.
+
+    Raises
+    ------
+    OutputError
+        If the folder does not exist or may not be written to, or if `path` is not the name of a file.
+    """
+    target = _target(path)
+    folder = target.parent
+    if not folder.exists():
+        raise OutputError(f"{path}: the folder {folder} does not exist; create it or choose another one")
+    if not folder.is_dir():
+        raise OutputError(f"{path}: {folder} is not a folder; choose another output")
+    try:
+        with suppress(FileNotFoundError):
+            os.lstat(_temporary(target))  # its name may be too long
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"{path}: no file can be created in {folder} ({_reason(error)}); {_remedy(error)}"
+        ) from error
+
+
+def check_not_input(output: str | os.PathLike[str], input: str | os.PathLike[str]) -> None:
+    """Refuse an output that is the input file itself, also under another name.
+
+    Parameters
+    ----------
+    output, input : str or os.PathLike
+        The two files; symbolic and hard links are seen through.
+
+    Raises
+    ------
+    UsageError
+        If both are the same file.
+    """
+    try:
+        same = os.path.samefile(output, input)
+    except OSError:  # one of them is not there
+        return
+    if same:
+        raise UsageError(f"{output}: the output is the input file {input} itself; choose another output")
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    target = Path(os.path.realpath(path))
+    try:
+        mode = target.stat().st_mode
+    except OSError:  # not there yet; what else is wrong shows on writing
+        return target
+    if stat.S_ISDIR(mode):
+        raise OutputError(f"{path}: is a folder; expected the name of a file to write")
+    if not stat.S_ISREG(mode):
+        raise OutputError(f"{path}: is a device or a pipe; expected the name of a regular file to write")
+    return target
+
+
+def _temporary(target: Path) -> Path:
+    # The suffix stays last, since some writers choose the format by it or append their own.
+    return target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed processes left behind of this very output."""
+    name = re.compile(rf"\.{re.escape(target.stem)}\.(\d+)\.tmp{re.escape(target.suffix)}")
+    with suppress(OSError):
+        for entry in os.listdir(target.parent):
+            found = name.fullmatch(entry)
+            # A file with our own pid is of an earlier process: in containers they all get the same one.
+            if found and (int(found[1]) == os.getpid() or not _alive(int(found[1]))):
+                with suppress(OSError):
+                    (target.parent / entry).unlink()
+
+
+def _alive(pid: int) -> bool:
+    if os.name == "nt":  # there os.kill(pid, 0) is Ctrl-C, and an open file cannot be deleted anyway
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it lives, and is somebody else's
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # a folder cannot be opened there
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder, and a folder may be writable but not readable.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM):
+            raise
+
+
+def _cannot_write(path: str | os.PathLike[str], error: OSError) -> OutputError:
+    return OutputError(f"{path}: cannot be written ({_reason(error)}); {_remedy(error)}")
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or " ".join(str(error).split()) or type(error).__name__
+
+
+def _remedy(error: OSError) -> str:
+    return _REMEDIES.get(error.errno or 0, "check the disk or choose another output")

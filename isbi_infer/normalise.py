@@ -1,0 +1,74 @@
+"""Intensity statistics of a section, and the normalisation built on them.
+
+A section is normalised with its *own* mean and standard deviation, never a tile's and never a stack's:
+contrast drifts from section to section, and a tile must see exactly what the whole section would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+_ROWS = 256  # bounds the float64 and int64 temporaries to a few MB for any section width we have met
+
+
+@dataclass(frozen=True, slots=True)
+class IntensityStatistics:
+    """Mean and standard deviation of one section's grey values, in the units of the section."""
+
+    mean: float
+    std: float
+
+
+def intensity_statistics(section_YX: npt.NDArray[np.generic]) -> IntensityStatistics:
+    """Measure one section.
+
+    Integers of up to 16 bits are summed exactly, everything else in two float64 passes, so a stack gives the
+    same statistics whether it is stored as uint8, uint16 or float32.
+
+    Parameters
+    ----------
+    section_YX : ndarray, shape (Y, X), integer or floating dtype
+        Grey values, all finite.
+
+    Returns
+    -------
+    IntensityStatistics
+        Population mean and standard deviation; ``std`` is 0 for a constant section.
+    """
+    blocks = [section_YX[y : y + _ROWS] for y in range(0, section_YX.shape[0], _ROWS)]
+    n = section_YX.size
+    if section_YX.dtype.kind in "iu" and section_YX.dtype.itemsize <= 2:
+        total = sum(int(block.sum(dtype=np.int64)) for block in blocks)
+        squares = sum(int(np.square(block, dtype=np.int64).sum()) for block in blocks)
+        variance = (n * squares - total * total) / (n * n)
+        return IntensityStatistics(total / n, float(np.sqrt(variance)))
+    mean = float(sum(block.sum(dtype=np.float64) for block in blocks)) / n
+    squares_64 = float(sum(np.square(block.astype(np.float64) - mean).sum() for block in blocks))
+    return IntensityStatistics(mean, float(np.sqrt(squares_64 / n)))
+
+
+def normalise(
+    pixels: npt.NDArray[np.generic], statistics: IntensityStatistics
+) -> npt.NDArray[np.float32]:
+    """Bring grey values to zero mean and unit variance.
+
+    Parameters
+    ----------
+    pixels : ndarray, any shape, integer or floating dtype
+        A section or any part of one.
+    statistics : IntensityStatistics
+        Those of the *whole* section.
+
+    Returns
+    -------
+    ndarray of float32
+        Same shape; all zero for a constant section.
+    """
+    constant = statistics.std < np.finfo(np.float32).tiny
+    out = pixels.astype(np.float32)
+    out -= np.float32(statistics.mean)
+    out *= np.float32(0.0 if constant else 1.0 / statistics.std)
+    return out

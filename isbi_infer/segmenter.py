@@ -1,0 +1,356 @@
+"""Segmenter: a contract, a plan and a session made into one call."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from isbi_infer.contract import ModelContract, contract_of
+from isbi_infer.errors import ImageError, ModelError, UsageError
+from isbi_infer.files import check_not_input, check_writable, replacing
+from isbi_infer.geometry import Plan, Tile, mirror_pad, plan_section
+from isbi_infer.normalise import IntensityStatistics, intensity_statistics, normalise
+from isbi_infer.session import OnnxSession, open_session
+from isbi_infer.stacks import StackReader, open_stack, write_stack
+from isbi_models import default_model
+
+Progress = Callable[[int, int], None]
+Emit = Literal["cell", "membrane"]
+OutputDtype = Literal["float32", "uint8"]
+
+_LARGEST_TILE = 2048  # time per pixel is flat up to here on the CPU, and memory still modest
+_GPU_BATCH_PIXELS = 2**21  # fills a large GPU; a CPU gains nothing from batches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """What one run of `Segmenter.segment_file` did.
+
+    Attributes
+    ----------
+    output : str
+        The file written.
+    provider : str
+        The execution provider that really ran.
+    sections : int
+        Sections segmented.
+    shape : tuple of int
+        Of the output, (Y, X) or (Z, Y, X).
+    seconds : float
+        Wall time from opening the input to the finished output.
+    megapixels_per_second : float
+        Input pixels over `seconds`.
+    model_sha256 : str
+        Of the model file.
+    notes : tuple of str
+        What was done to the input that a reader must know.
+    """
+
+    output: str
+    provider: str
+    sections: int
+    shape: tuple[int, ...]
+    seconds: float
+    megapixels_per_second: float
+    model_sha256: str
+    notes: tuple[str, ...]
+
+
+class Segmenter:
+    """Finds membranes in electron-microscopy sections.
+
+    Parameters
+    ----------
+    model : path, optional
+        An ONNX file exported by ``isbi-export``; the released model when not given.
+    provider : {"auto", "cpu", "cuda", "tensorrt", "openvino"}
+        "auto" takes CUDA where a CUDA session really runs and the CPU otherwise; any other name is proved active.
+    tile : int, optional
+        Longest side of a tile in pixels, a multiple of the model's stride. It changes memory and speed, never the
+        result.
+    batch : int, optional
+        Tiles computed at once; likewise.
+
+    Attributes
+    ----------
+    provider : str
+        The execution provider that really runs.
+    contract : ModelContract
+        What the model says about itself.
+    model_sha256 : str
+        Of the model file.
+
+    Raises
+    ------
+    DependencyError
+        If onnxruntime or the provider is missing.
+    ModelError
+        If the model cannot be trusted.
+    UsageError
+        If an argument cannot be meant.
+
+    Examples
+    --------
+    >>> from isbi_infer import Segmenter
+    >>> from isbi_infer.sample import synthetic_stack
+    >>> image_ZYX, _ = synthetic_stack(sections=1, height=128, width=128)
+    >>> probability_ZYX = Segmenter(provider="cpu")(image_ZYX)
+    >>> probability_ZYX.shape, probability_ZYX.dtype
+    ((1, 128, 128), dtype('float32'))
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        provider: str = "auto",
+        tile: int | None = None,
+        batch: int | None = None,
+    ) -> None:
+        if batch is not None and batch < 1:
+            raise UsageError(f"batch {batch} is below 1")
+        released = default_model() if model is None else None
+        path = released.path if released else Path(model or "")
+        model_bytes = _read_model(path)
+        self.model_sha256 = hashlib.sha256(model_bytes).hexdigest()
+        if released and self.model_sha256 != released.sha256:
+            raise ModelError(f"{path}: sha256 is {self.model_sha256}, released was {released.sha256}; reinstall")
+        try:
+            self._session = open_session(model_bytes, provider)
+            self.contract: ModelContract = contract_of(self._session.metadata)
+            _probe(self._session, self.contract)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
+        self.provider = self._session.provider
+        self._tile = self._default_tile() if tile is None else tile
+        self._batch = batch
+
+    def plan(self, shape: tuple[int, int]) -> Plan:
+        """Plan the tiles of a section.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            (Y, X) in pixels.
+
+        Returns
+        -------
+        Plan
+        """
+        c = self.contract
+        return plan_section(shape, stride=c.stride, halo=c.halo, border=c.border, tile=self._tile)
+
+    def __call__(self, image: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Segment one section or a stack.
+
+        Parameters
+        ----------
+        image : array_like of integer or floating dtype, shape (Y, X) or (Z, Y, X)
+            Grey values, all finite; each section is normalised on its own.
+
+        Returns
+        -------
+        ndarray of float32, same shape
+            Probability that a pixel is cell interior, in [0, 1]; 0 is membrane.
+
+        Raises
+        ------
+        ImageError
+            If the array is no greyscale section or stack.
+        """
+        array = np.asarray(image)
+        if array.ndim not in (2, 3) or array.size == 0 or array.dtype.kind not in "iuf":
+            raise ImageError(
+                f"expected a greyscale section (Y, X) or stack (Z, Y, X) of integers or floats, "
+                f"found shape {array.shape} of {array.dtype}"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ImageError(f"{np.count_nonzero(~np.isfinite(array))} pixels are NaN or infinite; mask them first")
+        stack_ZYX = array if array.ndim == 3 else array[None]
+        out_ZYX = np.empty(stack_ZYX.shape, np.float32)
+        for z, section_YX in enumerate(self.stream(stack_ZYX)):
+            out_ZYX[z] = section_YX
+        return out_ZYX.reshape(array.shape)
+
+    def stream(self, sections: Iterable[npt.NDArray[Any]]) -> Iterator[npt.NDArray[np.float32]]:
+        """Segment sections of one shape lazily, in order; tiles of neighbouring sections share batches.
+
+        Parameters
+        ----------
+        sections : iterable of ndarray, shape (Y, X)
+            Grey values, all finite.
+
+        Yields
+        ------
+        ndarray of float32, shape (Y, X)
+            Probability of cell interior, in [0, 1].
+        """
+        jobs: deque[_SectionJob] = deque()
+        queue: list[tuple[_SectionJob, Tile]] = []
+        for section_YX in sections:
+            plan = self.plan((section_YX.shape[0], section_YX.shape[1]))
+            if jobs and plan.tile_shape != jobs[-1].plan.tile_shape:
+                raise ImageError(f"sections differ in shape: {jobs[-1].plan.shape}, then {plan.shape}")
+            size = self._batch or self._default_batch(plan)
+            jobs.append(_SectionJob(section_YX, plan))
+            for tile in plan.tiles:
+                queue.append((jobs[-1], tile))
+                if len(queue) == size:
+                    self._compute(queue)
+                    queue.clear()
+            while jobs and jobs[0].pending == 0:
+                yield jobs.popleft().out_YX
+        if queue:
+            self._compute(queue)
+        yield from (job.out_YX for job in jobs)
+
+    def _compute(self, queue: list[tuple[_SectionJob, Tile]]) -> None:
+        batch_NCYX = np.stack([job.gather(tile)[None] for job, tile in queue])
+        result_NCYX = self._session.run(batch_NCYX)
+        for (job, tile), probability_CYX in zip(queue, result_NCYX, strict=True):
+            job.scatter(tile, probability_CYX[0])
+
+    def segment_file(
+        self,
+        stack: str | Path,
+        output: str | Path,
+        *,
+        emit: Emit = "cell",
+        dtype: OutputDtype = "float32",
+        progress: Progress | None = None,
+    ) -> RunSummary:
+        """Segment a TIFF file into a TIFF file, section by section.
+
+        Parameters
+        ----------
+        stack : path
+            A greyscale TIFF: plain, ImageJ or OME; axes and pixel size are kept.
+        output : path
+            Replaced only when the new file is whole.
+        emit : {"cell", "membrane"}
+            What 1 means.
+        dtype : {"float32", "uint8"}
+            "uint8" stores round(255 p).
+        progress : callable, optional
+            Called with the sections done and their total after each section.
+
+        Returns
+        -------
+        RunSummary
+
+        Raises
+        ------
+        ImageError
+            If the input cannot be read whole or is no greyscale stack.
+        OutputError
+            If the output cannot be written.
+        UsageError
+            If the output is the input, or an argument is unknown.
+        """
+        if emit not in get_args(Emit):
+            raise UsageError(f"cannot emit {emit!r}; choose cell or membrane")
+        if dtype not in get_args(OutputDtype):
+            raise UsageError(f"cannot write {dtype!r}; choose float32 or uint8")
+        source, target = Path(stack), Path(output)
+        check_not_input(target, source)
+        check_writable(target)
+        started = time.perf_counter()
+        with open_stack(source) as reader, replacing(target) as temporary:
+            sections = (_encode(p_YX, emit, dtype) for p_YX in self.stream(reader))
+            counted = _counted(sections, reader, progress)
+            write_stack(temporary, counted, like=reader.info, dtype=np.dtype(dtype))
+            pixels, shape, notes = reader.sections * reader.height * reader.width, reader.shape, reader.notes
+        seconds = time.perf_counter() - started
+        return RunSummary(
+            output=str(target),
+            provider=self.provider,
+            sections=reader.sections,
+            shape=shape,
+            seconds=seconds,
+            megapixels_per_second=pixels / seconds / 1e6,
+            model_sha256=self.model_sha256,
+            notes=notes,
+        )
+
+    def _default_tile(self) -> int:
+        stride, halo = self.contract.stride, self.contract.halo
+        return max(_LARGEST_TILE // stride * stride, 2 * halo + stride)
+
+    def _default_batch(self, plan: Plan) -> int:
+        if self.provider == "cpu":
+            return 1
+        return max(1, _GPU_BATCH_PIXELS // (plan.tile_shape[0] * plan.tile_shape[1]))
+
+
+class _SectionJob:
+    """One section on its way through the tiles: its padded pixels, its statistics, its result."""
+
+    def __init__(self, section_YX: npt.NDArray[Any], plan: Plan) -> None:
+        self.plan = plan
+        self.pending = len(plan.tiles)
+        self.out_YX = np.empty(plan.shape, np.float32)
+        self._statistics: IntensityStatistics = intensity_statistics(section_YX)
+        self._padded_YX = mirror_pad(section_YX, plan.pad)
+
+    def gather(self, tile: Tile) -> npt.NDArray[np.float32]:
+        return normalise(self._padded_YX[tile.reads], self._statistics)
+
+    def scatter(self, tile: Tile, probability_YX: npt.NDArray[np.float32]) -> None:
+        self.out_YX[tile.owns] = probability_YX[tile.crop]
+        self.pending -= 1
+
+
+def _read_model(path: Path) -> bytes:
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read the model ({error.strerror}); expected an .onnx file") from error
+    for start, finding in (
+        (b"version https://git-lfs", "a Git LFS pointer; run: git lfs pull"),
+        (b"PK\x03\x04", "a PyTorch file; run isbi-export on the checkpoint and use the .onnx file"),
+        (b"\x80", "a pickle; expected an .onnx file from isbi-export"),
+        (b"<", "HTML; download the model again"),
+    ):
+        if model.lstrip()[: len(start)] == start:
+            raise ModelError(f"{path}: this is {finding}")
+    if not model:
+        raise ModelError(f"{path}: the file is empty; expected an .onnx file from isbi-export")
+    return model
+
+
+def _probe(session: OnnxSession, contract: ModelContract) -> None:
+    """Run the smallest tile, so that a model that breaks its contract fails at load and not in the night."""
+    if [contract.input_name] != session.inputs or [contract.output_name] != session.outputs:
+        raise ModelError(
+            f"tensors are {session.inputs} -> {session.outputs}, "
+            f"the contract says {contract.input_name!r} -> {contract.output_name!r}"
+        )
+    shape = (1, 1, contract.stride, 2 * contract.stride)
+    ramp = np.linspace(-2, 2, shape[2] * shape[3], dtype=np.float32).reshape(shape)
+    result = session.run(ramp)
+    if result.shape != shape or result.dtype != np.float32:
+        raise ModelError(f"a {shape} tile gives {result.shape} {result.dtype}, the contract says {shape} float32")
+    if not (np.isfinite(result).all() and result.min() >= 0 and result.max() <= 1):
+        raise ModelError("a probe tile gives values outside [0, 1]; are the weights damaged?")
+
+
+def _encode(probability_YX: npt.NDArray[np.float32], emit: str, dtype: str) -> npt.NDArray[Any]:
+    wanted = probability_YX if emit == "cell" else np.float32(1) - probability_YX
+    return wanted if dtype == "float32" else np.rint(wanted * np.float32(255)).astype(np.uint8)
+
+
+def _counted(
+    sections: Iterator[npt.NDArray[Any]], reader: StackReader, progress: Progress | None
+) -> Iterator[npt.NDArray[Any]]:
+    for done, section_YX in enumerate(sections, start=1):
+        yield section_YX
+        if progress:
+            progress(done, reader.sections)
