@@ -16,13 +16,16 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint written by isbi-train (.pth).")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint written by isbi-train (.pth).")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the files. [default: beside the checkpoint]")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the files. [default: beside the checkpoint]"),
     ] = None,
     formats: Annotated[str, typer.Option(help="Comma-separated: onnx, torchscript.")] = "onnx,torchscript",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
+    ] = False,
 ) -> None:
     """Write CHECKPOINT as ONNX and TorchScript, run both against it, and publish them only if they agree."""
     with exit_codes("isbi-export", debug=debug):

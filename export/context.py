@@ -11,7 +11,6 @@ from dataclasses import replace
 from math import ceil
 
 import torch
-from torch import nn
 
 from isbi_train.config import NetworkConfig
 from isbi_train.network import UNet

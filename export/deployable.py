@@ -25,7 +25,9 @@ class Deployable(nn.Module):
             if isinstance(module, ConvBlock):
                 network.set_submodule(name, _without_batch_norm(module))
         # The identity as far as values go, but one standard operation instead of reshapes in the exported graph.
-        network.fold = SpaceToDepth(network.config.unshuffle) if network.config.unshuffle > 1 else nn.Identity()
+        network.fold = (
+            SpaceToDepth(network.config.unshuffle) if network.config.unshuffle > 1 else nn.Identity()
+        )
         network.unfold = network.unfold if network.config.unshuffle > 1 else nn.Identity()
         network.dropout = nn.Identity()
         self.network = network
@@ -69,7 +71,9 @@ def _without_batch_norm(block: ConvBlock) -> nn.Sequential:
     layers: list[nn.Module] = []
     for layer in block:
         if isinstance(layer, nn.BatchNorm2d):
-            layers[-1] = fuse_conv_bn_eval(layers[-1], layer)
+            convolution = layers[-1]
+            assert isinstance(convolution, nn.Conv2d)
+            layers[-1] = fuse_conv_bn_eval(convolution, layer)
         else:
             layers.append(layer)
     return nn.Sequential(*layers)

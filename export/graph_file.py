@@ -11,8 +11,8 @@ from pathlib import Path
 
 import onnx
 import torch
-
 from isbi_export.deployable import Deployable
+
 from isbi_infer.contract import CONTRACT_KEY, ModelContract
 
 OPSET = 20
@@ -57,7 +57,15 @@ def write_onnx(path: Path, model: Deployable, contract: ModelContract) -> None:
 def _strip_provenance(proto: onnx.ModelProto) -> None:
     """Remove the exporter's notes, which hold stack traces and paths of this machine."""
     graph = proto.graph
-    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+    for part in (
+        proto,
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+    ):
         part.ClearField("metadata_props")
     for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("doc_string")

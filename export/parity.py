@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-
 from isbi_export.torchscript import read_torchscript
+
 from isbi_infer.errors import ModelError
 from isbi_infer.session import OnnxSession
 from isbi_train.network import UNet
@@ -85,7 +85,9 @@ def compare(file_format: str, run: Run, network: UNet) -> Parity:
             expected = torch.sigmoid(network(torch.from_numpy(image_NCYX))).numpy()
         found = run(image_NCYX)
         if found.shape != expected.shape or found.dtype != np.float32:
-            raise ModelError(f"the {file_format} file gives {found.shape} {found.dtype} for an input of {shape}")
+            raise ModelError(
+                f"the {file_format} file gives {found.shape} {found.dtype} for an input of {shape}"
+            )
         # A NaN makes the maximum NaN, which no tolerance accepts.
         largest = float(np.maximum(largest, np.abs(found - expected).max()))
         changed += int(np.count_nonzero((found > 0.5) != (expected > 0.5)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from isbi_export.context import halo_px
@@ -12,9 +13,10 @@ from isbi_export.deployable import Deployable
 from isbi_export.graph_file import write_onnx
 from isbi_export.parity import Parity, Run, compare, onnx_runner, torchscript_runner
 from isbi_export.torchscript import write_torchscript
+
 from isbi_infer import __version__
 from isbi_infer.contract import SCHEMA, ModelContract
-from isbi_infer.errors import UsageError
+from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.files import check_writable, replacing
 from isbi_train.checkpoint import Checkpoint, file_sha256, load_checkpoint
 
@@ -105,7 +107,7 @@ def publish(checkpoint_path: Path, folder: Path, formats: Sequence[str]) -> list
     Raises
     ------
     ModelError
-        If the checkpoint is damaged or a file differs from it.
+        If the checkpoint is damaged, holds NaN, or a file differs from it.
     OutputError
         If the files cannot be written.
     UsageError
@@ -115,8 +117,11 @@ def publish(checkpoint_path: Path, folder: Path, formats: Sequence[str]) -> list
     if unknown or not formats:
         raise UsageError(f"unknown formats {unknown}; choose from {', '.join(FORMATS)}")
     checkpoint = load_checkpoint(checkpoint_path)
+    _require_finite(checkpoint_path, checkpoint)
     contract = contract_for(checkpoint, file_sha256(checkpoint_path))
-    targets = {name: folder / (checkpoint_path.stem + FORMATS[name].suffix) for name in dict.fromkeys(formats)}
+    targets = {
+        name: folder / (checkpoint_path.stem + FORMATS[name].suffix) for name in dict.fromkeys(formats)
+    }
     for target in targets.values():
         check_writable(target)
     network, deployable = checkpoint.load_network(), Deployable(checkpoint.load_network())
@@ -129,3 +134,13 @@ def publish(checkpoint_path: Path, folder: Path, formats: Sequence[str]) -> list
             parity.require(target)
             published.append(Published(target, parity))
     return published
+
+
+def _require_finite(path: Path, checkpoint: Checkpoint) -> None:
+    broken = [name for name, weight in checkpoint.state_dict.items() if not weight.isfinite().all()]
+    broken += [name for name, v in checkpoint.scores.items() if isinstance(v, float) and not isfinite(v)]
+    if broken:
+        raise ModelError(
+            f"{path}: NaN or infinite numbers in {len(broken)} weights and scores ({broken[0]} first), so the training "
+            "diverged; train again with a lower --learning-rate"
+        )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-
 from isbi_export.deployable import Deployable
+
 from isbi_infer.contract import CONTRACT_KEY, ModelContract
 from isbi_infer.errors import ModelError
 
@@ -26,12 +28,41 @@ def write_torchscript(path: Path, model: Deployable, contract: ModelContract) ->
         Stored under `CONTRACT_KEY`.
     """
     example_NCYX = torch.zeros(1, 1, 2 * contract.stride, 3 * contract.stride)
-    with warnings.catch_warnings(), torch.inference_mode():
+    # A trace takes these flags over: no TensorFloat-32, which is good for three digits only, on any GPU.
+    flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False)
+    with warnings.catch_warnings(), torch.inference_mode(), flags:
         warnings.simplefilter("ignore", DeprecationWarning)
         traced = torch.jit.freeze(torch.jit.trace(model, example_NCYX))
         # Through a buffer: the archive would otherwise carry the temporary file's name.
         extra: dict[str, Any] = {CONTRACT_KEY: contract.to_json()}
-        path.write_bytes(traced.save_to_buffer(_extra_files=extra))
+        path.write_bytes(_without_provenance(traced.save_to_buffer(_extra_files=extra)))
+
+
+def _without_provenance(archive: bytes) -> bytes:
+    """Leave out stack traces with paths of this machine, and numbers that count what was traced before.
+
+    So one checkpoint always gives the same bytes.
+    """
+    reader = torch._C.PyTorchFileReader(io.BytesIO(archive))
+    buffer = io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(buffer)
+    writer.set_min_version(int(reader.get_record("version")))
+    for name in reader.get_all_records():
+        # The writer adds the last two itself.
+        if name.endswith(".debug_pkl") or name in ("version", ".data/serialization_id"):
+            continue
+        record = reader.get_record(name)
+        if name.startswith("code/"):
+            name, record = _COUNTED.sub("", name), _COUNTED_BYTES.sub(b"", record)
+        elif name == "data.pkl":
+            record = _COUNTED_BYTES.sub(b"", record)
+        writer.write_record(name, record, len(record))
+    writer.write_end_of_file()
+    return buffer.getvalue()
+
+
+_COUNTED = re.compile(r"[./]___torch_mangle_\d+")
+_COUNTED_BYTES = re.compile(_COUNTED.pattern.encode())
 
 
 def read_torchscript(path: Path) -> tuple[torch.jit.ScriptModule, str]:

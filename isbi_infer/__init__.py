@@ -4,25 +4,27 @@
 >>> probability_ZYX = Segmenter()(stack_ZYX)  # doctest: +SKIP
 """
 
+from typing import TYPE_CHECKING, Any
+
 from isbi_infer._version import __version__
 from isbi_infer.errors import (
     BusyError,
     DependencyError,
     ImageError,
-    Interrupted,
     IsbiError,
     ModelError,
     OutputError,
     ResourceError,
     UsageError,
 )
-from isbi_infer.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from isbi_infer.segmenter import Segmenter
 
 __all__ = [
     "BusyError",
     "DependencyError",
     "ImageError",
-    "Interrupted",
     "IsbiError",
     "ModelError",
     "OutputError",
@@ -31,3 +33,16 @@ __all__ = [
     "UsageError",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # NumPy and tifffile take a quarter of a second to import, which `isbi-infer --help` need not wait for.
+    if name == "Segmenter":
+        from isbi_infer.segmenter import Segmenter
+
+        return Segmenter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

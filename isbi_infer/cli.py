@@ -25,7 +25,9 @@ def _version(wanted: bool) -> None:
 
 @app.command()
 def infer(
-    stack: Annotated[Path, typer.Argument(help="Greyscale TIFF section or stack: plain, ImageJ or OME.")],
+    stack: Annotated[
+        Path, typer.Argument(metavar="STACK", help="Greyscale TIFF section or stack: plain, ImageJ or OME.")
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Output TIFF. [default: STACK.probability.tif]")
     ] = None,
@@ -33,18 +35,29 @@ def infer(
         Path | None, typer.Option(help="ONNX model from isbi-export. [default: the released model]")
     ] = None,
     provider: Annotated[
-        Provider, typer.Option(help="Where to compute; any name but auto is proved active, or it is an error.")
+        Provider,
+        typer.Option(help="Where to compute; any name but auto is proved active, or it is an error."),
     ] = "auto",
-    tile: Annotated[int | None, typer.Option(help="Longest tile side in pixels; never changes the result.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Tiles computed at once; never changes the result.")] = None,
+    tile: Annotated[
+        int | None, typer.Option(help="Longest tile side in pixels; never changes the result.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Tiles computed at once; never changes the result.")
+    ] = None,
     emit: Annotated[Literal["cell", "membrane"], typer.Option(help="What 1 means.")] = "cell",
     dtype: Annotated[
         Literal["float32", "uint8"], typer.Option(help="Of the output; uint8 stores round(255 p).")
     ] = "float32",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of the summary.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no summary.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")] = False,
-    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
+    ] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Segment STACK: write the probability that each pixel is cell interior (1) rather than membrane (0)."""
     with exit_codes("isbi-infer", debug=debug):
@@ -53,7 +66,7 @@ def infer(
 
         with open_stack(stack) as reader:
             megapixels = reader.height * reader.width / 1e6
-        target = output or stack.with_name(f"{stack.name.removesuffix('.tif')}.probability.tif")
+        target = output or _beside(stack)
         segmenter = Segmenter(model, provider=provider, tile=tile, batch=batch)
         with section_progress(megapixels, quiet=quiet or as_json) as progress:
             summary = segmenter.segment_file(stack, target, emit=emit, dtype=dtype, progress=progress)
@@ -66,6 +79,12 @@ def infer(
                 f"{summary.provider}: {summary.sections} sections in {summary.seconds:.2f} s, "
                 f"{summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
             )
+
+
+def _beside(stack: Path) -> Path:
+    """Name the output after the stack: ``stack.tif`` -> ``stack.probability.tif``."""
+    stem = stack.stem if stack.suffix.lower() in (".tif", ".tiff") else stack.name
+    return stack.with_name(f"{stem}.probability.tif")
 
 
 def main() -> None:

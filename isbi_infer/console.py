@@ -38,7 +38,7 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except IsbiError as error:
+    except (IsbiError, Interrupted) as error:
         if debug:
             traceback.print_exc()
         print(f"{program}: {error}", file=sys.stderr)

@@ -78,7 +78,9 @@ class ModelContract:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _check(self.schema == SCHEMA, f"schema is {self.schema}, this program reads {SCHEMA}; update isbi-infer")
+        _check(
+            self.schema == SCHEMA, f"schema is {self.schema}, this program reads {SCHEMA}; update isbi-infer"
+        )
         _check(self.input_dtype == self.output_dtype == "float32", "input and output must be float32")
         _check(self.input_channels == self.output_channels == 1, "input and output must have one channel")
         _check(self.stride >= 1, f"stride {self.stride} is below 1")

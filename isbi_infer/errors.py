@@ -10,7 +10,9 @@
       OutputError                   6   a result that cannot be written
       ResourceError                 7   too little memory
       BusyError                     8   another run holds the output
-      Interrupted             130/143   stopped by Ctrl-C or by SIGTERM
+
+    KeyboardInterrupt
+      Interrupted             130/143   a command line stopped by Ctrl-C or by SIGTERM
 
 A message is one line: the file, what was found, what was expected, and what to do.
 """
@@ -66,8 +68,8 @@ class BusyError(IsbiError):
     exit_code = 8
 
 
-class Interrupted(IsbiError):
-    """Stopped from outside by a signal.
+class Interrupted(KeyboardInterrupt):
+    """A command line was stopped from outside; no `Exception`, so that nothing on the way takes it for a fault.
 
     Parameters
     ----------

@@ -138,9 +138,7 @@ def plan_section(shape: tuple[int, int], *, stride: int, halo: int, border: int,
         )
     padded_y, tile_y, spans_y = _plan_axis(shape[0], border, stride, halo, tile)
     padded_x, tile_x, spans_x = _plan_axis(shape[1], border, stride, halo, tile)
-    tiles = tuple(
-        _tile(span_y, span_x, (tile_y, tile_x), border) for span_y in spans_y for span_x in spans_x
-    )
+    tiles = tuple(_tile(span_y, span_x, (tile_y, tile_x), border) for span_y in spans_y for span_x in spans_x)
     pad = ((border, padded_y - shape[0] - border), (border, padded_x - shape[1] - border))
     return Plan(shape, pad, (tile_y, tile_x), tiles)
 

@@ -50,9 +50,7 @@ def intensity_statistics(section_YX: npt.NDArray[np.generic]) -> IntensityStatis
     return IntensityStatistics(mean, float(np.sqrt(squares_64 / n)))
 
 
-def normalise(
-    pixels: npt.NDArray[np.generic], statistics: IntensityStatistics
-) -> npt.NDArray[np.float32]:
+def normalise(pixels: npt.NDArray[np.generic], statistics: IntensityStatistics) -> npt.NDArray[np.float32]:
     """Bring grey values to zero mean and unit variance.
 
     Parameters

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +11,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.contract import ModelContract, contract_of
-from isbi_infer.errors import ImageError, ModelError, UsageError
+from isbi_infer.contract import ModelContract
+from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
-from isbi_infer.geometry import Plan, Tile, mirror_pad, plan_section
-from isbi_infer.normalise import IntensityStatistics, intensity_statistics, normalise
-from isbi_infer.session import OnnxSession, open_session
+from isbi_infer.geometry import Plan, plan_section
+from isbi_infer.model import open_model
+from isbi_infer.pipeline import run_sections
 from isbi_infer.stacks import StackReader, open_stack, write_stack
-from isbi_models import default_model
 
 Progress = Callable[[int, int], None]
 Emit = Literal["cell", "membrane"]
@@ -117,21 +114,14 @@ class Segmenter:
     ) -> None:
         if batch is not None and batch < 1:
             raise UsageError(f"batch {batch} is below 1")
-        released = default_model() if model is None else None
-        path = released.path if released else Path(model or "")
-        model_bytes = _read_model(path)
-        self.model_sha256 = hashlib.sha256(model_bytes).hexdigest()
-        if released and self.model_sha256 != released.sha256:
-            raise ModelError(f"{path}: sha256 is {self.model_sha256}, released was {released.sha256}; reinstall")
-        try:
-            self._session = open_session(model_bytes, provider)
-            self.contract: ModelContract = contract_of(self._session.metadata)
-            _probe(self._session, self.contract)
-        except ModelError as error:
-            raise ModelError(f"{path}: {error}") from error
-        self.provider = self._session.provider
+        opened = open_model(model, provider)
+        self.contract: ModelContract = opened.contract
+        self.model_sha256 = opened.sha256
+        self.provider = opened.session.provider
+        self._run = opened.session.run
         self._tile = self._default_tile() if tile is None else tile
         self._batch = batch
+        self.plan((1, 1))  # an impossible tile is said now, not after the stack was opened
 
     def plan(self, shape: tuple[int, int]) -> Plan:
         """Plan the tiles of a section.
@@ -173,7 +163,9 @@ class Segmenter:
                 f"found shape {array.shape} of {array.dtype}"
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ImageError(f"{np.count_nonzero(~np.isfinite(array))} pixels are NaN or infinite; mask them first")
+            raise ImageError(
+                f"{np.count_nonzero(~np.isfinite(array))} pixels are NaN or infinite; mask them first"
+            )
         stack_ZYX = array if array.ndim == 3 else array[None]
         out_ZYX = np.empty(stack_ZYX.shape, np.float32)
         for z, section_YX in enumerate(self.stream(stack_ZYX)):
@@ -188,35 +180,12 @@ class Segmenter:
         sections : iterable of ndarray, shape (Y, X)
             Grey values, all finite.
 
-        Yields
-        ------
-        ndarray of float32, shape (Y, X)
+        Returns
+        -------
+        iterator of ndarray of float32, shape (Y, X)
             Probability of cell interior, in [0, 1].
         """
-        jobs: deque[_SectionJob] = deque()
-        queue: list[tuple[_SectionJob, Tile]] = []
-        for section_YX in sections:
-            plan = self.plan((section_YX.shape[0], section_YX.shape[1]))
-            if jobs and plan.tile_shape != jobs[-1].plan.tile_shape:
-                raise ImageError(f"sections differ in shape: {jobs[-1].plan.shape}, then {plan.shape}")
-            size = self._batch or self._default_batch(plan)
-            jobs.append(_SectionJob(section_YX, plan))
-            for tile in plan.tiles:
-                queue.append((jobs[-1], tile))
-                if len(queue) == size:
-                    self._compute(queue)
-                    queue.clear()
-            while jobs and jobs[0].pending == 0:
-                yield jobs.popleft().out_YX
-        if queue:
-            self._compute(queue)
-        yield from (job.out_YX for job in jobs)
-
-    def _compute(self, queue: list[tuple[_SectionJob, Tile]]) -> None:
-        batch_NCYX = np.stack([job.gather(tile)[None] for job, tile in queue])
-        result_NCYX = self._session.run(batch_NCYX)
-        for (job, tile), probability_CYX in zip(queue, result_NCYX, strict=True):
-            job.scatter(tile, probability_CYX[0])
+        return run_sections(sections, run=self._run, plan=self.plan, batch=self._tiles_at_once)
 
     def segment_file(
         self,
@@ -266,8 +235,10 @@ class Segmenter:
         with open_stack(source) as reader, replacing(target) as temporary:
             sections = (_encode(p_YX, emit, dtype) for p_YX in self.stream(reader))
             counted = _counted(sections, reader, progress)
-            write_stack(temporary, counted, like=reader.info, dtype=np.dtype(dtype))
+            kind = write_stack(temporary, counted, like=reader.info, dtype=np.dtype(dtype))
             pixels, shape, notes = reader.sections * reader.height * reader.width, reader.shape, reader.notes
+        if kind != reader.kind:
+            notes = (*notes, f"stored as {kind} TIFF, since {reader.kind} TIFF cannot hold a result of this size")
         seconds = time.perf_counter() - started
         return RunSummary(
             output=str(target),
@@ -284,62 +255,12 @@ class Segmenter:
         stride, halo = self.contract.stride, self.contract.halo
         return max(_LARGEST_TILE // stride * stride, 2 * halo + stride)
 
-    def _default_batch(self, plan: Plan) -> int:
+    def _tiles_at_once(self, plan: Plan) -> int:
+        if self._batch is not None:
+            return self._batch
         if self.provider == "cpu":
             return 1
         return max(1, _GPU_BATCH_PIXELS // (plan.tile_shape[0] * plan.tile_shape[1]))
-
-
-class _SectionJob:
-    """One section on its way through the tiles: its padded pixels, its statistics, its result."""
-
-    def __init__(self, section_YX: npt.NDArray[Any], plan: Plan) -> None:
-        self.plan = plan
-        self.pending = len(plan.tiles)
-        self.out_YX = np.empty(plan.shape, np.float32)
-        self._statistics: IntensityStatistics = intensity_statistics(section_YX)
-        self._padded_YX = mirror_pad(section_YX, plan.pad)
-
-    def gather(self, tile: Tile) -> npt.NDArray[np.float32]:
-        return normalise(self._padded_YX[tile.reads], self._statistics)
-
-    def scatter(self, tile: Tile, probability_YX: npt.NDArray[np.float32]) -> None:
-        self.out_YX[tile.owns] = probability_YX[tile.crop]
-        self.pending -= 1
-
-
-def _read_model(path: Path) -> bytes:
-    try:
-        model = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path}: cannot read the model ({error.strerror}); expected an .onnx file") from error
-    for start, finding in (
-        (b"version https://git-lfs", "a Git LFS pointer; run: git lfs pull"),
-        (b"PK\x03\x04", "a PyTorch file; run isbi-export on the checkpoint and use the .onnx file"),
-        (b"\x80", "a pickle; expected an .onnx file from isbi-export"),
-        (b"<", "HTML; download the model again"),
-    ):
-        if model.lstrip()[: len(start)] == start:
-            raise ModelError(f"{path}: this is {finding}")
-    if not model:
-        raise ModelError(f"{path}: the file is empty; expected an .onnx file from isbi-export")
-    return model
-
-
-def _probe(session: OnnxSession, contract: ModelContract) -> None:
-    """Run the smallest tile, so that a model that breaks its contract fails at load and not in the night."""
-    if [contract.input_name] != session.inputs or [contract.output_name] != session.outputs:
-        raise ModelError(
-            f"tensors are {session.inputs} -> {session.outputs}, "
-            f"the contract says {contract.input_name!r} -> {contract.output_name!r}"
-        )
-    shape = (1, 1, contract.stride, 2 * contract.stride)
-    ramp = np.linspace(-2, 2, shape[2] * shape[3], dtype=np.float32).reshape(shape)
-    result = session.run(ramp)
-    if result.shape != shape or result.dtype != np.float32:
-        raise ModelError(f"a {shape} tile gives {result.shape} {result.dtype}, the contract says {shape} float32")
-    if not (np.isfinite(result).all() and result.min() >= 0 and result.max() <= 1):
-        raise ModelError("a probe tile gives values outside [0, 1]; are the weights damaged?")
 
 
 def _encode(probability_YX: npt.NDArray[np.float32], emit: str, dtype: str) -> npt.NDArray[Any]:

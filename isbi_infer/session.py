@@ -111,7 +111,11 @@ class OnnxSession:
             if hasattr(onnxruntime, "preload_dlls"):
                 onnxruntime.preload_dlls(directory="")
         if name == PROVIDERS["cuda"]:
-            provider_options = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "cudnn_conv_use_max_workspace": "1"}
+            provider_options = {
+                "use_tf32": "0",
+                "cudnn_conv_algo_search": "HEURISTIC",
+                "cudnn_conv_use_max_workspace": "1",
+            }
         onnxruntime.set_default_logger_severity(4)
         with tempfile.TemporaryDirectory() as nowhere:
             # A model given as bytes may name outside files; they are looked for in this empty folder.
@@ -171,12 +175,18 @@ class OnnxSession:
             (result,) = self._session.run(self.outputs[:1], {self.inputs[0]: batch_NCYX})
         except Exception as error:
             reason = " ".join(str(error).split())
-            if "bfc_arena" in reason or "Failed to allocate memory" in reason or isinstance(error, MemoryError):
+            if (
+                "bfc_arena" in reason
+                or "Failed to allocate memory" in reason
+                or isinstance(error, MemoryError)
+            ):
                 raise ResourceError(
                     f"not enough memory on {self.provider} for a batch of shape {batch_NCYX.shape}; "
                     "use a smaller --batch or --tile"
                 ) from error
-            raise ModelError(f"the model failed on a batch of shape {batch_NCYX.shape} ({reason[:300]})") from error
+            raise ModelError(
+                f"the model failed on a batch of shape {batch_NCYX.shape} ({reason[:300]})"
+            ) from error
         return np.asarray(result)
 
 

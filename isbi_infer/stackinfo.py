@@ -138,7 +138,7 @@ def in_unit(size_nm: float, unit: str) -> float:
     return float(Fraction(repr(float(size_nm))) / _NM[_SPELLINGS[unit.casefold()]])
 
 
-def pixels_per(unit: str, size_nm: float) -> tuple[int, int]:
+def pixels_per(unit: str, size_nm: float) -> tuple[int, int] | None:
     """Express a pixel size as a TIFF resolution.
 
     Parameters
@@ -150,11 +150,13 @@ def pixels_per(unit: str, size_nm: float) -> tuple[int, int]:
 
     Returns
     -------
-    (int, int)
-        Numerator and denominator of pixels per unit, 32 bits each (TIFF 6.0, RATIONAL).
+    (int, int) or None
+        Numerator and denominator of pixels per unit; None where 32 bits each (TIFF 6.0, RATIONAL) do not do.
     """
     resolution = _NM[_SPELLINGS[unit.casefold()]] / Fraction(repr(float(size_nm)))
     largest = 2**32 - 1
+    if not 1 / largest <= resolution <= largest:
+        return None
     if max(resolution.numerator, resolution.denominator) > largest:
         resolution = resolution.limit_denominator(max(1, min(largest, int(largest / resolution))))
     return resolution.numerator, resolution.denominator

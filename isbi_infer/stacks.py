@@ -3,7 +3,7 @@
 ``file -> walk_pages -> declared -> StackReader.read(index) -> section_YX``
 
 A file gives all the sections that it declares, or an error: never fewer of them. tifffile decodes; what the
-file holds is checked before it is asked (see `tiffdirectory`).
+file holds is checked before it is asked (see `isbi_infer.tiff.directory`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import tifffile
 
 from isbi_infer.errors import ImageError, IsbiError, ResourceError
 from isbi_infer.stackinfo import Kind, PixelSize, StackInfo
-from isbi_infer.stackwriter import output_kind, write_stack
-from isbi_infer.tiffdescription import Declaration, Resolution, declared
-from isbi_infer.tiffdirectory import COPY
-from isbi_infer.tifflog import tifffile_errors
-from isbi_infer.tiffpages import Layout, Page, notes_on, walk_pages
+from isbi_infer.tiff.description import Declaration, Resolution, declared
+from isbi_infer.tiff.directory import COPY
+from isbi_infer.tiff.log import tifffile_errors
+from isbi_infer.tiff.pages import Layout, Page, notes_on, walk_pages
+from isbi_infer.tiff.writer import output_kind, write_stack
 
 __all__ = ["Kind", "PixelSize", "StackInfo", "StackReader", "open_stack", "output_kind", "write_stack"]
 
@@ -35,6 +35,7 @@ Section = npt.NDArray[Any]
 
 # They keep sections in ways of their own, which plain pages do not show.
 _FOREIGN = "lsm stk fluoview scanimage mmstack ndtiff mdgel eer ndpi svs scn bif avs qpi philips"
+_TELLING_BYTES = 1024  # below, what follows the pixels may be of this length by chance
 
 
 def open_stack(path: str | os.PathLike[str]) -> StackReader:
@@ -67,11 +68,12 @@ def open_stack(path: str | os.PathLike[str]) -> StackReader:
         except OSError as error:
             reason = error.strerror or str(error)
             raise ImageError(f"cannot be opened ({reason}); expected a readable TIFF file") from error
-        try:
+    try:
+        with _named_errors(shown):
             return StackReader(shown, file)
-        except BaseException:
-            file.close()
-            raise
+    except BaseException:
+        file.close()
+        raise
 
 
 class StackReader:
@@ -95,7 +97,7 @@ class StackReader:
         tiff = tifffile.TiffFile(file)
         _check_decodable(tiff, pages)
         declaration = _declaration(tiff, pages)
-        _check_whole(declaration, pages[0], os.fstat(file.fileno()).st_size)
+        _check_whole(declaration, pages, os.fstat(file.fileno()).st_size)
         self.path = path
         self.info = declaration.info
         self.dtype: np.dtype[np.generic] = pages[0].layout.dtype
@@ -271,13 +273,17 @@ def _declaration(tiff: tifffile.TiffFile, pages: tuple[Page, ...]) -> Declaratio
     return declared(texts, resolution, pages=len(pages), height=layout.height, width=layout.width)
 
 
-def _check_whole(declaration: Declaration, first: Page, size: int) -> None:
-    if declaration.order is not None:
-        return
-    sections = declaration.info.sections
-    needed = sections * first.layout.nbytes
-    if first.data_offset is None or first.data_offset + needed > size:
+def _check_whole(declaration: Declaration, pages: tuple[Page, ...], size: int) -> None:
+    sections, start, one = declaration.info.sections, pages[0].data_offset, pages[0].layout.nbytes
+    if declaration.order is None and (start is None or start + sections * one > size):
         raise ImageError(f"declares {sections} sections, but has one page and no room for the others; {COPY}")
+    if sections == 1 and start is not None:
+        # ImageJ stacks beyond 4 GB have one page; without their description they would pass for one section.
+        more, rest = divmod(size - start - one, one)
+        if rest == 0 and more > 0 and one >= _TELLING_BYTES:
+            raise ImageError(
+                f"declares 1 section, but holds pixels for {more + 1}; export it again as ImageJ TIFF"
+            )
 
 
 def _check_finite(section_YX: Section) -> None:

@@ -37,10 +37,10 @@ def affine_matrices(n: int, config: AugmentConfig, generator: torch.Generator) -
         Maps offsets (x, y) from a crop's centre to offsets in the section, both in pixels.
     """
     angle = _uniform(n, -1, 1, generator) * math.radians(config.rotation_deg)
-    magnification = torch.exp(
-        _uniform(n, math.log(config.scale_min), math.log(config.scale_max), generator)
+    magnification = torch.exp(_uniform(n, math.log(config.scale_min), math.log(config.scale_max), generator))
+    mirror = (
+        torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0) if config.flip else torch.ones(n)
     )
-    mirror = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0) if config.flip else torch.ones(n)
     cos, sin = torch.cos(angle) / magnification, torch.sin(angle) / magnification
     return torch.stack((torch.stack((cos * mirror, -sin), -1), torch.stack((sin * mirror, cos), -1)), -2)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,15 +108,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises
     ------
     ModelError
-        If the file is missing, damaged, or no checkpoint of this project.
+        If the file is missing, damaged, no checkpoint of this project, or its weights do not fit its network.
     """
-    try:
-        plain = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such checkpoint") from None
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path}: not a readable checkpoint ({reason})") from error
+    plain = _read_plain(path)
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
         raise ModelError(f"{path}: not a checkpoint written by isbi-train (no {FORMAT!r} in it)")
     if plain.get("version") != VERSION:
@@ -122,14 +118,91 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: checkpoint version {plain.get('version')!r}, this program reads {VERSION}; update isbi-infer"
         )
     try:
+        _check_parts(plain)
+        network = NetworkConfig.from_plain(plain["network"])
         return Checkpoint(
-            network=NetworkConfig.from_plain(plain["network"]),
+            network=network,
             augment=AugmentConfig.from_plain(plain["augment"]),
             train=TrainConfig.from_plain(plain["train"]),
-            **{key: plain[key] for key in ("state_dict", "epoch", "data", "scores", "progress")},
+            state_dict=_fitting_weights(plain["state_dict"], network),
+            **{key: plain[key] for key in ("epoch", "data", "scores", "progress")},
         )
-    except (KeyError, TypeError, UsageError) as error:
+    except (TypeError, UsageError, ModelError) as error:
         raise ModelError(f"{path}: damaged checkpoint: {error}") from error
+
+
+def _read_plain(path: Path) -> object:
+    """Unpickle plain types and tensors from an intact archive."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise ModelError(f"{path}: is a Git LFS pointer, not the checkpoint; run: git lfs pull")
+        # torch does not compare the archive's checksums, so a flipped bit would pass for a weight.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise ModelError(f"{path}: damaged checkpoint ({damaged} has another checksum); copy it again")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such checkpoint") from None
+    except ModelError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path}: holds more than tensors and plain settings, which could run code, and is not opened"
+        ) from error
+    except Exception as error:
+        # Damaged files make zipfile and torch raise nearly anything.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelError(f"{path}: not a readable checkpoint ({reason}); copy or train it again") from error
+
+
+_LFS_POINTER = b"version https://git-lfs"
+_PARTS = {
+    "network": dict,
+    "augment": dict,
+    "train": dict,
+    "state_dict": dict,
+    "epoch": int,
+    "data": dict,
+    "scores": dict,
+    "progress": dict,
+}
+
+
+def _check_parts(plain: dict[str, Any]) -> None:
+    missing = sorted(set(_PARTS) - set(plain))
+    if missing:
+        raise ModelError(f"{', '.join(missing)} missing")
+    for name, kind in _PARTS.items():
+        if not isinstance(plain[name], kind):
+            raise ModelError(f"{name} is a {type(plain[name]).__name__}, expected {kind.__name__}")
+    missing = sorted({"sha256", "sections", "pixel_size_nm"} - set(plain["data"]))
+    if missing:
+        raise ModelError(f"data lacks {', '.join(missing)}")
+
+
+def _fitting_weights(found: dict[str, Any], config: NetworkConfig) -> dict[str, torch.Tensor]:
+    """Compare weights with the network they are for, and give them under its names.
+
+    What `torch.nn.DataParallel` puts before every name is taken off.
+    """
+    if found and all(name.startswith("module.") for name in found):
+        found = {name.removeprefix("module."): weight for name, weight in found.items()}
+    with torch.device("meta"):
+        expected = UNet(config).state_dict()
+    missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or unexpected:
+        raise ModelError(f"its weights are not of its network: missing {missing}, unexpected {unexpected}")
+    for name, like in expected.items():
+        if not isinstance(found[name], torch.Tensor) or found[name].shape != like.shape:
+            shape = tuple(getattr(found[name], "shape", ()))
+            raise ModelError(
+                f"its weights are not of its network: {name} is {shape}, expected {tuple(like.shape)}"
+            )
+    return found
 
 
 def file_sha256(path: Path) -> str:

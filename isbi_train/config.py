@@ -22,10 +22,10 @@ class _Plain:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Self:
-        """Read what `to_plain` gave; unknown names raise UsageError."""
+        """Read what `to_plain` gave; missing and unknown names raise UsageError, for a default would be a guess."""
         known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        unknown = sorted(set(plain) - known)
-        _require(not unknown, f"unknown {cls.__name__} settings {unknown}; known are {sorted(known)}")
+        missing, unknown = sorted(known - set(plain)), sorted(set(plain) - known)
+        _require(not missing and not unknown, f"{cls.__name__} settings missing {missing}, unknown {unknown}")
         return cls(**plain)
 
 
@@ -151,7 +151,7 @@ class TrainConfig(_Plain):
     average: float = 0.998
     hold_out: int = 5
     checkpoint_epochs: int = 2
-    border: int = 32
+    border: int = 0
     precision: str = "auto"
     device: str = "auto"
     seed: int = 2012
@@ -159,6 +159,8 @@ class TrainConfig(_Plain):
     def __post_init__(self) -> None:
         for name in ("epochs", "crop", "batch", "hold_out", "checkpoint_epochs"):
             _require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} is below 1")
+        _require(0 <= self.seed < 2**31, f"seed {self.seed} is not within 0..{2**31 - 1}")
+        _require(self.weight_decay >= 0, f"weight decay {self.weight_decay} is negative")
         _require(self.learning_rate > 0, f"learning rate {self.learning_rate} is not positive")
         _require(0 <= self.average < 1, f"average {self.average} is not within [0, 1)")
         _require(self.border >= 0, f"border {self.border} is negative")

@@ -42,8 +42,8 @@ class LabelledStack:
     def sha256(self) -> dict[str, str]:
         """Hash the grey values and the labels (as bytes 0 and 1), each in C order."""
         return {
-            "images": hashlib.sha256(np.ascontiguousarray(self.image_ZYX)).hexdigest(),
-            "labels": hashlib.sha256(np.ascontiguousarray(self.cell_ZYX)).hexdigest(),
+            "images": hashlib.sha256(self.image_ZYX.tobytes()).hexdigest(),
+            "labels": hashlib.sha256(self.cell_ZYX.tobytes()).hexdigest(),
         }
 
 

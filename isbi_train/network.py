@@ -41,19 +41,20 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         folded = config.unshuffle**2
-        self.fold = nn.PixelUnshuffle(config.unshuffle)
+        self.fold: nn.Module = nn.PixelUnshuffle(config.unshuffle)
         widths = [config.base * 2**level for level in range(config.depth + 1)]
         self.encoder = nn.ModuleList(
-            ConvBlock(before, after) for before, after in zip([folded, *widths[:-2]], widths[:-1], strict=True)
+            ConvBlock(before, after)
+            for before, after in zip([folded, *widths[:-2]], widths[:-1], strict=True)
         )
         self.bottom = ConvBlock(widths[-2], widths[-1])
-        self.dropout = nn.Dropout2d(config.dropout)
+        self.dropout: nn.Module = nn.Dropout2d(config.dropout)
         self.upsample = nn.ModuleList(
             nn.ConvTranspose2d(2 * width, width, 2, stride=2) for width in reversed(widths[:-1])
         )
         self.decoder = nn.ModuleList(ConvBlock(2 * width, width) for width in reversed(widths[:-1]))
         self.head = nn.Conv2d(config.base, folded, 1)
-        self.unfold = nn.PixelShuffle(config.unshuffle)
+        self.unfold: nn.Module = nn.PixelShuffle(config.unshuffle)
         self._initialise()
 
     def _initialise(self) -> None:

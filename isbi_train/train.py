@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from isbi_infer.errors import DependencyError, UsageError
-from isbi_infer.files import replacing
 from isbi_infer.normalise import intensity_statistics, normalise
 from isbi_train.augment import random_crops
-from isbi_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.data import LabelledStack, split
 from isbi_train.network import UNet
+from isbi_train.run import MODEL, PROGRESS, Run, RunSettings, make_run_folder
+from isbi_train.stopping import stop_between_steps
 from isbi_train.validate import validate
 
 log = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ def choose_arithmetic(config: TrainConfig) -> Arithmetic:
         return Arithmetic(device, getattr(torch, config.precision))
     if device.type == "cuda":
         return Arithmetic(device, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16)
-    features = getattr(torch.cpu, "get_capabilities", dict)()
+    features: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     native = features.get("avx512_bf16") or features.get("amx_bf16")
     return Arithmetic(device, torch.bfloat16 if native else torch.float32)
 
@@ -90,7 +89,9 @@ def section_tensors(stack: LabelledStack, device: torch.device) -> tuple[Tensor,
         Grey values and labels (1 = cell), float32, each of shape (Z, 1, Y, X).
     """
     image_ZYX = np.stack([normalise(s, intensity_statistics(s)) for s in stack.image_ZYX])
-    to_device = (torch.from_numpy(a)[:, None].to(device) for a in (image_ZYX, stack.cell_ZYX.astype(np.float32)))
+    to_device = (
+        torch.from_numpy(a)[:, None].to(device) for a in (image_ZYX, stack.cell_ZYX.astype(np.float32))
+    )
     images_ZCYX, labels_ZCYX = to_device
     return images_ZCYX, labels_ZCYX
 
@@ -115,7 +116,7 @@ def fit(
     stack : LabelledStack
         All labelled sections; the last ``train.hold_out`` are only validated on.
     out : Path
-        Folder for ``model.pth`` (averaged weights of the last checkpoint), ``best.pth`` (those of the best V_rand),
+        Folder for ``model.pth`` (averaged weights of the last validation), ``best.pth`` (those of the best V_rand),
         ``progress.pth`` (to resume from) and ``history.json``.
     network, augment, train : NetworkConfig, AugmentConfig, TrainConfig
         The settings.
@@ -133,65 +134,83 @@ def fit(
     ------
     UsageError
         If the sections do not suit the settings, or a run is resumed with other settings or data.
+    DependencyError
+        If CUDA is asked for and absent.
+    ModelError
+        If the ``progress.pth`` to resume from is damaged.
+    OutputError
+        If the folder cannot be written to.
+    Interrupted
+        By Ctrl-C or SIGTERM, once the step in hand is finished and ``progress.pth`` is written.
     """
     training, held_out = split(stack, train.hold_out)
-    if train.crop % network.stride:
-        raise UsageError(f"crop {train.crop} is not a multiple of the network's stride {network.stride}")
+    _check_crop(train.crop, network.stride)
     arithmetic = choose_arithmetic(train)
     torch.manual_seed(train.seed)
-    model = UNet(network).to(arithmetic.device, memory_format=torch.channels_last)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(train.average), use_buffers=True)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
-    scaler = torch.amp.GradScaler(arithmetic.device.type, enabled=arithmetic.dtype == torch.float16)
+    model = UNet(network).to(arithmetic.device)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+    run = Run(
+        model,
+        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(train.average), use_buffers=True),
+        torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay),
+        torch.amp.GradScaler(arithmetic.device.type, enabled=arithmetic.dtype == torch.float16),
+    )
     images, labels = section_tensors(training, arithmetic.device)
     steps_per_epoch = max(1, round(images.numel() / (train.batch * train.crop**2)))
     total = train.epochs * steps_per_epoch
     data = {"sha256": stack.sha256(), "sections": len(stack), "pixel_size_nm": stack.pixel_size_nm}
+    settings = RunSettings(network, augment, train, data)
 
-    state = {"model": model, "average": average, "optimiser": optimiser, "scaler": scaler}
-    history: list[dict[str, Any]] = []
-    epoch = 0
-    out.mkdir(parents=True, exist_ok=True)
-    if resume and (out / "progress.pth").exists():
-        saved = load_checkpoint(out / "progress.pth")
-        _check_same_run(saved, network, augment, train, data)
-        for name, part in state.items():
-            part.load_state_dict(saved.progress[name])
-        history, epoch = saved.progress["history"], saved.epoch
-        log.info("resumed after epoch %d", epoch)
+    make_run_folder(out)
+    if resume and (out / PROGRESS).exists():
+        run.restore(out / PROGRESS, settings)
+        log.info("resumed after step %d", run.step(steps_per_epoch))
+    elif resume:
+        log.warning("%s: no %s to resume from, starting a new run", out, PROGRESS)
     log.info("training on %s in %s, %d steps", arithmetic.device, arithmetic.dtype, total)
 
     started = time.perf_counter()
-    losses: list[Tensor] = []
-    while epoch < train.epochs:
-        for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
-            for group in optimiser.param_groups:
+    with stop_between_steps() as stop:
+        for step in range(run.step(steps_per_epoch), total):
+            for group in run.optimiser.param_groups:
                 group["lr"] = learning_rate(step, total, train)
-            losses.append(
-                _step(model, optimiser, scaler, arithmetic, images, labels, augment, train, step)
-            )
-            average.update_parameters(model)
-        epoch += 1
-        if epoch % train.checkpoint_epochs and epoch < train.epochs:
-            continue
-        entry = {
-            "epoch": epoch,
-            "training_loss": torch.stack(losses).mean().item(),
-            **validate(average.module.eval(), held_out, stride=network.stride, border=train.border),
-            "seconds": time.perf_counter() - started,
-        }
-        losses.clear()
-        history.append(entry)
-        _save(out, state, history, network=network, augment=augment, train=train, data=data)
-        if report:
-            report(entry)
-    return out / "model.pth"
+            run.losses.append(_step(run, arithmetic, images, labels, augment, train, step))
+            run.average.update_parameters(model)
+            epoch, rest = divmod(step + 1, steps_per_epoch)
+            if rest == 0 and (epoch % train.checkpoint_epochs == 0 or epoch == train.epochs):
+                entry = {
+                    "epoch": epoch,
+                    "training_loss": torch.stack(run.losses).mean().item(),
+                    **validate(
+                        run.average.module.eval(), held_out, stride=network.stride, border=train.border
+                    ),
+                    "seconds": time.perf_counter() - started,
+                }
+                run.losses.clear()
+                run.history.append(entry)
+                run.save_model(out, settings)
+                run.save_progress(out, settings, epoch)
+                if report:
+                    report(entry)
+            if stop:
+                run.save_progress(out, settings, epoch)
+                log.info("stopped after step %d of %d; --resume goes on from there", step + 1, total)
+                stop.leave()
+    return out / MODEL
+
+
+def _check_crop(crop: int, stride: int) -> None:
+    # BatchNorm needs more than one value at the deepest level, and the blur's kernel reaches 4 pixels.
+    smallest = max(2 * stride, 8)
+    if crop % stride or crop < smallest:
+        raise UsageError(
+            f"crop {crop} is not a multiple of the network's stride {stride}, or is too small; "
+            f"try {max(smallest, crop // stride * stride)}"
+        )
 
 
 def _step(
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
+    run: Run,
     arithmetic: Arithmetic,
     images_ZCYX: Tensor,
     labels_ZCYX: Tensor,
@@ -206,44 +225,14 @@ def _step(
     image_NCYX, label_NCYX = random_crops(
         images_ZCYX[sections], labels_ZCYX[sections], train.crop, augment, generator
     )
-    model.train()
+    run.model.train()
     with arithmetic.autocast():
-        logits_NCYX = model(image_NCYX.contiguous(memory_format=torch.channels_last))
+        logits_NCYX = run.model(image_NCYX.contiguous(memory_format=torch.channels_last))
     loss = F.binary_cross_entropy_with_logits(logits_NCYX.float(), label_NCYX)
-    optimiser.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
-    scaler.unscale_(optimiser)
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    scaler.step(optimiser)
-    scaler.update()
+    run.optimiser.zero_grad(set_to_none=True)
+    run.scaler.scale(loss).backward()
+    run.scaler.unscale_(run.optimiser)
+    nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+    run.scaler.step(run.optimiser)
+    run.scaler.update()
     return loss.detach()
-
-
-def _check_same_run(
-    saved: Checkpoint, network: NetworkConfig, augment: AugmentConfig, train: TrainConfig, data: dict[str, Any]
-) -> None:
-    then = {**saved.network.to_plain(), **saved.augment.to_plain(), **saved.train.to_plain(), **saved.data}
-    now = {**network.to_plain(), **augment.to_plain(), **train.to_plain(), **data}
-    differing = [f"{key}: {then[key]!r} -> {now[key]!r}" for key in now if then[key] != now[key]]
-    if differing:
-        raise UsageError("cannot resume, the run differs from the one that was stopped: " + "; ".join(differing))
-
-
-def _save(out: Path, state: dict[str, Any], history: list[dict[str, Any]], **settings: Any) -> None:
-    entry = history[-1]
-    train: TrainConfig = settings["train"]
-    sections = settings["data"]["sections"]
-    scores = {key: entry[key] for key in ("loss", "v_rand_thin", "v_info_thin")}
-    scores["sections"] = f"{sections - train.hold_out}:{sections}"
-    weights = {k: v.detach().cpu().contiguous().clone() for k, v in state["average"].module.state_dict().items()}
-    lean = Checkpoint(state_dict=weights, epoch=entry["epoch"], scores=scores, **settings)
-    progress = {name: part.state_dict() for name, part in state.items()} | {"history": history}
-    full = Checkpoint(
-        state_dict=weights, epoch=entry["epoch"], scores=scores, progress=progress, **settings
-    )
-    save_checkpoint(out / "progress.pth", full)
-    save_checkpoint(out / "model.pth", lean)
-    if entry["v_rand_thin"] >= max(e["v_rand_thin"] for e in history):
-        save_checkpoint(out / "best.pth", lean)
-    with replacing(out / "history.json") as temporary:
-        temporary.write_text(json.dumps(history, indent=1))

@@ -37,7 +37,8 @@ def released_models() -> dict[str, ReleasedModel]:
     """
     registry = json.loads((_FOLDER / "registry.json").read_text(encoding="utf-8"))
     return {
-        entry["name"]: ReleasedModel(entry["name"], _FOLDER / entry["file"], entry["sha256"]) for entry in registry
+        entry["name"]: ReleasedModel(entry["name"], _FOLDER / entry["file"], entry["sha256"])
+        for entry in registry
     }
 
 

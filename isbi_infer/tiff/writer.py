@@ -16,7 +16,7 @@ import numpy.typing as npt
 import tifffile
 
 from isbi_infer._version import __version__
-from isbi_infer.stackinfo import Kind, StackInfo, in_unit, pixels_per
+from isbi_infer.stackinfo import Kind, PixelSize, StackInfo, in_unit, pixels_per
 
 if TYPE_CHECKING:
     from isbi_infer.stacks import StackReader
@@ -138,12 +138,12 @@ def _imagej(info: StackInfo, dtype: np.dtype[Any]) -> dict[str, Any]:
     low, high = (0.0, 1.0) if dtype.kind == "f" else (0, np.iinfo(dtype).max)
     metadata: dict[str, Any] = {"axes": "TZCYXS", "min": low, "max": high}
     options: dict[str, Any] = {"shape": (frames, slices, 1, height, width, 1), "metadata": metadata}
-    if info.pixel_size is not None:
-        size = info.pixel_size
-        options["resolution"] = (pixels_per("um", size.x_nm), pixels_per("um", size.y_nm))
+    resolution = _resolution(info.pixel_size, "um")
+    if resolution and info.pixel_size is not None:
+        options["resolution"] = resolution
         metadata["unit"] = "um"
-        if size.z_nm is not None:
-            metadata["spacing"] = in_unit(size.z_nm, "um")
+        if info.pixel_size.z_nm is not None:
+            metadata["spacing"] = in_unit(info.pixel_size.z_nm, "um")
     return options
 
 
@@ -165,10 +165,14 @@ def _plain(info: StackInfo, dtype: np.dtype[Any]) -> dict[str, Any]:
     if len(info.shape) == 3 and info.axes[0] != "I":
         named = {"axes": info.axes} if info.axes[0] != "Q" else {}
         options["description"] = json.dumps({"shape": info.shape, **named})
-    if info.pixel_size is not None:
-        options["resolution"] = (
-            pixels_per("cm", info.pixel_size.x_nm),
-            pixels_per("cm", info.pixel_size.y_nm),
-        )
-        options["resolutionunit"] = "CENTIMETER"
+    resolution = _resolution(info.pixel_size, "cm")
+    if resolution:
+        options |= {"resolution": resolution, "resolutionunit": "CENTIMETER"}
     return options
+
+
+def _resolution(size: PixelSize | None, unit: str) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    if size is None:
+        return None
+    x, y = pixels_per(unit, size.x_nm), pixels_per(unit, size.y_nm)
+    return None if x is None or y is None else (x, y)

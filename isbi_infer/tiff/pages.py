@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import ImageError
-from isbi_infer.tiffdirectory import COPY, Tags, walk_directories
+from isbi_infer.tiff.directory import COPY, Tags, walk_directories
 
 _DTYPES = {(1, 8): "u1", (1, 16): "u2", (1, 32): "u4", (1, 64): "u8", (2, 8): "i1", (2, 16): "i2"}
 _DTYPES |= {(2, 32): "i4", (2, 64): "i8", (3, 16): "f2", (3, 32): "f4", (3, 64): "f8"}

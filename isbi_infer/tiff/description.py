@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 from isbi_infer.errors import ImageError
 from isbi_infer.stackinfo import PixelSize, StackInfo, in_nm
-from isbi_infer.tiffdirectory import COPY
+from isbi_infer.tiff.directory import COPY
 
 _RESOLUTION_UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "um"}
 # A plain resolution that is coarser is one for printing (72 dpi is 353 um), not the size of anything imaged.

@@ -1,0 +1,17 @@
+"""Shared by the tests of inference: the released model and a small synthetic stack."""
+
+import pytest
+
+from isbi_infer import Segmenter
+from isbi_infer.sample import synthetic_stack
+
+
+@pytest.fixture(scope="session")
+def segmenter():
+    return Segmenter(provider="cpu")
+
+
+@pytest.fixture(scope="session")
+def synthetic_ZYX():
+    image_ZYX, _ = synthetic_stack(3, 200, 260)
+    return image_ZYX

@@ -1,0 +1,213 @@
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from isbi_infer.sample import synthetic_stack
+
+PROGRAM = Path(sys.executable).with_name("isbi-infer")
+
+
+def run(*arguments, **options):
+    return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.fixture
+def stack(tmp_path, synthetic_ZYX):
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(
+        path,
+        synthetic_ZYX,
+        imagej=True,
+        resolution=(250, 250),
+        metadata={"axes": "ZYX", "spacing": 0.05, "unit": "um"},
+    )
+    return path
+
+
+def assert_clean(result, code, *said):
+    """One line, the exit code, no traceback."""
+    assert result.returncode == code, result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("isbi-infer: ")
+    for text in said:
+        assert text in result.stderr
+
+
+def test_a_stack_becomes_a_probability_stack_beside_it(stack, segmenter, synthetic_ZYX):
+    result = run(stack)
+    output = stack.with_name("stack.probability.tif")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("cpu: 3 sections in ")
+    assert str(output) in result.stdout
+    assert "section 3/3" in result.stderr
+    assert (tifffile.imread(output) == segmenter(synthetic_ZYX)).all()
+
+
+def test_axes_and_pixel_size_travel_to_the_output(stack):
+    run(stack, "--quiet")
+    with tifffile.TiffFile(stack.with_name("stack.probability.tif")) as tiff:
+        assert tiff.series[0].axes == "ZYX"
+        assert tiff.series[0].dtype == np.float32
+        assert tiff.imagej_metadata["spacing"] == 0.05
+        assert tiff.imagej_metadata["unit"] in ("um", "nm")
+        assert tiff.pages[0].resolution == (250, 250)
+
+
+def test_json_gives_one_object_and_nothing_else(stack, tmp_path):
+    result = run(stack, "--json", "-o", tmp_path / "out.tif")
+    found = json.loads(result.stdout)
+    assert result.stderr == ""
+    assert found["output"] == str(tmp_path / "out.tif")
+    assert found["provider"] == "cpu"
+    assert found["sections"] == 3
+    assert found["shape"] == [3, 200, 260]
+    assert found["seconds"] > 0
+    assert found["megapixels_per_second"] == pytest.approx(3 * 200 * 260 / found["seconds"] / 1e6)
+    assert len(found["model_sha256"]) == 64
+
+
+def test_quiet_says_nothing(stack):
+    result = run(stack, "--quiet")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_membrane_and_uint8_are_what_they_say(stack, tmp_path, segmenter, synthetic_ZYX):
+    assert run(stack, "--emit", "membrane", "--dtype", "uint8", "-o", tmp_path / "m.tif").returncode == 0
+    expected = np.rint((1 - segmenter(synthetic_ZYX)) * np.float32(255)).astype(np.uint8)
+    assert (tifffile.imread(tmp_path / "m.tif") == expected).all()
+
+
+def test_tile_and_batch_change_nothing(stack, tmp_path, segmenter, synthetic_ZYX):
+    assert run(stack, "--tile", "208", "--batch", "3", "-o", tmp_path / "t.tif").returncode == 0
+    assert (tifffile.imread(tmp_path / "t.tif") == segmenter(synthetic_ZYX)).all()
+
+
+def test_a_single_section_stays_a_single_section(tmp_path, synthetic_ZYX):
+    tifffile.imwrite(tmp_path / "one.tiff", synthetic_ZYX[0])
+    assert run(tmp_path / "one.tiff").returncode == 0
+    assert tifffile.imread(tmp_path / "one.probability.tif").shape == synthetic_ZYX[0].shape
+
+
+def test_a_missing_file_leaves_4(tmp_path):
+    assert_clean(run(tmp_path / "missing.tif"), 4, "missing.tif")
+
+
+def test_a_truncated_stack_leaves_4_and_writes_nothing(stack):
+    stack.write_bytes(stack.read_bytes()[:-1000])
+    assert_clean(run(stack), 4, "stack.tif")
+    assert os.listdir(stack.parent) == ["stack.tif"]
+
+
+def test_no_tiff_leaves_4(tmp_path):
+    (tmp_path / "page.tif").write_text("<html></html>")
+    assert_clean(run(tmp_path / "page.tif"), 4, "page.tif")
+
+
+def test_an_rgb_image_leaves_4_and_says_greyscale(tmp_path):
+    tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((40, 50, 3), np.uint8), photometric="rgb")
+    assert_clean(run(tmp_path / "rgb.tif"), 4, "greyscale")
+
+
+def test_an_output_folder_that_does_not_exist_leaves_6_before_any_work(stack):
+    assert_clean(run(stack, "-o", stack.parent / "no" / "out.tif"), 6, "does not exist")
+
+
+def test_an_output_below_a_file_leaves_6(stack):
+    assert_clean(run(stack, "-o", stack / "out.tif"), 6)
+
+
+def test_writing_over_the_input_leaves_2(stack):
+    before = stack.read_bytes()
+    link = stack.with_name("link.tif")
+    link.symlink_to(stack)
+    for output in (stack, link):
+        assert_clean(run(stack, "-o", output), 2)
+    assert stack.read_bytes() == before
+
+
+def test_cuda_asked_and_absent_leaves_3_and_writes_nothing(stack):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    assert_clean(run(stack, "--provider", "cuda"), 3, "isbi-infer[gpu]")
+    assert os.listdir(stack.parent) == ["stack.tif"]
+
+
+def test_a_bad_model_leaves_5(stack, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"nonsense")
+    assert_clean(run(stack, "--model", tmp_path / "model.onnx"), 5, "model.onnx")
+
+
+@pytest.mark.parametrize("arguments", [("--tile", "7"), ("--provider", "abacus"), ("--dtype", "int4"), ("--no",)])
+def test_an_impossible_option_leaves_2(stack, arguments):
+    assert run(stack, *arguments).returncode == 2
+    assert os.listdir(stack.parent) == ["stack.tif"]
+
+
+def test_debug_shows_where_it_went_wrong(tmp_path):
+    result = run(tmp_path / "missing.tif", "--debug")
+    assert result.returncode == 4
+    assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_leaves_the_old_output_and_nothing_else(tmp_path, number, code):
+    stack, output = tmp_path / "stack.tif", tmp_path / "out.tif"
+    image_ZYX, _ = synthetic_stack(1, 512, 512)
+    tifffile.imwrite(stack, np.repeat(image_ZYX, 200, axis=0))
+    output.write_bytes(b"the old result")
+    with subprocess.Popen([PROGRAM, stack, "-o", output], stderr=subprocess.PIPE, text=True) as process:
+        assert "section" in process.stderr.readline()  # it is in the middle of its work
+        process.send_signal(number)
+        rest = process.stderr.read()
+        assert process.wait(30) == code
+    assert "Traceback" not in rest
+    assert output.read_bytes() == b"the old result"
+    assert sorted(os.listdir(tmp_path)) == ["out.tif", "stack.tif"]
+
+
+def test_a_reader_that_leaves_is_no_error(stack):
+    with subprocess.Popen(
+        [PROGRAM, stack, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 0
+
+
+def test_a_terminal_gets_a_bar_with_speed_and_time_left(stack):
+    parent, child = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen([PROGRAM, stack], stderr=child, stdout=subprocess.DEVNULL, env=environment) as process:
+        os.close(child)
+        shown = b""
+        try:
+            while chunk := os.read(parent, 4096):
+                shown += chunk
+        except OSError:  # Linux ends a terminal's output so
+            pass
+        assert process.wait(60) == 0
+    os.close(parent)
+    assert b"3/3" in shown
+    assert b"Mpx/s" in shown
+
+
+def test_help_comes_without_numpy():
+    started = time.perf_counter()
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "isbi_infer.cli"], capture_output=True, text=True
+    )
+    assert time.perf_counter() - started < 60
+    assert "typer" in result.stderr
+    assert "numpy" not in result.stderr
+    assert "STACK" in run("--help").stdout

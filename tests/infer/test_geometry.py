@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isbi_infer.errors import UsageError
+from isbi_infer.geometry import mirror_pad, plan_section
+
+sizes = st.integers(1, 400)
+strides = st.sampled_from([1, 4, 16])
+halos = st.integers(0, 4)
+borders = st.integers(0, 40)
+extra = st.integers(1, 12)
+
+
+def tile_side(height, width, stride, halo, extra):
+    """Any valid side that cuts an axis into a dozen tiles or so at most."""
+    return 2 * halo + max(extra, max(height, width) // (10 * stride)) * stride
+
+
+@given(height=sizes, width=sizes, stride=strides, halo=halos, border=borders, extra=extra)
+def test_every_pixel_is_owned_once_and_an_identity_model_gives_the_image_back(
+    height, width, stride, halo, border, extra
+):
+    halo *= stride
+    tile = tile_side(height, width, stride, halo, extra)
+    plan = plan_section((height, width), stride=stride, halo=halo, border=border, tile=tile)
+    image_YX = np.arange(height * width).reshape(height, width)
+    padded_YX = mirror_pad(image_YX, plan.pad)
+    out_YX, owners_YX = np.full_like(image_YX, -1), np.zeros_like(image_YX)
+    for tile in plan.tiles:
+        out_YX[tile.owns] = padded_YX[tile.reads][tile.crop]
+        owners_YX[tile.owns] += 1
+    assert (owners_YX == 1).all()
+    assert (out_YX == image_YX).all()
+
+
+@given(height=sizes, width=sizes, stride=strides, halo=halos, border=borders, extra=extra)
+def test_tiles_lie_on_the_stride_grid_in_one_shape_and_keep_halo_pixels_off_inner_sides(
+    height, width, stride, halo, border, extra
+):
+    halo *= stride
+    longest = tile_side(height, width, stride, halo, extra)
+    plan = plan_section((height, width), stride=stride, halo=halo, border=border, tile=longest)
+    for axis, size in enumerate((height, width)):
+        padded = size + sum(plan.pad[axis])
+        assert padded % stride == 0
+        assert plan.pad[axis][0] == border <= plan.pad[axis][1]
+        for tile in plan.tiles:
+            reads, crop = tile.reads[axis], tile.crop[axis]
+            assert reads.start % stride == 0
+            assert reads.stop - reads.start == plan.tile_shape[axis] <= longest
+            assert 0 <= reads.start < reads.stop <= padded
+            assert crop.start >= halo or reads.start == 0
+            assert crop.stop <= plan.tile_shape[axis] - halo or reads.stop == padded
+
+
+@pytest.mark.parametrize(("count", "ideal"), [(2, 1.10), (3, 1.21)])
+def test_a_4096_section_costs_what_balanced_tiles_cost(count, ideal):
+    tile = -(-(4096 + 2 * 96 * (count - 1)) // count // 16) * 16
+    plan = plan_section((4096, 4096), stride=16, halo=96, border=0, tile=tile + 16)
+    assert len(plan.tiles) == count**2
+    assert plan.overhead == pytest.approx(ideal, abs=0.01)
+
+
+def test_a_section_that_fits_has_one_tile_and_no_halo():
+    plan = plan_section((512, 500), stride=16, halo=96, border=0, tile=2048)
+    assert plan.tile_shape == (512, 512)
+    assert len(plan.tiles) == 1
+    assert plan.overhead == pytest.approx(512 / 500)
+
+
+def test_a_tile_off_the_stride_is_refused_with_the_nearest_that_works():
+    with pytest.raises(UsageError, match="try 496"):
+        plan_section((512, 512), stride=16, halo=96, border=0, tile=500)
+
+
+def test_a_tile_without_room_between_its_halos_is_refused():
+    with pytest.raises(UsageError, match="use 208 or more"):
+        plan_section((512, 512), stride=16, halo=96, border=0, tile=192)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 2)])
+def test_sections_smaller_than_the_padding_are_mirrored_again_and_again(shape):
+    image_YX = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    padded_YX = mirror_pad(image_YX, ((20, 27), (20, 27)))
+    assert padded_YX.dtype == np.uint8
+    assert (padded_YX[20 : 20 + shape[0], 20 : 20 + shape[1]] == image_YX).all()
+    assert set(np.unique(padded_YX)) == set(np.unique(image_YX))

@@ -1,0 +1,179 @@
+import dataclasses
+import inspect
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from isbi_models import default_model
+
+import isbi_infer
+from isbi_infer import ImageError, ModelError, Segmenter, UsageError
+from isbi_infer.sample import synthetic_stack
+
+
+def whole_image_reference(section_YX, contract):
+    """What DESIGN calls the result, computed without any of the code under test but onnxruntime itself."""
+    x_YX = section_YX.astype(np.float64)
+    x_YX = ((section_YX.astype(np.float32) - np.float32(x_YX.mean())) * np.float32(1 / x_YX.std())).astype(
+        "f4"
+    )
+    pad = [
+        (contract.border, contract.border + -(size + 2 * contract.border) % contract.stride)
+        for size in x_YX.shape
+    ]
+    session = onnxruntime.InferenceSession(default_model().path, providers=["CPUExecutionProvider"])
+    (y_NCYX,) = session.run(None, {contract.input_name: np.pad(x_YX, pad, mode="reflect")[None, None]})
+    height, width = x_YX.shape
+    return y_NCYX[0, 0, contract.border : contract.border + height, contract.border : contract.border + width]
+
+
+@pytest.fixture(scope="module")
+def large_YX():
+    image_ZYX, _ = synthetic_stack(1, 530, 611, seed=7)
+    return image_ZYX[0]
+
+
+def test_the_result_is_the_whole_image_reference_to_the_bit(segmenter, large_YX):
+    assert (segmenter(large_YX) == whole_image_reference(large_YX, segmenter.contract)).all()
+
+
+@settings(max_examples=6)
+@given(
+    tile=st.sampled_from([208, 224, 256, 320, 400, 512]),
+    batch=st.integers(1, 5),
+    height=st.integers(1, 530),
+    width=st.integers(1, 611),
+)
+def test_tiling_and_batching_never_change_a_bit(segmenter, large_YX, tile, batch, height, width):
+    section_YX = large_YX[:height, :width]
+    tiled = Segmenter(provider="cpu", tile=tile, batch=batch)
+    assert (tiled(section_YX) == segmenter(section_YX)).all()
+
+
+def test_a_halo_that_is_too_small_would_have_been_noticed(segmenter, large_YX):
+    """The sharpness of the test above: 16 pixels less and the bits differ."""
+    tiled = Segmenter(provider="cpu", tile=208)
+    tiled.contract = dataclasses.replace(tiled.contract, halo=tiled.contract.halo - 16)
+    assert not (tiled(large_YX) == segmenter(large_YX)).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (15, 17), (16, 16), (3, 7, 9)])
+def test_the_smallest_sections_come_back_in_their_shape(segmenter, shape):
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    out = segmenter(image)
+    assert out.shape == shape
+    assert out.dtype == np.float32
+    assert ((out >= 0) & (out <= 1)).all()
+
+
+def test_a_constant_section_gives_finite_probabilities(segmenter):
+    assert np.isfinite(segmenter(np.full((50, 60), 128, np.uint8))).all()
+
+
+def test_each_section_is_normalised_on_its_own(segmenter, synthetic_ZYX):
+    uneven_ZYX = synthetic_ZYX.astype(np.uint16) * np.array([1, 40, 90], np.uint16)[:, None, None]
+    np.testing.assert_allclose(segmenter(uneven_ZYX), segmenter(synthetic_ZYX), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32, np.float64])
+def test_the_dtype_of_a_stack_does_not_matter(segmenter, synthetic_ZYX, dtype):
+    assert (segmenter(synthetic_ZYX.astype(dtype)) == segmenter(synthetic_ZYX)).all()
+
+
+def test_a_section_alone_gives_what_it_gives_within_a_stack(segmenter, synthetic_ZYX):
+    assert (segmenter(synthetic_ZYX)[1] == segmenter(synthetic_ZYX[1])).all()
+
+
+def test_stream_yields_a_section_before_the_next_batch_is_read(segmenter, synthetic_ZYX):
+    taken = []
+
+    def sections():
+        for z, section_YX in enumerate(synthetic_ZYX):
+            taken.append(z)
+            yield section_YX
+
+    first_YX = next(segmenter.stream(sections()))
+    assert taken == [0]
+    assert (first_YX == segmenter(synthetic_ZYX[0])).all()
+
+
+def test_sections_of_different_shapes_in_one_stream_are_refused(segmenter, synthetic_ZYX):
+    with pytest.raises(ImageError, match="differ in shape"):
+        list(segmenter.stream([synthetic_ZYX[0], synthetic_ZYX[1, :50]]))
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.zeros((2, 3, 4, 5), np.uint8), "shape (2, 3, 4, 5)"),
+        (np.zeros(5, np.uint8), "shape (5,)"),
+        (np.zeros((0, 5), np.uint8), "shape (0, 5)"),
+        (np.zeros((5, 5), np.complex64), "complex64"),
+        (np.zeros((5, 5), bool), "bool"),
+        (np.array([[1.0, np.nan], [np.inf, 0]]), "2 pixels"),
+    ],
+)
+def test_an_array_that_is_no_greyscale_stack_is_refused_by_what_it_is(segmenter, image, said):
+    with pytest.raises(ImageError) as caught:
+        segmenter(image)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options", [{"tile": 100}, {"tile": 192}, {"tile": 0}, {"batch": 0}, {"provider": "gpu"}]
+)
+def test_an_impossible_option_is_refused_at_once(options):
+    with pytest.raises(UsageError):
+        Segmenter(**options)
+
+
+def test_what_is_public_is_what_is_listed():
+    assert set(dir(isbi_infer)) == set(isbi_infer.__all__)
+    for name in isbi_infer.__all__:
+        assert getattr(isbi_infer, name) is not None
+    public = [n for n in isbi_infer.__all__ if inspect.isclass(getattr(isbi_infer, n)) and n != "Segmenter"]
+    assert all(issubclass(getattr(isbi_infer, name), isbi_infer.IsbiError) for name in public)
+
+
+def test_the_released_model_finds_the_membranes_of_the_synthetic_sample(segmenter):
+    image_ZYX, labels_ZYX = synthetic_stack(1, 384, 384)
+    probability_ZYX = segmenter(image_ZYX)
+    agreement = ((probability_ZYX > 0.5) == (labels_ZYX > 0)).mean()
+    assert agreement > 0.85  # 0.78 by calling everything cell
+    assert probability_ZYX[labels_ZYX > 0].mean() > probability_ZYX[labels_ZYX == 0].mean() + 0.5
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html><html></html>", "HTML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"PK\x03\x04 whatever torch.save wrote", "PyTorch"),
+        (b"\x80\x04\x95", "pickle"),
+        (b"no protobuf at all", "cannot load"),
+    ],
+)
+def test_a_file_that_is_no_model_is_named_for_what_it_is(tmp_path, content, said):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=said) as caught:
+        Segmenter(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_model_is_a_model_error(tmp_path):
+    with pytest.raises(ModelError, match=r"nowhere\.onnx"):
+        Segmenter(tmp_path / "nowhere.onnx")
+
+
+def test_a_truncated_model_is_a_model_error(tmp_path):
+    whole = Path(default_model().path).read_bytes()
+    path = tmp_path / "model.onnx"
+    for length in np.linspace(1, len(whole) - 1, 12).astype(int):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelError):
+            Segmenter(path)
