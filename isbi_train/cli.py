@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -148,7 +149,8 @@ def _print_tables(evaluation: Evaluation) -> None:
         files = f"{evaluation.prediction} against {evaluation.labels}"
         console.print(f"{files}, sections {chosen.start}:{chosen.stop}", soft_wrap=True)
         for name, scores in (("V_rand", thinned.rand), ("V_info", thinned.info)):
-            console.print(f"{name} {scores.best:.6f} at threshold {scores.best_threshold:.1f}", style="bold")
+            best = f"{scores.best:.6f} at threshold {scores.best_threshold:.1f}"
+            console.print(name, "undefined" if math.isnan(scores.best) else best, style="bold")
         console.print(_threshold_table(thinned), _section_table(evaluation), _other_table(evaluation))
         footer = "Figures on held-out training sections are not comparable with the official test set."
         console.print(footer, soft_wrap=True)

@@ -125,7 +125,7 @@ class TrainConfig(_Plain):
     learning_rate, weight_decay : float
         Of AdamW; the rate warms up linearly and decays to zero along a cosine.
     warmup_steps : int
-        Steps of the warm-up.
+        Steps of the warm-up, a fifth of the run at most.
     average : float
         Decay per step of the exponentially averaged weights, which are what is validated and exported.
     hold_out : int

@@ -188,12 +188,14 @@ def evaluate(
         notes.append(note)
     pair = named_pair(probability_ZYX, label_ZYX, f"{prediction} against {labels}")
     scored = pair.proposal, pair.cell
-    thinned = thinned_scores(*scored)
+    blank = [str(section) for section, cell_YX in zip(chosen, pair.cell, strict=True) if not cell_YX.any()]
+    if blank:
+        notes.append(f"{labels}: no cell in section {', '.join(blank)}, so it has no score, and there is no mean")
     return Evaluation(
         prediction=str(prediction),
         labels=str(labels),
         sections=chosen,
-        thinned=thinned,
+        thinned=thinned_scores(*scored),
         pixels=pixel_scores(*scored),
         adapted_rand=adapted_rand_error(*scored),
         variation=variation_of_information(*scored),
@@ -201,7 +203,7 @@ def evaluate(
         probability_ZYX=pair.proposal,
         cell_ZYX=pair.cell,
         image_ZYX=image_ZYX,
-        notes=tuple(dict.fromkeys((*notes, *pair.notes, *thinned.notes))),
+        notes=(*notes, *pair.notes),
     )
 
 

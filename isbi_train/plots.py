@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,10 +88,12 @@ def plot_scores(evaluation: Evaluation, path: Path) -> None:
     height, width = evaluation.cell_ZYX.shape[1:]
     panel_in = min(max(_WIDTH_IN / max(columns, 2) * height / width, 1.5), 8)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_IN, 4.5 + rows * (panel_in + 0.2)), layout="constrained")
-        top, bottom = figure.subfigures(2, 1, height_ratios=(3.6, 0.9 + rows * (panel_in + 0.2)))
+        figure = Figure(figsize=(_WIDTH_IN, 4.6 + rows * (panel_in + 0.2)), layout="constrained")
+        top, middle, bottom = figure.subfigures(3, 1, height_ratios=(3.6, 0.8 + rows * (panel_in + 0.2), 0.2))
         _draw_curves(top, evaluation)
-        _draw_sections(bottom, evaluation, shown, bottom.subplots(rows, columns, squeeze=False))
+        _draw_sections(middle, evaluation, shown, middle.subplots(rows, columns, squeeze=False))
+        note = "Figures on held-out training sections are not comparable with the official test set."
+        bottom.text(0.5, 0.5, note, fontsize=8, color="0.35", horizontalalignment="center")
         form = path.suffix.lower()[1:]
         undated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[form]
         with replacing(path) as temporary:
@@ -186,11 +189,11 @@ def _draw_curves(figure: SubFigure, evaluation: Evaluation) -> None:
     _head(figure, f"{files}, sections {chosen.start}:{chosen.stop}, means over sections")
     scores, *errors = figure.subplots(1, 3)
     for name, dashes, part in (("V_rand", "-", thinned.rand), ("V_info", (0, (4, 2)), thinned.info)):
-        best = f"{name} {part.best:.4f} at {part.best_threshold:.1f}"
-        scores.plot(part.thresholds, part.mean, color=SCORE, linestyle=dashes, label=best)
+        best = "undefined" if math.isnan(part.best) else f"{part.best:.4f} at {part.best_threshold:.1f}"
+        scores.plot(part.thresholds, part.mean, color=SCORE, linestyle=dashes, label=f"{name} {best}")
         scores.plot(part.best_threshold, part.best, "o", color=SCORE)
     scores.set(title="scores", ylim=(0, 1.03))
-    scores.legend(loc="lower center")
+    scores.legend()
     for axes, name, part in zip(errors, ("V_rand", "V_info"), (thinned.rand, thinned.info), strict=True):
         _draw_errors(axes, part)
         axes.set_title(f"errors of {name}")
@@ -231,8 +234,6 @@ def _draw_sections(figure: SubFigure, evaluation: Evaluation, shown: list[int], 
         Patch(color=SPLITS, label="split: a border drawn through one cell"),
     ]
     figure.legend(handles=handles, ncols=2, loc="outside lower center")
-    note = "Figures on held-out training sections are not comparable with the official test set."
-    figure.supxlabel(note, fontsize=8, color="0.35")
 
 
 def _head(figure: SubFigure, text: str) -> None:

@@ -74,9 +74,10 @@ def choose_arithmetic(config: TrainConfig) -> Arithmetic:
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     """Give the rate of a step: linear warm-up, then a cosine to zero (Loshchilov and Hutter 2017, ICLR)."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    warmup = min(config.warmup_steps, total // 5)  # a short run must leave its warm-up too
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 

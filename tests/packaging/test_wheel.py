@@ -1,0 +1,89 @@
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIGHT_ONLY = "torch scipy skimage zarr dask onnx numba matplotlib"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Build the wheel from a copy, so that nothing is left in the tree."""
+    folder = tmp_path_factory.mktemp("wheel")
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True
+    )
+    for name in filter(None, tracked.stdout.decode().split("\0")):
+        source, target = ROOT / name, folder / "tree" / name
+        if source.is_file() and not name.startswith(("tests/", "docs/", "benchmarks/")):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, folder / "tree"],
+        check=True,
+        capture_output=True,
+    )
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_the_wheel_is_pure_python(wheel):
+    assert wheel.name.endswith("-py3-none-any.whl")
+
+
+def test_the_wheel_holds_the_packages_the_model_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {
+        "isbi_export",
+        "isbi_infer",
+        "isbi_models",
+        "isbi_train",
+    }
+    assert "isbi_infer/py.typed" in names
+    assert "isbi_infer/tiff/pages.py" in names
+    assert sum(name.startswith("isbi_models/") and name.endswith(".onnx") for name in names) == 1
+    assert not any(name.endswith(".pth") for name in names)
+
+
+def test_the_installed_wheel_segments_without_torch(wheel, tmp_path):
+    """A fresh environment that sees only NumPy, tifffile, typer and onnxruntime of this one."""
+    environment = tmp_path / "env"
+    venv.create(environment, with_pip=False)
+    site = next(environment.glob("lib/python*/site-packages"))
+    zipfile.ZipFile(wheel).extractall(site)
+    allowed = tmp_path / "allowed"
+    allowed.mkdir()
+    here = Path(sys.modules["pytest"].__file__).parents[1]
+    needed = (
+        "numpy numpy.libs tifffile typer click rich pygments markdown_it mdurl annotated_doc shellingham "
+        "typing_extensions.py onnxruntime flatbuffers google packaging"
+    )
+    for name in needed.split():
+        if (here / name).exists():
+            (allowed / name).symlink_to(here / name)
+    (site / "allowed.pth").write_text(str(allowed))
+    script = (
+        "import sys, numpy as np, isbi_infer\n"
+        "from isbi_infer.sample import synthetic_stack\n"
+        "image, _ = synthetic_stack(1, 64, 64)\n"
+        "p = isbi_infer.Segmenter(provider='cpu')(image)\n"
+        "assert p.shape == image.shape and isbi_infer.__file__.startswith(sys.prefix)\n"
+    )
+    result = subprocess.run(
+        [environment / "bin" / "python", "-I", "-c", script], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_importing_the_core_brings_in_nothing_heavy():
+    script = (
+        "import sys, isbi_infer; from isbi_infer import Segmenter; import isbi_infer.stacks, isbi_infer.sample\n"
+        f"heavy = set({LIGHT_ONLY!r}.split()) & set(sys.modules); assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
