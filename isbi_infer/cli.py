@@ -48,6 +48,9 @@ def infer(
     dtype: Annotated[
         Literal["float32", "uint8"], typer.Option(help="Of the output; uint8 stores round(255 p).")
     ] = "float32",
+    label: Annotated[
+        Path | None, typer.Option(help="TIFF of labels (255 = cell) to score the result against.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of the summary.")
     ] = False,
@@ -61,24 +64,34 @@ def infer(
 ) -> None:
     """Segment STACK: write the probability that each pixel is cell interior (1) rather than membrane (0)."""
     with exit_codes("isbi-infer", debug=debug):
+        from isbi_infer import scoring
+        from isbi_infer.files import check_not_input
         from isbi_infer.segmenter import Segmenter
         from isbi_infer.stacks import open_stack
 
         with open_stack(stack) as reader:
             megapixels = reader.height * reader.width / 1e6
         target = output or _beside(stack)
+        scorer = None
+        if label:
+            check_not_input(target, label)
+            scorer = scoring.open_scorer(label, reader.shape)
         segmenter = Segmenter(model, provider=provider, tile=tile, batch=batch)
         with section_progress(megapixels, quiet=quiet or as_json) as progress:
             summary = segmenter.segment_file(stack, target, emit=emit, dtype=dtype, progress=progress)
-        for note in summary.notes:
+        scores = scorer(target, membrane=emit == "membrane") if scorer else None
+        for note in (*summary.notes, *(scores["notes"] if scores else ())):
             typer.echo(f"isbi-infer: note: {note}", err=True)
         if as_json:
-            typer.echo(json.dumps(asdict(summary)))
-        elif not quiet:
+            typer.echo(json.dumps(asdict(summary) | ({"scores": scores} if scores else {})))
+            return
+        if not quiet:
             typer.echo(
                 f"{summary.provider}: {summary.sections} sections in {summary.seconds:.2f} s, "
                 f"{summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
             )
+        if scores:
+            typer.echo(scoring.summary(scores))
 
 
 def _beside(stack: Path) -> Path:

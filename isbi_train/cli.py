@@ -33,13 +33,17 @@ def train() -> None:
 
 @app.command()
 def fit(
-    data: Annotated[Path, typer.Option(help="Folder with train-volume.tif and train-labels.tif (255 = cell).")],
+    data: Annotated[
+        Path, typer.Option(help="Folder with train-volume.tif and train-labels.tif (255 = cell).")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and history.")],
     base: Annotated[int, typer.Option(help="Channels of the first level.")] = 32,
     depth: Annotated[int, typer.Option(help="Number of 2x2 poolings.")] = 3,
     unshuffle: Annotated[int, typer.Option(help="1, or 2 to fold 2x2 pixels into channels first.")] = 2,
     dropout: Annotated[float, typer.Option(help="Channels dropped at the deepest level.")] = 0.1,
-    epochs: Annotated[int, typer.Option(help="An epoch draws as many pixels as the training sections have.")] = 360,
+    epochs: Annotated[
+        int, typer.Option(help="An epoch draws as many pixels as the training sections have.")
+    ] = 360,
     crop: Annotated[int, typer.Option(help="Side of the training crops, in pixels.")] = 256,
     batch: Annotated[int, typer.Option(help="Crops a step.")] = 4,
     learning_rate: Annotated[float, typer.Option(help="Highest rate of AdamW.")] = 2e-3,
@@ -50,8 +54,12 @@ def fit(
     ] = "auto",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
     seed: Annotated[int, typer.Option(help="Fixes weights, crops, augmentation and dropout.")] = 2012,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT where it stopped.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in OUT where it stopped.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
+    ] = False,
 ) -> None:
     """Train a U-Net on all but the last sections, validating and saving every 2 epochs."""
     with exit_codes("isbi-train", debug=debug):
@@ -96,19 +104,29 @@ def _say(entry: dict[str, Any]) -> None:
 def evaluate(
     prediction: Annotated[
         Path,
-        typer.Argument(help="TIFF with the probability of cell, or a model (.onnx, .pth, .pt) to run on --image."),
+        typer.Argument(
+            metavar="PREDICTION",
+            help="TIFF with the probability of cell, or a model (.onnx, .pth, .pt) to run on --image.",
+        ),
     ],
-    labels: Annotated[Path, typer.Argument(help="TIFF of the same shape: above 0 = cell, 0 = membrane.")],
+    labels: Annotated[
+        Path, typer.Argument(metavar="LABELS", help="TIFF of the same shape: above 0 = cell, 0 = membrane.")
+    ],
     image: Annotated[Path | None, typer.Option(help="TIFF to run a model on.")] = None,
     sections: Annotated[
-        str, typer.Option(help="Sections to score, counted from 0: 25:30, 25:, :5, or one such as 7. [default: all]")
+        str,
+        typer.Option(
+            show_default="all", help="Sections to score, counted from 0: 25:30, 25:, :5, or one such as 7."
+        ),
     ] = ":",
     provider: Annotated[Provider, typer.Option(help="Where to run a model.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Draw scores, splits and mergers into a .png, .svg or .pdf file.")
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
+    ] = False,
 ) -> None:
     """Score PREDICTION against LABELS as the ISBI 2012 challenge does: V_rand and V_info after border thinning."""
     with exit_codes("isbi-train", debug=debug):

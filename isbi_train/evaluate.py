@@ -87,7 +87,7 @@ class Evaluation:
         dict
             The entries of ``thresholds`` have the names of the challenge's own program.
         """
-        return without_nan(
+        plain: dict[str, Any] = without_nan(
             {
                 "prediction": self.prediction,
                 "labels": self.labels,
@@ -106,6 +106,7 @@ class Evaluation:
                 "notes": list(self.notes),
             }
         )
+        return plain
 
     def _at(self, t: int) -> dict[str, Any]:
         rand, info = self.thinned.rand, self.thinned.info
@@ -184,13 +185,16 @@ def evaluate(
         image_ZYX, probability_ZYX = None, pixels_ZYX
     else:
         image_ZYX = pixels_ZYX
+        named_pair(label_ZYX > 0, label_ZYX, str(labels))  # what is wrong with labels shows before any work
         probability_ZYX, note = predict(prediction, image_ZYX, provider=provider, progress=progress)
         notes.append(note)
     pair = named_pair(probability_ZYX, label_ZYX, f"{prediction} against {labels}")
     scored = pair.proposal, pair.cell
     blank = [str(section) for section, cell_YX in zip(chosen, pair.cell, strict=True) if not cell_YX.any()]
     if blank:
-        notes.append(f"{labels}: no cell in section {', '.join(blank)}, so it has no score, and there is no mean")
+        notes.append(
+            f"{labels}: no cell in section {', '.join(blank)}, so it has no score, and there is no mean"
+        )
     return Evaluation(
         prediction=str(prediction),
         labels=str(labels),
@@ -243,7 +247,9 @@ def section_range(sections: str | slice, count: int) -> range:
     found = range(0 if first is None else first, count if last is None else last)
     if not 0 <= found.start < found.stop <= count:
         asked = sections if isinstance(sections, str) else f"{found.start}:{found.stop}"
-        raise UsageError(f"sections {asked} are not among the {count} of the labels; expected some of 0:{count}")
+        raise UsageError(
+            f"sections {asked} are not among the {count} of the labels; expected some of 0:{count}"
+        )
     return found
 
 
@@ -269,7 +275,7 @@ def pixel_figures(pixels: PixelScores) -> dict[str, float]:
 def best_index(scores: SplitMergeScores) -> int:
     """Tell which threshold to show: the best one, or 0.5 where no threshold has a score."""
     best = 0.5 if math.isnan(scores.best_threshold) else scores.best_threshold
-    return scores.thresholds.tolist().index(best)
+    return int(np.flatnonzero(scores.thresholds == best)[0])
 
 
 def _source(prediction: Path, image: Path | None) -> Path:

@@ -27,7 +27,7 @@ SECTIONS_SHOWN = 6
 _SUFFIXES = (".png", ".svg", ".pdf")
 _SHARE = 0.25
 _WIDTH_IN = 10.5
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.spines.top": False,
@@ -56,7 +56,9 @@ def check_plottable(path: Path) -> None:
         If no file can be created there.
     """
     if path.suffix.lower() not in _SUFFIXES:
-        raise UsageError(f"{path}: cannot draw {path.suffix or 'without a suffix'}; use {', '.join(_SUFFIXES)}")
+        raise UsageError(
+            f"{path}: cannot draw {path.suffix or 'without a suffix'}; use {', '.join(_SUFFIXES)}"
+        )
     check_writable(path)
 
 
@@ -88,8 +90,9 @@ def plot_scores(evaluation: Evaluation, path: Path) -> None:
     height, width = evaluation.cell_ZYX.shape[1:]
     panel_in = min(max(_WIDTH_IN / max(columns, 2) * height / width, 1.5), 8)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_IN, 4.6 + rows * (panel_in + 0.2)), layout="constrained")
-        top, middle, bottom = figure.subfigures(3, 1, height_ratios=(3.6, 0.8 + rows * (panel_in + 0.2), 0.2))
+        heights_in = 3.6, 0.8 + rows * (panel_in + 0.2), 0.2
+        figure = Figure((_WIDTH_IN, sum(heights_in)), layout="constrained")
+        top, middle, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=heights_in).flat
         _draw_curves(top, evaluation)
         _draw_sections(middle, evaluation, shown, middle.subplots(rows, columns, squeeze=False))
         note = "Figures on held-out training sections are not comparable with the official test set."
@@ -135,7 +138,7 @@ def split_lines(finer: Labels, coarser: Labels) -> Mask:
         segments belong together if they share a quarter of the smaller one, so that a border which is merely
         drawn a few pixels away counts as no error.
     """
-    cuts = (finer == 0) & (coarser > 0)
+    cuts: Mask = (finer == 0) & (coarser > 0)
     y, x = np.nonzero(cuts)
     together, framed = _together(finer, coarser), np.pad(finer, 1)
     low, high = np.full(y.size, np.iinfo(np.int32).max), np.zeros(y.size, np.int32)
@@ -167,7 +170,8 @@ def thinned_labels(cell_YX: Mask) -> Labels:
     labels = np.full((columns + 2) * (rows + 2), LINE, np.int32)
     parent, queue = np.empty(columns * rows // 2 + 2, np.int32), np.empty(columns * rows, np.int32)
     flood(np.ascontiguousarray(cell_YX.T, np.uint8), 0, labels, parent, queue)
-    return np.maximum(labels.reshape(columns + 2, rows + 2)[1:-1, 1:-1].T, 0)
+    thinned: Labels = np.maximum(labels.reshape(columns + 2, rows + 2)[1:-1, 1:-1].T, 0)
+    return thinned
 
 
 def _codes(finer: Labels, coarser: Labels) -> npt.NDArray[np.int64]:
@@ -180,7 +184,8 @@ def _together(finer: Labels, coarser: Labels) -> npt.NDArray[np.int64]:
     codes, shared = np.unique(_codes(finer[inside], coarser[inside]), return_counts=True)
     sizes = [np.bincount(segments[inside]) for segments in (finer, coarser)]
     smaller = np.minimum(sizes[0][codes >> 32], sizes[1][codes & 0xFFFFFFFF])
-    return codes[shared >= _SHARE * smaller]
+    together: npt.NDArray[np.int64] = codes[shared >= _SHARE * smaller]
+    return together
 
 
 def _draw_curves(figure: SubFigure, evaluation: Evaluation) -> None:
@@ -266,7 +271,7 @@ def coloured(evaluation: Evaluation, s: int, threshold: float) -> npt.NDArray[np
     backdrop_ZYX = evaluation.probability_ZYX if evaluation.image_ZYX is None else evaluation.image_ZYX
     low, high = (float(grey) for grey in np.percentile(backdrop_ZYX[s], (0.5, 99.5)))
     grey_YX = np.clip((backdrop_ZYX[s] - low) / max(high - low, 1e-6), 0, 1)
-    picture_YXC = np.repeat(np.float32(0.4 + 0.6 * grey_YX)[..., None], 3, axis=2)
+    picture_YXC = np.repeat((0.4 + 0.6 * grey_YX).astype(np.float32)[..., None], 3, axis=2)
     pen = np.ones((max(2, round(max(cell_YX.shape) / 170)),) * 2, bool)
     for mask_YX, colour in (
         (split_lines(found_YX, np.where(cell_YX, truth_YX, 0)), SPLITS),

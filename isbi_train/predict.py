@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,7 @@ def _torch_sections(
     network: torch.nn.Module
     if model.suffix.lower() == ".pth":
         checkpoint = load_checkpoint(model)
-        network = torch.nn.Sequential(checkpoint.load_network(), torch.nn.Sigmoid()).to(device)
+        network = torch.nn.Sequential(checkpoint.load_network(), torch.nn.Sigmoid()).to(device).eval()
         stride, border = checkpoint.network.stride, checkpoint.train.border
     else:
         network, contract = _torchscript(model, device)
@@ -125,12 +126,18 @@ def _torchscript(path: Path, device: torch.device) -> tuple[torch.nn.Module, Mod
 
     extra: dict[str, Any] = {CONTRACT_KEY: ""}
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
+        # torch does not compare the archive's checksums, so a flipped bit would pass for a weight.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise ModelError(f"{damaged} has another checksum")
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            scripted = torch.jit.load(file, map_location=device, _extra_files=extra)
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path}: not a readable TorchScript file ({reason})") from error
+            scripted = torch.jit.load(path, map_location=device, _extra_files=extra)
+    except Exception as error:
+        # Damaged files make zipfile and torch raise nearly anything.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelError(f"{path}: not a readable TorchScript file ({reason}); export it again") from error
     found = extra[CONTRACT_KEY]
     document = found.decode() if isinstance(found, bytes) else found
     try:

@@ -1,8 +1,8 @@
 """Shared by the tests of training: a tiny labelled stack, settings that train in a second, and one run of them."""
 
+import pytest
 import tifffile
 import torch
-from pytest import fixture
 
 from isbi_infer.sample import synthetic_stack
 from isbi_train.checkpoint import Checkpoint
@@ -25,24 +25,24 @@ SETTINGS = {
 }
 
 
-@fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
 
 
-@fixture(scope="session")
+@pytest.fixture(scope="session")
 def sample():
     """Four sections of 64x64 pixels and their labels, both uint8."""
     return synthetic_stack(4, 64, 64)
 
 
-@fixture(scope="session")
+@pytest.fixture(scope="session")
 def labelled(sample):
     image_ZYX, label_ZYX = sample
     return LabelledStack(image_ZYX, label_ZYX > 0, 4.0)
 
 
-@fixture(scope="session")
+@pytest.fixture(scope="session")
 def write_labelled():
     """Write images and labels into a folder under the names that training expects."""
 
@@ -54,18 +54,18 @@ def write_labelled():
     return write
 
 
-@fixture(scope="session")
+@pytest.fixture(scope="session")
 def network():
     return NetworkConfig(base=2, depth=2, unshuffle=2, dropout=0.1)
 
 
-@fixture(scope="session")
+@pytest.fixture(scope="session")
 def train_config():
     """Give settings that train in a second, some of them changed."""
     return lambda **changes: TrainConfig(**{**SETTINGS, **changes})
 
 
-@fixture(scope="session")
+@pytest.fixture(scope="session")
 def train(labelled, network, train_config):
     """Train on the tiny stack into a folder, some settings changed."""
 
@@ -76,13 +76,13 @@ def train(labelled, network, train_config):
     return run
 
 
-@fixture(scope="session")
+@pytest.fixture(scope="session")
 def trained(train, tmp_path_factory):
     """The folder of one uninterrupted run; not to be changed."""
     return train(tmp_path_factory.mktemp("trained")).parent
 
 
-@fixture
+@pytest.fixture
 def checkpoint(network, train_config):
     """A checkpoint of fresh weights."""
     torch.manual_seed(1)

@@ -71,7 +71,8 @@ def test_without_variation_crops_are_plain_windows_within_the_section(seed):
     axis = torch.arange(16, dtype=torch.float32)
     window_YX2 = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
     corners_N2 = origins_NYX2[:, 0, 0]
-    torch.testing.assert_close(origins_NYX2 - corners_N2[:, None, None], window_YX2.expand(16, 16, 16, 2), rtol=0, atol=1e-3)
+    windows_NYX2 = corners_N2[:, None, None] + window_YX2
+    torch.testing.assert_close(origins_NYX2, windows_NYX2, rtol=0, atol=1e-3)
     assert corners_N2.min() > -1e-3
     assert corners_N2.max() < 96 - 16 + 1e-3
 
@@ -120,7 +121,9 @@ def test_a_disc_grows_with_the_square_of_the_magnification(magnification):
     sections_NCYX = disc_YX.expand(8, 1, 96, 96)
     _, labels_NCYX = random_crops(sections_NCYX, sections_NCYX, 96, config, seeded(0))
     area_N = labels_NCYX.sum((1, 2, 3))
-    torch.testing.assert_close(area_N, torch.full((8,), math.pi * (20 * magnification) ** 2), rtol=0.02, atol=0)
+    torch.testing.assert_close(
+        area_N, torch.full((8,), math.pi * (20 * magnification) ** 2), rtol=0.02, atol=0
+    )
 
 
 def test_elastic_displacement_spreads_as_asked_at_its_control_points():

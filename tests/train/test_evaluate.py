@@ -1,0 +1,260 @@
+"""From files to scores: stacks, models of every kind, sections, and what is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from isbi_export.publish import publish
+
+from isbi_infer import Segmenter
+from isbi_infer.errors import DependencyError, ImageError, ModelError, UsageError
+from isbi_train.checkpoint import load_checkpoint, save_checkpoint
+from isbi_train.evaluate import evaluate, section_range
+from isbi_train.metrics import (
+    adapted_rand_error,
+    expected_calibration_error,
+    pixel_scores,
+    thinned_scores,
+    variation_of_information,
+)
+
+DATA = Path(__file__).parents[1] / "data" / "thinned-scores"
+FIGURES = json.loads((DATA / "scores.json").read_text())
+
+
+def write(path, stack, **options):
+    tifffile.imwrite(path, stack, photometric="minisblack", **options)
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(sample, trained, tmp_path_factory):
+    """A folder with image.tif, labels.tif, and model.pth, model.onnx and model.pt of one training run."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    for name, stack_ZYX in zip(("image.tif", "labels.tif"), sample, strict=True):
+        write(folder / name, stack_ZYX)
+    (folder / "model.pth").write_bytes((trained / "model.pth").read_bytes())
+    publish(folder / "model.pth", folder, ["onnx", "torchscript"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def soft_ZYX(sample):
+    """Probabilities of cell that err here and there."""
+    noise_ZYX = np.random.default_rng(3).normal(0, 0.25, sample[1].shape)
+    return np.clip(np.where(sample[1] > 0, 0.8, 0.2) + noise_ZYX, 0, 1).astype(np.float32)
+
+
+@pytest.fixture
+def prediction(soft_ZYX, tmp_path):
+    return write(tmp_path / "prediction.tif", soft_ZYX)
+
+
+def model_scores(files, suffix, **options):
+    return evaluate(files / f"model{suffix}", files / "labels.tif", image=files / "image.tif", **options)
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_plain_figures_of_reference_stacks_are_the_official_ones(name):
+    plain = evaluate(DATA / f"{name}_proposal.tif", DATA / f"{name}_labels.tif").to_plain()
+    figures = FIGURES[name]
+    for key in ("v_rand_thin", "v_info_thin"):
+        assert plain[key] == pytest.approx(figures[key], abs=1e-9)
+    assert {key: plain[key] for key in figures["best_threshold"]} == figures["best_threshold"]
+    for found, official in zip(plain["thresholds"], figures["thresholds"], strict=True):
+        sections = zip(found.pop("slices"), official["slices"], strict=True)
+        assert found == pytest.approx({key: official[key] for key in found}, abs=1e-9)
+        for z, (section, figure) in enumerate(sections):
+            assert section.pop("section") == z
+            assert section == pytest.approx(figure, abs=1e-9)
+
+
+def test_a_stack_is_scored_by_every_score(prediction, files, soft_ZYX, sample):
+    found = evaluate(prediction, files / "labels.tif")
+    pair = soft_ZYX, sample[1]
+    assert found.thinned.v_rand == thinned_scores(*pair).v_rand
+    assert found.pixels == pixel_scores(*pair)
+    assert found.adapted_rand == adapted_rand_error(*pair)
+    assert found.variation == variation_of_information(*pair)
+    assert found.calibration_error == expected_calibration_error(*pair)
+    assert found.notes == ()
+    assert found.image_ZYX is None
+
+
+def test_sections_are_the_same_ones_of_both_stacks_and_keep_their_numbers(
+    prediction, files, soft_ZYX, sample
+):
+    found = evaluate(prediction, files / "labels.tif", sections="1:3")
+    expected = thinned_scores(soft_ZYX[1:3], sample[1][1:3])
+    assert found.thinned.v_rand == expected.v_rand
+    plain = found.to_plain()
+    assert plain["sections"] == "1:3"
+    assert [section["section"] for section in plain["thresholds"][0]["slices"]] == [1, 2]
+
+
+def test_a_single_section_file_is_a_stack_of_one(tmp_path, soft_ZYX, sample):
+    found = evaluate(write(tmp_path / "p.tif", soft_ZYX[0]), write(tmp_path / "l.tif", sample[1][0]))
+    assert found.sections == range(1)
+    assert found.thinned.v_rand == thinned_scores(soft_ZYX[0], sample[1][0]).v_rand
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        (":", range(30)),
+        ("25:30", range(25, 30)),
+        ("25:", range(25, 30)),
+        (":5", range(5)),
+        (" 7 ", range(7, 8)),
+        (slice(None), range(30)),
+        (slice(2, 4), range(2, 4)),
+    ],
+)
+def test_ranges_of_sections_are_read(sections, expected):
+    assert section_range(sections, 30) == expected
+
+
+@pytest.mark.parametrize(
+    "sections",
+    ["", "a:b", "1:2:3", "-5:", "1.5", "30", "25:31", "5:5", "6:5", slice(-5, None), slice(0, 9, 2)],
+)
+def test_ranges_that_are_none_or_not_there_are_refused(sections):
+    with pytest.raises(UsageError, match="expected"):
+        section_range(sections, 30)
+
+
+def test_an_onnx_model_goes_through_the_path_that_ships(files, sample):
+    found = model_scores(files, ".onnx", provider="cpu")
+    np.testing.assert_array_equal(
+        found.probability_ZYX, Segmenter(files / "model.onnx", provider="cpu")(sample[0])
+    )
+    np.testing.assert_array_equal(found.image_ZYX, sample[0])
+    assert found.notes[0] == f"{files / 'model.onnx'}: run by isbi_infer.Segmenter on cpu"
+
+
+def test_a_checkpoint_scores_what_training_wrote_down_for_it(files):
+    recorded = load_checkpoint(files / "model.pth").scores
+    found = model_scores(files, ".pth", sections=recorded["sections"], provider="cpu")
+    assert found.thinned.v_rand == recorded["v_rand_thin"]
+    assert found.thinned.v_info == recorded["v_info_thin"]
+    assert "as training validates" in found.notes[0]
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt"])
+def test_exported_models_give_the_probabilities_of_their_checkpoint(files, suffix):
+    expected, found = (model_scores(files, s, provider="cpu").probability_ZYX for s in (".pth", suffix))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_only_the_sections_asked_for_are_segmented(files):
+    said = []
+    model_scores(files, ".onnx", sections="2:4", progress=lambda done, total: said.append((done, total)))
+    assert said == [(1, 2), (2, 2)]
+
+
+def test_eight_bits_are_divided_and_said(files, soft_ZYX, tmp_path):
+    eight_ZYX = np.rint(soft_ZYX * 255).astype(np.uint8)
+    found = evaluate(write(tmp_path / "p.tif", eight_ZYX), files / "labels.tif")
+    assert found.notes == ("8-bit probabilities were divided by 255",)
+    assert found.probability_ZYX.max() == 1
+
+
+def test_a_section_without_cell_is_named_as_in_the_file_and_gives_null(prediction, sample, tmp_path):
+    label_ZYX = sample[1].copy()
+    label_ZYX[3] = 0
+    found = evaluate(prediction, write(tmp_path / "labels.tif", label_ZYX), sections="1:")
+    assert any("no cell in section 3," in note for note in found.notes)
+    plain = found.to_plain()
+    assert plain["v_rand_thin"] is None
+    assert plain["best_threshold_info"] is None
+    assert plain["thresholds"][5]["slices"][2]["v_rand"] is None
+    assert plain["thresholds"][5]["slices"][0]["v_rand"] > 0
+    json.dumps(plain, allow_nan=False)
+
+
+def test_as_many_sections_as_asked_for_are_not_taken_for_those(files, soft_ZYX, tmp_path):
+    part = write(tmp_path / "part.tif", soft_ZYX[2:])
+    with pytest.raises(ImageError, match=r"\(2, 64, 64\), .*labels.tif \(4, 64, 64\); .*same sections first"):
+        evaluate(part, files / "labels.tif", sections="2:4")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda p: np.where(p > 0.99, np.nan, p), "NaN"),
+        (lambda p: 4 * p - 2, "apply the sigmoid"),
+        (lambda p: (p * 65535).astype(np.uint16), "divide them by 65535"),
+        (lambda p: (p > 0.5).astype(np.uint8), "pass a 0/1 mask"),
+    ],
+    ids=["NaN", "logits", "16 bits", "0/1 mask"],
+)
+def test_probabilities_that_are_none_are_refused_by_name(files, soft_ZYX, tmp_path, spoil, said):
+    path = write(tmp_path / "p.tif", spoil(soft_ZYX))
+    with pytest.raises(ImageError, match=said) as refused:
+        evaluate(path, files / "labels.tif")
+    assert str(path) in str(refused.value)
+
+
+def test_inverted_labels_are_refused_by_name(prediction, sample, tmp_path):
+    path = write(tmp_path / "inverted.tif", 255 - sample[1])
+    with pytest.raises(ImageError, match=rf"{path}: .*look inverted"):
+        evaluate(prediction, path)
+
+
+def test_inverted_labels_stop_a_model_before_it_runs(files, sample, tmp_path):
+    path, said = write(tmp_path / "inverted.tif", 255 - sample[1]), []
+    with pytest.raises(ImageError, match="look inverted"):
+        evaluate(
+            files / "model.onnx", path, image=files / "image.tif", progress=lambda *done: said.append(done)
+        )
+    assert said == []
+
+
+def test_a_model_needs_an_image_and_a_stack_has_none(prediction, files):
+    with pytest.raises(UsageError, match="--image"):
+        evaluate(files / "model.onnx", files / "labels.tif")
+    with pytest.raises(UsageError, match="leave out --image"):
+        evaluate(prediction, files / "labels.tif", image=files / "image.tif")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt", ".pth"])
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"<html>" + b])
+def test_damaged_models_are_refused(files, tmp_path, suffix, damage):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(damage((files / f"model{suffix}").read_bytes()))
+    with pytest.raises(ModelError, match="model"):
+        evaluate(path, files / "labels.tif", image=files / "image.tif")
+
+
+def test_torchscript_without_a_contract_is_refused(files, tmp_path):
+    path = tmp_path / "foreign.pt"
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
+        torch.jit.trace(torch.nn.Conv2d(1, 1, 3, padding=1), torch.zeros(1, 1, 8, 8)).save(path)
+    with pytest.raises(ModelError, match=r"foreign\.pt: .*contract"):
+        evaluate(path, files / "labels.tif", image=files / "image.tif")
+
+
+def test_weights_that_give_nan_are_the_fault_of_the_model(files, checkpoint, tmp_path):
+    checkpoint.state_dict["head.bias"][:] = torch.nan
+    save_checkpoint(tmp_path / "nan.pth", checkpoint)
+    with pytest.raises(ModelError, match="NaN"):
+        evaluate(tmp_path / "nan.pth", files / "labels.tif", image=files / "image.tif")
+
+
+def test_torch_runs_only_where_it_can(files):
+    with pytest.raises(UsageError, match="torch knows"):
+        model_scores(files, ".pth", provider="tensorrt")
+    if not torch.cuda.is_available():
+        with pytest.raises(DependencyError, match="--provider cpu"):
+            model_scores(files, ".pt", provider="cuda")
+
+
+def test_import_brings_in_nothing_heavy():
+    heavy = "torch", "numba", "skimage", "scipy", "matplotlib", "onnxruntime"
+    code = f"import sys, isbi_train.scorer; sys.exit(any(m in sys.modules for m in {heavy}))"
+    assert subprocess.run([sys.executable, "-W", "error", "-c", code]).returncode == 0

@@ -1,0 +1,340 @@
+"""Training: the schedule, the loss, what is kept, and that a stopped run goes on as if it had not been stopped."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isbi_infer.errors import DependencyError, Interrupted, ModelError, OutputError, UsageError
+from isbi_train.checkpoint import load_checkpoint
+from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.data import LabelledStack, load_labelled
+from isbi_train.train import choose_arithmetic, fit, learning_rate
+
+
+def weights(folder, name="model.pth"):
+    return load_checkpoint(folder / name).state_dict
+
+
+def history(folder):
+    """Give what was measured at each validation, without the time it took."""
+    entries = json.loads((folder / "history.json").read_text())
+    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries]
+
+
+def assert_equal_runs(one, other):
+    assert history(one) == history(other)
+    for name in ("model.pth", "best.pth", "progress.pth"):
+        a, b = load_checkpoint(one / name), load_checkpoint(other / name)
+        assert (a.epoch, a.scores) == (b.epoch, b.scores)
+        assert a.state_dict.keys() == b.state_dict.keys()
+        assert all(torch.equal(weight, b.state_dict[key]) for key, weight in a.state_dict.items())
+
+
+class LeftOffError(Exception):
+    """Stands for whatever ends a run."""
+
+
+def leave_after(epoch):
+    def report(entry):
+        if entry["epoch"] == epoch:
+            raise LeftOffError
+
+    return report
+
+
+@given(total=st.integers(2, 2000), warmup=st.integers(0, 300), peak=st.floats(1e-5, 1.0))
+def test_the_rate_rises_linearly_to_its_peak_and_falls_to_zero(total, warmup, peak):
+    config = TrainConfig(learning_rate=peak, warmup_steps=warmup)
+    rates = np.array([learning_rate(step, total, config) for step in range(total)])
+    warmup = min(warmup, total // 5)
+    np.testing.assert_allclose(rates[:warmup], peak * np.arange(1, warmup + 1) / max(1, warmup))
+    assert rates[warmup] == peak
+    assert (rates <= peak * (1 + 1e-12)).all()
+    assert (np.diff(rates[warmup:]) < 0).all()
+    assert rates[-1] > 0
+    assert learning_rate(total, total, config) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_rate_is_half_its_peak_halfway_down():
+    config = TrainConfig(learning_rate=0.2, warmup_steps=100)
+    assert learning_rate(600, 1100, config) == pytest.approx(0.1)
+    assert learning_rate(49, 1100, config) == pytest.approx(0.1)
+
+
+def test_training_lowers_the_loss(train, tmp_path):
+    train(tmp_path, epochs=10, checkpoint_epochs=2, learning_rate=2e-2)
+    first, *_, last = history(tmp_path)
+    assert last["training_loss"] < 0.85 * first["training_loss"]
+    assert last["loss"] < 0.85 * first["loss"]
+
+
+def test_a_run_leaves_models_progress_and_history(trained):
+    assert sorted(os.listdir(trained)) == ["best.pth", "history.json", "model.pth", "progress.pth"]
+    entries = history(trained)
+    assert [entry["epoch"] for entry in entries] == [1, 2, 3, 4]
+    model, best = (load_checkpoint(trained / name) for name in ("model.pth", "best.pth"))
+    assert model.epoch == 4
+    assert model.scores == {
+        "sections": "3:4",
+        **{key: entries[-1][key] for key in ("loss", "v_rand_thin", "v_info_thin")},
+    }
+    assert best.scores["v_rand_thin"] == max(entry["v_rand_thin"] for entry in entries)
+    assert not model.progress
+    assert not best.progress
+
+
+def test_checkpoints_say_what_they_were_trained_on(trained, labelled):
+    for name in ("model.pth", "best.pth", "progress.pth"):
+        data = load_checkpoint(trained / name).data
+        assert data == {"sha256": labelled.sha256(), "sections": 4, "pixel_size_nm": 4.0}
+
+
+def test_the_last_epoch_is_kept_also_where_no_checkpoint_is_due(train, tmp_path):
+    train(tmp_path, epochs=3, checkpoint_epochs=2)
+    assert [entry["epoch"] for entry in history(tmp_path)] == [2, 3]
+    assert load_checkpoint(tmp_path / "model.pth").epoch == 3
+
+
+def test_what_is_kept_is_the_average_and_not_the_last_step(trained):
+    progress = load_checkpoint(trained / "progress.pth")
+    averaged, last = progress.state_dict["head.weight"], progress.progress["model"]["head.weight"]
+    assert not torch.equal(averaged, last)
+    assert (averaged - last).norm() < 0.5 * averaged.norm()
+    assert torch.equal(averaged, weights(trained)["head.weight"])
+
+
+def test_the_same_settings_give_the_same_weights_and_another_seed_others(train, trained, tmp_path):
+    train(tmp_path / "again")
+    assert_equal_runs(tmp_path / "again", trained)
+    train(tmp_path / "other", seed=5)
+    assert not torch.equal(weights(tmp_path / "other")["head.weight"], weights(trained)["head.weight"])
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_run_resumed_between_epochs_equals_an_uninterrupted_one(train, trained, tmp_path, epoch):
+    with pytest.raises(LeftOffError):
+        train(tmp_path, report=leave_after(epoch))
+    assert load_checkpoint(tmp_path / "progress.pth").epoch == epoch
+    train(tmp_path, resume=True)
+    assert_equal_runs(tmp_path, trained)
+
+
+def test_a_run_stopped_by_sigterm_within_an_epoch_equals_an_uninterrupted_one(train, tmp_path):
+    settings = {"epochs": 2, "crop": 16, "batch": 1, "checkpoint_epochs": 2}  # 48 steps an epoch
+    train(tmp_path / "whole", **settings)
+    arrived = []
+    previous = signal.signal(signal.SIGTERM, lambda *_: arrived.append("late"))
+    timer = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGTERM))
+    try:
+        timer.start()
+        with pytest.raises(Interrupted) as raised:
+            train(tmp_path / "stopped", **settings)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGTERM, previous)
+    assert raised.value.exit_code == 143
+    assert not arrived
+    stopped = load_checkpoint(tmp_path / "stopped" / "progress.pth")
+    assert 0 < len(stopped.progress["losses"]) < 96
+    assert stopped.scores == {}
+    train(tmp_path / "stopped", **settings, resume=True)
+    assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_signals_mean_what_they_meant_once_training_is_over(train, tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    train(tmp_path, epochs=1)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_run_trains_in_a_thread_too(train, trained, tmp_path):
+    thread = threading.Thread(target=train, args=(tmp_path,))
+    thread.start()
+    thread.join()
+    assert_equal_runs(tmp_path, trained)
+
+
+def test_a_save_that_is_cut_short_is_made_good_on_resuming(train, trained, tmp_path):
+    def block(entry):
+        if entry["epoch"] == 3:  # the last epoch's models will be written, its history and progress not
+            (tmp_path / "history.json").unlink()
+            (tmp_path / "history.json").mkdir()
+
+    with pytest.raises(OutputError, match=r"history\.json"):
+        train(tmp_path, report=block)
+    assert load_checkpoint(tmp_path / "progress.pth").epoch == 3
+    (tmp_path / "history.json").rmdir()
+    train(tmp_path, resume=True)
+    assert_equal_runs(tmp_path, trained)
+
+
+def test_resuming_a_finished_run_changes_nothing(train, tmp_path):
+    train(tmp_path, epochs=1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert train(tmp_path, epochs=1, resume=True) == tmp_path / "model.pth"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_resuming_where_there_is_nothing_starts_and_says_so(train, trained, tmp_path, caplog):
+    train(tmp_path, resume=True)
+    assert f"{tmp_path}: no progress.pth to resume from" in caplog.text
+    assert_equal_runs(tmp_path, trained)
+
+
+@pytest.fixture
+def stopped(train, tmp_path):
+    """The folder of a run stopped after its first epoch."""
+    with pytest.raises(LeftOffError):
+        train(tmp_path, report=leave_after(1))
+    return tmp_path
+
+
+def test_a_run_is_not_resumed_with_other_settings_and_they_are_all_named(train, stopped):
+    before = (stopped / "progress.pth").read_bytes()
+    with pytest.raises(UsageError, match=r"cannot resume.*batch: 2 -> 3; learning_rate: 0\.005 -> 0\.1$"):
+        train(stopped, resume=True, learning_rate=0.1, batch=3)
+    assert (stopped / "progress.pth").read_bytes() == before
+
+
+def test_a_run_is_not_resumed_with_another_network(labelled, stopped, train_config):
+    settings = {"network": NetworkConfig(base=4, depth=2), "augment": AugmentConfig(noise=0.1)}
+    with pytest.raises(UsageError, match=r"base: 2 -> 4; noise: 0\.3 -> 0\.1$"):
+        fit(labelled, stopped, **settings, train=train_config(), resume=True)
+
+
+def test_a_run_is_not_resumed_on_other_data(train, stopped, labelled):
+    other = LabelledStack(labelled.image_ZYX + np.uint8(1), labelled.cell_ZYX, labelled.pixel_size_nm)
+    with pytest.raises(UsageError, match="sha256"):
+        train(stopped, stack=other, resume=True)
+
+
+def test_a_damaged_progress_file_is_never_a_silent_fresh_start(train, stopped):
+    path = stopped / "progress.pth"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"progress\.pth"):
+        train(stopped, resume=True)
+
+
+def test_weights_alone_are_nothing_to_continue_from(train, stopped):
+    (stopped / "progress.pth").write_bytes((stopped / "model.pth").read_bytes())
+    with pytest.raises(ModelError, match=r"progress\.pth: nothing to continue from"):
+        train(stopped, resume=True)
+
+
+def test_held_out_sections_never_influence_the_weights(train, trained, tmp_path, labelled):
+    image_ZYX, cell_ZYX = labelled.image_ZYX.copy(), labelled.cell_ZYX.copy()
+    image_ZYX[3:] = 255 - image_ZYX[3:]
+    cell_ZYX[3:] = np.roll(cell_ZYX[3:], 20, axis=2)
+    train(tmp_path, stack=LabelledStack(image_ZYX, cell_ZYX, 4.0))
+    expected, found = weights(trained), weights(tmp_path)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    for ours, theirs in zip(history(tmp_path), history(trained), strict=True):
+        assert ours["training_loss"] == theirs["training_loss"]
+        assert ours["loss"] != theirs["loss"]
+
+
+def test_training_sections_do_influence_the_weights(train, trained, tmp_path, labelled):
+    image_ZYX = labelled.image_ZYX.copy()
+    image_ZYX[:3] = 255 - image_ZYX[:3]
+    train(tmp_path, stack=LabelledStack(image_ZYX, labelled.cell_ZYX, 4.0))
+    assert not torch.equal(weights(tmp_path)["head.weight"], weights(trained)["head.weight"])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_narrow_arithmetic_trains_to_finite_float32_weights(train, tmp_path, precision):
+    train(tmp_path, epochs=1, precision=precision)
+    for name, weight in weights(tmp_path).items():
+        assert weight.isfinite().all(), name
+        assert weight.dtype in (torch.float32, torch.int64), name
+
+
+def test_auto_is_resolved_to_what_the_machine_has():
+    arithmetic = choose_arithmetic(TrainConfig())
+    assert arithmetic.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    asked = choose_arithmetic(TrainConfig(device="cpu", precision="float32"))
+    assert (asked.device.type, asked.dtype) == ("cpu", torch.float32)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
+def test_cuda_that_is_asked_for_and_absent_is_an_error_before_anything_is_written(train, tmp_path):
+    with pytest.raises(DependencyError, match=r"CUDA was asked for.*--device cpu"):
+        train(tmp_path / "run", device="cuda")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("crop", "advice"), [(20, "try 16"), (8, "try 16"), (4, "try 16"), (39, "try 32")])
+def test_a_crop_that_the_network_cannot_train_on_is_refused_with_advice(train, tmp_path, crop, advice):
+    with pytest.raises(UsageError, match=f"crop {crop} .*{advice}"):
+        train(tmp_path, crop=crop)
+
+
+@pytest.mark.parametrize(("depth", "unshuffle"), [(1, 1), (1, 2), (2, 1)])
+def test_the_smallest_crop_that_is_advised_trains(labelled, train_config, tmp_path, depth, unshuffle):
+    network = NetworkConfig(base=1, depth=depth, unshuffle=unshuffle)
+    settings = train_config(crop=max(8, 2 * network.stride), batch=1, epochs=1)
+    small = LabelledStack(labelled.image_ZYX[:2, :16, :16], labelled.cell_ZYX[:2, :16, :16], None)
+    assert fit(small, tmp_path, network=network, augment=AugmentConfig(), train=settings).exists()
+
+
+def test_sections_smaller_than_the_crop_are_mirrored_out(train, tmp_path, labelled):
+    small = LabelledStack(labelled.image_ZYX[:, :20, :27], labelled.cell_ZYX[:, :20, :27], 4.0)
+    train(tmp_path, stack=small, epochs=1)
+    assert math.isfinite(history(tmp_path)[0]["training_loss"])
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_training(train, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "taken" / "model.pth").mkdir(parents=True)
+    for out in (tmp_path / "file" / "run", tmp_path / "file", tmp_path / "taken"):
+        started = []
+        with pytest.raises(OutputError, match=re.escape(str(out))):
+            train(out, report=started.append)
+        assert not started
+
+
+def test_sigterm_leaves_with_143_and_a_run_that_resumes(tmp_path, sample, write_labelled):
+    data, out = write_labelled(tmp_path, *sample), tmp_path / "run"
+    options = ["--data", data, "--out", out, "--base", "2", "--depth", "2", "--crop", "16", "--batch", "1"]
+    options += ["--epochs", "400", "--hold-out", "1", "--device", "cpu", "--precision", "float32"]
+    program = Path(sys.executable).with_name("isbi-train")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [program, "fit", *options], env=environment, stdout=-1, stderr=-1, text=True
+    ) as run:
+        while not (out / "progress.pth").exists() and run.poll() is None:
+            time.sleep(0.02)
+        time.sleep(0.2)
+        run.terminate()
+        _, errors = run.communicate(timeout=60)
+    assert run.returncode == 143, errors
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("isbi-train: stopped by signal 15")
+    assert not [name for name in os.listdir(out) if ".tmp" in name]
+    stopped = load_checkpoint(out / "progress.pth")
+    assert 2 <= stopped.epoch < 400
+
+    entries = []
+    with pytest.raises(LeftOffError):
+        fit(
+            load_labelled(data),
+            out,
+            network=stopped.network,
+            augment=stopped.augment,
+            train=stopped.train,
+            resume=True,
+            report=lambda entry: (entries.append(entry), leave_after(entry["epoch"])(entry)),
+        )
+    assert stopped.epoch < entries[0]["epoch"] <= stopped.epoch + 2
