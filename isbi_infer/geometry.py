@@ -21,7 +21,7 @@ from math import ceil
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import UsageError
+from isbi_infer.errors import ResourceError, UsageError
 
 Window = tuple[slice, slice]
 
@@ -84,27 +84,72 @@ def _round_up(value: int, multiple: int) -> int:
     return ceil(value / multiple) * multiple
 
 
-def _plan_axis(size: int, border: int, stride: int, halo: int, tile: int) -> tuple[int, int, list[_Span]]:
-    """Give the padded length, the tile length and the spans of one axis."""
-    padded = _round_up(size + 2 * border, stride)
+def _tile_side(padded: int, halo: int, stride: int, count: int) -> int:
+    """Give the smallest tile that covers an axis with `count` tiles."""
+    return _round_up(ceil((padded + 2 * halo * (count - 1)) / count), stride)
+
+
+def _fewest_tiles(padded: int, halo: int, stride: int, longest: int) -> int:
+    """Give the smallest number of tiles of at most `longest` pixels that covers an axis."""
+    if padded <= longest:
+        return 1
+    return ceil((padded - 2 * halo) / (longest // stride * stride - 2 * halo))
+
+
+def _spans(size: int, border: int, padded: int, halo: int, tile: int) -> list[_Span]:
+    """Cut one axis: where each tile reads, and what it owns of the image."""
     if padded <= tile:
-        return padded, padded, [_Span(0, (0, size))]
+        return [_Span(0, (0, size))]
     count = ceil((padded - 2 * halo) / (tile - 2 * halo))
-    # Balanced: the smallest tile that covers the axis with this many tiles.
-    tile = _round_up(ceil((padded + 2 * halo * (count - 1)) / count), stride)
-    origins = [min(i * (tile - 2 * halo), padded - tile) for i in range(count)]
     spans: list[_Span] = []
     start = 0
-    for i, origin in enumerate(origins):
+    for i in range(count):
+        origin = min(i * (tile - 2 * halo), padded - tile)
         end = padded if i == count - 1 else origin + tile - halo
         owns = (min(max(start - border, 0), size), min(max(end - border, 0), size))
         spans.append(_Span(origin, owns))
         start = end
-    return padded, tile, [span for span in spans if span.owns[0] < span.owns[1]]
+    return [span for span in spans if span.owns[0] < span.owns[1]]
 
 
-def plan_section(shape: tuple[int, int], *, stride: int, halo: int, border: int, tile: int) -> Plan:
-    """Plan one section.
+def _best_grid(
+    padded: tuple[int, int], stride: int, halo: int, longest: int, most_pixels: int
+) -> tuple[int, int]:
+    """Choose the tile shape that computes the fewest pixels within both limits; the squarest among equals."""
+    smallest = _smallest_tile(stride, halo)
+    shapes: list[tuple[int, int, int, tuple[int, int]]] = []
+    rows = _fewest_tiles(padded[0], halo, stride, longest)
+    while True:
+        tile_y = _tile_side(padded[0], halo, stride, rows)
+        tile_x_limit = min(longest, most_pixels // tile_y)
+        if padded[1] <= tile_x_limit or tile_x_limit >= smallest:
+            columns = _fewest_tiles(padded[1], halo, stride, tile_x_limit)
+            tile_x = _tile_side(padded[1], halo, stride, columns)
+            pixels = rows * columns * tile_y * tile_x
+            shapes.append((pixels, rows * columns, abs(tile_y - tile_x), (tile_y, tile_x)))
+            if columns == 1:
+                break  # more rows would only repeat more halo
+        if (rows > 1 and tile_y <= smallest) or padded[0] <= smallest:
+            break
+        rows += 1
+    if not shapes:
+        raise ResourceError(
+            f"the memory allows {most_pixels} pixels a tile, the smallest one has {smallest} x {smallest}; "
+            "free some memory, or allow more of it"
+        )
+    return min(shapes)[3]
+
+
+def plan_section(
+    shape: tuple[int, int],
+    *,
+    stride: int,
+    halo: int,
+    border: int,
+    tile: int | None = None,
+    most_pixels: int | None = None,
+) -> Plan:
+    """Plan one section: the tiles that compute the fewest pixels within the limits.
 
     Parameters
     ----------
@@ -116,8 +161,10 @@ def plan_section(shape: tuple[int, int], *, stride: int, halo: int, border: int,
         Pixels of context dropped on sides with a neighbour; a multiple of `stride`.
     border : int
         Mirrored pixels around the image that the model was validated with.
-    tile : int
-        Longest side of a tile, in pixels; the planner may choose a smaller, balanced one.
+    tile : int, optional
+        Longest side of a tile, in pixels.
+    most_pixels : int, optional
+        Largest area of a tile, in pixels: what memory allows.
 
     Returns
     -------
@@ -127,20 +174,27 @@ def plan_section(shape: tuple[int, int], *, stride: int, halo: int, border: int,
     ------
     UsageError
         If `tile` is not a multiple of `stride`, or leaves nothing between two halos.
+    ResourceError
+        If `most_pixels` allows no tile at all.
     """
-    if tile % stride:
-        below = max(tile // stride * stride, _smallest_tile(stride, halo))
-        raise UsageError(f"tile {tile} is not a multiple of the model's stride {stride}; try {below}")
-    if tile < _smallest_tile(stride, halo):
+    smallest = _smallest_tile(stride, halo)
+    if tile is not None and tile % stride:
+        nearest = max(round(tile / stride) * stride, smallest)
+        raise UsageError(f"tile {tile} is not a multiple of the model's stride {stride}; try {nearest}")
+    if tile is not None and tile < smallest:
         raise UsageError(
-            f"tile {tile} leaves nothing between two halos of {halo} pixels; "
-            f"use {_smallest_tile(stride, halo)} or more"
+            f"tile {tile} leaves nothing between two halos of {halo} pixels; use {smallest} or more"
         )
-    padded_y, tile_y, spans_y = _plan_axis(shape[0], border, stride, halo, tile)
-    padded_x, tile_x, spans_x = _plan_axis(shape[1], border, stride, halo, tile)
-    tiles = tuple(_tile(span_y, span_x, (tile_y, tile_x), border) for span_y in spans_y for span_x in spans_x)
-    pad = ((border, padded_y - shape[0] - border), (border, padded_x - shape[1] - border))
-    return Plan(shape, pad, (tile_y, tile_x), tiles)
+    padded = (_round_up(shape[0] + 2 * border, stride), _round_up(shape[1] + 2 * border, stride))
+    whole = padded[0] * padded[1]
+    tile_shape = _best_grid(padded, stride, halo, tile or max(padded), most_pixels or whole)
+    rows, columns = (
+        _spans(size, border, length, halo, side)
+        for size, length, side in zip(shape, padded, tile_shape, strict=True)
+    )
+    tiles = tuple(_tile(row, column, tile_shape, border) for row in rows for column in columns)
+    pad = ((border, padded[0] - shape[0] - border), (border, padded[1] - shape[1] - border))
+    return Plan(shape, pad, tile_shape, tiles)
 
 
 def _smallest_tile(stride: int, halo: int) -> int:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isbi_infer.errors import UsageError
+from isbi_infer.errors import ResourceError, UsageError
 from isbi_infer.geometry import mirror_pad, plan_section
 
 sizes = st.integers(1, 400)
@@ -87,3 +87,50 @@ def test_sections_smaller_than_the_padding_are_mirrored_again_and_again(shape):
     assert padded_YX.dtype == np.uint8
     assert (padded_YX[20 : 20 + shape[0], 20 : 20 + shape[1]] == image_YX).all()
     assert set(np.unique(padded_YX)) == set(np.unique(image_YX))
+
+
+@given(
+    height=st.integers(1, 3000),
+    width=st.integers(1, 3000),
+    halo=st.sampled_from([0, 32, 96]),
+    most_pixels=st.integers(208 * 208, 1024 * 1024),
+)
+def test_a_memory_limit_is_kept_and_every_pixel_still_owned_once(height, width, halo, most_pixels):
+    plan = plan_section((height, width), stride=16, halo=halo, border=0, most_pixels=most_pixels)
+    assert plan.tile_shape[0] * plan.tile_shape[1] <= most_pixels
+    owned = sum(
+        (rows.stop - rows.start) * (columns.stop - columns.start)
+        for rows, columns in (tile.owns for tile in plan.tiles)
+    )
+    assert owned == height * width
+
+
+@pytest.mark.parametrize("shape", [(4096, 4096), (1000, 3000), (5000, 700), (2048, 2049)])
+@pytest.mark.parametrize("most_pixels", [512 * 512, 1024 * 1024, 2144 * 2144])
+def test_no_grid_of_tiles_computes_fewer_pixels(shape, most_pixels):
+    plan = plan_section(shape, stride=16, halo=96, border=0, most_pixels=most_pixels)
+
+    def side(length, count):
+        return -(-(-(-(length + 192 * (count - 1)) // count)) // 16) * 16
+
+    padded = [-(-length // 16) * 16 for length in shape]
+    every = [
+        rows * columns * side(padded[0], rows) * side(padded[1], columns)
+        for rows in range(1, 60)
+        for columns in range(1, 60)
+        if side(padded[0], rows) * side(padded[1], columns) <= most_pixels
+        and (rows == 1 or side(padded[0], rows) >= 208)
+        and (columns == 1 or side(padded[1], columns) >= 208)
+    ]
+    computed = len(plan.tiles) * plan.tile_shape[0] * plan.tile_shape[1]
+    assert computed == min(every)
+
+
+def test_a_section_of_100000_x_100000_is_planned():
+    plan = plan_section((100_000, 100_000), stride=16, halo=96, border=0, most_pixels=4096 * 4096)
+    assert plan.overhead < 1.11
+
+
+def test_memory_for_no_tile_at_all_is_a_resource_error():
+    with pytest.raises(ResourceError, match="208 x 208"):
+        plan_section((512, 512), stride=16, halo=96, border=0, most_pixels=200 * 200)
