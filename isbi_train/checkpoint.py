@@ -127,7 +127,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             state_dict=_fitting_weights(plain["state_dict"], network),
             **{key: plain[key] for key in ("epoch", "data", "scores", "progress")},
         )
-    except (TypeError, UsageError, ModelError) as error:
+    except (TypeError, AttributeError, UsageError, ModelError) as error:
         raise ModelError(f"{path}: damaged checkpoint: {error}") from error
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isbi_infer.errors import ModelError, OutputError
@@ -102,6 +102,7 @@ def test_a_truncated_checkpoint_is_a_model_error(trained, tmp_path_factory, kept
         load_checkpoint(path)
 
 
+@settings(max_examples=30)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_never_passes_for_a_weight(trained, tmp_path_factory, where, bit):
     damaged = bytearray((trained / "model.pth").read_bytes())
@@ -218,6 +219,19 @@ def test_missing_and_unexpected_weights_are_both_listed(rewritten):
     with pytest.raises(ModelError) as raised:
         load_checkpoint(rewritten(change))
     assert "missing ['bottom.0.weight', 'head.bias'], unexpected ['tail.weight']" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda weights: weights.pop("head.bias"), r"missing \['head\.bias'\], unexpected \[\]"),
+        (lambda weights: weights.update(tail=torch.zeros(1)), r"missing \[\], unexpected \['tail'\]"),
+        (lambda weights: weights.clear(), r"missing \['bottom\.0\.weight', .*\], unexpected \[\]"),
+    ],
+)
+def test_weights_that_are_only_missing_or_only_unexpected_are_refused(rewritten, change, named):
+    with pytest.raises(ModelError, match=named):
+        load_checkpoint(rewritten(lambda plain: change(plain["state_dict"])))
 
 
 def test_weights_of_a_network_of_another_width_are_refused(rewritten):

@@ -22,6 +22,7 @@ from isbi_train.checkpoint import load_checkpoint
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.data import LabelledStack, load_labelled
 from isbi_train.train import choose_arithmetic, fit, learning_rate
+from isbi_train.validate import predict_whole
 
 
 def weights(folder, name="model.pth"):
@@ -135,18 +136,23 @@ def test_a_run_resumed_between_epochs_equals_an_uninterrupted_one(train, trained
 def test_a_run_stopped_by_sigterm_within_an_epoch_equals_an_uninterrupted_one(train, tmp_path):
     settings = {"epochs": 2, "crop": 16, "batch": 1, "checkpoint_epochs": 2}  # 48 steps an epoch
     train(tmp_path / "whole", **settings)
-    arrived = []
-    previous = signal.signal(signal.SIGTERM, lambda *_: arrived.append("late"))
-    timer = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGTERM))
+    over = threading.Event()
+
+    def insist():
+        while not over.wait(0.15):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    previous = signal.signal(signal.SIGTERM, lambda *_: None)  # before and after training, it means nothing
+    thread = threading.Thread(target=insist)
     try:
-        timer.start()
+        thread.start()
         with pytest.raises(Interrupted) as raised:
             train(tmp_path / "stopped", **settings)
     finally:
-        timer.join()
+        over.set()
+        thread.join()
         signal.signal(signal.SIGTERM, previous)
     assert raised.value.exit_code == 143
-    assert not arrived
     stopped = load_checkpoint(tmp_path / "stopped" / "progress.pth")
     assert 0 < len(stopped.progress["losses"]) < 96
     assert stopped.scores == {}
@@ -244,6 +250,24 @@ def test_held_out_sections_never_influence_the_weights(train, trained, tmp_path,
     for ours, theirs in zip(history(tmp_path), history(trained), strict=True):
         assert ours["training_loss"] == theirs["training_loss"]
         assert ours["loss"] != theirs["loss"]
+
+
+@given(gain=st.floats(0.5, 3), offset=st.floats(-50, 50))
+def test_held_out_sections_are_normalised_each_on_its_own(trained, labelled, gain, offset):
+    model = load_checkpoint(trained / "model.pth").load_network()
+    image_ZYX = labelled.image_ZYX[2:].astype(np.float32)
+    other_ZYX = np.stack([image_ZYX[0], gain * image_ZYX[1] + offset])
+    expected, found = (predict_whole(model, stack, stride=8, border=0) for stack in (image_ZYX, other_ZYX))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+
+
+@given(height=st.integers(9, 40), width=st.integers(9, 40), border=st.integers(0, 8))
+def test_sections_of_any_size_are_segmented_whole(trained, labelled, height, width, border):
+    model = load_checkpoint(trained / "model.pth").load_network()
+    image_ZYX = labelled.image_ZYX[:1, :height, :width]
+    logits_ZYX = predict_whole(model, image_ZYX, stride=8, border=border)
+    assert logits_ZYX.shape == image_ZYX.shape
+    assert np.isfinite(logits_ZYX).all()
 
 
 def test_training_sections_do_influence_the_weights(train, trained, tmp_path, labelled):

@@ -1,0 +1,64 @@
+"""The network as it is deployed: folded and rewritten, and still the same function."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from isbi_export.deployable import Deployable, SpaceToDepth
+from torch import nn
+
+from isbi_train.config import NetworkConfig
+from isbi_train.network import UNet
+
+floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=30)
+@given(
+    data=st.data(),
+    factor=st.sampled_from([2, 3]),
+    batch=st.integers(1, 2),
+    rows=st.integers(1, 3),
+    columns=st.integers(1, 3),
+)
+def test_space_to_depth_equals_pixel_unshuffle_to_the_bit(data, factor, batch, rows, columns):
+    shape = (batch, 1, rows * factor, columns * factor)
+    image_NCYX = torch.from_numpy(data.draw(hnp.arrays(np.float32, shape, elements=floats)))
+    with torch.inference_mode():
+        assert torch.equal(SpaceToDepth(factor)(image_NCYX), nn.PixelUnshuffle(factor)(image_NCYX))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("unshuffle", [1, 2])
+def test_folding_batch_norm_changes_no_probability_by_more_than_rounding(seasoned, unshuffle, seed):
+    config = NetworkConfig(base=4, depth=3, unshuffle=unshuffle)
+    original, deployed = seasoned(config, seed), Deployable(seasoned(config, seed))
+    image_NCYX = torch.randn(2, 1, 3 * config.stride, 5 * config.stride)
+    with torch.inference_mode():
+        expected = torch.sigmoid(original(image_NCYX))
+        torch.testing.assert_close(deployed(image_NCYX), expected, rtol=0, atol=1e-6)
+    assert expected.std() > 0.03  # neither all cell nor all membrane
+
+
+@pytest.mark.parametrize("unshuffle", [1, 2])
+def test_only_plain_layers_without_gradients_are_deployed(seasoned, unshuffle):
+    deployed = Deployable(seasoned(NetworkConfig(base=2, depth=2, unshuffle=unshuffle)))
+    kinds = {type(module) for module in deployed.modules()}
+    assert not kinds & {nn.BatchNorm2d, nn.Dropout2d, nn.PixelUnshuffle}
+    assert not any(parameter.requires_grad for parameter in deployed.parameters())
+    assert not any(module.training for module in deployed.modules())
+
+
+def test_probabilities_stay_within_0_and_1_for_extreme_grey_values(seasoned):
+    deployed = Deployable(seasoned(NetworkConfig(base=2, depth=2)))
+    with torch.inference_mode():
+        probability_NCYX = deployed(1e6 * torch.randn(1, 1, 32, 32))
+    assert probability_NCYX.min() >= 0
+    assert probability_NCYX.max() <= 1
+
+
+def test_a_network_that_is_still_training_is_not_deployed():
+    with pytest.raises(AssertionError):
+        Deployable(UNet(NetworkConfig(base=1, depth=1)).train())

@@ -1,0 +1,329 @@
+"""Publishing: files that carry their contract and equal their checkpoint, or no files at all."""
+
+import getpass
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from isbi_export import publish as publish_module
+from isbi_export.deployable import Deployable
+from isbi_export.graph_file import OPSET, write_onnx
+from isbi_export.parity import FLOAT32_TOLERANCE, probe_shapes
+from isbi_export.publish import FORMATS, publish
+from isbi_export.torchscript import read_torchscript, write_torchscript
+
+from isbi_infer.contract import CONTRACT_KEY, contract_of, parse_contract
+from isbi_infer.errors import ModelError, OutputError, UsageError
+from isbi_train.checkpoint import file_sha256, load_checkpoint
+from isbi_train.config import NetworkConfig, TrainConfig
+
+
+def onnx_contract(path):
+    metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert list(metadata) == [CONTRACT_KEY]
+    return metadata[CONTRACT_KEY]
+
+
+def contents(path):
+    """Give the bytes of a file, and of the members of a TorchScript archive, which are partly compressed."""
+    yield path.read_bytes()
+    if path.suffix == ".pt":
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                yield name.encode() + b"\0" + archive.read(name)
+
+
+def sessions(path):
+    return onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+
+
+def test_both_files_are_named_after_the_checkpoint_and_nothing_else_is_left(published):
+    assert sorted(os.listdir(published)) == ["model.onnx", "model.pt"]
+
+
+def test_both_files_carry_the_same_contract(published):
+    _, document = read_torchscript(published / "model.pt")
+    assert document == onnx_contract(published / "model.onnx")
+    assert contract_of({CONTRACT_KEY: document}) == parse_contract(document)
+
+
+def test_the_contract_says_what_the_checkpoint_and_the_network_are(published, trained):
+    contract, checkpoint = parse_contract(onnx_contract(published / "model.onnx")), load_checkpoint(trained)
+    assert (contract.stride, contract.halo, contract.border) == (8, 48, 8)
+    assert contract.exact
+    assert contract.pixel_size_nm == 4.0
+    assert contract.scores == checkpoint.scores
+    assert contract.training == {
+        "checkpoint_sha256": file_sha256(trained),
+        "data_sha256": checkpoint.data["sha256"],
+        "sections": "0:2",
+        "network": checkpoint.network.to_plain(),
+        "epochs": 2,
+    }
+
+
+def test_names_in_the_contract_are_those_of_the_graph(published):
+    contract, session = (
+        parse_contract(onnx_contract(published / "model.onnx")),
+        sessions(published / "model.onnx"),
+    )
+    assert [tensor.name for tensor in session.get_inputs()] == [contract.input_name]
+    assert [tensor.name for tensor in session.get_outputs()] == [contract.output_name]
+
+
+def test_the_proof_covers_odd_and_oblong_shapes_and_batches(save, tmp_path):
+    (proof,) = publish(save(), tmp_path, ["torchscript"])
+    assert proof.path == tmp_path / "model.pt"
+    assert proof.parity.shapes == probe_shapes(4)
+    assert {shape[0] for shape in proof.parity.shapes} == {1, 3}
+    assert any(shape[2] != shape[3] for shape in proof.parity.shapes)
+    assert 0 < proof.parity.largest <= FLOAT32_TOLERANCE
+
+
+def test_any_batch_height_and_width_runs_and_equals_the_checkpoint(published, trained):
+    network = load_checkpoint(trained).load_network()
+    session, (scripted, _) = sessions(published / "model.onnx"), read_torchscript(published / "model.pt")
+    for shape in [(1, 1, 8, 8), (2, 1, 8, 64), (5, 1, 24, 16), (1, 1, 136, 72)]:
+        image_NCYX = np.random.default_rng(3).standard_normal(shape, dtype=np.float32)
+        (found_NCYX,) = session.run(None, {"image": image_NCYX})
+        with torch.inference_mode():
+            expected_NCYX = torch.sigmoid(network(torch.from_numpy(image_NCYX))).numpy()
+            scripted_NCYX = scripted(torch.from_numpy(image_NCYX)).numpy()
+        np.testing.assert_allclose(found_NCYX, expected_NCYX, rtol=0, atol=FLOAT32_TOLERANCE)
+        np.testing.assert_allclose(scripted_NCYX, expected_NCYX, rtol=0, atol=FLOAT32_TOLERANCE)
+
+
+def test_the_graph_passes_the_checker_at_the_opset_it_names(published):
+    proto = onnx.load(published / "model.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", OPSET)]
+    assert {node.domain for node in proto.graph.node} == {""}
+    dimensions = [dimension.dim_param for dimension in proto.graph.input[0].type.tensor_type.shape.dim]
+    assert dimensions[0]
+    assert dimensions[2]
+    assert dimensions[3]
+
+
+def test_all_weights_are_inside_the_file(published, tmp_path):
+    proto = onnx.load(published / "model.onnx", load_external_data=False)
+    weights = [*proto.graph.initializer]
+    assert weights
+    for tensor in weights:
+        assert tensor.data_location == onnx.TensorProto.DEFAULT
+        assert not tensor.external_data
+    alone = shutil.copy(published / "model.onnx", tmp_path / "alone.onnx")
+    (probability_NCYX,) = sessions(alone).run(None, {"image": np.zeros((1, 1, 8, 8), np.float32)})
+    assert probability_NCYX.shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt"])
+def test_no_trace_of_this_machine_is_in_a_file(published, name):
+    traces = [
+        b"site-packages",
+        b".py(",
+        b"Traceback",
+        str(published.parent).encode(),
+        str(Path.home()).encode() + b"/",
+    ]
+    for module in (publish_module, torch):
+        traces.append(str(Path(module.__file__).parents[1]).encode())
+    traces += [f"/{getpass.getuser()}/".encode(), socket.gethostname().encode(), b"/work", b"/tmp"]
+    for content in contents(published / name):
+        for trace in traces:
+            assert trace not in content, (trace, content[:80])
+
+
+def test_exporting_again_gives_the_same_bytes_from_and_into_any_folder(published, trained, tmp_path):
+    elsewhere = tmp_path / "another name" / "model.pth"
+    elsewhere.parent.mkdir()
+    shutil.copy(trained, elsewhere)
+    publish(elsewhere, elsewhere.parent, ["torchscript", "onnx"])
+    for name in ("model.onnx", "model.pt"):
+        assert elsewhere.with_name(name).read_bytes() == (published / name).read_bytes(), name
+
+
+def test_a_script_is_the_same_whatever_torch_was_told_before(published, trained, tmp_path):
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=True, allow_tf32=True):
+        publish(trained, tmp_path, ["torchscript"])
+    assert (tmp_path / "model.pt").read_bytes() == (published / "model.pt").read_bytes()
+
+
+def test_a_script_never_asks_for_narrow_arithmetic(published):
+    model, _ = read_torchscript(published / "model.pt")
+    calls = [line for line in model.code.splitlines() if "torch._convolution(" in line]
+    assert calls
+    assert all(line.endswith("True, False)") for line in calls)  # cuDNN yes, TensorFloat-32 no
+
+
+def test_a_network_without_pixel_unshuffle_is_published_too(save, tmp_path):
+    proofs = publish(
+        save(network=NetworkConfig(base=2, depth=2, unshuffle=1)), tmp_path, ["onnx", "torchscript"]
+    )
+    assert [proof.path.name for proof in proofs] == ["model.onnx", "model.pt"]
+    assert all(proof.parity.largest <= FLOAT32_TOLERANCE for proof in proofs)
+    contract = parse_contract(onnx_contract(tmp_path / "model.onnx"))
+    assert (contract.stride, contract.halo, contract.pixel_size_nm) == (4, 24, None)
+
+
+def test_a_format_asked_for_twice_is_written_once(save, tmp_path):
+    assert len(publish(save(), tmp_path, ["torchscript", "torchscript"])) == 1
+
+
+def perturbed(write):
+    """Write a file of a network with one weight that is not the checkpoint's."""
+
+    def write_perturbed(path, model, contract):
+        with torch.no_grad():
+            model.network.head.weight[0, 0] += 1e-2
+        write(path, model, contract)
+
+    return write_perturbed
+
+
+def corrupted(path, model, contract):
+    write_torchscript(path, model, contract)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def with_other_size(path, model, contract):
+    class Larger(Deployable):
+        def forward(self, image_NCYX):
+            return super().forward(image_NCYX).repeat(1, 1, 2, 2)
+
+    model.__class__ = Larger
+    write_torchscript(path, model, contract)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "reason"),
+    [
+        (
+            "onnx",
+            perturbed(write_onnx),
+            "the onnx file differs from the checkpoint by .*nothing was published",
+        ),
+        ("torchscript", perturbed(write_torchscript), "the torchscript file differs from the checkpoint"),
+        ("torchscript", corrupted, "not a readable TorchScript file"),
+        ("torchscript", with_other_size, r"the torchscript file gives \(1, 1, 8, 8\)"),
+    ],
+)
+def test_a_file_that_differs_from_its_checkpoint_is_not_published(
+    monkeypatch, save, tmp_path, name, write, reason
+):
+    monkeypatch.setitem(FORMATS, name, replace(FORMATS[name], write=write))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    older = folder / f"model{FORMATS[name].suffix}"
+    older.write_bytes(b"older")
+    with pytest.raises(ModelError, match=reason):
+        publish(save(), folder, [name])
+    assert older.read_bytes() == b"older"
+    assert os.listdir(folder) == [older.name]
+
+
+def test_one_file_that_differs_keeps_back_all(monkeypatch, save, tmp_path):
+    FORMATS_TORCHSCRIPT = FORMATS["torchscript"]
+    other = replace(FORMATS_TORCHSCRIPT, suffix=".other", write=perturbed(write_torchscript))
+    monkeypatch.setitem(FORMATS, "other", other)
+    with pytest.raises(ModelError):
+        publish(save(), tmp_path, ["torchscript", "other"])
+    assert os.listdir(tmp_path) == ["model.pth"]
+
+
+@pytest.mark.parametrize("formats", [["tensorflow"], ["onnx", "onxx"], []])
+def test_an_unknown_format_is_refused_before_anything_is_read(tmp_path, formats):
+    with pytest.raises(UsageError, match="choose from onnx, torchscript"):
+        publish(tmp_path / "nowhere.pth", tmp_path, formats)
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_any_export(monkeypatch, save, tmp_path):
+    exported = []
+    monkeypatch.setitem(
+        FORMATS, "onnx", replace(FORMATS["onnx"], write=lambda *arguments: exported.append(arguments))
+    )
+    checkpoint = save()
+    (tmp_path / "taken" / "model.onnx").mkdir(parents=True)
+    for folder in (tmp_path / "nowhere", checkpoint, tmp_path / "taken"):
+        with pytest.raises(OutputError, match=re.escape(str(folder))):
+            publish(checkpoint, folder, ["onnx"])
+    assert not exported
+
+
+@pytest.mark.parametrize("name", ["encoder.0.1.running_var", "encoder.0.1.running_mean", "bottom.4.weight"])
+def test_nan_in_a_batch_norm_is_refused_by_name(save, tmp_path, name):
+    path = save(state=lambda weights: weights[name].fill_(float("nan")))
+    with pytest.raises(ModelError, match=re.escape(name)):
+        publish(path, tmp_path, ["onnx", "torchscript"])
+    assert os.listdir(tmp_path) == ["model.pth"]
+
+
+def test_scores_that_are_no_numbers_are_refused(save, tmp_path):
+    with pytest.raises(ModelError, match="loss"):
+        publish(save(scores={"loss": float("nan")}), tmp_path, ["onnx"])
+    assert os.listdir(tmp_path) == ["model.pth"]
+
+
+def test_a_damaged_checkpoint_publishes_nothing(save, tmp_path):
+    path = save()
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(ModelError, match=r"model\.pth"):
+        publish(path, tmp_path, ["onnx"])
+    assert os.listdir(tmp_path) == ["model.pth"]
+
+
+def test_a_progress_checkpoint_without_scores_is_published(save, tmp_path):
+    publish(save(scores={}, train=TrainConfig(border=24)), tmp_path, ["torchscript"])
+    contract = parse_contract(read_torchscript(tmp_path / "model.pt")[1])
+    assert (contract.scores, contract.border) == ({}, 24)
+
+
+def test_the_contract_document_is_plain_json_without_nan(published):
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    assert json.loads(onnx_contract(published / "model.onnx"), parse_constant=refuse)["schema"] == 1
+
+
+def test_foreign_and_damaged_scripts_are_model_errors(published, tmp_path):
+    path = tmp_path / "model.pt"
+    whole = (published / "model.pt").read_bytes()
+    for content in (b"", b"<html>", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match=r"model\.pt: not a readable TorchScript"):
+            read_torchscript(path)
+    with pytest.raises(ModelError, match=r"nowhere\.pt"):
+        read_torchscript(tmp_path / "nowhere.pt")
+
+
+def test_a_killed_export_leaves_no_final_file_and_the_next_one_sweeps(published, trained, tmp_path):
+    checkpoint = Path(shutil.copy(trained, tmp_path / "model.pth"))
+    program = [Path(sys.executable).with_name("isbi-export"), checkpoint]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    moments, killed = random.Random(2012), 0
+    for _ in range(3):
+        with subprocess.Popen(program, env=environment, stdout=-3, stderr=-3) as export:
+            time.sleep(moments.uniform(0.8, 3.6))
+            export.send_signal(signal.SIGKILL)
+        killed += export.returncode == -signal.SIGKILL
+        for name in ("model.onnx", "model.pt"):
+            if (tmp_path / name).exists():  # only where the export was through, or all but
+                assert (tmp_path / name).read_bytes() == (published / name).read_bytes()
+                (tmp_path / name).unlink()
+    assert killed
+    publish(checkpoint, tmp_path, ["torchscript"])
+    assert [name for name in os.listdir(tmp_path) if name.endswith(".pt")] == ["model.pt"]
