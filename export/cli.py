@@ -16,7 +16,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint written by isbi-train (.pth).")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint written by isbi-train (.pth).")
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for the files. [default: beside the checkpoint]"),

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from isbi_export.torchscript import read_torchscript
+from torch import nn
 
 from isbi_infer.errors import ModelError
 from isbi_infer.session import OnnxSession
@@ -101,11 +102,15 @@ def onnx_runner(path: Path) -> Run:
 
 def torchscript_runner(path: Path) -> Run:
     """Run a TorchScript file on the CPU."""
-    model, _ = read_torchscript(path)
+    return module_runner(read_torchscript(path)[0])
+
+
+def module_runner(module: nn.Module) -> Run:
+    """Run a module of torch on arrays, on the CPU."""
 
     def run(image_NCYX: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
-            result: npt.NDArray[np.float32] = model(torch.from_numpy(image_NCYX)).numpy()
+            result: npt.NDArray[np.float32] = module(torch.from_numpy(image_NCYX)).numpy()
         return result
 
     return run

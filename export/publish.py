@@ -11,7 +11,8 @@ from pathlib import Path
 from isbi_export.context import halo_px
 from isbi_export.deployable import Deployable
 from isbi_export.graph_file import write_onnx
-from isbi_export.parity import Parity, Run, compare, onnx_runner, torchscript_runner
+from isbi_export.parity import Parity, Run, compare, module_runner, onnx_runner, torchscript_runner
+from isbi_export.seams import halo_errors
 from isbi_export.torchscript import write_torchscript
 
 from isbi_infer import __version__
@@ -44,7 +45,7 @@ class Published:
     parity: Parity
 
 
-def contract_for(checkpoint: Checkpoint, checkpoint_sha256: str) -> ModelContract:
+def contract_for(checkpoint: Checkpoint, checkpoint_sha256: str, deployable: Deployable) -> ModelContract:
     """Say about a checkpoint's network what the runtime must know.
 
     Parameters
@@ -53,12 +54,15 @@ def contract_for(checkpoint: Checkpoint, checkpoint_sha256: str) -> ModelContrac
         Gives architecture, border, provenance and scores.
     checkpoint_sha256 : str
         Of the checkpoint file.
+    deployable : Deployable
+        Its network, on which the errors of smaller halos are measured.
 
     Returns
     -------
     ModelContract
         With halo and stride computed from the network.
     """
+    stride, halo, border = checkpoint.network.stride, halo_px(checkpoint.network), checkpoint.train.border
     return ModelContract(
         schema=SCHEMA,
         input_name="image",
@@ -67,9 +71,10 @@ def contract_for(checkpoint: Checkpoint, checkpoint_sha256: str) -> ModelContrac
         output_name="probability",
         output_dtype="float32",
         output_channels=1,
-        stride=checkpoint.network.stride,
-        halo=halo_px(checkpoint.network),
-        border=checkpoint.train.border,
+        stride=stride,
+        halo=halo,
+        border=border,
+        halo_error=halo_errors(module_runner(deployable), stride=stride, halo=halo, border=border),
         exact=True,  # by construction: a UNet has convolutions and poolings only
         normalisation="section-zscore",
         polarity="cell",
@@ -118,13 +123,13 @@ def publish(checkpoint_path: Path, folder: Path, formats: Sequence[str]) -> list
         raise UsageError(f"unknown formats {unknown}; choose from {', '.join(FORMATS)}")
     checkpoint = load_checkpoint(checkpoint_path)
     _require_finite(checkpoint_path, checkpoint)
-    contract = contract_for(checkpoint, file_sha256(checkpoint_path))
     targets = {
         name: folder / (checkpoint_path.stem + FORMATS[name].suffix) for name in dict.fromkeys(formats)
     }
     for target in targets.values():
         check_writable(target)
     network, deployable = checkpoint.load_network(), Deployable(checkpoint.load_network())
+    contract = contract_for(checkpoint, file_sha256(checkpoint_path), deployable)
     published = []
     with ExitStack() as stack:  # leaves by renaming all files, or none
         for name, target in targets.items():

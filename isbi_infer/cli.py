@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -44,6 +45,19 @@ def infer(
     batch: Annotated[
         int | None, typer.Option(help="Tiles computed at once; never changes the result.")
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="What the network may take, such as 4GiB. [default: half of what is free]"),
+    ] = None,
+    halo: Annotated[
+        int | None, typer.Option(help="Context in pixels; less than the model's own is not exact, and said.")
+    ] = None,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average over the 8 flips and rotations; 8 times the work.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print plan, memory and expected time; write nothing.")
+    ] = False,
     emit: Annotated[Literal["cell", "membrane"], typer.Option(help="What 1 means.")] = "cell",
     dtype: Annotated[
         Literal["float32", "uint8"], typer.Option(help="Of the output; uint8 stores round(255 p).")
@@ -66,22 +80,35 @@ def infer(
     with exit_codes("isbi-infer", debug=debug):
         from isbi_infer import scoring
         from isbi_infer.files import check_not_input
+        from isbi_infer.memory import parse_bytes
         from isbi_infer.segmenter import Segmenter
         from isbi_infer.stacks import open_stack
 
         with open_stack(stack) as reader:
-            megapixels = reader.height * reader.width / 1e6
+            shape = (reader.sections, reader.height, reader.width)
         target = output or _beside(stack)
         scorer = None
         if label:
             check_not_input(target, label)
             scorer = scoring.open_scorer(label, reader.shape)
-        segmenter = Segmenter(model, provider=provider, tile=tile, batch=batch)
-        with section_progress(megapixels, quiet=quiet or as_json) as progress:
+        segmenter = Segmenter(
+            model,
+            provider=provider,
+            tile=tile,
+            batch=batch,
+            memory=parse_bytes(memory) if memory else None,
+            halo=halo,
+            tta=tta,
+        )
+        if dry_run:
+            estimate = segmenter.estimate(shape)
+            typer.echo(json.dumps(asdict(estimate)) if as_json else str(estimate))
+            _say(estimate.notes)
+            return
+        with section_progress(shape[1] * shape[2] / 1e6, quiet=quiet or as_json) as progress:
             summary = segmenter.segment_file(stack, target, emit=emit, dtype=dtype, progress=progress)
         scores = scorer(target, membrane=emit == "membrane") if scorer else None
-        for note in (*summary.notes, *(scores["notes"] if scores else ())):
-            typer.echo(f"isbi-infer: note: {note}", err=True)
+        _say((*summary.notes, *(scores["notes"] if scores else ())))
         if as_json:
             typer.echo(json.dumps(asdict(summary) | ({"scores": scores} if scores else {})))
             return
@@ -92,6 +119,11 @@ def infer(
             )
         if scores:
             typer.echo(scoring.summary(scores))
+
+
+def _say(notes: Iterable[str]) -> None:
+    for note in notes:
+        typer.echo(f"isbi-infer: note: {note}", err=True)
 
 
 def _beside(stack: Path) -> Path:

@@ -39,6 +39,9 @@ class ModelContract:
         from the network.
     border : int
         Mirrored pixels around the image that the model was validated with.
+    halo_error : mapping of str to float
+        Largest error of a probability with a smaller halo, by its pixels ("0", "16" ...), measured on the synthetic
+        sample when the model was exported; for `halo` itself it is 0 on the CPU.
     exact : bool
         True when the graph has no global operation, so that tiles evaluate the whole-image result.
     normalisation : {"section-zscore"}
@@ -67,6 +70,7 @@ class ModelContract:
     stride: int
     halo: int
     border: int
+    halo_error: Mapping[str, Any]
     exact: bool
     normalisation: Literal["section-zscore"]
     polarity: Literal["cell"]

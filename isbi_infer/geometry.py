@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -209,10 +210,50 @@ def _tile(span_y: _Span, span_x: _Span, tile_shape: tuple[int, int], border: int
     return Tile((reads[0], reads[1]), (crop[0], crop[1]), (owns[0], owns[1]))
 
 
+def read_mirrored(
+    section_YX: npt.NDArray[Any], pad: tuple[tuple[int, int], tuple[int, int]], window: Window
+) -> npt.NDArray[Any]:
+    """Read a window of a padded section without padding the section.
+
+    Beyond its edges a section goes on as its reflection about its edge pixels, over and over where it is smaller than
+    the padding.
+
+    Parameters
+    ----------
+    section_YX : ndarray, shape (Y, X)
+        Any dtype.
+    pad : ((int, int), (int, int))
+        Pixels before and after, per axis.
+    window : (slice, slice)
+        In the frame of the padded section.
+
+    Returns
+    -------
+    ndarray
+        The window's pixels, of the same dtype; a view where it lies within the section.
+    """
+    starts = [part.start - before for part, (before, _) in zip(window, pad, strict=True)]
+    stops = [part.stop - before for part, (before, _) in zip(window, pad, strict=True)]
+    if min(starts) >= 0 and all(stop <= size for stop, size in zip(stops, section_YX.shape, strict=True)):
+        return section_YX[starts[0] : stops[0], starts[1] : stops[1]]
+    rows, columns = (
+        _mirrored(np.arange(start, stop), size)
+        for start, stop, size in zip(starts, stops, section_YX.shape, strict=True)
+    )
+    return section_YX[np.ix_(rows, columns)]
+
+
+def _mirrored(index: npt.NDArray[np.intp], size: int) -> npt.NDArray[np.intp]:
+    if size == 1:
+        return np.zeros_like(index)
+    folded = index % (2 * (size - 1))
+    return np.minimum(folded, 2 * (size - 1) - folded)
+
+
 def mirror_pad(
-    section_YX: npt.NDArray[np.generic], pad: tuple[tuple[int, int], tuple[int, int]]
-) -> npt.NDArray[np.generic]:
-    """Pad a section by reflection about its edge pixels, also when it is smaller than the padding.
+    section_YX: npt.NDArray[Any], pad: tuple[tuple[int, int], tuple[int, int]]
+) -> npt.NDArray[Any]:
+    """Pad a whole section by reflection about its edge pixels.
 
     Parameters
     ----------
@@ -226,4 +267,6 @@ def mirror_pad(
     ndarray
         The padded section, of the same dtype.
     """
-    return np.pad(section_YX, pad, mode="reflect")
+    lengths = (size + sum(around) for size, around in zip(section_YX.shape, pad, strict=True))
+    height, width = lengths
+    return read_mirrored(section_YX, pad, (slice(0, height), slice(0, width)))

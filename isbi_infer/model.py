@@ -1,4 +1,4 @@
-"""A model file opened for use: its bytes, its contract, a session on it, and a probe that they fit together."""
+"""A model file opened for use: its contract, checked against its graph, a session on it, and a probe of both."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from isbi_models import default_model
 
 from isbi_infer.contract import ModelContract, contract_of
 from isbi_infer.errors import ModelError
+from isbi_infer.graph import GraphAnalysis, analyse
+from isbi_infer.onnxfile import OnnxFile, read_onnx
 from isbi_infer.session import OnnxSession, open_session
 
 
@@ -26,6 +28,8 @@ class OpenModel:
         Of its bytes.
     contract : ModelContract
         What it says about itself.
+    graph : GraphAnalysis
+        What its graph says, with which the contract agrees.
     session : OnnxSession
         On the proved provider.
     """
@@ -33,6 +37,7 @@ class OpenModel:
     path: Path
     sha256: str
     contract: ModelContract
+    graph: GraphAnalysis
     session: OnnxSession
 
 
@@ -64,12 +69,16 @@ def open_model(model: str | Path | None, provider: str) -> OpenModel:
     if released and sha256 != released.sha256:
         raise ModelError(f"{path}: sha256 is {sha256}, released was {released.sha256}; reinstall isbi-infer")
     try:
+        file = read_onnx(model_bytes)
+        _require_weights_inside(file)
+        contract = contract_of(file.metadata)
+        graph = analyse(file)
+        _require_agreement(contract, graph)
         session = open_session(model_bytes, provider)
-        contract = contract_of(session.metadata)
         _probe(session, contract)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    return OpenModel(path, sha256, contract, session)
+    return OpenModel(path, sha256, contract, graph, session)
 
 
 def _read_model(path: Path) -> bytes:
@@ -90,6 +99,30 @@ def _read_model(path: Path) -> bytes:
     if not model:
         raise ModelError(f"{path}: the file is empty; expected an .onnx file from isbi-export")
     return model
+
+
+def _require_weights_inside(file: OnnxFile) -> None:
+    if file.external:
+        raise ModelError(
+            f"the weights lie outside the file ({len(file.external)} tensors, {file.external[0]!r} first); "
+            "export it with isbi-export, or save it with external_data=False"
+        )
+
+
+def _require_agreement(contract: ModelContract, graph: GraphAnalysis) -> None:
+    """Hold the contract against the graph: too small a halo or stride would be a seam in every result."""
+    if contract.exact and not graph.exact:
+        more = f" (and {len(graph.reasons) - 1} more)" if len(graph.reasons) > 1 else ""
+        raise ModelError(f"the contract says exact, the graph is not: {graph.reasons[0]}{more}")
+    if contract.stride % graph.stride:
+        raise ModelError(
+            f"the contract says stride {contract.stride}, the graph repeats every {graph.stride} pixels"
+        )
+    if contract.halo < graph.halo:
+        raise ModelError(
+            f"the contract says halo {contract.halo}, the graph needs {graph.halo} "
+            f"(it looks {max(graph.context)} pixels far)"
+        )
 
 
 def _probe(session: OnnxSession, contract: ModelContract) -> None:

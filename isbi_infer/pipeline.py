@@ -1,40 +1,84 @@
-"""Sections in, results out: tiles are gathered into batches, computed, cropped, and each section given in order."""
+"""Sections in, results out, in three stages that overlap.
+
+::
+
+    reader thread          lanes (one or more threads)             caller
+    read, statistics  ->   gather + normalise, compute, crop  ->   one section at a time, in order
+
+Only a bounded number of sections is open at any time, so memory depends on tile and batch and never on the length of
+the stack. Leaving the iteration, also by an exception or Ctrl-C, stops the other threads.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+import logging
+import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import ImageError
-from isbi_infer.geometry import Plan, Tile, mirror_pad
+from isbi_infer.errors import ImageError, ResourceError
+from isbi_infer.geometry import Plan, Tile, read_mirrored
 from isbi_infer.normalise import intensity_statistics, normalise
+from isbi_infer.symmetry import Symmetry
 
-Run = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+log = logging.getLogger(__name__)
+
+Section = npt.NDArray[Any]
+Result = npt.NDArray[np.float32]
 
 
-def run_sections(
-    sections: Iterable[npt.NDArray[Any]],
-    *,
-    run: Run,
-    plan: Callable[[tuple[int, int]], Plan],
-    batch: Callable[[Plan], int],
-) -> Iterator[npt.NDArray[np.float32]]:
+class Backend(Protocol):
+    """What computes a batch; `isbi_infer.session.OnnxSession` is one."""
+
+    def run(self, batch_NCYX: Result) -> Result:
+        """Compute probabilities of normalised grey values; safe to call from several threads."""
+
+    def stop(self) -> None:
+        """Make running calls of `run` return early, with an exception."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a run is laid out.
+
+    Attributes
+    ----------
+    plan : callable
+        From a section's shape, and how often tiles were halved for lack of memory, to its tiles.
+    batch : callable
+        From a plan to the number of tiles computed at once.
+    lanes : int
+        Threads that compute.
+    symmetries : tuple of Symmetry
+        Views of a section whose results are averaged; the identity alone for a plain run.
+    fixed_batch : bool
+        Fill up the last batch, for devices on which each new shape costs much.
+    """
+
+    plan: Callable[[tuple[int, int], int], Plan]
+    batch: Callable[[Plan], int]
+    lanes: int
+    symmetries: tuple[Symmetry, ...]
+    fixed_batch: bool = False
+
+
+def run_sections(sections: Iterable[Section], backend: Backend, settings: Settings) -> Iterator[Result]:
     """Compute sections of one shape lazily; tiles of neighbouring sections share batches.
 
     Parameters
     ----------
     sections : iterable of ndarray, shape (Y, X)
-        Grey values, all finite.
-    run : callable
-        From normalised grey values to probabilities, float32, shape (N, 1, Y, X).
-    plan : callable
-        From a section's shape to its tiles.
-    batch : callable
-        From a plan to the number of tiles computed at once.
+        Grey values, all finite. Iterated in a thread of its own, a bounded number of sections ahead.
+    backend : Backend
+        What computes.
+    settings : Settings
+        Tiles, batch, lanes and symmetries.
 
     Yields
     ------
@@ -45,47 +89,248 @@ def run_sections(
     ------
     ImageError
         If the sections differ in shape.
+    ResourceError
+        If there is not enough memory for the smallest tile.
     """
-    jobs: deque[_SectionJob] = deque()
-    queue: list[tuple[_SectionJob, Tile]] = []
-    shape: tuple[int, ...] | None = None
-    for section_YX in sections:
-        if shape not in (None, section_YX.shape):
-            raise ImageError(f"sections differ in shape: {shape}, then {section_YX.shape}; split the stack")
-        shape = section_YX.shape
-        job = _SectionJob(section_YX, plan((shape[0], shape[1])))
-        jobs.append(job)
-        for tile in job.plan.tiles:
-            queue.append((job, tile))
-            if len(queue) == batch(job.plan):
-                _compute(queue, run)
-                queue.clear()
-        while jobs and jobs[0].pending == 0:
-            yield jobs.popleft().out_YX
-    if queue:
-        _compute(queue, run)
-    yield from (job.out_YX for job in jobs)
+    run = _Run(sections, backend, settings)
+    try:
+        run.start()
+        while (job := run.next_job()) is not None:
+            yield job.result()
+    finally:
+        run.stop()
 
 
-class _SectionJob:
-    """One section on its way through the tiles: its padded pixels, its statistics, its result."""
+class _View:
+    """One symmetric view of a section on its way through the tiles."""
 
-    def __init__(self, section_YX: npt.NDArray[Any], plan: Plan) -> None:
-        self.plan = plan
-        self.pending = len(plan.tiles)
-        self.out_YX = np.empty(plan.shape, np.float32)
-        self._statistics = intensity_statistics(section_YX)
-        self._padded_YX = mirror_pad(section_YX, plan.pad)
+    def __init__(self, section_YX: Section, symmetry: Symmetry, settings: Settings, halvings: int) -> None:
+        self.section_YX = symmetry.apply(section_YX)
+        self.symmetry = symmetry
+        self.statistics = intensity_statistics(section_YX)
+        self.plan = settings.plan((self.section_YX.shape[0], self.section_YX.shape[1]), halvings)
+        self.out_YX = np.empty(self.section_YX.shape, np.float32)
 
-    def gather(self, tile: Tile) -> npt.NDArray[np.float32]:
-        return normalise(self._padded_YX[tile.reads], self._statistics)
-
-    def scatter(self, tile: Tile, probability_YX: npt.NDArray[np.float32]) -> None:
-        self.out_YX[tile.owns] = probability_YX[tile.crop]
-        self.pending -= 1
+    def gather(self, tile: Tile, plan: Plan) -> Result:
+        return normalise(read_mirrored(self.section_YX, plan.pad, tile.reads), self.statistics)
 
 
-def _compute(queue: list[tuple[_SectionJob, Tile]], run: Run) -> None:
-    batch_NCYX = np.stack([job.gather(tile)[None] for job, tile in queue])
-    for (job, tile), probability_CYX in zip(queue, run(batch_NCYX), strict=True):
-        job.scatter(tile, probability_CYX[0])
+class _Job:
+    """One section: its views, and how many of their tiles are still to come."""
+
+    def __init__(self, section_YX: Section, settings: Settings, halvings: int) -> None:
+        self.views = [_View(section_YX, symmetry, settings, halvings) for symmetry in settings.symmetries]
+        self.pending = sum(len(view.plan.tiles) for view in self.views)
+
+    def result(self) -> Result:
+        """Average the views in their fixed order, so that the sum has one rounding."""
+        if len(self.views) == 1:
+            return self.views[0].symmetry.undo(self.views[0].out_YX)
+        total_YX = sum(view.symmetry.undo(view.out_YX).astype(np.float64) for view in self.views)
+        return np.asarray(total_YX / len(self.views), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    job: _Job
+    view: _View
+    tile: Tile
+
+
+class _Run:
+    """The threads of one iteration and what they share."""
+
+    def __init__(self, sections: Iterable[Section], backend: Backend, settings: Settings) -> None:
+        self._sections, self._backend, self._settings = sections, backend, settings
+        self._work: queue.Queue[list[_Item] | None] = queue.Queue(settings.lanes)
+        self._changed = threading.Condition()
+        self._jobs: list[_Job] = []
+        self._read_all = False
+        self._read_error: BaseException | None = None
+        self._error: BaseException | None = None
+        self._stopping = False
+        self._halvings = 0
+        self._batch = 1  # until the first section is there
+        self._reduced = False  # the batch, for lack of memory
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(self._read,), name="reader", daemon=True)
+        ]
+        self._threads += [
+            threading.Thread(target=self._guarded, args=(self._compute_all,), name=f"lane-{i}", daemon=True)
+            for i in range(settings.lanes)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def next_job(self) -> _Job | None:
+        """Wait for the next section in order; None after the last one."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._error
+                    or (self._jobs and not self._jobs[0].pending)
+                    or (self._read_all and not self._jobs)
+                )
+            )
+            if self._jobs and not self._jobs[0].pending:
+                job = self._jobs.pop(0)
+                self._changed.notify_all()
+                return job
+            if error := self._error or self._read_error:
+                raise error
+            return None
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if any(thread.is_alive() for thread in self._threads):
+            self._backend.stop()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except _Stopped:
+            pass
+        except BaseException as error:
+            with self._changed:
+                self._error = self._error or error
+                self._changed.notify_all()
+
+    # The reader's thread
+
+    def _read(self) -> None:
+        try:
+            self._read_sections()
+        except _Stopped:
+            return
+        except BaseException as error:
+            self._read_error = error  # said after the sections before it
+        for _ in range(self._settings.lanes):
+            self._put(None)
+        with self._changed:
+            self._read_all = True
+            self._changed.notify_all()
+
+    def _read_sections(self) -> None:
+        shape: tuple[int, ...] | None = None
+        items: list[_Item] = []
+        try:
+            for section_YX in self._sections:
+                if shape not in (None, section_YX.shape):
+                    raise ImageError(
+                        f"sections differ in shape: {shape}, then {section_YX.shape}; split the stack"
+                    )
+                shape = section_YX.shape
+                job = _Job(section_YX, self._settings, self._halvings)
+                if not self._reduced:
+                    self._batch = self._settings.batch(job.views[0].plan)
+                self._open(job)
+                for view in job.views:
+                    for tile in view.plan.tiles:
+                        if items and items[0].view.plan.tile_shape != view.plan.tile_shape:
+                            self._put(items)
+                            items = []
+                        items.append(_Item(job, view, tile))
+                        if len(items) >= self._batch:
+                            self._put(items)
+                            items = []
+        finally:
+            if items:
+                self._put(items)
+
+    def _open(self, job: _Job) -> None:
+        """Enter a section, once few enough are open: those being computed, one ahead and one being taken."""
+        ahead = ceil(self._batch * (self._settings.lanes + 1) / max(1, job.pending)) + 1
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._error or len(self._jobs) < ahead)
+            if self._stopping or self._error:
+                raise _Stopped
+            self._jobs.append(job)
+
+    def _put(self, items: list[_Item] | None) -> None:
+        while True:
+            try:
+                self._work.put(items, timeout=0.1)
+            except queue.Full:
+                if self._stopping or self._error:
+                    raise _Stopped from None
+            else:
+                return
+
+    # The lanes' threads
+
+    def _compute_all(self) -> None:
+        while not self._stopping:
+            try:
+                items = self._work.get(timeout=0.1)
+            except queue.Empty:
+                if self._error:
+                    return
+                continue
+            if items is None:
+                return
+            self._compute(items)
+            with self._changed:
+                for item in items:
+                    item.job.pending -= 1
+                self._changed.notify_all()
+
+    def _compute(self, items: list[_Item]) -> None:
+        filling = max(self._batch, len(items)) - len(items) if self._settings.fixed_batch else 0
+        tiles = [item.view.gather(item.tile, item.view.plan) for item in items]
+        batch_NCYX = np.stack(tiles + [np.zeros_like(tiles[0])] * filling)[:, None]
+        try:
+            result_NCYX = self._backend.run(batch_NCYX)
+        except ResourceError:
+            if len(items) == 1:
+                self._compute_in_parts(items[0].view, items[0].view.plan, items[0].tile)
+                return
+            self._batch, self._reduced = min(self._batch, ceil(len(items) / 2)), True
+            log.warning(
+                "not enough memory for a batch of %d tiles; going on with %d", len(items), self._batch
+            )
+            for part in (items[: self._batch], items[self._batch :]):
+                self._compute(part)
+            return
+        for item, probability_CYX in zip(items, result_NCYX, strict=False):
+            item.view.out_YX[item.tile.owns] = probability_CYX[0][item.tile.crop]
+
+    def _compute_in_parts(self, view: _View, plan: Plan, tile: Tile) -> None:
+        """Compute what one tile owns in smaller tiles; ResourceError when there is no smaller one."""
+        smaller = self._smaller(plan)
+        for part in smaller.tiles:
+            if not _overlap(part, tile):
+                continue
+            try:
+                part_NCYX = self._backend.run(view.gather(part, smaller)[None, None])
+            except ResourceError:
+                self._compute_in_parts(view, smaller, part)
+            else:
+                view.out_YX[part.owns] = part_NCYX[0, 0][part.crop]
+
+    def _smaller(self, plan: Plan) -> Plan:
+        halvings = self._halvings
+        smaller = self._settings.plan(plan.shape, halvings)
+        while prod(smaller.tile_shape) >= prod(plan.tile_shape):
+            halvings += 1
+            smaller = self._settings.plan(plan.shape, halvings)
+        if halvings > self._halvings:
+            self._halvings = halvings
+            log.warning(
+                "not enough memory for tiles of %s; going on with %s", plan.tile_shape, smaller.tile_shape
+            )
+        return smaller
+
+
+class _Stopped(Exception):  # noqa: N818  # ends a thread of ours, never seen outside
+    pass
+
+
+def _overlap(a: Tile, b: Tile) -> bool:
+    return all(x.start < y.stop and y.start < x.stop for x, y in zip(a.owns, b.owns, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from math import ceil, prod
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,51 +14,18 @@ import numpy.typing as npt
 from isbi_infer.contract import ModelContract
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
-from isbi_infer.geometry import Plan, plan_section
+from isbi_infer.geometry import Plan
 from isbi_infer.model import open_model
-from isbi_infer.pipeline import run_sections
+from isbi_infer.pipeline import Settings, run_sections
+from isbi_infer.session import OnnxSession
 from isbi_infer.stacks import StackReader, open_stack, write_stack
+from isbi_infer.summary import Estimate, RunSummary
+from isbi_infer.symmetry import ALL_EIGHT, IDENTITY
+from isbi_infer.tiling import Tiling, choose_halo
 
 Progress = Callable[[int, int], None]
 Emit = Literal["cell", "membrane"]
 OutputDtype = Literal["float32", "uint8"]
-
-_LARGEST_TILE = 2048  # time per pixel is flat up to here on the CPU, and memory still modest
-_GPU_BATCH_PIXELS = 2**21  # fills a large GPU; a CPU gains nothing from batches
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSummary:
-    """What one run of `Segmenter.segment_file` did.
-
-    Attributes
-    ----------
-    output : str
-        The file written.
-    provider : str
-        The execution provider that really ran.
-    sections : int
-        Sections segmented.
-    shape : tuple of int
-        Of the output, (Y, X) or (Z, Y, X).
-    seconds : float
-        Wall time from opening the input to the finished output.
-    megapixels_per_second : float
-        Input pixels over `seconds`.
-    model_sha256 : str
-        Of the model file.
-    notes : tuple of str
-        What was done to the input that a reader must know.
-    """
-
-    output: str
-    provider: str
-    sections: int
-    shape: tuple[int, ...]
-    seconds: float
-    megapixels_per_second: float
-    model_sha256: str
-    notes: tuple[str, ...]
 
 
 class Segmenter:
@@ -75,6 +42,13 @@ class Segmenter:
         result.
     batch : int, optional
         Tiles computed at once; likewise.
+    memory : int, optional
+        Bytes that the network's activations may take; half of what is free when not given. It bounds the tiles.
+    halo : int, optional
+        Pixels of context, a multiple of the stride; the model's own, which makes tiles exact, when not given. Less is
+        faster and no longer exact: `notes` then gives the error that was measured when the model was exported.
+    tta : bool
+        Average the results of the eight flips and rotations of each section: eight times the work.
 
     Attributes
     ----------
@@ -84,6 +58,8 @@ class Segmenter:
         What the model says about itself.
     model_sha256 : str
         Of the model file.
+    notes : tuple of str
+        What a reader of the results must know.
 
     Raises
     ------
@@ -111,6 +87,9 @@ class Segmenter:
         provider: str = "auto",
         tile: int | None = None,
         batch: int | None = None,
+        memory: int | None = None,
+        halo: int | None = None,
+        tta: bool = False,
     ) -> None:
         if batch is not None and batch < 1:
             raise UsageError(f"batch {batch} is below 1")
@@ -118,9 +97,19 @@ class Segmenter:
         self.contract: ModelContract = opened.contract
         self.model_sha256 = opened.sha256
         self.provider = opened.session.provider
-        self._run = opened.session.run
-        self._tile = self._default_tile() if tile is None else tile
-        self._batch = batch
+        self._session = opened.session
+        chosen, self.notes = choose_halo(self.contract, halo)
+        self._tiling = Tiling(
+            contract=self.contract,
+            activation_bytes_per_pixel=opened.graph.activation_bytes_per_pixel,
+            lanes=opened.session.lanes,
+            on_cpu=self.provider == "cpu",
+            halo=chosen,
+            tile=tile,
+            batch=batch,
+            memory=memory,
+        )
+        self._symmetries = ALL_EIGHT if tta else IDENTITY
         self.plan((1, 1))  # an impossible tile is said now, not after the stack was opened
 
     def plan(self, shape: tuple[int, int]) -> Plan:
@@ -134,9 +123,47 @@ class Segmenter:
         Returns
         -------
         Plan
+
+        Raises
+        ------
+        ResourceError
+            If there is not enough memory for the smallest tile.
         """
-        c = self.contract
-        return plan_section(shape, stride=c.stride, halo=c.halo, border=c.border, tile=self._tile)
+        return self._tiling.plan(shape)
+
+    def estimate(self, shape: tuple[int, int, int]) -> Estimate:
+        """Say what a stack would take; one tile is computed to time it.
+
+        Parameters
+        ----------
+        shape : (int, int, int)
+            (Z, Y, X) in pixels.
+
+        Returns
+        -------
+        Estimate
+        """
+        plan = self.plan(shape[1:])
+        batch = self._tiling.tiles_per_batch(plan)
+        backend = self._backend(shape)
+        blank_NCYX = np.zeros((batch, 1, *plan.tile_shape), np.float32)
+        backend.run(blank_NCYX)
+        started = time.perf_counter()
+        backend.run(blank_NCYX)
+        batches = ceil(shape[0] * len(plan.tiles) * len(self._symmetries) / batch)
+        return Estimate(
+            provider=self.provider,
+            shape=shape,
+            tile_shape=plan.tile_shape,
+            tiles=len(plan.tiles),
+            overhead=plan.overhead,
+            halo=self._tiling.halo,
+            batch=batch,
+            lanes=backend.lanes,
+            memory_bytes=int(prod(plan.tile_shape) * self._tiling.bytes_per_pixel * batch * backend.lanes),
+            seconds=(time.perf_counter() - started) * ceil(batches / backend.lanes),
+            notes=self.notes,
+        )
 
     def __call__(self, image: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Segment one section or a stack.
@@ -168,7 +195,7 @@ class Segmenter:
             )
         stack_ZYX = array if array.ndim == 3 else array[None]
         out_ZYX = np.empty(stack_ZYX.shape, np.float32)
-        for z, section_YX in enumerate(self.stream(stack_ZYX)):
+        for z, section_YX in enumerate(self._run(stack_ZYX, stack_ZYX.shape)):
             out_ZYX[z] = section_YX
         return out_ZYX.reshape(array.shape)
 
@@ -178,14 +205,35 @@ class Segmenter:
         Parameters
         ----------
         sections : iterable of ndarray, shape (Y, X)
-            Grey values, all finite.
+            Grey values, all finite. Iterated in a thread of its own, a few sections ahead of what is taken.
 
         Returns
         -------
         iterator of ndarray of float32, shape (Y, X)
             Probability of cell interior, in [0, 1].
         """
-        return run_sections(sections, run=self._run, plan=self.plan, batch=self._tiles_at_once)
+        return self._run(sections)
+
+    def _run(
+        self, sections: Iterable[npt.NDArray[Any]], shape: tuple[int, ...] | None = None
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        backend = self._backend(shape)
+        settings = Settings(
+            plan=self._tiling.plan,
+            batch=self._tiling.tiles_per_batch,
+            lanes=backend.lanes,
+            symmetries=self._symmetries,
+            fixed_batch=self.provider != "cpu",
+        )
+        return run_sections(sections, backend, settings)
+
+    def _backend(self, shape: tuple[int, ...] | None) -> OnnxSession:
+        """Several lanes, unless the stack (Z, Y, X), where it is known, is work for one call only."""
+        if shape is None:
+            return self._session
+        plan = self.plan((shape[1], shape[2]))
+        tiles = shape[0] * len(plan.tiles) * len(self._symmetries)
+        return self._session.alone() if tiles <= self._tiling.tiles_per_batch(plan) else self._session
 
     def segment_file(
         self,
@@ -233,34 +281,27 @@ class Segmenter:
         check_writable(target)
         started = time.perf_counter()
         with open_stack(source) as reader, replacing(target) as temporary:
-            sections = (_encode(p_YX, emit, dtype) for p_YX in self.stream(reader))
+            shape = (reader.sections, reader.height, reader.width)
+            sections = (_encode(p_YX, emit, dtype) for p_YX in self._run(reader, shape))
             counted = _counted(sections, reader, progress)
             kind = write_stack(temporary, counted, like=reader.info, dtype=np.dtype(dtype))
-            pixels, shape, notes = reader.sections * reader.height * reader.width, reader.shape, reader.notes
+            notes = (*reader.notes, *self.notes)
         if kind != reader.kind:
-            notes = (*notes, f"stored as {kind} TIFF, since {reader.kind} TIFF cannot hold a result of this size")
+            notes = (
+                *notes,
+                f"stored as {kind} TIFF, since {reader.kind} TIFF cannot hold a result of this size",
+            )
         seconds = time.perf_counter() - started
         return RunSummary(
             output=str(target),
             provider=self.provider,
             sections=reader.sections,
-            shape=shape,
+            shape=reader.shape,
             seconds=seconds,
-            megapixels_per_second=pixels / seconds / 1e6,
+            megapixels_per_second=prod(shape) / seconds / 1e6,
             model_sha256=self.model_sha256,
             notes=notes,
         )
-
-    def _default_tile(self) -> int:
-        stride, halo = self.contract.stride, self.contract.halo
-        return max(_LARGEST_TILE // stride * stride, 2 * halo + stride)
-
-    def _tiles_at_once(self, plan: Plan) -> int:
-        if self._batch is not None:
-            return self._batch
-        if self.provider == "cpu":
-            return 1
-        return max(1, _GPU_BATCH_PIXELS // (plan.tile_shape[0] * plan.tile_shape[1]))
 
 
 def _encode(probability_YX: npt.NDArray[np.float32], emit: str, dtype: str) -> npt.NDArray[Any]:

@@ -24,7 +24,27 @@ _REMEDY = {
     "tensorrt": "pip uninstall -y onnxruntime && pip install 'isbi-infer[gpu]' tensorrt",
     "openvino": "pip uninstall -y onnxruntime && pip install onnxruntime-openvino",
 }
+_OPTIONS = {
+    "cuda": {
+        "use_tf32": "0",
+        "prefer_nhwc": "1",
+        "fuse_conv_bias": "1",
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "cudnn_conv_use_max_workspace": "1",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+}
+_DEVICES = {"cuda": "cuda", "tensorrt": "cuda"}  # where inputs and outputs stay between runs
 _WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+
+
+_OUT_OF_MEMORY = (
+    "bfc_arena",
+    "Failed to allocate memory",
+    "bad allocation",
+    "bad_alloc",
+    "CUDA out of memory",
+)
 
 
 def _onnxruntime() -> Any:
@@ -69,6 +89,16 @@ class OnnxSession:
         The whole file; weights outside it are never read.
     provider : str
         A key of `PROVIDERS`.
+    threads : int, optional
+        Processor threads of one call of `run`. One by default, since `lanes` calls at once cost less than one call on
+        all cores.
+
+    Attributes
+    ----------
+    provider : str
+        As given, and proved to be active.
+    lanes : int
+        How many threads may call `run` at once with gain.
 
     Raises
     ------
@@ -80,48 +110,58 @@ class OnnxSession:
         If onnxruntime cannot load the model.
     """
 
-    def __init__(self, model: bytes, provider: str) -> None:
+    def __init__(self, model: bytes, provider: str, threads: int = 1) -> None:
         if provider not in PROVIDERS:
             raise UsageError(f"unknown provider {provider!r}; choose auto, {', '.join(PROVIDERS)}")
-        onnxruntime = _onnxruntime()
-        name = PROVIDERS[provider]
-        if name not in onnxruntime.get_available_providers():
+        self._onnxruntime = _onnxruntime()
+        available = self._onnxruntime.get_available_providers()
+        if PROVIDERS[provider] not in available:
             raise DependencyError(
-                f"provider {provider!r} is not in the installed onnxruntime "
-                f"({', '.join(onnxruntime.get_available_providers())}); run: {_REMEDY[provider]}"
+                f"provider {provider!r} is not in the installed onnxruntime ({', '.join(available)}); "
+                f"run: {_REMEDY[provider]}"
             )
         self.provider = provider
-        self._session = self._create(onnxruntime, model, name)
+        self.lanes = available_cores() if provider == "cpu" and threads == 1 else 1
+        self._model = model
+        self._alone: OnnxSession | None = None
+        self._session = self._create(threads)
         active = self._session.get_providers()[0]
-        if active != name:
+        if active != PROVIDERS[provider]:
             raise DependencyError(
                 f"provider {provider!r} was asked for, but onnxruntime fell back to {active}; "
                 f"check the driver and run: {_REMEDY[provider]}"
             )
+        if len(self.inputs) != 1 or len(self.outputs) != 1:
+            raise ModelError(f"expected one input and one output, found {self.inputs} -> {self.outputs}")
+        self._run_options = self._onnxruntime.RunOptions()
+        self._input, self._output = self.inputs[0], self.outputs[0]
+        self._device = _DEVICES.get(provider)
+        self._bound: dict[tuple[int, ...], tuple[Any, Any, Any]] = {}
 
-    def _create(self, onnxruntime: Any, model: bytes, name: str) -> Any:
-        options = onnxruntime.SessionOptions()
+    def alone(self) -> OnnxSession:
+        """Give a session in which one call of `run` uses all cores; for work that is a single batch."""
+        if self.lanes == 1:
+            return self
+        self._alone = self._alone or OnnxSession(self._model, self.provider, threads=self.lanes)
+        return self._alone
+
+    def _create(self, threads: int) -> Any:
+        options = self._onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised, once
-        options.intra_op_num_threads = available_cores()
+        options.intra_op_num_threads = threads
         options.enable_mem_pattern = False  # a third less memory at the same speed
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        provider_options: dict[str, str] = {}
-        if name != PROVIDERS["cpu"]:
+        if self.provider != "cpu":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-            if hasattr(onnxruntime, "preload_dlls"):
-                onnxruntime.preload_dlls(directory="")
-        if name == PROVIDERS["cuda"]:
-            provider_options = {
-                "use_tf32": "0",
-                "cudnn_conv_algo_search": "HEURISTIC",
-                "cudnn_conv_use_max_workspace": "1",
-            }
-        onnxruntime.set_default_logger_severity(4)
+            if hasattr(self._onnxruntime, "preload_dlls"):
+                self._onnxruntime.preload_dlls(directory="")
+        self._onnxruntime.set_default_logger_severity(4)
+        providers = [(PROVIDERS[self.provider], _OPTIONS.get(self.provider, {}))]
         with tempfile.TemporaryDirectory() as nowhere:
             # A model given as bytes may name outside files; they are looked for in this empty folder.
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", nowhere)
             try:
-                return onnxruntime.InferenceSession(model, options, providers=[(name, provider_options)])
+                return self._onnxruntime.InferenceSession(self._model, options, providers=providers)
             except Exception as error:
                 raise self._load_error(error) from error
 
@@ -172,14 +212,12 @@ class OnnxSession:
             If the model refuses the batch.
         """
         try:
-            (result,) = self._session.run(self.outputs[:1], {self.inputs[0]: batch_NCYX})
+            if self._device:
+                return self._run_bound(batch_NCYX, self._device)
+            (result,) = self._session.run([self._output], {self._input: batch_NCYX}, self._run_options)
         except Exception as error:
             reason = " ".join(str(error).split())
-            if (
-                "bfc_arena" in reason
-                or "Failed to allocate memory" in reason
-                or isinstance(error, MemoryError)
-            ):
+            if isinstance(error, MemoryError) or any(text in reason for text in _OUT_OF_MEMORY):
                 raise ResourceError(
                     f"not enough memory on {self.provider} for a batch of shape {batch_NCYX.shape}; "
                     "use a smaller --batch or --tile"
@@ -188,6 +226,25 @@ class OnnxSession:
                 f"the model failed on a batch of shape {batch_NCYX.shape} ({reason[:300]})"
             ) from error
         return np.asarray(result)
+
+    def _run_bound(self, batch_NCYX: npt.NDArray[np.float32], device: str) -> npt.NDArray[np.float32]:
+        """Run with input and output kept on the device, so that nothing is allocated from the second batch on."""
+        if batch_NCYX.shape not in self._bound:
+            make = self._onnxruntime.OrtValue.ortvalue_from_shape_and_type
+            x, y = (make(list(batch_NCYX.shape), np.float32, device, 0) for _ in range(2))
+            binding = self._session.io_binding()
+            binding.bind_ortvalue_input(self._input, x)
+            binding.bind_ortvalue_output(self._output, y)
+            self._bound[batch_NCYX.shape] = binding, x, y
+        binding, x, y = self._bound[batch_NCYX.shape]
+        x.update_inplace(batch_NCYX)
+        self._session.run_with_iobinding(binding, self._run_options)
+        return np.array(y.numpy())  # a copy: the next batch overwrites what is bound
+
+    def stop(self) -> None:
+        """Make running calls of `run` return early, with an exception; later calls are not concerned."""
+        options, self._run_options = self._run_options, self._onnxruntime.RunOptions()
+        options.terminate = True
 
 
 def open_session(model: bytes, provider: str) -> OnnxSession:

@@ -148,7 +148,9 @@ def test_a_bad_model_leaves_5(stack, tmp_path):
     assert_clean(run(stack, "--model", tmp_path / "model.onnx"), 5, "model.onnx")
 
 
-@pytest.mark.parametrize("arguments", [("--tile", "7"), ("--provider", "abacus"), ("--dtype", "int4"), ("--no",)])
+@pytest.mark.parametrize(
+    "arguments", [("--tile", "7"), ("--provider", "abacus"), ("--dtype", "int4"), ("--no",)]
+)
 def test_an_impossible_option_leaves_2(stack, arguments):
     assert run(stack, *arguments).returncode == 2
     assert os.listdir(stack.parent) == ["stack.tif"]
@@ -188,7 +190,9 @@ def test_a_reader_that_leaves_is_no_error(stack):
 def test_a_terminal_gets_a_bar_with_speed_and_time_left(stack):
     parent, child = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    with subprocess.Popen([PROGRAM, stack], stderr=child, stdout=subprocess.DEVNULL, env=environment) as process:
+    with subprocess.Popen(
+        [PROGRAM, stack], stderr=child, stdout=subprocess.DEVNULL, env=environment
+    ) as process:
         os.close(child)
         shown = b""
         try:
@@ -211,3 +215,32 @@ def test_help_comes_without_numpy():
     assert "typer" in result.stderr
     assert "numpy" not in result.stderr
     assert "STACK" in run("--help").stdout
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(stack):
+    result = run(stack, "--dry-run", "--tile", "208")
+    assert result.returncode == 0, result.stderr
+    assert "3 sections of 200 x 260" in result.stdout
+    assert "overhead" in result.stdout
+    found = json.loads(run(stack, "--dry-run", "--json").stdout)
+    assert (found["shape"], found["halo"]) == ([3, 200, 260], 96)
+    assert os.listdir(stack.parent) == ["stack.tif"]
+
+
+def test_a_smaller_halo_is_allowed_and_its_measured_error_said(stack):
+    result = run(stack, "--halo", "32", "--tile", "112")
+    assert result.returncode == 0, result.stderr
+    assert "a halo of 32 is not exact (96 is)" in result.stderr
+
+
+def test_flips_and_rotations_are_averaged(stack, tmp_path, segmenter, synthetic_ZYX):
+    assert run(stack, "--tta", "-o", tmp_path / "tta.tif").returncode == 0
+    found_ZYX = tifffile.imread(tmp_path / "tta.tif")
+    assert 0 < np.abs(found_ZYX - segmenter(synthetic_ZYX)).mean() < 0.1
+
+
+def test_memory_is_an_amount_and_bounds_the_tiles(stack, tmp_path, segmenter, synthetic_ZYX):
+    assert run(stack, "--memory", "40MiB", "-o", tmp_path / "m.tif").returncode == 0
+    assert (tifffile.imread(tmp_path / "m.tif") == segmenter(synthetic_ZYX)).all()
+    assert_clean(run(stack, "--memory", "lots"), 2, "4GiB")
+    assert_clean(run(stack, "--memory", "1MiB"), 7, "memory")

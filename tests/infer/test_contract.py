@@ -19,6 +19,7 @@ PLAIN = {
     "stride": 16,
     "halo": 96,
     "border": 0,
+    "halo_error": {"0": 0.5},
     "exact": True,
     "normalisation": "section-zscore",
     "polarity": "cell",

@@ -1,3 +1,5 @@
+from math import ceil
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -111,9 +113,9 @@ def test_no_grid_of_tiles_computes_fewer_pixels(shape, most_pixels):
     plan = plan_section(shape, stride=16, halo=96, border=0, most_pixels=most_pixels)
 
     def side(length, count):
-        return -(-(-(-(length + 192 * (count - 1)) // count)) // 16) * 16
+        return ceil(ceil((length + 192 * (count - 1)) / count) / 16) * 16
 
-    padded = [-(-length // 16) * 16 for length in shape]
+    padded = [ceil(length / 16) * 16 for length in shape]
     every = [
         rows * columns * side(padded[0], rows) * side(padded[1], columns)
         for rows in range(1, 60)

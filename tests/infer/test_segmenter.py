@@ -1,5 +1,6 @@
-import dataclasses
 import inspect
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from isbi_models import default_model
 
 import isbi_infer
-from isbi_infer import ImageError, ModelError, Segmenter, UsageError
+from isbi_infer import ImageError, ModelError, ResourceError, Segmenter, UsageError
 from isbi_infer.sample import synthetic_stack
+from isbi_infer.session import available_cores
 
 
 def whole_image_reference(section_YX, contract):
@@ -53,11 +55,36 @@ def test_tiling_and_batching_never_change_a_bit(segmenter, large_YX, tile, batch
     assert (tiled(section_YX) == segmenter(section_YX)).all()
 
 
-def test_a_halo_that_is_too_small_would_have_been_noticed(segmenter, large_YX):
-    """The sharpness of the test above: 16 pixels less and the bits differ."""
-    tiled = Segmenter(provider="cpu", tile=208)
-    tiled.contract = dataclasses.replace(tiled.contract, halo=tiled.contract.halo - 16)
-    assert not (tiled(large_YX) == segmenter(large_YX)).all()
+def test_a_halo_one_stride_smaller_is_not_exact_and_says_so(segmenter, large_YX):
+    """Also the sharpness of the test above: 16 pixels less and the bits differ."""
+    smaller = Segmenter(provider="cpu", tile=208, halo=80)
+    difference = np.abs(smaller(large_YX) - segmenter(large_YX)).max()
+    assert 0 < difference < 0.05
+    (note,) = smaller.notes
+    assert "not exact" in note
+    assert f"{segmenter.contract.halo_error['80']:.1g}" in note
+    assert segmenter.notes == ()
+
+
+def test_the_measured_error_falls_as_the_halo_grows(segmenter):
+    errors = [segmenter.contract.halo_error[str(halo)] for halo in range(0, 96, 16)]
+    assert errors[0] > 0.1 > errors[-1] > 0
+    assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize(("halo", "nearest"), [(90, 96), (-16, 0), (7, 0)])
+def test_a_halo_off_the_stride_is_refused_with_the_nearest_that_works(halo, nearest):
+    with pytest.raises(UsageError, match=f"try {nearest}"):
+        Segmenter(provider="cpu", halo=halo)
+
+
+def test_an_estimate_says_what_the_plan_is(segmenter):
+    estimate = segmenter.estimate((30, 512, 512))
+    assert (estimate.tiles, estimate.tile_shape, estimate.halo) == (1, (512, 512), 96)
+    assert estimate.overhead == 1
+    assert estimate.memory_bytes > 512 * 512 * 4 * 8
+    assert estimate.seconds > 0
+    assert "30 sections of 512 x 512" in str(estimate)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (15, 17), (16, 16), (3, 7, 9)])
@@ -87,17 +114,61 @@ def test_a_section_alone_gives_what_it_gives_within_a_stack(segmenter, synthetic
     assert (segmenter(synthetic_ZYX)[1] == segmenter(synthetic_ZYX[1])).all()
 
 
-def test_stream_yields_a_section_before_the_next_batch_is_read(segmenter, synthetic_ZYX):
+def test_stream_reads_a_bounded_number_of_sections_ahead(segmenter, synthetic_ZYX):
     taken = []
 
     def sections():
-        for z, section_YX in enumerate(synthetic_ZYX):
+        for z in range(100):
             taken.append(z)
-            yield section_YX
+            yield synthetic_ZYX[z % 3]
 
-    first_YX = next(segmenter.stream(sections()))
-    assert taken == [0]
-    assert (first_YX == segmenter(synthetic_ZYX[0])).all()
+    stream = segmenter.stream(sections())
+    for z in range(5):
+        assert (next(stream) == segmenter(synthetic_ZYX[z % 3])).all()
+        time.sleep(0.2)
+        assert len(taken) <= z + 1 + available_cores() + 3
+    stream.close()
+    reached = len(taken)
+    time.sleep(0.2)
+    assert len(taken) == reached
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("lane", "reader"))]
+
+
+def test_an_error_while_reading_comes_after_the_sections_before_it(segmenter, synthetic_ZYX):
+    def sections():
+        yield from synthetic_ZYX
+        raise ImageError("section 3 is damaged")
+
+    results = []
+    with pytest.raises(ImageError, match="section 3"):
+        results.extend(segmenter.stream(sections()))
+    assert len(results) <= 3
+    stream = segmenter.stream(sections())
+    assert (next(stream) == segmenter(synthetic_ZYX[0])).all()
+
+
+def test_the_average_over_flips_and_rotations_is_the_average_of_whole_image_results(segmenter, large_YX):
+    section_YX = large_YX[:300, :411]
+    views = [(turns, flipped) for flipped in (False, True) for turns in range(4)]
+    total_YX = np.zeros(section_YX.shape)
+    for turns, flipped in views:
+        view_YX = np.rot90(section_YX[:, ::-1] if flipped else section_YX, turns)
+        back_YX = np.rot90(segmenter(np.ascontiguousarray(view_YX)), -turns)
+        total_YX += back_YX[:, ::-1] if flipped else back_YX
+    expected_YX = (total_YX / 8).astype(np.float32)
+    for tile in (None, 224):
+        assert (Segmenter(provider="cpu", tta=True, tile=tile)(section_YX) == expected_YX).all()
+
+
+def test_a_small_memory_limit_makes_smaller_tiles_and_the_same_result(segmenter, large_YX):
+    small = Segmenter(provider="cpu", memory=64 * 2**20)
+    assert len(small.plan(large_YX.shape).tiles) > len(segmenter.plan(large_YX.shape).tiles)
+    assert (small(large_YX) == segmenter(large_YX)).all()
+
+
+def test_memory_for_no_tile_is_said(large_YX):
+    with pytest.raises(ResourceError, match="memory"):
+        Segmenter(provider="cpu", memory=2**20)(large_YX)
 
 
 def test_sections_of_different_shapes_in_one_stream_are_refused(segmenter, synthetic_ZYX):

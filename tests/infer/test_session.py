@@ -1,3 +1,9 @@
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -5,7 +11,7 @@ from isbi_models import default_model
 from onnx import TensorProto, helper
 
 from isbi_infer import DependencyError, ModelError, Segmenter
-from isbi_infer.session import PROVIDERS, OnnxSession, open_session
+from isbi_infer.session import PROVIDERS, OnnxSession, available_cores, open_session
 
 MODEL = default_model().path.read_bytes()
 
@@ -50,7 +56,9 @@ def test_weights_outside_the_file_are_never_read(tmp_path, monkeypatch):
         tensor.data_location = TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value="weights.bin")
 
-    assert "cannot load" in refused(tmp_path, stamped(outside))
+    assert "lie outside" in refused(tmp_path, stamped(outside))
+    with pytest.raises(ModelError, match="cannot load"):
+        OnnxSession(stamped(outside), "cpu")
 
 
 def test_damaged_weights_are_noticed_at_load(tmp_path):
@@ -94,3 +102,64 @@ def test_a_newer_opset_asks_for_a_newer_runtime(tmp_path):
 
 def test_a_model_without_a_contract_says_how_to_get_one(tmp_path):
     assert "isbi-export" in refused(tmp_path, stamped(lambda proto: proto.ClearField("metadata_props")))
+
+
+def test_one_session_serves_several_lanes_and_one_alone_all_cores():
+    session = OnnxSession(MODEL, "cpu")
+    assert session.lanes == available_cores()
+    batch_NCYX = np.random.default_rng(0).standard_normal((2, 1, 64, 96), dtype=np.float32)
+    assert session.alone().lanes == 1
+    assert session.alone() is session.alone()
+    assert (session.alone().run(batch_NCYX) == session.run(batch_NCYX)).all()
+
+
+def test_a_stopped_session_can_run_again():
+    session = OnnxSession(MODEL, "cpu")
+    large_NCYX = np.zeros((8, 1, 512, 512), np.float32)
+    failures = []
+
+    def run():
+        try:
+            session.run(large_NCYX)
+        except ModelError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    time.sleep(0.1)
+    session.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert len(failures) == 1
+    assert session.run(large_NCYX[:1, :, :64, :64]).shape == (1, 1, 64, 64)
+
+
+def test_memory_that_runs_out_is_told_from_other_failures():
+    """The real thing: a process whose address space is limited."""
+    script = (
+        "import resource, numpy as np\n"
+        "from isbi_infer.session import OnnxSession\n"
+        "from isbi_infer.errors import ResourceError, ModelError\n"
+        "from isbi_models import default_model\n"
+        "session = OnnxSession(default_model().path.read_bytes(), 'cpu')\n"
+        "batch = np.zeros((1, 1, 2048, 2048), np.float32)\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)\n"
+        "try:\n    session.run(batch)\nexcept ResourceError as error:\n    print('said:', error)\n"
+        "assert session.run(batch[..., :64, :64]).shape == (1, 1, 64, 64)\n"
+        "try:\n    session.run(batch[..., :63, :63])\nexcept ModelError:\n    print('another failure')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "said: not enough memory" in result.stdout, result.stderr
+    assert "another failure" in result.stdout
+
+
+def test_input_and_output_can_stay_on_the_device(monkeypatch):
+    """The path that CUDA takes, with the CPU as the device."""
+    session = OnnxSession(MODEL, "cpu")
+    batches = [np.random.default_rng(i).standard_normal((1, 1, 64, 64), dtype=np.float32) for i in range(3)]
+    expected = [session.run(batch) for batch in batches]
+    monkeypatch.setattr(session, "_device", "cpu")
+    bound = [session.run(batch) for batch in batches]
+    for result, reference in zip(bound, expected, strict=True):
+        assert (result == reference).all()
