@@ -49,9 +49,15 @@ def write_onnx(path: Path, model: Deployable, contract: ModelContract) -> None:
     proto = program.model_proto
     _strip_provenance(proto)
     proto.producer_name, proto.producer_version = "isbi-export", contract.code_version
-    onnx.helper.set_model_props(proto, {CONTRACT_KEY: contract.to_json()})
+    path.write_bytes(stamp(proto, contract))
+
+
+def stamp(proto: onnx.ModelProto, contract: ModelContract) -> bytes:
+    """Put a contract into a graph's metadata and give the file's bytes, the same for the same graph and contract."""
+    others = {entry.key: entry.value for entry in proto.metadata_props if entry.key != CONTRACT_KEY}
+    onnx.helper.set_model_props(proto, {**others, CONTRACT_KEY: contract.to_json()})
     onnx.checker.check_model(proto, full_check=True)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def _strip_provenance(proto: onnx.ModelProto) -> None:

@@ -76,6 +76,7 @@ def contract_for(checkpoint: Checkpoint, checkpoint_sha256: str, deployable: Dep
         border=border,
         halo_error=halo_errors(module_runner(deployable), stride=stride, halo=halo, border=border),
         exact=True,  # by construction: a UNet has convolutions and poolings only
+        not_exact_because=(),
         normalisation="section-zscore",
         polarity="cell",
         pixel_size_nm=checkpoint.data["pixel_size_nm"],

@@ -44,6 +44,8 @@ class ModelContract:
         sample when the model was exported; for `halo` itself it is 0 on the CPU.
     exact : bool
         True when the graph has no global operation, so that tiles evaluate the whole-image result.
+    not_exact_because : tuple of str
+        Why not, where it is not; empty otherwise.
     normalisation : {"section-zscore"}
         Subtract the section's mean, divide by its standard deviation.
     polarity : {"cell"}
@@ -72,6 +74,7 @@ class ModelContract:
     border: int
     halo_error: Mapping[str, Any]
     exact: bool
+    not_exact_because: tuple[str, ...]
     normalisation: Literal["section-zscore"]
     polarity: Literal["cell"]
     pixel_size_nm: float | None
@@ -81,7 +84,12 @@ class ModelContract:
     code_version: str
 
     def __post_init__(self) -> None:
+        if isinstance(self.not_exact_because, list):  # as JSON gives it
+            object.__setattr__(self, "not_exact_because", tuple(self.not_exact_because))
         _check_types(self)
+        _check(
+            self.exact == (not self.not_exact_because), "exact and not_exact_because contradict each other"
+        )
         _check(
             self.schema == SCHEMA, f"schema is {self.schema}, this program reads {SCHEMA}; update isbi-infer"
         )
@@ -159,6 +167,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "float | None": (float, int, type(None)),
     "Mapping[str, Any]": (dict,),
+    "tuple[str, ...]": (tuple,),
 }
 
 

@@ -81,8 +81,8 @@ class Tiling:
             plan = self._plan_within(shape, prod(plan.tile_shape) // 2**halvings)
         if len(plan.tiles) > 1 and not self.contract.exact:
             raise ModelError(
-                f"the model has operations over the whole section, so tiles would give another result, and "
-                f"{shape[0]} x {shape[1]} pixels do not fit into one; allow more memory or cut the sections"
+                f"tiles would give another result than the whole section ({self.contract.not_exact_because[0]}), "
+                f"and {shape[0]} x {shape[1]} pixels do not fit into one; allow more memory or cut the sections"
             )
         return plan
 
@@ -129,6 +129,10 @@ def choose_halo(contract: ModelContract, wanted: int | None) -> tuple[int, tuple
     UsageError
         If it is no multiple of the stride.
     """
+    if not contract.exact:
+        return contract.halo, (
+            f"sections are not tiled, since that would change the result: {contract.not_exact_because[0]}",
+        )
     if wanted is None or wanted == contract.halo:
         return contract.halo, ()
     if wanted < 0 or wanted % contract.stride:

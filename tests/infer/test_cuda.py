@@ -1,0 +1,43 @@
+"""The CUDA path against the CPU: `pytest -m cuda`."""
+
+import numpy as np
+import pytest
+
+from isbi_infer import DependencyError, Segmenter
+from isbi_infer.sample import synthetic_stack
+
+pytestmark = pytest.mark.cuda
+
+
+@pytest.fixture(scope="module")
+def on_cuda():
+    try:
+        return Segmenter(provider="cuda")
+    except DependencyError as error:
+        pytest.skip(f"no CUDA session runs here: {error}")
+
+
+@pytest.fixture(scope="module")
+def image_ZYX():
+    image_ZYX, _ = synthetic_stack(3, 530, 611)
+    return image_ZYX
+
+
+def test_cuda_says_that_it_ran_and_auto_takes_it(on_cuda):
+    assert on_cuda.provider == "cuda"
+    assert Segmenter().provider == "cuda"
+
+
+def test_float32_without_tf32_agrees_with_the_cpu_within_a_thousandth(on_cuda, segmenter, image_ZYX):
+    assert np.abs(on_cuda(image_ZYX) - segmenter(image_ZYX)).max() < 1e-3
+
+
+@pytest.mark.parametrize("tile", [224, 320])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_tiles_and_batches_agree_with_the_whole_section(on_cuda, image_ZYX, tile, batch):
+    tiled = Segmenter(provider="cuda", tile=tile, batch=batch)
+    assert np.abs(tiled(image_ZYX) - on_cuda(image_ZYX)).max() < 1e-3
+
+
+def test_a_second_run_gives_the_same_bits(on_cuda, image_ZYX):
+    assert (on_cuda(image_ZYX) == on_cuda(image_ZYX)).all()
