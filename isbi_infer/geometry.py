@@ -248,25 +248,3 @@ def _mirrored(index: npt.NDArray[np.intp], size: int) -> npt.NDArray[np.intp]:
         return np.zeros_like(index)
     folded = index % (2 * (size - 1))
     return np.minimum(folded, 2 * (size - 1) - folded)
-
-
-def mirror_pad(
-    section_YX: npt.NDArray[Any], pad: tuple[tuple[int, int], tuple[int, int]]
-) -> npt.NDArray[Any]:
-    """Pad a whole section by reflection about its edge pixels.
-
-    Parameters
-    ----------
-    section_YX : ndarray, shape (Y, X)
-        Any dtype.
-    pad : ((int, int), (int, int))
-        Pixels before and after, per axis.
-
-    Returns
-    -------
-    ndarray
-        The padded section, of the same dtype.
-    """
-    lengths = (size + sum(around) for size, around in zip(section_YX.shape, pad, strict=True))
-    height, width = lengths
-    return read_mirrored(section_YX, pad, (slice(0, height), slice(0, width)))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from isbi_infer.geometry import mirror_pad, plan_section
+from isbi_infer.geometry import plan_section, read_mirrored
 from isbi_infer.normalise import intensity_statistics, normalise
 from isbi_train.data import LabelledStack
 from isbi_train.metrics import thinned_scores
@@ -37,14 +37,14 @@ def predict_whole(
     """
     device = next(network.parameters()).device
     out_ZYX = np.empty(image_ZYX.shape, np.float32)
-    whole = plan_section(
-        image_ZYX.shape[1:], stride=stride, halo=0, border=border, tile=2**30 // stride * stride
-    )
+    plan = plan_section(image_ZYX.shape[1:], stride=stride, halo=0, border=border)
+    (tile,) = plan.tiles
     for section_YX, out_YX in zip(image_ZYX, out_ZYX, strict=True):
-        padded_YX = mirror_pad(normalise(section_YX, intensity_statistics(section_YX)), whole.pad)
+        padded_YX = read_mirrored(
+            normalise(section_YX, intensity_statistics(section_YX)), plan.pad, tile.reads
+        )
         with torch.inference_mode():
             logits_NCYX = network(torch.from_numpy(padded_YX)[None, None].to(device))
-        (tile,) = whole.tiles
         out_YX[tile.owns] = logits_NCYX[0, 0].float().cpu().numpy()[tile.crop]
     return out_ZYX
 

@@ -9,7 +9,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,6 @@ import tifffile
 
 from isbi_infer._version import __version__
 from isbi_infer.stackinfo import Kind, PixelSize, StackInfo, in_unit, pixels_per
-
-if TYPE_CHECKING:
-    from isbi_infer.stacks import StackReader
 
 _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
 _OME_DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64")
@@ -56,7 +53,7 @@ def write_stack(
     path: str | os.PathLike[str],
     sections: Iterable[npt.NDArray[Any]],
     *,
-    like: StackReader | StackInfo,
+    like: StackInfo,
     dtype: npt.DTypeLike,
     shape: tuple[int, ...] | None = None,
 ) -> Kind:
@@ -68,8 +65,8 @@ def write_stack(
         The file to write: the temporary path that `files.replacing` yields.
     sections : iterable of ndarray
         Each section_YX of `dtype`; consumed one by one, so that a generator needs the memory of one.
-    like : StackReader or StackInfo
-        What the output is to be like, usually the input.
+    like : StackInfo
+        What the output is to be like, usually the input's ``info``.
     dtype : dtype-like
         Of the sections.
     shape : tuple of int, optional
@@ -87,12 +84,11 @@ def write_stack(
     ValueError
         If the sections do not have the shape, the dtype or the number that were announced.
     """
-    info = like if isinstance(like, StackInfo) else like.info
-    shape = tuple(shape or info.shape)
+    shape = tuple(shape or like.shape)
     stored = np.dtype(dtype).newbyteorder("<")
-    kind = output_kind(info, stored, shape)
-    axis = info.axes[0] if len(info.axes) == len(shape) == 3 else "Z"
-    planned = StackInfo(shape=shape, axes=(axis + "YX")[-len(shape) :], kind=kind, pixel_size=info.pixel_size)
+    kind = output_kind(like, stored, shape)
+    axis = like.axes[0] if len(like.axes) == len(shape) == 3 else "Z"
+    planned = StackInfo(shape=shape, axes=(axis + "YX")[-len(shape) :], kind=kind, pixel_size=like.pixel_size)
     options = {"imagej": _imagej, "ome": _ome, "tiff": _plain}[kind](planned, stored)
     # The file is opened here, since tifffile keeps quiet about what fails when it closes one.
     big = not _fits_classic(shape, stored)

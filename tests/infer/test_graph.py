@@ -770,11 +770,15 @@ def chains(draw):
         pads = [*along(before, 0), *along(total - before, 0)]
         return {"pads": pads, "strides": along(stride), "dilations": along(dilation)}, along(kernel)
 
+    def uneven(kernel):
+        """Give different weights, or neighbours that read one element would be equal by chance."""
+        return np.resize(np.array([1, 2], FLOATS), (1, 1, *kernel))
+
     def step(x, stride):
         kind = draw(st.sampled_from(["Conv", "MaxPool", "AveragePool", "Slice"] if stride > 1 else SAME_SIZE))
         if kind == "Conv":
             options, kernel = window(stride, 5)
-            return net("Conv", x, np.ones((1, 1, *kernel), FLOATS), **options)
+            return net("Conv", x, uneven(kernel), **options)
         if kind == "MaxPool":
             options, kernel = window(stride, 4)
             if kernel[axis - 2] - 1 < max(options["pads"]) or options["dilations"] != [1, 1]:
@@ -804,13 +808,14 @@ def chains(draw):
             return net(
                 "ConvTranspose",
                 x,
-                np.ones((1, 1, *along(kernel)), FLOATS),
+                uneven(along(kernel)),
                 strides=along(factor),
                 pads=[*along(before, 0), *along(total - before, 0)],
                 output_padding=along(more, 0),
             )
         mode = kind if factor != 3 else "nearest"
-        return net("Resize", x, "", np.array([1, 1, *along(factor)], FLOATS), mode=mode)
+        x = net("Resize", x, "", np.array([1, 1, *along(factor)], FLOATS), mode=mode)
+        return net("Conv", x, uneven(along(2)), pads=[*along(1, 0), 0, 0])
 
     x, factors, skips = "image", [], {}
     for _ in range(draw(st.integers(1, 5))):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer.errors import ModelError, ResourceError
-from isbi_infer.geometry import mirror_pad, plan_section
+from isbi_infer.geometry import plan_section
 from isbi_infer.normalise import intensity_statistics, normalise
 from isbi_infer.pipeline import Settings, run_sections
 from isbi_infer.symmetry import ALL_EIGHT, IDENTITY
@@ -49,7 +49,7 @@ def settings_for(tile, *, batch=1, lanes=1, symmetries=IDENTITY, fixed_batch=Fal
 def whole(section_YX):
     height, width = section_YX.shape
     pad = tuple((3, 3 + -(size + 6) % 4) for size in (height, width))
-    padded_YX = mirror_pad(normalise(section_YX, intensity_statistics(section_YX)), pad)
+    padded_YX = np.pad(normalise(section_YX, intensity_statistics(section_YX)), pad, mode="reflect")
     return Blur().run(padded_YX[None, None])[0, 0, 3 : 3 + height, 3 : 3 + width]
 
 

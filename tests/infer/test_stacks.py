@@ -163,7 +163,7 @@ def test_description_goes_in_and_comes_out(path, kind, axes, shape, pixel_size):
     with open_stack(path) as reader:
         assert reader.info == info
         copy = path.with_name("copy.tif")
-        write_stack(copy, reader, like=reader, dtype=reader.dtype)
+        write_stack(copy, reader, like=reader.info, dtype=reader.dtype)
     assert copy.read_bytes() == path.read_bytes()
     with tifffile.TiffFile(path) as tiff:
         assert (tiff.series[0].shape, tiff.series[0].axes) == (shape, axes)
@@ -177,7 +177,7 @@ def test_unnamed_axis_stays_unnamed_in_plain_files(path, letter, metadata):
     _write_plain(path, _stack(), metadata=metadata)
     with open_stack(path) as reader:
         assert reader.axes == f"{letter}YX"
-        write_stack(path.with_name("out.tif"), reader, like=reader, dtype="uint8")
+        write_stack(path.with_name("out.tif"), reader, like=reader.info, dtype="uint8")
     with open_stack(path.with_name("out.tif")) as reader:
         assert reader.axes == f"{letter}YX"
 
