@@ -13,24 +13,27 @@ import onnx
 import torch
 from isbi_export.deployable import Deployable
 
+from isbi_infer import __version__
 from isbi_infer.contract import CONTRACT_KEY, ModelContract
 
 OPSET = 20
+INPUT, OUTPUT = "image", "probability"
 
 
-def write_onnx(path: Path, model: Deployable, contract: ModelContract) -> None:
-    """Write the graph with dynamic batch, height and width, and all weights inside.
+def graph_of(model: Deployable) -> onnx.ModelProto:
+    """Export a network as a graph with dynamic batch, height and width, and all weights inside.
 
     Parameters
     ----------
-    path : Path
-        Where to; written directly, so give a temporary name.
     model : Deployable
         What to export.
-    contract : ModelContract
-        Stamped into ``metadata_props``; gives the tensors' names and the stride.
+
+    Returns
+    -------
+    onnx.ModelProto
+        From `INPUT` to `OUTPUT`, without a contract.
     """
-    stride = contract.stride
+    stride = model.network.config.stride
     example_NCYX = torch.zeros(2, 1, 2 * stride, 3 * stride)
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
     with _quiet_exporter():
@@ -40,16 +43,31 @@ def write_onnx(path: Path, model: Deployable, contract: ModelContract) -> None:
             dynamo=True,
             opset_version=OPSET,
             dynamic_shapes=({0: batch, 2: stride * height, 3: stride * width},),
-            input_names=[contract.input_name],
-            output_names=[contract.output_name],
+            input_names=[INPUT],
+            output_names=[OUTPUT],
             external_data=False,
             verbose=False,
         )
     assert program is not None
     proto = program.model_proto
     _strip_provenance(proto)
-    proto.producer_name, proto.producer_version = "isbi-export", contract.code_version
-    path.write_bytes(stamp(proto, contract))
+    proto.producer_name, proto.producer_version = "isbi-export", __version__
+    return proto
+
+
+def write_onnx(path: Path, graph: onnx.ModelProto, contract: ModelContract) -> None:
+    """Write a graph with its contract.
+
+    Parameters
+    ----------
+    path : Path
+        Where to; written directly, so give a temporary name.
+    graph : onnx.ModelProto
+        From `graph_of`.
+    contract : ModelContract
+        Stamped into ``metadata_props``.
+    """
+    path.write_bytes(stamp(graph, contract))
 
 
 def stamp(proto: onnx.ModelProto, contract: ModelContract) -> bytes:

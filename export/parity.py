@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from isbi_export.torchscript import read_torchscript
 from torch import nn
 
 from isbi_infer.errors import ModelError
 from isbi_infer.session import OnnxSession
+from isbi_infer.torchscript import TorchScriptSession
 from isbi_train.network import UNet
 
 Run = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
@@ -101,8 +101,8 @@ def onnx_runner(path: Path) -> Run:
 
 
 def torchscript_runner(path: Path) -> Run:
-    """Run a TorchScript file on the CPU."""
-    return module_runner(read_torchscript(path)[0])
+    """Run a TorchScript file through the session that ships, on the CPU."""
+    return TorchScriptSession(path.read_bytes(), "cpu").run
 
 
 def module_runner(module: nn.Module) -> Run:

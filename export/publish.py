@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
-from isbi_export.context import halo_px
+import onnx
 from isbi_export.deployable import Deployable
-from isbi_export.graph_file import write_onnx
+from isbi_export.graph_file import INPUT, OUTPUT, graph_of, write_onnx
 from isbi_export.parity import Parity, Run, compare, module_runner, onnx_runner, torchscript_runner
 from isbi_export.seams import halo_errors
 from isbi_export.torchscript import write_torchscript
@@ -19,9 +19,19 @@ from isbi_infer import __version__
 from isbi_infer.contract import SCHEMA, ModelContract
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.files import check_writable, replacing
+from isbi_infer.graph import GraphAnalysis, analyse
 from isbi_train.checkpoint import Checkpoint, file_sha256, load_checkpoint
 
-Write = Callable[[Path, Deployable, ModelContract], None]
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One network in the two shapes that files are written from."""
+
+    module: Deployable
+    graph: onnx.ModelProto
+
+
+Write = Callable[[Path, Exported, ModelContract], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +42,14 @@ class _Format:
 
 
 FORMATS = {
-    "onnx": _Format(".onnx", write_onnx, onnx_runner),
-    "torchscript": _Format(".pt", write_torchscript, torchscript_runner),
+    "onnx": _Format(
+        ".onnx", lambda path, exported, contract: write_onnx(path, exported.graph, contract), onnx_runner
+    ),
+    "torchscript": _Format(
+        ".pt",
+        lambda path, exported, contract: write_torchscript(path, exported.module, contract),
+        torchscript_runner,
+    ),
 }
 
 
@@ -45,7 +61,9 @@ class Published:
     parity: Parity
 
 
-def contract_for(checkpoint: Checkpoint, checkpoint_sha256: str, deployable: Deployable) -> ModelContract:
+def contract_for(
+    checkpoint: Checkpoint, checkpoint_sha256: str, deployable: Deployable, graph: GraphAnalysis
+) -> ModelContract:
     """Say about a checkpoint's network what the runtime must know.
 
     Parameters
@@ -56,27 +74,31 @@ def contract_for(checkpoint: Checkpoint, checkpoint_sha256: str, deployable: Dep
         Of the checkpoint file.
     deployable : Deployable
         Its network, on which the errors of smaller halos are measured.
+    graph : GraphAnalysis
+        What the exported graph says about stride, halo and exactness.
 
     Returns
     -------
     ModelContract
-        With halo and stride computed from the network.
     """
-    stride, halo, border = checkpoint.network.stride, halo_px(checkpoint.network), checkpoint.train.border
+    stride, halo, border = graph.stride, graph.halo, checkpoint.train.border
+    errors = {}
+    if graph.exact:
+        errors = halo_errors(module_runner(deployable), stride=stride, halo=halo, border=border)
     return ModelContract(
         schema=SCHEMA,
-        input_name="image",
+        input_name=INPUT,
         input_dtype="float32",
         input_channels=1,
-        output_name="probability",
+        output_name=OUTPUT,
         output_dtype="float32",
         output_channels=1,
         stride=stride,
         halo=halo,
         border=border,
-        halo_error=halo_errors(module_runner(deployable), stride=stride, halo=halo, border=border),
-        exact=True,  # by construction: a UNet has convolutions and poolings only
-        not_exact_because=(),
+        halo_error=errors,
+        exact=graph.exact,
+        not_exact_because=graph.reasons,
         normalisation="section-zscore",
         polarity="cell",
         pixel_size_nm=checkpoint.data["pixel_size_nm"],
@@ -130,12 +152,14 @@ def publish(checkpoint_path: Path, folder: Path, formats: Sequence[str]) -> list
     for target in targets.values():
         check_writable(target)
     network, deployable = checkpoint.load_network(), Deployable(checkpoint.load_network())
-    contract = contract_for(checkpoint, file_sha256(checkpoint_path), deployable)
+    exported = Exported(deployable, graph_of(deployable))
+    analysis = analyse(exported.graph.SerializeToString())
+    contract = contract_for(checkpoint, file_sha256(checkpoint_path), deployable, analysis)
     published = []
     with ExitStack() as stack:  # leaves by renaming all files, or none
         for name, target in targets.items():
             temporary = stack.enter_context(replacing(target))
-            FORMATS[name].write(temporary, deployable, contract)
+            FORMATS[name].write(temporary, exported, contract)
             parity = compare(name, FORMATS[name].runner(temporary), network)
             parity.require(target)
             published.append(Published(target, parity))

@@ -12,7 +12,9 @@ import torch
 from isbi_export.deployable import Deployable
 
 from isbi_infer.contract import CONTRACT_KEY, ModelContract
-from isbi_infer.errors import ModelError
+from isbi_infer.torchscript import read_torchscript
+
+__all__ = ["read_torchscript", "write_torchscript"]
 
 
 def write_torchscript(path: Path, model: Deployable, contract: ModelContract) -> None:
@@ -63,34 +65,3 @@ def _without_provenance(archive: bytes) -> bytes:
 
 _COUNTED = re.compile(r"[./]___torch_mangle_\d+")
 _COUNTED_BYTES = re.compile(_COUNTED.pattern.encode())
-
-
-def read_torchscript(path: Path) -> tuple[torch.jit.ScriptModule, str]:
-    """Read a TorchScript file and the contract in it.
-
-    Parameters
-    ----------
-    path : Path
-        A file written by `write_torchscript`.
-
-    Returns
-    -------
-    (ScriptModule, str)
-        The model, and the contract's JSON document.
-
-    Raises
-    ------
-    ModelError
-        If the file is no TorchScript or carries no contract.
-    """
-    extra: dict[str, Any] = {CONTRACT_KEY: ""}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            model = torch.jit.load(path, map_location="cpu", _extra_files=extra)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ModelError(f"{path}: not a readable TorchScript file ({str(error).splitlines()[0]})") from error
-    document = extra[CONTRACT_KEY]
-    if not document:
-        raise ModelError(f"{path}: carries no contract; export it with isbi-export")
-    return model, document.decode() if isinstance(document, bytes) else document

@@ -2,7 +2,8 @@
 
 The graph is followed on paper, operation by operation, for a large image whose size has many divisors. Every tensor
 carries which pixels its elements depend on (`isbi_infer.reach`), so that the figures are exact and not a bound from
-kernel sizes. It is followed a second time for another size: what comes out otherwise depends on the image's size.
+kernel sizes. It is followed a second time for a size that has no divisor but the stride found: what comes out
+otherwise depends on the image's size, as where a network pads its input to some multiple.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from isbi_infer.reach import Reach, Unproved
 from isbi_infer.trace import AXES, BATCH, Call, Trace, X, Y
 
 _DIVISIBLE = 2**8 * 3**2 * 5 * 7
-# Batch, Y and X of the two images; pairwise different, so that no dimension is taken for another.
-_FACTORS = ((1009, 5, 7), (2003, 11, 13))
+# Of batch, Y and X: pairwise different, so that no dimension is taken for another.
+_FACTORS, _PRIMES = (1009, 5, 7), (2003, 1013, 1019)
 _FLOAT32_BYTES = 4
 
 
@@ -50,7 +51,8 @@ class GraphAnalysis:
     halo : int
         The largest context, up to the next multiple of `stride`.
     exact : bool
-        Whether tiles are proved to give the whole-image result.
+        Whether tiles are proved to give the whole-image result: the same operations on the same numbers. Runtimes round
+        the last bit of a few functions by place (ONNX Runtime's CPU: Softplus, Mish, Log, Sin, LRN).
     reasons : tuple of str
         Why not, each naming the operation and its node.
     flops_per_pixel : float
@@ -87,14 +89,14 @@ def analyse(model: bytes | OnnxFile) -> GraphAnalysis:
         If the file is damaged. A graph that cannot be followed is no error, but not `exact`.
     """
     file = model if isinstance(model, OnnxFile) else read_onnx(model)
-    first = _Walk(file, _FACTORS[0], _DIVISIBLE)
+    first = _Walk(file, _FACTORS, _DIVISIBLE)
     divisible = lcm(_DIVISIBLE, first.stride)
     if divisible != _DIVISIBLE:
-        first = _Walk(file, _FACTORS[0], divisible)
+        first = _Walk(file, _FACTORS, divisible)
     reasons = list(dict.fromkeys(first.reasons))
     if not reasons:
-        second = _Walk(file, _FACTORS[1], divisible)
-        if second.reasons or second.result != first.result:
+        second = _Walk(file, _PRIMES, first.stride)
+        if second.reasons or second.course() != first.course():
             reasons = second.reasons or [
                 "cannot be proved: what pixels depend on changes with the image's size"
             ]
@@ -112,15 +114,14 @@ def analyse(model: bytes | OnnxFile) -> GraphAnalysis:
 class _Walk:
     """One way through the graph, for one size of image."""
 
-    def __init__(self, file: OnnxFile, factors: tuple[int, int, int], divisible: int) -> None:
+    def __init__(self, file: OnnxFile, factors: tuple[int, int, int], multiple_of: int) -> None:
         self.file = file
         self.reasons: list[str] = []
         self.flops = 0
         self.pixels = 1
         self.traces: dict[str, Trace | None] = {}  # None: cannot be followed
         self.nodes = _needed(file.graph)
-        self.result: list[tuple[int, list[object]]] = []
-        image = self._image((factors[0], factors[1] * divisible, factors[2] * divisible))
+        image = self._image((factors[0], factors[1] * multiple_of, factors[2] * multiple_of))
         reaches: dict[int, list[Reach]] = {Y: [], X: []}
         if image:
             for node in self.nodes:
@@ -210,10 +211,24 @@ class _Walk:
         else:
             if BATCH in output.reaches and (output.reaches[BATCH].ends < 0).any():
                 self.reasons.append(f"cannot be proved: images of one batch mix in output {name!r}")
-            self.result = [(axis, reach.ends.tolist()) for axis, reach in sorted(output.reaches.items())]
             return {axis: [output.reaches[axis]] if axis in output.reaches else [] for axis in (Y, X)}
         seen = [trace for trace in self.traces.values() if trace]
         return {axis: [t.reaches[axis] for t in seen if _starts_and_ends_with(t, axis)] for axis in (Y, X)}
+
+    def course(self) -> list[tuple[int, int, Fraction, Fraction, bytes]]:
+        """Give what must not depend on the image's size: of every tensor its grid, its margins and its reach."""
+        return [
+            (
+                axis,
+                reach.dim,
+                reach.step,
+                trace.shape[reach.dim] * reach.step - reach.image,
+                reach.ends.tobytes(),
+            )
+            for trace in self.traces.values()
+            if trace
+            for axis, reach in trace.reaches.items()
+        ]
 
     def peak_elements(self) -> int:
         """Count the elements that are alive at once, at most."""

@@ -184,29 +184,33 @@ def test_a_format_asked_for_twice_is_written_once(save, tmp_path):
     assert len(publish(save(), tmp_path, ["torchscript", "torchscript"])) == 1
 
 
-def perturbed(write):
+def perturbed_onnx(path, exported, contract):
     """Write a file of a network with one weight that is not the checkpoint's."""
-
-    def write_perturbed(path, model, contract):
-        with torch.no_grad():
-            model.network.head.weight[0, 0] += 1e-2
-        write(path, model, contract)
-
-    return write_perturbed
+    (tensor,) = [t for t in exported.graph.graph.initializer if t.name.endswith("head.weight")]
+    weight = onnx.numpy_helper.to_array(tensor).copy()
+    weight[0, 0] += 1e-2
+    tensor.raw_data = weight.tobytes()
+    write_onnx(path, exported.graph, contract)
 
 
-def corrupted(path, model, contract):
-    write_torchscript(path, model, contract)
+def perturbed_torchscript(path, exported, contract):
+    with torch.no_grad():
+        exported.module.network.head.weight[0, 0] += 1e-2
+    write_torchscript(path, exported.module, contract)
+
+
+def corrupted(path, exported, contract):
+    write_torchscript(path, exported.module, contract)
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def with_other_size(path, model, contract):
+def with_other_size(path, exported, contract):
     class Larger(Deployable):
         def forward(self, image_NCYX):
             return super().forward(image_NCYX).repeat(1, 1, 2, 2)
 
-    model.__class__ = Larger
-    write_torchscript(path, model, contract)
+    exported.module.__class__ = Larger
+    write_torchscript(path, exported.module, contract)
 
 
 @pytest.mark.parametrize(
@@ -214,10 +218,10 @@ def with_other_size(path, model, contract):
     [
         (
             "onnx",
-            perturbed(write_onnx),
+            perturbed_onnx,
             "the onnx file differs from the checkpoint by .*nothing was published",
         ),
-        ("torchscript", perturbed(write_torchscript), "the torchscript file differs from the checkpoint"),
+        ("torchscript", perturbed_torchscript, "the torchscript file differs from the checkpoint"),
         ("torchscript", corrupted, "not a readable TorchScript file"),
         ("torchscript", with_other_size, r"the torchscript file gives \(1, 1, 8, 8\)"),
     ],
@@ -238,7 +242,7 @@ def test_a_file_that_differs_from_its_checkpoint_is_not_published(
 
 def test_one_file_that_differs_keeps_back_all(monkeypatch, save, tmp_path):
     FORMATS_TORCHSCRIPT = FORMATS["torchscript"]
-    other = replace(FORMATS_TORCHSCRIPT, suffix=".other", write=perturbed(write_torchscript))
+    other = replace(FORMATS_TORCHSCRIPT, suffix=".other", write=perturbed_torchscript)
     monkeypatch.setitem(FORMATS, "other", other)
     with pytest.raises(ModelError):
         publish(save(), tmp_path, ["torchscript", "other"])

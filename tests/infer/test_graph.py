@@ -642,6 +642,26 @@ def test_a_fixed_batch_of_one_changes_nothing():
     assert found.halo == 24
 
 
+@pytest.mark.parametrize(("multiple", "exact"), [(2, True), (4, True), (8, False), (12, False)])
+def test_padding_to_a_multiple_within_the_graph_is_exact_only_where_tiles_are_never_padded(multiple, exact):
+    net = Net()
+    multiple = np.array([multiple])
+    height = net("Shape", "image", start=2, end=3)
+    missing = net("Mod", net("Sub", multiple, net("Mod", height, multiple)), multiple)
+    padded = net("Pad", "image", net("Concat", np.array([0]), missing, axis=0), "", np.array([2]))
+    x = net(
+        "Resize",
+        net.conv(net("MaxPool", padded, kernel_shape=[4, 4], strides=[4, 4])),
+        "",
+        DOUBLE * [1, 1, 2, 2],
+    )
+    found = net.analyse(net("Slice", x, np.array([0]), height, np.array([2])))
+    assert found.exact == exact
+    assert found.stride == 4
+    if not exact:
+        assert "image's size" in found.reasons[0]
+
+
 def test_stride_counts_paths_that_a_wider_one_hides():
     """The pooled path looks less far than the wide one beside it, and still fixes the grid."""
     net = Net()
