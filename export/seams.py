@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.geometry import Plan, plan_section
-from isbi_infer.pipeline import Settings, run_sections
+from isbi_infer.jobs import Settings
+from isbi_infer.pipeline import run_sections
 from isbi_infer.sample import synthetic_stack
 from isbi_infer.symmetry import IDENTITY
 

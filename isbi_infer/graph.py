@@ -1,9 +1,9 @@
 """What a network's graph alone says about tiling: its stride, how far it looks, and whether anything in it is global.
 
 The graph is followed on paper, operation by operation, for a large image whose size has many divisors. Every tensor
-carries which pixels its elements depend on (`isbi_infer.reach`), so that the figures are exact and not a bound from
-kernel sizes. It is followed a second time for a size that has no divisor but the stride found: what comes out
-otherwise depends on the image's size, as where a network pads its input to some multiple.
+carries which pixels its elements depend on (`isbi_infer.onnxgraph.reach`), so that the figures are exact and not a
+bound from kernel sizes. It is followed a second time for a size that has no divisor but the stride found: what comes
+out otherwise depends on the image's size, as where a network pads its input to some multiple.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from isbi_infer.onnxfile import Graph, Node, OnnxFile, Value, read_onnx
-from isbi_infer.operators import ALWAYS_GLOBAL, IN_PLACE, follow, from_tensor
-from isbi_infer.reach import Reach, Unproved
-from isbi_infer.trace import AXES, BATCH, Call, Trace, X, Y
+from isbi_infer.onnxgraph.onnxfile import Graph, Node, OnnxFile, Value, read_onnx
+from isbi_infer.onnxgraph.operators import ALWAYS_GLOBAL, IN_PLACE, follow, from_tensor
+from isbi_infer.onnxgraph.reach import Reach, Unproved
+from isbi_infer.onnxgraph.trace import AXES, BATCH, Call, Trace, X, Y
 
 _DIVISIBLE = 2**8 * 3**2 * 5 * 7
 # Of batch, Y and X: pairwise different, so that no dimension is taken for another.

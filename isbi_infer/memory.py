@@ -67,10 +67,10 @@ def _control_groups(root: Path) -> Iterator[int]:
         controllers, _, group = rest.partition(":")
         if number == "0" and not controllers:
             files = ("memory.max", "memory.current", "inactive_file")
-            tops = (mount, mount / "unified")
+            tops = [mount, mount / "unified"]
         elif "memory" in controllers.split(","):
             files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            tops = (mount / "memory",)
+            tops = [mount / "memory"]
         else:
             continue
         for top in tops:

@@ -12,7 +12,7 @@ from isbi_models import default_model
 from isbi_infer.contract import ModelContract, contract_of
 from isbi_infer.errors import ModelError
 from isbi_infer.graph import GraphAnalysis, analyse
-from isbi_infer.onnxfile import OnnxFile, read_onnx
+from isbi_infer.onnxgraph.onnxfile import OnnxFile, read_onnx
 from isbi_infer.session import OnnxSession, open_session
 
 

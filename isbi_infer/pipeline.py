@@ -15,22 +15,16 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from math import ceil, prod
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, ResourceError
-from isbi_infer.geometry import Plan, Tile, read_mirrored
-from isbi_infer.normalise import intensity_statistics, normalise
-from isbi_infer.symmetry import Symmetry
+from isbi_infer.geometry import Plan, Tile
+from isbi_infer.jobs import Item, Job, Result, Section, Settings, View, overlap
 
 log = logging.getLogger(__name__)
-
-Section = npt.NDArray[Any]
-Result = npt.NDArray[np.float32]
 
 
 class Backend(Protocol):
@@ -41,31 +35,6 @@ class Backend(Protocol):
 
     def stop(self) -> None:
         """Make running calls of `run` return early, with an exception."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How a run is laid out.
-
-    Attributes
-    ----------
-    plan : callable
-        From a section's shape, and how often tiles were halved for lack of memory, to its tiles.
-    batch : callable
-        From a plan to the number of tiles computed at once.
-    lanes : int
-        Threads that compute.
-    symmetries : tuple of Symmetry
-        Views of a section whose results are averaged; the identity alone for a plain run.
-    fixed_batch : bool
-        Fill up the last batch, for devices on which each new shape costs much.
-    """
-
-    plan: Callable[[tuple[int, int], int], Plan]
-    batch: Callable[[Plan], int]
-    lanes: int
-    symmetries: tuple[Symmetry, ...]
-    fixed_batch: bool = False
 
 
 def run_sections(sections: Iterable[Section], backend: Backend, settings: Settings) -> Iterator[Result]:
@@ -101,50 +70,14 @@ def run_sections(sections: Iterable[Section], backend: Backend, settings: Settin
         run.stop()
 
 
-class _View:
-    """One symmetric view of a section on its way through the tiles."""
-
-    def __init__(self, section_YX: Section, symmetry: Symmetry, settings: Settings, halvings: int) -> None:
-        self.section_YX = symmetry.apply(section_YX)
-        self.symmetry = symmetry
-        self.statistics = intensity_statistics(section_YX)
-        self.plan = settings.plan((self.section_YX.shape[0], self.section_YX.shape[1]), halvings)
-        self.out_YX = np.empty(self.section_YX.shape, np.float32)
-
-    def gather(self, tile: Tile, plan: Plan) -> Result:
-        return normalise(read_mirrored(self.section_YX, plan.pad, tile.reads), self.statistics)
-
-
-class _Job:
-    """One section: its views, and how many of their tiles are still to come."""
-
-    def __init__(self, section_YX: Section, settings: Settings, halvings: int) -> None:
-        self.views = [_View(section_YX, symmetry, settings, halvings) for symmetry in settings.symmetries]
-        self.pending = sum(len(view.plan.tiles) for view in self.views)
-
-    def result(self) -> Result:
-        """Average the views in their fixed order, so that the sum has one rounding."""
-        if len(self.views) == 1:
-            return self.views[0].symmetry.undo(self.views[0].out_YX)
-        total_YX = sum(view.symmetry.undo(view.out_YX).astype(np.float64) for view in self.views)
-        return np.asarray(total_YX / len(self.views), dtype=np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    job: _Job
-    view: _View
-    tile: Tile
-
-
 class _Run:
     """The threads of one iteration and what they share."""
 
     def __init__(self, sections: Iterable[Section], backend: Backend, settings: Settings) -> None:
         self._sections, self._backend, self._settings = sections, backend, settings
-        self._work: queue.Queue[list[_Item] | None] = queue.Queue(settings.lanes)
+        self._work: queue.Queue[list[Item] | None] = queue.Queue(settings.lanes)
         self._changed = threading.Condition()
-        self._jobs: list[_Job] = []
+        self._jobs: list[Job] = []
         self._read_all = False
         self._read_error: BaseException | None = None
         self._error: BaseException | None = None
@@ -164,7 +97,7 @@ class _Run:
         for thread in self._threads:
             thread.start()
 
-    def next_job(self) -> _Job | None:
+    def next_job(self) -> Job | None:
         """Wait for the next section in order; None after the last one."""
         with self._changed:
             self._changed.wait_for(
@@ -219,7 +152,7 @@ class _Run:
 
     def _read_sections(self) -> None:
         shape: tuple[int, ...] | None = None
-        items: list[_Item] = []
+        items: list[Item] = []
         try:
             for section_YX in self._sections:
                 if shape not in (None, section_YX.shape):
@@ -227,7 +160,7 @@ class _Run:
                         f"sections differ in shape: {shape}, then {section_YX.shape}; split the stack"
                     )
                 shape = section_YX.shape
-                job = _Job(section_YX, self._settings, self._halvings)
+                job = Job(section_YX, self._settings, self._halvings)
                 if not self._reduced:
                     self._batch = self._settings.batch(job.views[0].plan)
                 self._open(job)
@@ -236,7 +169,7 @@ class _Run:
                         if items and items[0].view.plan.tile_shape != view.plan.tile_shape:
                             self._put(items)
                             items = []
-                        items.append(_Item(job, view, tile))
+                        items.append(Item(job, view, tile))
                         if len(items) >= self._batch:
                             self._put(items)
                             items = []
@@ -244,7 +177,7 @@ class _Run:
             if items:
                 self._put(items)
 
-    def _open(self, job: _Job) -> None:
+    def _open(self, job: Job) -> None:
         """Enter a section, once few enough are open: those being computed, one ahead and one being taken."""
         ahead = ceil(self._batch * (self._settings.lanes + 1) / max(1, job.pending)) + 1
         with self._changed:
@@ -253,7 +186,7 @@ class _Run:
                 raise _Stopped
             self._jobs.append(job)
 
-    def _put(self, items: list[_Item] | None) -> None:
+    def _put(self, items: list[Item] | None) -> None:
         while True:
             try:
                 self._work.put(items, timeout=0.1)
@@ -281,7 +214,7 @@ class _Run:
                     item.job.pending -= 1
                 self._changed.notify_all()
 
-    def _compute(self, items: list[_Item]) -> None:
+    def _compute(self, items: list[Item]) -> None:
         filling = max(self._batch, len(items)) - len(items) if self._settings.fixed_batch else 0
         tiles = [item.view.gather(item.tile, item.view.plan) for item in items]
         batch_NCYX = np.stack(tiles + [np.zeros_like(tiles[0])] * filling)[:, None]
@@ -301,11 +234,11 @@ class _Run:
         for item, probability_CYX in zip(items, result_NCYX, strict=False):
             item.view.out_YX[item.tile.owns] = probability_CYX[0][item.tile.crop]
 
-    def _compute_in_parts(self, view: _View, plan: Plan, tile: Tile) -> None:
+    def _compute_in_parts(self, view: View, plan: Plan, tile: Tile) -> None:
         """Compute what one tile owns in smaller tiles; ResourceError when there is no smaller one."""
         smaller = self._smaller(plan)
         for part in smaller.tiles:
-            if not _overlap(part, tile):
+            if not overlap(part, tile):
                 continue
             try:
                 part_NCYX = self._backend.run(view.gather(part, smaller)[None, None])
@@ -330,7 +263,3 @@ class _Run:
 
 class _Stopped(Exception):  # noqa: N818  # ends a thread of ours, never seen outside
     pass
-
-
-def _overlap(a: Tile, b: Tile) -> bool:
-    return all(x.start < y.stop and y.start < x.stop for x, y in zip(a.owns, b.owns, strict=True))

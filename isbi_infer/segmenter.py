@@ -15,8 +15,9 @@ from isbi_infer.contract import ModelContract
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
 from isbi_infer.geometry import Plan
+from isbi_infer.jobs import Settings
 from isbi_infer.model import open_model
-from isbi_infer.pipeline import Settings, run_sections
+from isbi_infer.pipeline import run_sections
 from isbi_infer.session import OnnxSession
 from isbi_infer.stacks import StackReader, open_stack, write_stack
 from isbi_infer.summary import Estimate, RunSummary

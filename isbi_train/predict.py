@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.console import require_packages
-from isbi_infer.contract import CONTRACT_KEY, ModelContract, contract_of
+from isbi_infer.contract import ModelContract, contract_of
 from isbi_infer.errors import DependencyError, ModelError, ResourceError, UsageError
 from isbi_infer.segmenter import Segmenter
+from isbi_infer.torchscript import TorchScriptSession, open_torchscript
 
 if TYPE_CHECKING:
     import torch
@@ -82,23 +81,25 @@ def _torch_sections(
     from isbi_train.checkpoint import load_checkpoint
     from isbi_train.validate import predict_whole
 
-    device = _device(provider)
     network: torch.nn.Module
     if model.suffix.lower() == ".pth":
-        checkpoint = load_checkpoint(model)
+        device, checkpoint = _device(provider), load_checkpoint(model)
         network = torch.nn.Sequential(checkpoint.load_network(), torch.nn.Sigmoid()).to(device).eval()
         stride, border = checkpoint.network.stride, checkpoint.train.border
     else:
-        network, contract = _torchscript(model, device)
+        session, contract = _open_torchscript(model, provider)
+        network, device = _as_module(session), session.provider
         stride, border = contract.stride, contract.border
 
     def sections() -> Iterator[npt.NDArray[np.float32]]:
         for section_YX in image_ZYX:
             try:
                 (probability_YX,) = predict_whole(network, section_YX[None], stride=stride, border=border)
-            except RuntimeError as error:
+            except (RuntimeError, ModelError, ResourceError) as error:
                 reason = str(error).splitlines()[0]
-                if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
+                if isinstance(error, torch.OutOfMemoryError | ResourceError) or (
+                    "can't allocate memory" in reason
+                ):
                     raise ResourceError(
                         f"{model}: not enough memory on {device} for a whole section of {section_YX.shape}; run "
                         "isbi-export and evaluate the .onnx file, which runs in tiles"
@@ -110,7 +111,7 @@ def _torch_sections(
     return sections(), how
 
 
-def _device(provider: str) -> torch.device:
+def _device(provider: str) -> str:
     import torch
 
     if provider not in ("auto", "cpu", "cuda"):
@@ -118,33 +119,31 @@ def _device(provider: str) -> torch.device:
     present = torch.cuda.is_available()
     if provider == "cuda" and not present:
         raise DependencyError("CUDA was asked for, but torch finds no CUDA device; use --provider cpu")
-    return torch.device("cuda" if present and provider != "cpu" else "cpu")
+    return "cuda" if present and provider != "cpu" else "cpu"
 
 
-def _torchscript(path: Path, device: torch.device) -> tuple[torch.nn.Module, ModelContract]:
-    import torch
-
-    extra: dict[str, Any] = {CONTRACT_KEY: ""}
+def _open_torchscript(path: Path, provider: str) -> tuple[TorchScriptSession, ModelContract]:
     try:
-        # torch does not compare the archive's checksums, so a flipped bit would pass for a weight.
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise ModelError(f"{damaged} has another checksum")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            scripted = torch.jit.load(path, map_location=device, _extra_files=extra)
-    except Exception as error:
-        # Damaged files make zipfile and torch raise nearly anything.
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ModelError(f"{path}: not a readable TorchScript file ({reason}); export it again") from error
-    found = extra[CONTRACT_KEY]
-    document = found.decode() if isinstance(found, bytes) else found
-    try:
-        contract = contract_of({CONTRACT_KEY: document} if document else {})
+        session = open_torchscript(path.read_bytes(), provider)
+        return session, contract_of(session.metadata)
+    except OSError as error:
+        raise ModelError(
+            f"{path}: cannot read the model ({error.strerror}); expected a TorchScript file"
+        ) from error
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    network = torch.nn.Sequential(scripted)
-    # A frozen model has no parameters of its own, and theirs is what says where inputs have to go.
-    network.register_parameter("device", torch.nn.Parameter(torch.empty(0, device=device)))
-    return network.eval(), contract
+
+
+def _as_module(session: TorchScriptSession) -> torch.nn.Module:
+    """Give a session as `predict_whole` wants its networks: from and to the memory of the host."""
+    import torch
+
+    class Session(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.host = torch.nn.Parameter(torch.empty(0))
+
+        def forward(self, image_NCYX: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(session.run(image_NCYX.numpy()))
+
+    return Session()

@@ -24,7 +24,7 @@ from isbi_infer import ModelError, Segmenter
 from isbi_infer.contract import CONTRACT_KEY, contract_of
 from isbi_infer.graph import analyse
 from isbi_infer.model import open_model
-from isbi_infer.onnxfile import read_onnx
+from isbi_infer.onnxgraph.onnxfile import read_onnx
 from isbi_train.config import NetworkConfig
 from isbi_train.network import UNet
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from isbi_infer.errors import ModelError, ResourceError
 from isbi_infer.geometry import plan_section
+from isbi_infer.jobs import Settings
 from isbi_infer.normalise import intensity_statistics, normalise
-from isbi_infer.pipeline import Settings, run_sections
+from isbi_infer.pipeline import run_sections
 from isbi_infer.symmetry import ALL_EIGHT, IDENTITY
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from isbi_infer.onnxfile import Array, Tensor
-from isbi_infer.reach import Unproved
-from isbi_infer.trace import Call, broadcast_shape
+from isbi_infer.onnxgraph.onnxfile import Array, Tensor
+from isbi_infer.onnxgraph.reach import Unproved
+from isbi_infer.onnxgraph.trace import Call, broadcast_shape
 
 MOST_ELEMENTS = 4096  # no shape has more numbers, and weights are not worth computing
 

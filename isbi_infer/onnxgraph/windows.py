@@ -12,8 +12,8 @@ from math import lcm, prod
 
 import numpy as np
 
-from isbi_infer.reach import IntArray, Reach, Unproved
-from isbi_infer.trace import Call, Trace
+from isbi_infer.onnxgraph.reach import IntArray, Reach, Unproved
+from isbi_infer.onnxgraph.trace import Call, Trace
 
 _LARGEST_FACTOR = 64
 

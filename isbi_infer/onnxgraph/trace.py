@@ -8,8 +8,8 @@ from itertools import pairwise, zip_longest
 from math import prod
 from typing import Any
 
-from isbi_infer.onnxfile import Array, Node
-from isbi_infer.reach import IntArray, Reach, Unproved, stacked, union
+from isbi_infer.onnxgraph.onnxfile import Array, Node
+from isbi_infer.onnxgraph.reach import IntArray, Reach, Unproved, stacked, union
 
 
 class Flattened(Unproved):

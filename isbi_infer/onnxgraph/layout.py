@@ -7,9 +7,9 @@ from math import prod
 
 import numpy as np
 
-from isbi_infer.reach import Unproved
-from isbi_infer.shape_arithmetic import reshaped
-from isbi_infer.trace import Call, Flattened, Trace, broadcast, broadcast_shape, concatenated
+from isbi_infer.onnxgraph.reach import Unproved
+from isbi_infer.onnxgraph.shape_arithmetic import reshaped
+from isbi_infer.onnxgraph.trace import Call, Flattened, Trace, broadcast, broadcast_shape, concatenated
 
 
 def reshape(call: Call) -> Trace:

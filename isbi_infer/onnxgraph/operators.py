@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 
-from isbi_infer import layout
-from isbi_infer.onnxfile import Array, Tensor
-from isbi_infer.reach import Unproved
-from isbi_infer.shape_arithmetic import MOST_ELEMENTS, computed, constant
-from isbi_infer.trace import Call, Trace, broadcast
-from isbi_infer.windows import (
+from isbi_infer.onnxgraph import layout
+from isbi_infer.onnxgraph.onnxfile import Array, Tensor
+from isbi_infer.onnxgraph.reach import Unproved
+from isbi_infer.onnxgraph.shape_arithmetic import MOST_ELEMENTS, computed, constant
+from isbi_infer.onnxgraph.trace import Call, Trace, broadcast
+from isbi_infer.onnxgraph.windows import (
     convolution,
     padding,
     pooling,

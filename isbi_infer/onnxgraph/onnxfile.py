@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.protobuf import (
+from isbi_infer.onnxgraph.protobuf import (
     DOUBLES,
     FLOAT,
     FLOATS,

@@ -1,0 +1,335 @@
+"""TorchScript models behind the interface of `isbi_infer.session`; the one place in the core that touches torch.
+
+torch is imported when a model is opened and not before, so that the light path never pays for it.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isbi_infer.contract import CONTRACT_KEY, contract_of
+from isbi_infer.errors import DependencyError, ModelError, ResourceError, UsageError
+from isbi_infer.session import available_cores
+
+if TYPE_CHECKING:
+    import torch
+
+PROVIDERS = ("cpu", "cuda")
+
+_INSTALL = "run: pip install torch (or pip install 'isbi-infer[train]')"
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "CUDA_ERROR_OUT_OF_MEMORY")
+_NATIVE_BELOW = 20480  # elements of an input of one image; torch convolves no more than these without oneDNN
+
+
+class TorchScriptSession:
+    """A TorchScript model on one proved device.
+
+    On the CPU, tiled results equal the whole-image result bit for bit, as measured with torch 2.13 on every network
+    this project exports; that takes three things, all of them seen to matter:
+
+    - One call of `run` computes in one thread. oneDNN and MKL divide some sums among threads depending on the shape
+      (differences up to 6e-8 of a probability with three threads). `lanes` calls at once use all cores, and torch's
+      own number of threads is put back after each.
+    - The graph goes through ``torch.jit.optimize_for_inference``, which hands every convolution to oneDNN; otherwise
+      torch convolves small images without it, and others with it (up to 2.5e-6). It is also a sixth faster.
+    - A lone image that is so small that torch would compute a transposed convolution without oneDNN goes in twice
+      (1e-7).
+
+    On CUDA nothing of this is so, and results differ in the last digits. TensorFloat-32 is off on all devices.
+
+    Parameters
+    ----------
+    model : bytes
+        The whole file, from ``isbi-export``. TorchScript is a program, and torch says that it is no sandbox: open files
+        from people you trust.
+    provider : str
+        "cpu" or "cuda".
+
+    Attributes
+    ----------
+    provider : str
+        As given, and proved to be active.
+    lanes : int
+        How many threads may call `run` at once with gain.
+    metadata : Mapping
+        The contract's document under `CONTRACT_KEY`.
+    inputs, outputs : list of str
+        Names from the contract; TorchScript has none.
+
+    Raises
+    ------
+    UsageError
+        If the provider is not one of torch.
+    DependencyError
+        If torch is missing, or CUDA does not really run here.
+    ModelError
+        If the file is damaged, is no TorchScript or carries no contract.
+    """
+
+    def __init__(self, model: bytes, provider: str) -> None:
+        if provider not in PROVIDERS:
+            raise UsageError(
+                f"TorchScript runs on cpu or cuda only, not on {provider!r}; use the .onnx file for that"
+            )
+        _require_torch()
+        import torch
+
+        if provider == "cuda":
+            _prove_cuda()
+        self.provider = provider
+        self.lanes = available_cores() if provider == "cpu" else 1
+        module, document = load_script(model, provider)
+        self.metadata: Mapping[str, str] = {CONTRACT_KEY: document} if document else {}
+        contract = contract_of(self.metadata)
+        self.inputs, self.outputs = [contract.input_name], [contract.output_name]
+        self._module, self._twice_below = module, 0.0
+        if provider == "cpu":
+            with _quiet(), _load_errors():
+                self._module = torch.jit.optimize_for_inference(module)
+            self._twice_below = _NATIVE_BELOW * contract.stride**2 / _fewest_upsampled(self._module)
+        else:
+            found = self._compute(np.zeros((1, 1, contract.stride, contract.stride), np.float32)).device.type
+            if found != provider:
+                raise ModelError(
+                    f"the script gives its result on {found} when it runs on {provider}; export it again"
+                )
+
+    def run(self, batch_NCYX: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Run one batch.
+
+        Parameters
+        ----------
+        batch_NCYX : ndarray of float32, shape (N, 1, Y, X)
+            Normalised grey values.
+
+        Returns
+        -------
+        ndarray of float32, shape (N, 1, Y, X)
+            Probabilities of cell interior.
+
+        Raises
+        ------
+        ResourceError
+            If the device's memory does not suffice.
+        ModelError
+            If the model refuses the batch.
+        """
+        count = len(batch_NCYX)
+        if count == 1 and batch_NCYX[0].size <= self._twice_below:
+            batch_NCYX = np.concatenate([batch_NCYX, batch_NCYX])
+        return np.asarray(self._compute(batch_NCYX).cpu().numpy()[:count])
+
+    def alone(self) -> TorchScriptSession:
+        """Give this session: a call on several threads would not be exact."""
+        return self
+
+    def stop(self) -> None:
+        """Do nothing: torch cannot be stopped within a batch."""
+
+    def _compute(self, batch_NCYX: npt.NDArray[np.float32]) -> torch.Tensor:
+        import torch
+
+        flags = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=False, allow_tf32=False
+        )
+        try:
+            with torch.inference_mode(), flags, _one_thread(self.provider):
+                image_NCYX = torch.from_numpy(np.require(batch_NCYX, requirements=["C", "W"]))
+                result_NCYX = self._module(image_NCYX.to(self.provider))
+        except (
+            RuntimeError,
+            MemoryError,
+        ) as error:  # what torch raises; torch.OutOfMemoryError is the former
+            reason = " ".join(str(error).split())
+            if isinstance(error, MemoryError) or any(text in reason for text in _OUT_OF_MEMORY):
+                raise ResourceError(
+                    f"not enough memory on {self.provider} for a batch of shape {batch_NCYX.shape}; "
+                    "use a smaller --batch or --tile"
+                ) from error
+            raise ModelError(
+                f"the model failed on a batch of shape {batch_NCYX.shape} ({reason[-300:]})"
+            ) from error
+        if not isinstance(result_NCYX, torch.Tensor):
+            raise ModelError(f"the script gives a {type(result_NCYX).__name__}, expected one tensor")
+        return result_NCYX
+
+
+def open_torchscript(model: bytes, provider: str) -> TorchScriptSession:
+    """Open a model on a device; "auto" takes CUDA where torch really computes there, and the CPU otherwise.
+
+    Parameters
+    ----------
+    model : bytes
+        The whole TorchScript file.
+    provider : str
+        "auto", "cpu" or "cuda".
+
+    Returns
+    -------
+    TorchScriptSession
+        Its ``provider`` says which one it is.
+    """
+    if provider != "auto":
+        return TorchScriptSession(model, provider)
+    try:
+        _prove_cuda()
+    except DependencyError:
+        return TorchScriptSession(model, "cpu")
+    return TorchScriptSession(model, "cuda")
+
+
+def load_script(model: bytes, device: str = "cpu") -> tuple[torch.jit.ScriptModule, str]:
+    """Load a TorchScript file and the contract in it.
+
+    Parameters
+    ----------
+    model : bytes
+        The whole file.
+    device : str
+        Where its weights go.
+
+    Returns
+    -------
+    (ScriptModule, str)
+        The model, in evaluation mode, and its contract's JSON document, empty where there is none.
+
+    Raises
+    ------
+    ModelError
+        If the file is no TorchScript, or its checksums are wrong.
+    """
+    _require_torch()
+    import torch
+
+    extra: dict[str, Any] = {CONTRACT_KEY: ""}
+    with _quiet(), _load_errors():
+        # torch does not compare the archive's checksums, so a flipped bit would pass for a weight.
+        with zipfile.ZipFile(io.BytesIO(model)) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise ModelError(f"{damaged} has another checksum")
+        module = torch.jit.load(io.BytesIO(model), map_location=device, _extra_files=extra)
+        document = extra[CONTRACT_KEY]
+        return module.eval(), document.decode() if isinstance(document, bytes) else document
+
+
+def read_torchscript(path: Path) -> tuple[torch.jit.ScriptModule, str]:
+    """Read a TorchScript file from disk, for its code; `TorchScriptSession` is what runs it.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    (ScriptModule, str)
+        As from `load_script`.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read, is damaged or carries no contract; it names the file.
+    """
+    try:
+        module, document = load_script(path.read_bytes())
+        contract_of({CONTRACT_KEY: document} if document else {})
+    except OSError as error:
+        raise ModelError(
+            f"{path}: cannot read the model ({error.strerror}); expected a TorchScript file"
+        ) from error
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    return module, document
+
+
+def _require_torch() -> None:
+    """Say in one line why torch cannot be used, if it cannot."""
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError) as error:  # OSError: one of its libraries cannot be loaded
+        reason = (
+            "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded ({error})"
+        )
+        raise DependencyError(f"a TorchScript model needs torch, which {reason}; {_INSTALL}") from error
+
+
+def _prove_cuda() -> None:
+    """Raise DependencyError unless torch computes a convolution on a CUDA device."""
+    _require_torch()
+    import torch
+
+    if torch.version.cuda is None:
+        raise DependencyError(
+            f"CUDA was asked for, but torch {torch.__version__} was built without it; run: pip uninstall -y torch && "
+            "pip install torch --index-url https://download.pytorch.org/whl/cu130 (or use --provider cpu)"
+        )
+    try:
+        image_NCYX = torch.ones(1, 1, 8, 8, device="cuda")
+        with torch.inference_mode():
+            found = torch.nn.functional.conv2d(image_NCYX, image_NCYX[:, :, :3, :3]).cpu()
+        proved = bool((found == 9).all())
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DependencyError(
+            f"CUDA was asked for, but torch {torch.__version__} does not run on it here ({reason}); "
+            "check the driver with nvidia-smi, or use --provider cpu"
+        ) from error
+    if not proved:
+        raise DependencyError(
+            "CUDA was asked for, but computes wrong values; check the GPU, or use --provider cpu"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back that TorchScript is deprecated: our user chose the file and not the format."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+@contextmanager
+def _load_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # Damaged files make zipfile and torch raise nearly anything.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelError(f"not a readable TorchScript file ({reason}); export it again") from error
+
+
+@contextmanager
+def _one_thread(provider: str) -> Iterator[None]:
+    """Compute in the calling thread alone; torch keeps this setting for each thread."""
+    import torch
+
+    before = torch.get_num_threads()
+    if provider != "cpu" or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fewest_upsampled(module: torch.jit.ScriptModule) -> float:
+    """Give the fewest input channels of a transposed convolution; infinity where there is none."""
+    channels = [inf]
+    graph: Any = module.graph  # whose methods torch does not declare
+    for node in graph.findAllNodes("aten::conv_transpose2d"):
+        weight = node.inputsAt(1).toIValue()
+        channels.append(weight.shape[0] if weight is not None else 1)
+    return min(channels)
