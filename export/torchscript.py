@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from isbi_export.deployable import Deployable
 
-from isbi_infer.contract import CONTRACT_KEY, ModelContract
-from isbi_infer.torchscript import read_torchscript
-
-__all__ = ["read_torchscript", "write_torchscript"]
+from isbi_infer.contract import CONTRACT_KEY, ModelContract, contract_of
+from isbi_infer.errors import ModelError
+from isbi_infer.torchscript import load_script
 
 
 def write_torchscript(path: Path, model: Deployable, contract: ModelContract) -> None:
@@ -38,6 +37,32 @@ def write_torchscript(path: Path, model: Deployable, contract: ModelContract) ->
         # Through a buffer: the archive would otherwise carry the temporary file's name.
         extra: dict[str, Any] = {CONTRACT_KEY: contract.to_json()}
         path.write_bytes(_without_provenance(traced.save_to_buffer(_extra_files=extra)))
+
+
+def read_torchscript(path: Path) -> tuple[torch.jit.ScriptModule, str]:
+    """Read a TorchScript file for its code; `isbi_infer.torchscript.TorchScriptSession` is what runs it.
+
+    Parameters
+    ----------
+    path : Path
+        A file written by `write_torchscript`.
+
+    Returns
+    -------
+    (ScriptModule, str)
+        The model, and the contract's JSON document.
+
+    Raises
+    ------
+    ModelError
+        If the file is no TorchScript or carries no contract.
+    """
+    try:
+        model, document = load_script(path.read_bytes())
+        contract_of({CONTRACT_KEY: document} if document else {})
+    except (OSError, ModelError) as error:
+        raise ModelError(f"{path}: {error}") from error
+    return model, document
 
 
 def _without_provenance(archive: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.command()
+@app.command(
+    epilog="isbi-infer doctor says what is installed and what of it really runs. (A stack of that name: ./doctor)"
+)
 def infer(
     stack: Annotated[
         Path, typer.Argument(metavar="STACK", help="Greyscale TIFF section or stack: plain, ImageJ or OME.")
@@ -133,5 +136,9 @@ def _beside(stack: Path) -> Path:
 
 
 def main() -> None:
-    """Run ``isbi-infer``."""
+    """Run ``isbi-infer``, or ``isbi-infer doctor``."""
+    if sys.argv[1:2] == ["doctor"]:
+        from isbi_infer.doctor import app as doctor
+
+        doctor(args=sys.argv[2:], prog_name="isbi-infer doctor")
     app()

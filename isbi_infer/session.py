@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import os
 import tempfile
 from collections.abc import Mapping
@@ -154,14 +156,19 @@ class OnnxSession:
         if self.provider != "cpu":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             if hasattr(self._onnxruntime, "preload_dlls"):
-                self._onnxruntime.preload_dlls(directory="")
+                with contextlib.redirect_stdout(io.StringIO()):  # what is missing is said by the session's failure
+                    self._onnxruntime.preload_dlls(directory="")
         self._onnxruntime.set_default_logger_severity(4)
         providers = [(PROVIDERS[self.provider], _OPTIONS.get(self.provider, {}))]
         with tempfile.TemporaryDirectory() as nowhere:
             # A model given as bytes may name outside files; they are looked for in this empty folder.
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", nowhere)
             try:
-                return self._onnxruntime.InferenceSession(self._model, options, providers=providers)
+                # Where a provider fails, the binding prints and tries others; standard output is the user's.
+                with contextlib.redirect_stdout(io.StringIO()):
+                    return self._onnxruntime.InferenceSession(
+                        self._model, options, providers=providers, enable_fallback=0
+                    )
             except Exception as error:
                 raise self._load_error(error) from error
 

@@ -1,0 +1,324 @@
+"""``isbi-infer doctor``: what is installed, what of it really runs, and the command that mends what does not."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata as metadata
+import io
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isbi_infer._version import __version__
+from isbi_infer.console import exit_codes
+from isbi_infer.errors import DependencyError, IsbiError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+RUNTIMES = (  # all of them provide the module onnxruntime
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-directml",
+    "onnxruntime-qnn",
+    "onnxruntime-rocm",
+    "onnxruntime-training",
+    "ort-nightly",
+    "ort-nightly-gpu",
+)
+_CPU_ONLY = "pip uninstall -y onnxruntime-gpu && pip install 'isbi-infer[cpu]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes
+    ----------
+    name : str
+        What it is about.
+    ok : bool or None
+        None where it is neither good nor bad.
+    detail : str
+        What was found, in one line.
+    remedy : str or None
+        The command that mends it.
+    exit_code : int
+        What the doctor leaves with when this is the first thing that is not ok.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+    remedy: str | None = None
+    exit_code: int = DependencyError.exit_code
+
+
+def check_packages() -> Iterator[Finding]:
+    """Say what is installed, from its metadata; nothing is imported."""
+    yield Finding("python", None, f"{platform.python_version()} at {sys.executable}, {platform.platform()}")
+    yield Finding("isbi-infer", None, f"{__version__} in {Path(__file__).parent}")
+    for package in ("numpy", "tifffile", "typer"):
+        version = _version(package)
+        mend = None if version else f"pip install {package}"
+        yield Finding(package, version is not None, version or "not installed", mend)
+    torch = _version("torch")
+    yield Finding("torch", None, torch or "not installed; only TorchScript models and training need it")
+
+
+def installed_runtimes() -> list[metadata.Distribution]:
+    """List the wheels that provide the module onnxruntime."""
+    found = []
+    for name in RUNTIMES:
+        try:
+            found.append(metadata.distribution(name))
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def check_runtimes(wheels: Sequence[metadata.Distribution]) -> Iterator[Finding]:
+    """Say which onnxruntime there is; two wheels overwrite each other, unseen by ``pip check``."""
+    from isbi_infer.session import _onnxruntime
+
+    names = [str(wheel.metadata["Name"]) for wheel in wheels]
+    again = [
+        f"pip install --force-reinstall --no-deps {n}=={w.version}"
+        for n, w in zip(names, wheels, strict=True)
+    ]
+    for wheel, name, mend in zip(wheels, names, again, strict=True):
+        lost = lost_files(wheel)
+        more = f", {len(lost)} of its files are missing or another wheel's" if lost else ""
+        yield Finding(name, not lost, wheel.version + more, mend if lost and len(wheels) == 1 else None)
+    if len(wheels) > 1:
+        extra = "gpu" if "onnxruntime-gpu" in names else "cpu"
+        yield Finding(
+            "onnxruntime",
+            False,
+            f"{' and '.join(names)} are both installed and overwrite each other",
+            f"pip uninstall -y {' '.join(names)} && pip install 'isbi-infer[{extra}]'",
+        )
+        return
+    try:
+        _onnxruntime()
+    except DependencyError as error:
+        if wheels:
+            yield Finding("onnxruntime", False, f"cannot be imported ({error.__cause__})", again[0])
+        else:
+            yield Finding("onnxruntime", False, "not installed", "pip install 'isbi-infer[cpu]'")
+    else:
+        if not wheels:
+            yield Finding("onnxruntime", None, "there, but not as an installed wheel, so of unknown version")
+
+
+def lost_files(wheel: metadata.Distribution) -> list[str]:
+    """List files of a wheel that are gone or of another size than it installed."""
+    lost = []
+    for file in wheel.files or ():
+        if file.size is not None and file.parts[0] == "onnxruntime":
+            path = Path(str(file.locate()))
+            if not path.is_file() or path.stat().st_size != file.size:
+                lost.append(str(file))
+    return lost
+
+
+def list_gpus() -> list[str]:
+    """Ask the NVIDIA driver's own tool which GPUs there are; none where it is not there or fails."""
+    fields = "name,driver_version,memory.free,memory.total"
+    said = _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits") or ""
+    lines = [line.split(", ") for line in said.splitlines()]
+    return [f"{x[0]}, driver {x[1]}, {x[2]} of {x[3]} MiB free" for x in lines if len(x) == 4]
+
+
+def check_libraries(folders: Iterable[Path], ldconfig: str) -> Finding:
+    """Say where the CUDA and cuDNN libraries are: in these folders, or where ``ldconfig -p`` says."""
+    files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())]
+    cached = (Path(line.split("=> ")[1]) for line in ldconfig.splitlines() if "=> " in line)
+    files += [file for file in cached if file.is_file()]
+    found = []
+    for library in ("cudart", "cublas", "cufft", "curand", "cudnn"):
+        names = re.compile(rf"(lib{library}\.so(\.\d+)*|{library}(64)?_\d+\.dll)")
+        place = next((file for file in files if names.fullmatch(file.name)), None)
+        found.append(f"{library}: {place or 'not found'}")
+    return Finding("cuda libraries", None, "; ".join(found))
+
+
+def library_folders() -> Iterator[Path]:
+    """List where CUDA libraries may lie: in pip's nvidia packages, then on the loader's paths."""
+    for root in dict.fromkeys(sys.path):
+        for kind in ("*/lib", "*/bin", "*/bin/x86_64"):
+            yield from sorted(Path(root, "nvidia").glob(kind))
+    for variable in ("LD_LIBRARY_PATH", "PATH" if os.name == "nt" else "DYLD_LIBRARY_PATH"):
+        yield from (Path(part) for part in os.environ.get(variable, "").split(os.pathsep) if part)
+
+
+def check_provider(provider: str, model: bytes, remedy: str | None) -> Finding:
+    """Run a tile on one provider; one without a remedy is none that has to run."""
+    import numpy as np
+
+    from isbi_infer.contract import contract_of
+    from isbi_infer.session import OnnxSession
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):  # onnxruntime prints which libraries it misses
+            session = OnnxSession(model, provider)
+            stride = contract_of(session.metadata).stride
+            session.run(np.zeros((1, 1, stride, stride), np.float32))
+    except IsbiError as error:
+        missing = dict.fromkeys(re.findall(r"Failed to load (\S+):", said.getvalue()))
+        reason = f"{', '.join(missing)} cannot be loaded" if missing else str(error).partition("; run: ")[0]
+        if remedy is None:
+            return Finding(provider, None, f"compiled in, does not run here ({reason})")
+        return Finding(provider, False, reason, remedy, error.exit_code)
+    return Finding(provider, True, "runs")
+
+
+def check_providers(model: bytes, *, gpu_wheel: bool, gpu_found: bool) -> Iterator[Finding]:
+    """Say which providers are compiled in, and run each of them."""
+    from isbi_infer.session import PROVIDERS, _onnxruntime
+
+    available = _onnxruntime().get_available_providers()
+    yield Finding("compiled in", None, ", ".join(available))
+    remedies = {
+        "cpu": "pip install --force-reinstall 'isbi-infer[cpu]'",
+        "cuda": "pip install --upgrade 'isbi-infer[gpu]'" if gpu_found else _CPU_ONLY,
+        "openvino": "pip install --force-reinstall onnxruntime-openvino",
+    }
+    for provider, name in PROVIDERS.items():
+        if name in available:
+            yield check_provider(provider, model, remedies.get(provider))
+    if PROVIDERS["cuda"] not in available and gpu_wheel:
+        detail = "not compiled in, though onnxruntime-gpu is installed; its files are another wheel's"
+        yield Finding("cuda", False, detail, "pip install --force-reinstall --no-deps onnxruntime-gpu")
+    elif PROVIDERS["cuda"] not in available and gpu_found:
+        yield Finding("cuda", None, "not compiled in; 'isbi-infer[gpu]' would use the GPU")
+
+
+def check_machine() -> Iterator[Finding]:
+    """Say what memory and how many cores this process may use."""
+    from isbi_infer.memory import available_memory
+    from isbi_infer.session import available_cores
+
+    yield Finding("memory", None, f"{available_memory() / 2**30:.1f} GiB free for this process")
+    yield Finding("cores", None, f"{available_cores()} of {os.cpu_count()} may be used")
+
+
+def check_model(model: Path | None, *, runs: bool) -> Iterator[Finding]:
+    """Open a model on the CPU, with all checks of a run, and sum its contract up; None is the released one."""
+    from isbi_models import released_models
+
+    from isbi_infer.model import open_model
+
+    if not runs:
+        yield Finding("model", None, "not opened, for lack of an onnxruntime that runs")
+        return
+    try:
+        opened = open_model(model, "cpu")
+    except IsbiError as error:
+        mend = "pip install --force-reinstall --no-deps isbi-infer"
+        if model is not None:
+            mend = f"isbi-export {shlex.quote(str(model.with_suffix('.pth')))}"
+        yield Finding("model", False, str(error), mend, error.exit_code)
+        return
+    release = next((r.name for r in released_models().values() if r.sha256 == opened.sha256), None)
+    origin = f"as released ({release})" if release else "not a released model"
+    yield Finding("model", True, f"{opened.path}, sha256 {opened.sha256[:16]}..., {origin}")
+    contract = opened.contract
+    exact = "exact" if contract.exact else f"not exact: {contract.not_exact_because[0]}"
+    yield Finding(
+        "contract",
+        True,
+        f"stride {contract.stride}, halo {contract.halo}, border {contract.border}, {exact}; "
+        f"{contract.normalisation}, {contract.precision}, {contract.polarity} = 1",
+    )
+    scores = ", ".join(
+        f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in contract.scores.items()
+    )
+    yield Finding("scores", None, scores or "none in the contract")
+
+
+def examine(model: Path | None) -> Iterator[Finding]:
+    """Look at everything, with this model or the released one, one finding after the other."""
+    from isbi_models import default_model
+
+    packages = list(check_packages())
+    yield from packages
+    if any(finding.ok is False for finding in packages):
+        return  # nothing else can be looked at without them
+    wheels = installed_runtimes()
+    runtimes = list(check_runtimes(wheels))
+    yield from runtimes
+    gpus = list_gpus()
+    yield Finding("gpu", None, "; ".join(gpus) or "no NVIDIA driver or GPU found (nvidia-smi)")
+    yield check_libraries(
+        library_folders(), _output("ldconfig", "-p") or _output("/sbin/ldconfig", "-p") or ""
+    )
+    yield from check_machine()
+    runs = all(finding.ok is not False for finding in runtimes)
+    models = list(check_model(model, runs=runs))
+    yield from models
+    if runs:
+        usable = model if model and models[0].ok and model.suffix.lower() == ".onnx" else default_model().path
+        gpu_wheel = any(wheel.metadata["Name"] == "onnxruntime-gpu" for wheel in wheels)
+        yield from check_providers(usable.read_bytes(), gpu_wheel=gpu_wheel, gpu_found=bool(gpus))
+
+
+@app.command()
+def doctor(
+    model: Annotated[Path | None, typer.Option(help="Model to try. [default: the released model]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
+    ] = False,
+) -> None:
+    """Say what is installed and what of it really runs; end with the command that mends what does not."""
+    with exit_codes("isbi-infer doctor", debug=debug):
+        findings = []
+        for finding in examine(model):
+            findings.append(finding)
+            if not as_json:
+                _print(finding)
+        wrong = [finding for finding in findings if finding.ok is False]
+        remedies = list(dict.fromkeys(finding.remedy for finding in wrong if finding.remedy))
+        exit_code = wrong[0].exit_code if wrong else 0
+        if as_json:
+            plain = [{key: asdict(f)[key] for key in ("name", "ok", "detail", "remedy")} for f in findings]
+            typer.echo(json.dumps({"exit_code": exit_code, "findings": plain, "remedies": remedies}))
+        elif wrong:
+            typer.echo("\n".join(("to mend this, run:", *(f"    {remedy}" for remedy in remedies))))
+        else:
+            typer.echo("all is well")
+    raise typer.Exit(exit_code)
+
+
+def _print(finding: Finding) -> None:
+    mark, colour = {True: ("ok", "green"), None: ("-", None), False: ("WRONG", "red")}[finding.ok]
+    detail = " ".join(finding.detail.split())
+    typer.echo(f"{typer.style(f'{mark:5}', fg=colour)}  {finding.name:20}  {detail}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _output(*command: str) -> str | None:
+    """Run a tool of the system; None where it is not there, fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    return done.stdout if done.returncode == 0 else None
