@@ -156,7 +156,9 @@ class OnnxSession:
         if self.provider != "cpu":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             if hasattr(self._onnxruntime, "preload_dlls"):
-                with contextlib.redirect_stdout(io.StringIO()):  # what is missing is said by the session's failure
+                with contextlib.redirect_stdout(
+                    io.StringIO()
+                ):  # what is missing is said by the session's failure
                     self._onnxruntime.preload_dlls(directory="")
         self._onnxruntime.set_default_logger_severity(4)
         providers = [(PROVIDERS[self.provider], _OPTIONS.get(self.provider, {}))]

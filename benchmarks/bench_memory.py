@@ -1,0 +1,159 @@
+"""Peak memory and start-up time, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .measure import Spread, cores, fresh, fresh_command, fresh_timed, load_average
+
+BASE, UNSHUFFLE = 32, 2  # of the released model; see models/CARD.md
+LIMIT_BYTES = 8.5 * BASE * 4 / UNSHUFFLE**2  # per tile pixel and lane
+PROGRAM = str(Path(sys.executable).with_name("isbi-infer"))
+
+WHOLE_RUN = """
+from isbi_infer import Segmenter
+source, target, provider, tile = sys.argv[1:]
+segmenter = Segmenter(provider=provider, tile=int(tile) or None)
+segmenter.segment_file(source, target)
+"""
+
+# What the model takes when each lane computes a tile; the input is there before.
+TILES_AT_ONCE = """
+import json
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from isbi_infer import Segmenter
+provider, tile = sys.argv[1], int(sys.argv[2])
+session = Segmenter(provider=provider)._session
+batch_NCYX = np.ones((1, 1, tile, tile), np.float32)
+def field(name):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
+before = field("VmRSS")
+with ThreadPoolExecutor(session.lanes) as pool:
+    for _ in pool.map(lambda _: session.run(batch_NCYX) is None, range(3 * session.lanes)):
+        pass
+print(json.dumps({"lanes": session.lanes, "bytes": field("VmHWM") - before}))
+"""
+
+FIRST_SECTION = """
+import numpy as np
+from isbi_infer import Segmenter
+Segmenter(provider=sys.argv[1])(np.zeros((512, 512), np.uint8))
+"""
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+
+
+@linux_only
+def test_peak_memory_whatever_the_number_of_sections(
+    benchmark, small_ZYX, write_sections, tmp_path, options, keep, say
+):
+    counts = [2, 4] if options.quick else [30, 300, 3000] if options.full else [30, 300]
+    measured = {}
+
+    def run_all():
+        for count in counts:
+            source, target = write_sections(small_ZYX, count), tmp_path / "out.tif"
+            # Whether two lanes are at their peak together is chance; a long stack gives it many.
+            runs = [
+                fresh(WHOLE_RUN, str(source), str(target), options.provider, "0")
+                for _ in range(options.rounds if count == counts[0] else 1)
+            ]
+            peaks, seconds = [run.peak_bytes for run in runs], [run.sample.wall_s for run in runs]
+            measured[str(count)] = {"peak_bytes": peaks, "wall_s": seconds}
+            source.unlink()
+            target.unlink()
+            say(f"{count} sections: peak {max(peaks) / 2**20:.0f} MiB, {min(seconds):.1f} s")
+
+    benchmark.group = "memory"
+    benchmark.pedantic(run_all, rounds=1, iterations=1)
+    benchmark.extra_info.update(measured)
+    keep("memory-sections", {"by_sections": measured}, shape=small_ZYX.shape[1:])
+
+
+@linux_only
+def test_memory_of_a_tile(benchmark, drawn_ZYX, write_sections, segmenter, tmp_path, options, keep, say):
+    tiles = [256] if options.quick else [512, 1024, 1536, 2048]
+    halo, measured = segmenter.contract.halo, {}
+
+    def run_all():
+        idle = fresh("import isbi_infer\nisbi_infer.Segmenter(provider=sys.argv[1])", options.provider)
+        for tile in tiles:
+            alone = json.loads(fresh(TILES_AT_ONCE, options.provider, str(tile)).output)
+            side = 2 * tile - 2 * halo  # of a section that is cut into 2 x 2 such tiles
+            around = (0, max(0, side - drawn_ZYX.shape[1]))
+            section_YX = np.pad(drawn_ZYX[0], (around, around), mode="reflect")[:side, :side]
+            source = write_sections(section_YX[None])
+            whole = fresh(WHOLE_RUN, str(source), str(tmp_path / "out.tif"), options.provider, str(tile))
+            pixels = tile**2 * alone["lanes"]
+            measured[str(tile)] = {
+                "lanes": alone["lanes"],
+                "model_bytes_per_pixel": alone["bytes"] / pixels,
+                "run_bytes_per_pixel": (whole.peak_bytes - idle.peak_bytes) / pixels,
+                "run_peak_bytes": whole.peak_bytes,
+            }
+            say(
+                f"tile {tile}: {alone['bytes'] / pixels:.0f} bytes per tile pixel and lane for the model, "
+                f"{measured[str(tile)]['run_bytes_per_pixel']:.0f} for a whole run; limit {LIMIT_BYTES:.0f}"
+            )
+
+    benchmark.group = "memory"
+    benchmark.pedantic(run_all, rounds=1, iterations=1)
+    benchmark.extra_info.update(measured)
+    keep("memory-tiles", {"by_tile": measured, "limit_bytes_per_pixel": LIMIT_BYTES})
+
+
+def test_start_up_ratio(compare, keep, options):
+    python = [sys.executable, "-c"]
+    contenders = {
+        "python, nothing": lambda: fresh_command(*python, "pass"),
+        "isbi-infer --help": lambda: fresh_command(PROGRAM, "--help"),
+        "from isbi_infer import Segmenter": lambda: fresh_command(
+            *python, "from isbi_infer import Segmenter"
+        ),
+        "first section of 512 x 512": lambda: fresh_command(
+            *python, "import sys" + FIRST_SECTION, options.provider
+        ),
+    }
+    found, _ = compare("start-up", contenders, "python, nothing", timer=fresh_timed)
+    keep("start-up", found)
+
+
+def test_command_line_from_file_to_file(benchmark, small_ZYX, write_sections, tmp_path, options, keep, say):
+    """30 sections of 512 x 512 with the released model, from starting the program to its end."""
+    source, samples, loads = write_sections(small_ZYX), [], []
+    command = [
+        PROGRAM,
+        str(source),
+        "-o",
+        str(tmp_path / "out.tif"),
+        "--quiet",
+        "--provider",
+        options.provider,
+    ]
+
+    def run():
+        loads.append(load_average())
+        samples.append(fresh_command(*command).sample)
+
+    benchmark.group = "command line, file to file"
+    benchmark.pedantic(run, rounds=options.rounds, warmup_rounds=not options.quick, iterations=1)
+    counted = samples[-options.rounds :]
+    measured = {"wall_s": [s.wall_s for s in counted], "cpu_s": [s.cpu_s for s in counted]}
+    spread = {key: Spread.of(values) for key, values in measured.items()}
+    say(
+        f"isbi-infer, {len(small_ZYX)} sections: {spread['wall_s'].median:.2f} s wall, "
+        f"{spread['cpu_s'].median:.2f} s CPU, {spread['cpu_s'].median / cores():.2f} s were {cores()} cores idle"
+    )
+    keep(
+        "command-line",
+        measured | {"load_average": loads[-options.rounds :]},
+        shape=small_ZYX.shape,
+        precision="float32",
+    )
