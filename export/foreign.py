@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from isbi_export.graph_file import stamp
-from isbi_export.seams import halo_errors
 from onnx import helper
 
+from isbi_export.graph_file import stamp
+from isbi_export.seams import halo_errors
 from isbi_infer import __version__
 from isbi_infer.contract import SCHEMA, ModelContract
 from isbi_infer.errors import ModelError

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import onnx
 import torch
-from isbi_export.deployable import Deployable
 
+from isbi_export.deployable import Deployable
 from isbi_infer import __version__
 from isbi_infer.contract import CONTRACT_KEY, ModelContract
 

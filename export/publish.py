@@ -9,12 +9,12 @@ from math import isfinite
 from pathlib import Path
 
 import onnx
+
 from isbi_export.deployable import Deployable
 from isbi_export.graph_file import INPUT, OUTPUT, graph_of, write_onnx
 from isbi_export.parity import Parity, Run, compare, module_runner, onnx_runner, torchscript_runner
 from isbi_export.seams import halo_errors
 from isbi_export.torchscript import write_torchscript
-
 from isbi_infer import __version__
 from isbi_infer.contract import SCHEMA, ModelContract
 from isbi_infer.errors import ModelError, UsageError

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from isbi_export.deployable import Deployable
 
+from isbi_export.deployable import Deployable
 from isbi_infer.contract import CONTRACT_KEY, ModelContract, contract_of
 from isbi_infer.errors import ModelError
 from isbi_infer.torchscript import load_script

@@ -216,9 +216,8 @@ def check_machine() -> Iterator[Finding]:
 
 def check_model(model: Path | None, *, runs: bool) -> Iterator[Finding]:
     """Open a model on the CPU, with all checks of a run, and sum its contract up; None is the released one."""
-    from isbi_models import released_models
-
     from isbi_infer.model import open_model
+    from isbi_models import released_models
 
     if not runs:
         yield Finding("model", None, "not opened, for lack of an onnxruntime that runs")

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from isbi_models import default_model
 
 from isbi_infer.contract import ModelContract, contract_of
 from isbi_infer.errors import ModelError
 from isbi_infer.graph import GraphAnalysis, analyse
 from isbi_infer.onnxgraph.onnxfile import OnnxFile, read_onnx
 from isbi_infer.session import OnnxSession, open_session
+from isbi_models import default_model
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from isbi_export.publish import publish
 
+from isbi_export.publish import publish
 from isbi_infer.sample import synthetic_stack
 from isbi_train.checkpoint import Checkpoint, save_checkpoint
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig

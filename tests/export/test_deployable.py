@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from isbi_export.deployable import Deployable, SpaceToDepth
 from torch import nn
 
+from isbi_export.deployable import Deployable, SpaceToDepth
 from isbi_train.config import NetworkConfig
 from isbi_train.network import UNet
 

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from isbi_export.cli import app
 from typer.testing import CliRunner
+
+from isbi_export.cli import app
 
 
 @pytest.fixture(scope="module")

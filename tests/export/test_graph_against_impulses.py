@@ -16,8 +16,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isbi_export.deployable import Deployable
 
+from isbi_export.deployable import Deployable
 from isbi_infer.graph import analyse
 from isbi_train.checkpoint import load_checkpoint
 from isbi_train.config import NetworkConfig

@@ -20,13 +20,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+
 from isbi_export import publish as publish_module
 from isbi_export.deployable import Deployable
 from isbi_export.graph_file import OPSET, write_onnx
 from isbi_export.parity import FLOAT32_TOLERANCE, probe_shapes
 from isbi_export.publish import FORMATS, publish
 from isbi_export.torchscript import read_torchscript, write_torchscript
-
 from isbi_infer.contract import CONTRACT_KEY, contract_of, parse_contract
 from isbi_infer.errors import ModelError, OutputError, UsageError
 from isbi_train.checkpoint import file_sha256, load_checkpoint

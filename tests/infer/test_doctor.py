@@ -11,10 +11,10 @@ from pathlib import Path
 
 import onnxruntime
 import pytest
-from isbi_models import default_model
 
 import isbi_infer
 from isbi_infer import doctor
+from isbi_models import default_model
 
 PROGRAM = Path(sys.executable).with_name("isbi-infer")
 CPU_WHEEL = [wheel.metadata["Name"] for wheel in doctor.installed_runtimes()] == ["onnxruntime"]

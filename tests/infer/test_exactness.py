@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isbi_export.foreign import ForeignModel, adopt
 from torch import nn
 from torch.nn import functional as F
 
+from isbi_export.foreign import ForeignModel, adopt
 from isbi_infer import ModelError, Segmenter
 from isbi_infer.sample import synthetic_stack
 from isbi_infer.session import OnnxSession

@@ -15,7 +15,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isbi_models import default_model
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional as F
@@ -25,6 +24,7 @@ from isbi_infer.contract import CONTRACT_KEY, contract_of
 from isbi_infer.graph import analyse
 from isbi_infer.model import open_model
 from isbi_infer.onnxgraph.onnxfile import read_onnx
+from isbi_models import default_model
 from isbi_train.config import NetworkConfig
 from isbi_train.network import UNet
 

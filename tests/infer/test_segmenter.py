@@ -8,12 +8,12 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isbi_models import default_model
 
 import isbi_infer
 from isbi_infer import ImageError, ModelError, ResourceError, Segmenter, UsageError
 from isbi_infer.sample import synthetic_stack
 from isbi_infer.session import available_cores
+from isbi_models import default_model
 
 
 def whole_image_reference(section_YX, contract):

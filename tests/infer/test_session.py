@@ -7,11 +7,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from isbi_models import default_model
 from onnx import TensorProto, helper
 
 from isbi_infer import DependencyError, ModelError, Segmenter
 from isbi_infer.session import PROVIDERS, OnnxSession, available_cores, open_session
+from isbi_models import default_model
 
 MODEL = default_model().path.read_bytes()
 

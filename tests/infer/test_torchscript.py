@@ -17,16 +17,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isbi_export.deployable import Deployable
-from isbi_export.torchscript import write_torchscript
-from isbi_models import default_model
 
 import isbi_infer
+from isbi_export.deployable import Deployable
+from isbi_export.torchscript import write_torchscript
 from isbi_infer.contract import CONTRACT_KEY, contract_of
 from isbi_infer.errors import DependencyError, ModelError, UsageError
 from isbi_infer.geometry import plan_section, read_mirrored
 from isbi_infer.session import OnnxSession, available_cores
 from isbi_infer.torchscript import TorchScriptSession, open_torchscript
+from isbi_models import default_model
 from isbi_train.config import NetworkConfig
 from isbi_train.network import UNet
 

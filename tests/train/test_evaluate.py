@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from isbi_export.publish import publish
 
+from isbi_export.publish import publish
 from isbi_infer import Segmenter
 from isbi_infer.errors import DependencyError, ImageError, ModelError, UsageError
 from isbi_train.checkpoint import load_checkpoint, save_checkpoint
