@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from isbi_models import default_model
 
 from isbi_infer import Segmenter
 from isbi_infer.sample import synthetic_stack
+from isbi_models import default_model
 
 _OPSET = 20
 

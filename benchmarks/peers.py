@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from isbi_models import default_model
 
 from isbi_infer.geometry import read_mirrored
 from isbi_infer.normalise import intensity_statistics, normalise
+from isbi_models import default_model
 
 from .measure import cores
 
@@ -87,8 +87,8 @@ def _torch_model(scene: Scene) -> Any:
     """Load the released weights, BatchNorm folded, channels last: torch at its best without lower precision."""
     need("torch", "isbi_export.deployable")
     import torch
-    from isbi_export.deployable import Deployable
 
+    from isbi_export.deployable import Deployable
     from isbi_train.checkpoint import load_checkpoint
 
     if not CHECKPOINT.exists():

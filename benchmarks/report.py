@@ -82,8 +82,11 @@ def _as_fast(factor: float, contender: str) -> Read:
 
 def _outside(record: dict[str, Any]) -> Reading:
     shares = record["measured"]
-    cpu, wall = median(shares["cpu_share"]), median(shares["wall_share"])
-    return f"{cpu:.1%} of CPU time; no model running in {wall:.1%} of wall time", max(cpu, wall) <= 0.03
+    cpu, wall, system = (median(shares[key]) for key in ("cpu_share", "wall_share", "system_share"))
+    text = (
+        f"{cpu:.1%} of CPU time (kernel: {system:.1%} of it all); no model running in {wall:.1%} of wall time"
+    )
+    return text, max(cpu, wall) <= 0.03
 
 
 def _tile_memory(record: dict[str, Any]) -> Reading:
