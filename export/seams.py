@@ -19,7 +19,12 @@ Run = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 class _Backend:
     def __init__(self, run: Run) -> None:
-        self.run = run
+        self._run = run
+
+    def run(
+        self, batch_NCYX: npt.NDArray[np.float32], *_: npt.NDArray[np.float32], out: object = None
+    ) -> npt.NDArray[np.float32]:
+        return self._run(batch_NCYX)
 
     def stop(self) -> None:
         """Nothing to stop: batches are small."""

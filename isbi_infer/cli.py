@@ -36,11 +36,18 @@ def infer(
         Path | None, typer.Option("--output", "-o", help="Output TIFF. [default: STACK.probability.tif]")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="ONNX model from isbi-export. [default: the released model]")
+        Path | None,
+        typer.Option(help="ONNX or TorchScript model from isbi-export. [default: the released model]"),
     ] = None,
     provider: Annotated[
         Provider,
         typer.Option(help="Where to compute; any name but auto is proved active, or it is an error."),
+    ] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "fp16", "int8"],
+        typer.Option(
+            help="Of weights and arithmetic; auto is the fastest released one that passed its gate for the provider."
+        ),
     ] = "auto",
     tile: Annotated[
         int | None, typer.Option(help="Longest tile side in pixels; never changes the result.")
@@ -101,6 +108,7 @@ def infer(
             batch=batch,
             memory=parse_bytes(memory) if memory else None,
             halo=halo,
+            precision=precision,
             tta=tta,
         )
         if dry_run:
@@ -117,7 +125,7 @@ def infer(
             return
         if not quiet:
             typer.echo(
-                f"{summary.provider}: {summary.sections} sections in {summary.seconds:.2f} s, "
+                f"{summary.provider} {summary.precision}: {summary.sections} sections in {summary.seconds:.2f} s, "
                 f"{summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
             )
         if scores:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from isbi_infer.errors import ModelError
 
 CONTRACT_KEY = "isbi_infer.contract"
-SCHEMA = 1
+SCHEMA = 2
+PRECISIONS = ("float32", "float16", "int8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +29,13 @@ class ModelContract:
         Version of this document; other versions are refused.
     input_name, output_name : str
         Tensors of the graph, both of shape (N, channels, Y, X).
-    input_dtype, output_dtype : str
-        NumPy names of their element types.
+    input_dtype : {"float32", "uint8"}
+        "float32" takes normalised grey values, "uint8" grey values as stored, which the graph normalises.
+    output_dtype : {"float32", "uint8"}
+        "float32" gives probabilities p in [0, 1], "uint8" gives round(255 p).
+    statistics_inputs : tuple of str
+        Where the graph normalises: its inputs for each section's mean and inverse standard deviation, both float32 of
+        shape (N, 1, 1, 1). Empty otherwise.
     input_channels, output_channels : int
         1 each.
     stride : int
@@ -46,14 +52,19 @@ class ModelContract:
         True when the graph has no global operation, so that tiles evaluate the whole-image result.
     not_exact_because : tuple of str
         Why not, where it is not; empty otherwise.
+    flops_per_pixel, activation_bytes_per_pixel : float
+        Of the network in float32, read off its graph; see `isbi_infer.graph.GraphAnalysis`.
     normalisation : {"section-zscore"}
         Subtract the section's mean, divide by its standard deviation.
     polarity : {"cell"}
         An output of 1 means cell interior, 0 means membrane.
     pixel_size_nm : float or None
         Side of a pixel in the training data.
-    precision : {"float32"}
+    precision : {"float32", "float16", "int8"}
         Of the weights and the arithmetic.
+    parity : mapping
+        How far this file is from its checkpoint, as measured when it was exported: ``largest`` (difference of a
+        probability), ``changed`` (fraction of pixels that change class at 0.5), and what else its gate looked at.
     training : mapping
         Provenance: ``data_sha256`` (of images and labels), ``sections``, ``checkpoint_sha256``, ``network``.
     scores : mapping
@@ -64,28 +75,33 @@ class ModelContract:
 
     schema: int
     input_name: str
-    input_dtype: str
+    input_dtype: Literal["float32", "uint8"]
     input_channels: int
     output_name: str
-    output_dtype: str
+    output_dtype: Literal["float32", "uint8"]
     output_channels: int
+    statistics_inputs: tuple[str, ...]
     stride: int
     halo: int
     border: int
     halo_error: Mapping[str, Any]
     exact: bool
     not_exact_because: tuple[str, ...]
+    flops_per_pixel: float
+    activation_bytes_per_pixel: float
     normalisation: Literal["section-zscore"]
     polarity: Literal["cell"]
     pixel_size_nm: float | None
-    precision: Literal["float32"]
+    precision: Literal["float32", "float16", "int8"]
+    parity: Mapping[str, Any]
     training: Mapping[str, Any]
     scores: Mapping[str, Any]
     code_version: str
 
     def __post_init__(self) -> None:
-        if isinstance(self.not_exact_because, list):  # as JSON gives it
-            object.__setattr__(self, "not_exact_because", tuple(self.not_exact_because))
+        for name in ("not_exact_because", "statistics_inputs"):
+            if isinstance(value := getattr(self, name), list):  # as JSON gives it
+                object.__setattr__(self, name, tuple(value))
         _check_types(self)
         _check(
             self.exact == (not self.not_exact_because), "exact and not_exact_because contradict each other"
@@ -93,15 +109,22 @@ class ModelContract:
         _check(
             self.schema == SCHEMA, f"schema is {self.schema}, this program reads {SCHEMA}; update isbi-infer"
         )
-        _check(self.input_dtype == self.output_dtype == "float32", "input and output must be float32")
+        _check(self.input_dtype in ("float32", "uint8"), f"unknown input dtype {self.input_dtype!r}")
+        _check(self.output_dtype in ("float32", "uint8"), f"unknown output dtype {self.output_dtype!r}")
+        _check(
+            len(self.statistics_inputs) == (2 if self.input_dtype == "uint8" else 0),
+            f"{self.input_dtype} input with statistics inputs {list(self.statistics_inputs)}",
+        )
         _check(self.input_channels == self.output_channels == 1, "input and output must have one channel")
         _check(self.stride >= 1, f"stride {self.stride} is below 1")
         _check(self.halo >= 0, f"halo {self.halo} is negative")
         _check(self.halo % self.stride == 0, f"halo {self.halo} is not a multiple of stride {self.stride}")
         _check(self.border >= 0, f"border {self.border} is negative")
+        for name in ("flops_per_pixel", "activation_bytes_per_pixel"):
+            _check(getattr(self, name) >= 0, f"{name} is negative")
         _check(self.normalisation == "section-zscore", f"unknown normalisation {self.normalisation!r}")
         _check(self.polarity == "cell", f"unknown polarity {self.polarity!r}")
-        _check(self.precision == "float32", f"unknown precision {self.precision!r}")
+        _check(self.precision in PRECISIONS, f"unknown precision {self.precision!r}")
         _check(self.pixel_size_nm is None or self.pixel_size_nm > 0, "pixel size is not positive")
 
     def to_json(self) -> str:
@@ -165,6 +188,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "bool": (bool,),
     "str": (str,),
+    "float": (float, int),
     "float | None": (float, int, type(None)),
     "Mapping[str, Any]": (dict,),
     "tuple[str, ...]": (tuple,),

@@ -89,7 +89,7 @@ def installed_runtimes() -> list[metadata.Distribution]:
 
 def check_runtimes(wheels: Sequence[metadata.Distribution]) -> Iterator[Finding]:
     """Say which onnxruntime there is; two wheels overwrite each other, unseen by ``pip check``."""
-    from isbi_infer.session import _onnxruntime
+    from isbi_infer.session import import_onnxruntime
 
     names = [str(wheel.metadata["Name"]) for wheel in wheels]
     again = [
@@ -110,7 +110,7 @@ def check_runtimes(wheels: Sequence[metadata.Distribution]) -> Iterator[Finding]
         )
         return
     try:
-        _onnxruntime()
+        import_onnxruntime()
     except DependencyError as error:
         if wheels:
             yield Finding("onnxruntime", False, f"cannot be imported ({error.__cause__})", again[0])
@@ -186,9 +186,9 @@ def check_provider(provider: str, model: bytes, remedy: str | None) -> Finding:
 
 def check_providers(model: bytes, *, gpu_wheel: bool, gpu_found: bool) -> Iterator[Finding]:
     """Say which providers are compiled in, and run each of them."""
-    from isbi_infer.session import PROVIDERS, _onnxruntime
+    from isbi_infer.session import PROVIDERS, import_onnxruntime
 
-    available = _onnxruntime().get_available_providers()
+    available = import_onnxruntime().get_available_providers()
     yield Finding("compiled in", None, ", ".join(available))
     remedies = {
         "cpu": "pip install --force-reinstall 'isbi-infer[cpu]'",
@@ -223,14 +223,15 @@ def check_model(model: Path | None, *, runs: bool) -> Iterator[Finding]:
         yield Finding("model", None, "not opened, for lack of an onnxruntime that runs")
         return
     try:
-        opened = open_model(model, "cpu")
+        opened = open_model(model, "cpu", "auto" if model else "fp32")
     except IsbiError as error:
         mend = "pip install --force-reinstall --no-deps isbi-infer"
         if model is not None:
             mend = f"isbi-export {shlex.quote(str(model.with_suffix('.pth')))}"
         yield Finding("model", False, str(error), mend, error.exit_code)
         return
-    release = next((r.name for r in released_models().values() if r.sha256 == opened.sha256), None)
+    names = {file.sha256: r.name for r in released_models().values() for file in r.files.values()}
+    release = names.get(opened.sha256)
     origin = f"as released ({release})" if release else "not a released model"
     yield Finding("model", True, f"{opened.path}, sha256 {opened.sha256[:16]}..., {origin}")
     contract = opened.contract

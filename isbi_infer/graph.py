@@ -45,7 +45,8 @@ class GraphAnalysis:
     Attributes
     ----------
     stride : int
-        What tile origins and sizes must be multiples of, in pixels: the period after which the network repeats.
+        What tile origins and sizes must be multiples of, in pixels: the period after which the network repeats, or so
+        many of them that an image of one stride is large enough to be mirrored as the network does it.
     context : Context
         The farthest pixels beyond a grid line that any kept output pixel depends on.
     halo : int
@@ -73,6 +74,8 @@ class GraphAnalysis:
 
 def analyse(model: bytes | OnnxFile) -> GraphAnalysis:
     """Analyse a network from one image (N, C, Y, X) to one output of the same size; of several outputs, the first.
+
+    Other inputs of shape (N, 1, 1, 1) are taken for numbers that belong to a section as a whole.
 
     Parameters
     ----------
@@ -118,6 +121,7 @@ class _Walk:
         self.file = file
         self.reasons: list[str] = []
         self.flops = 0
+        self.smallest = 1
         self.pixels = 1
         self.traces: dict[str, Trace | None] = {}  # None: cannot be followed
         self.nodes = _needed(file.graph)
@@ -127,20 +131,28 @@ class _Walk:
             for node in self.nodes:
                 self._step(node)
             reaches = self._judge(image)
-        self.stride = lcm(*(reach.period_px for axis in (Y, X) for reach in reaches[axis]))
+        period = lcm(*(reach.period_px for axis in (Y, X) for reach in reaches[axis]))
+        self.stride = period * ceil(self.smallest / period)
         self.context = Context(*_beyond(reaches[Y]), *_beyond(reaches[X]))
 
     def _image(self, lengths: tuple[int, int, int]) -> Trace | None:
         graph = self.file.graph
         self.traces = {name: from_tensor(tensor) for name, tensor in graph.initialisers.items()}
         inputs = [value for value in graph.inputs if value.name not in graph.initialisers]
-        if len(inputs) != 1 or not graph.outputs:
+        # What a section as a whole has, such as its mean: one number for each image of a batch.
+        constants = [value for value in inputs if value.shape and tuple(value.shape[1:]) == (1, 1, 1)]
+        images = [value for value in inputs if value not in constants]
+        if len(images) != 1 or not graph.outputs:
             self.reasons.append(
-                f"cannot be proved: the graph has {len(inputs)} inputs and {len(graph.outputs)} outputs, not one"
+                f"cannot be proved: the graph has {len(images)} inputs and {len(graph.outputs)} outputs, not one"
             )
             return None
-        image = self._first(inputs[0], lengths)
-        self.traces[inputs[0].name] = image
+        image = self._first(images[0], lengths)
+        self.traces[images[0].name] = image
+        for value in constants:
+            batch = image.reaches.get(BATCH) if image else None
+            shape = (image.shape[0] if image and batch else 1, 1, 1, 1)
+            self.traces[value.name] = Trace(shape, {BATCH: batch} if batch else {})
         return image
 
     def _first(self, value: Value, lengths: tuple[int, int, int]) -> Trace | None:
@@ -189,6 +201,7 @@ class _Walk:
             except Unproved as why:
                 self._blame(node, str(why))
         self.flops += call.flops
+        self.smallest = max([self.smallest, *(call.smallest.get(axis, 1) for axis in (Y, X))])
         self.reasons += [f"{_called(node)} {remark}" for remark in call.remarks]
         self.traces |= dict.fromkeys(node.outputs) | dict(zip(node.outputs, made, strict=False))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from isbi_infer.normalise import intensity_statistics, normalise
 from isbi_infer.symmetry import Symmetry
 
 Section = npt.NDArray[Any]
-Result = npt.NDArray[np.float32]
+Result = npt.NDArray[Any]  # float32 or uint8, as Settings.result_dtype says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,10 @@ class Settings:
         Views of a section whose results are averaged; the identity alone for a plain run.
     fixed_batch : bool
         Fill up the last batch, for devices on which each new shape costs much.
+    normalised : bool
+        Whether the backend takes normalised grey values; otherwise it takes uint8 ones and the section's statistics.
+    result_dtype : {"float32", "uint8"}
+        What the backend gives: probabilities p, or round(255 p).
     """
 
     plan: Callable[[tuple[int, int], int], Plan]
@@ -40,6 +44,8 @@ class Settings:
     lanes: int
     symmetries: tuple[Symmetry, ...]
     fixed_batch: bool = False
+    normalised: bool = True
+    result_dtype: str = "float32"
 
 
 class View:
@@ -50,11 +56,16 @@ class View:
         self.symmetry = symmetry
         self.statistics = intensity_statistics(section_YX)
         self.plan = settings.plan((self.section_YX.shape[0], self.section_YX.shape[1]), halvings)
-        self.out_YX = np.empty(self.section_YX.shape, np.float32)
+        self.out_YX: Result = np.empty(self.section_YX.shape, settings.result_dtype)
+        self._normalised = settings.normalised
 
-    def gather(self, tile: Tile, plan: Plan) -> Result:
-        """Give what a tile of `plan` reads, normalised."""
-        return normalise(read_mirrored(self.section_YX, plan.pad, tile.reads), self.statistics)
+    def gather(self, tile: Tile, plan: Plan, out_YX: Result) -> None:
+        """Put what a tile of `plan` reads into `out_YX`, normalised where the backend wants that."""
+        raw_YX = read_mirrored(self.section_YX, plan.pad, tile.reads)
+        if self._normalised:
+            normalise(raw_YX, self.statistics, out_YX)
+        else:
+            out_YX[...] = raw_YX
 
 
 class Job:
@@ -68,8 +79,11 @@ class Job:
         """Average the views in their fixed order, so that the sum has one rounding."""
         if len(self.views) == 1:
             return self.views[0].symmetry.undo(self.views[0].out_YX)
-        total_YX = sum(view.symmetry.undo(view.out_YX).astype(np.float64) for view in self.views)
-        return np.asarray(total_YX / len(self.views), dtype=np.float32)
+        mean_YX = sum(view.symmetry.undo(view.out_YX).astype(np.float64) for view in self.views) / len(
+            self.views
+        )
+        dtype = self.views[0].out_YX.dtype
+        return np.asarray(np.rint(mean_YX) if dtype == np.uint8 else mean_YX, dtype=dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +93,50 @@ class Item:
     job: Job
     view: View
     tile: Tile
+
+
+class Buffers:
+    """Memory that one lane fills again and again: a batch, its statistics and its result.
+
+    New arrays would cost their first touch, page by page, for every batch.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._held: tuple[Result, Result] | None = None
+
+    def gather(self, items: Sequence[tuple[View, Plan, Tile]], count: int) -> tuple[list[Result], Result]:
+        """Read tiles of one shape into a batch.
+
+        Parameters
+        ----------
+        items : sequence of (View, Plan, Tile)
+            What to read.
+        count : int
+            Size of the batch; what `items` do not fill is zero.
+
+        Returns
+        -------
+        (list of ndarray, ndarray)
+            What the backend takes: the batch (N, 1, Y, X), and where it normalises the means and inverse standard
+            deviations (N, 1, 1, 1); and where its result may go. Both are overwritten by the next call.
+        """
+        shape = (count, 1, *items[0][1].tile_shape)
+        if self._held is None or self._held[0].shape != shape:
+            self._held = None  # first of all, for both may not fit
+            batch_dtype = np.float32 if self._settings.normalised else np.uint8
+            self._held = np.empty(shape, batch_dtype), np.empty(shape, self._settings.result_dtype)
+        batch_NCYX, result_NCYX = self._held
+        for i, (view, plan, tile) in enumerate(items):
+            view.gather(tile, plan, batch_NCYX[i, 0])
+        batch_NCYX[len(items) :] = 0
+        if self._settings.normalised:
+            return [batch_NCYX], result_NCYX
+        found = [view.statistics for view, _, _ in items]
+        constants = np.zeros((2, count, 1, 1, 1), np.float32)
+        constants[0, : len(found), 0, 0, 0] = [statistics.mean for statistics in found]
+        constants[1, : len(found), 0, 0, 0] = [statistics.inverse_std for statistics in found]
+        return [batch_NCYX, *constants], result_NCYX
 
 
 def overlap(a: Tile, b: Tile) -> bool:

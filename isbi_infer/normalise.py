@@ -6,12 +6,14 @@ contrast drifts from section to section, and a tile must see exactly what the wh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-_ROWS = 256  # bounds the float64 and int64 temporaries to a few MB for any section width we have met
+_PIXELS = 2**16  # at a time, so that temporaries stay in the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,11 @@ class IntensityStatistics:
 
     mean: float
     std: float
+
+    @property
+    def inverse_std(self) -> float:
+        """What differences from the mean are multiplied with; 0 for a constant section."""
+        return 0.0 if self.std < np.finfo(np.float32).tiny else 1.0 / self.std
 
 
 def intensity_statistics(section_YX: npt.NDArray[np.generic]) -> IntensityStatistics:
@@ -38,7 +45,7 @@ def intensity_statistics(section_YX: npt.NDArray[np.generic]) -> IntensityStatis
     IntensityStatistics
         Population mean and standard deviation; ``std`` is 0 for a constant section.
     """
-    blocks = [section_YX[y : y + _ROWS] for y in range(0, section_YX.shape[0], _ROWS)]
+    blocks = list(_row_blocks(section_YX))
     n = section_YX.size
     if section_YX.dtype.kind in "iu" and section_YX.dtype.itemsize <= 2:
         total = sum(int(block.sum(dtype=np.int64)) for block in blocks)
@@ -50,7 +57,11 @@ def intensity_statistics(section_YX: npt.NDArray[np.generic]) -> IntensityStatis
     return IntensityStatistics(mean, float(np.sqrt(squares_64 / n)))
 
 
-def normalise(pixels: npt.NDArray[np.generic], statistics: IntensityStatistics) -> npt.NDArray[np.float32]:
+def normalise(
+    pixels: npt.NDArray[np.generic],
+    statistics: IntensityStatistics,
+    out: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.float32]:
     """Bring grey values to zero mean and unit variance.
 
     Parameters
@@ -59,14 +70,27 @@ def normalise(pixels: npt.NDArray[np.generic], statistics: IntensityStatistics) 
         A section or any part of one.
     statistics : IntensityStatistics
         Those of the *whole* section.
+    out : ndarray of float32, optional
+        Where the result goes.
 
     Returns
     -------
     ndarray of float32
         Same shape; all zero for a constant section.
     """
-    constant = statistics.std < np.finfo(np.float32).tiny
-    out = pixels.astype(np.float32)
-    out -= np.float32(statistics.mean)
-    out *= np.float32(0.0 if constant else 1.0 / statistics.std)
+    out = np.empty(pixels.shape, np.float32) if out is None else out
+    mean, inverse_std = np.float32(statistics.mean), np.float32(statistics.inverse_std)
+    for raw, part in zip(_row_blocks(pixels), _row_blocks(out), strict=True):
+        part[...] = raw
+        part -= mean
+        part *= inverse_std
     return out
+
+
+def _row_blocks(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    if array.ndim < 2:
+        yield array
+        return
+    rows = max(1, _PIXELS * len(array) // max(1, array.size))
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from math import ceil, prod
 from typing import Protocol
 
@@ -22,36 +22,36 @@ import numpy as np
 
 from isbi_infer.errors import ImageError, ResourceError
 from isbi_infer.geometry import Plan, Tile
-from isbi_infer.jobs import Item, Job, Result, Section, Settings, View, overlap
+from isbi_infer.jobs import Buffers, Item, Job, Result, Section, Settings, View, overlap
 
 log = logging.getLogger(__name__)
 
 
-class Backend(Protocol):
-    """What computes a batch; `isbi_infer.session.OnnxSession` is one."""
+class Computes(Protocol):
+    """What the pipeline needs of a backend; see `isbi_infer.backend.Backend`."""
 
-    def run(self, batch_NCYX: Result) -> Result:
-        """Compute probabilities of normalised grey values; safe to call from several threads."""
+    def run(self, batch_NCYX: Result, *statistics_N111: Result, out: Result | None = None) -> Result:
+        """Compute a batch; safe to call from several threads."""
 
     def stop(self) -> None:
         """Make running calls of `run` return early, with an exception."""
 
 
-def run_sections(sections: Iterable[Section], backend: Backend, settings: Settings) -> Iterator[Result]:
+def run_sections(sections: Iterable[Section], backend: Computes, settings: Settings) -> Generator[Result]:
     """Compute sections of one shape lazily; tiles of neighbouring sections share batches.
 
     Parameters
     ----------
     sections : iterable of ndarray, shape (Y, X)
         Grey values, all finite. Iterated in a thread of its own, a bounded number of sections ahead.
-    backend : Backend
+    backend : Computes
         What computes.
     settings : Settings
         Tiles, batch, lanes and symmetries.
 
     Yields
     ------
-    ndarray of float32, shape (Y, X)
+    ndarray of float32 or uint8, shape (Y, X)
         One result per section, in order.
 
     Raises
@@ -73,7 +73,7 @@ def run_sections(sections: Iterable[Section], backend: Backend, settings: Settin
 class _Run:
     """The threads of one iteration and what they share."""
 
-    def __init__(self, sections: Iterable[Section], backend: Backend, settings: Settings) -> None:
+    def __init__(self, sections: Iterable[Section], backend: Computes, settings: Settings) -> None:
         self._sections, self._backend, self._settings = sections, backend, settings
         self._work: queue.Queue[list[Item] | None] = queue.Queue(settings.lanes)
         self._changed = threading.Condition()
@@ -159,6 +159,11 @@ class _Run:
                     raise ImageError(
                         f"sections differ in shape: {shape}, then {section_YX.shape}; split the stack"
                     )
+                if not self._settings.normalised and section_YX.dtype != np.uint8:
+                    raise ImageError(
+                        f"the model takes 8-bit grey values as stored, these are {section_YX.dtype}; "
+                        "use its float32 variant"
+                    )
                 shape = section_YX.shape
                 job = Job(section_YX, self._settings, self._halvings)
                 if not self._reduced:
@@ -199,6 +204,7 @@ class _Run:
     # The lanes' threads
 
     def _compute_all(self) -> None:
+        buffers = Buffers(self._settings)
         while not self._stopping:
             try:
                 items = self._work.get(timeout=0.1)
@@ -208,42 +214,42 @@ class _Run:
                 continue
             if items is None:
                 return
-            self._compute(items)
+            self._compute(items, buffers)
             with self._changed:
                 for item in items:
                     item.job.pending -= 1
                 self._changed.notify_all()
 
-    def _compute(self, items: list[Item]) -> None:
-        filling = max(self._batch, len(items)) - len(items) if self._settings.fixed_batch else 0
-        tiles = [item.view.gather(item.tile, item.view.plan) for item in items]
-        batch_NCYX = np.stack(tiles + [np.zeros_like(tiles[0])] * filling)[:, None]
+    def _compute(self, items: list[Item], buffers: Buffers) -> None:
+        count = max(self._batch, len(items)) if self._settings.fixed_batch else len(items)
         try:
-            result_NCYX = self._backend.run(batch_NCYX)
-        except ResourceError:
+            batch, out = buffers.gather([(item.view, item.view.plan, item.tile) for item in items], count)
+            result_NCYX = self._backend.run(*batch, out=out)
+        except (ResourceError, MemoryError):
             if len(items) == 1:
-                self._compute_in_parts(items[0].view, items[0].view.plan, items[0].tile)
+                self._compute_in_parts(items[0].view, items[0].view.plan, items[0].tile, buffers)
                 return
             self._batch, self._reduced = min(self._batch, ceil(len(items) / 2)), True
             log.warning(
                 "not enough memory for a batch of %d tiles; going on with %d", len(items), self._batch
             )
             for part in (items[: self._batch], items[self._batch :]):
-                self._compute(part)
+                self._compute(part, buffers)
             return
         for item, probability_CYX in zip(items, result_NCYX, strict=False):
             item.view.out_YX[item.tile.owns] = probability_CYX[0][item.tile.crop]
 
-    def _compute_in_parts(self, view: View, plan: Plan, tile: Tile) -> None:
+    def _compute_in_parts(self, view: View, plan: Plan, tile: Tile, buffers: Buffers) -> None:
         """Compute what one tile owns in smaller tiles; ResourceError when there is no smaller one."""
         smaller = self._smaller(plan)
         for part in smaller.tiles:
             if not overlap(part, tile):
                 continue
             try:
-                part_NCYX = self._backend.run(view.gather(part, smaller)[None, None])
-            except ResourceError:
-                self._compute_in_parts(view, smaller, part)
+                batch, out = buffers.gather([(view, smaller, part)], 1)
+                part_NCYX = self._backend.run(*batch, out=out)
+            except (ResourceError, MemoryError):
+                self._compute_in_parts(view, smaller, part, buffers)
             else:
                 view.out_YX[part.owns] = part_NCYX[0, 0][part.crop]
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from math import ceil, prod
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from isbi_infer.backend import Backend
 from isbi_infer.contract import ModelContract
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
@@ -18,15 +20,13 @@ from isbi_infer.geometry import Plan
 from isbi_infer.jobs import Settings
 from isbi_infer.model import open_model
 from isbi_infer.pipeline import run_sections
-from isbi_infer.session import OnnxSession
+from isbi_infer.probability import Emit, OutputDtype, check_encoding, decode, encode
 from isbi_infer.stacks import StackReader, open_stack, write_stack
 from isbi_infer.summary import Estimate, RunSummary
 from isbi_infer.symmetry import ALL_EIGHT, IDENTITY
 from isbi_infer.tiling import Tiling, choose_halo
 
 Progress = Callable[[int, int], None]
-Emit = Literal["cell", "membrane"]
-OutputDtype = Literal["float32", "uint8"]
 
 
 class Segmenter:
@@ -35,7 +35,8 @@ class Segmenter:
     Parameters
     ----------
     model : path, optional
-        An ONNX file exported by ``isbi-export``; the released model when not given.
+        An ONNX or TorchScript file exported by ``isbi-export``; the released model when not given. TorchScript needs
+        torch.
     provider : {"auto", "cpu", "cuda", "tensorrt", "openvino"}
         "auto" takes CUDA where a CUDA session really runs and the CPU otherwise; any other name is proved active.
     tile : int, optional
@@ -48,6 +49,9 @@ class Segmenter:
     halo : int, optional
         Pixels of context, a multiple of the stride; the model's own, which makes tiles exact, when not given. Less is
         faster and no longer exact: `notes` then gives the error that was measured when the model was exported.
+    precision : {"auto", "fp32", "fp16", "int8"}
+        "auto" takes the fastest file of the released model for the provider that passed its gate (int8 on CPU, fp16 on
+        CUDA), and a `model` that is given as it is. Another one is looked for beside `model`.
     tta : bool
         Average the results of the eight flips and rotations of each section: eight times the work.
 
@@ -90,11 +94,12 @@ class Segmenter:
         batch: int | None = None,
         memory: int | None = None,
         halo: int | None = None,
+        precision: str = "auto",
         tta: bool = False,
     ) -> None:
         if batch is not None and batch < 1:
             raise UsageError(f"batch {batch} is below 1")
-        opened = open_model(model, provider)
+        opened = open_model(model, provider, precision)
         self.contract: ModelContract = opened.contract
         self.model_sha256 = opened.sha256
         self.provider = opened.session.provider
@@ -102,7 +107,6 @@ class Segmenter:
         chosen, self.notes = choose_halo(self.contract, halo)
         self._tiling = Tiling(
             contract=self.contract,
-            activation_bytes_per_pixel=opened.graph.activation_bytes_per_pixel,
             lanes=opened.session.lanes,
             on_cpu=self.provider == "cpu",
             halo=chosen,
@@ -147,13 +151,15 @@ class Segmenter:
         plan = self.plan(shape[1:])
         batch = self._tiling.tiles_per_batch(plan)
         backend = self._backend(shape)
-        blank_NCYX = np.zeros((batch, 1, *plan.tile_shape), np.float32)
-        backend.run(blank_NCYX)
+        blank_NCYX = np.zeros((batch, 1, *plan.tile_shape), self.contract.input_dtype)
+        statistics = [np.zeros((batch, 1, 1, 1), np.float32) for _ in self.contract.statistics_inputs]
+        backend.run(blank_NCYX, *statistics)
         started = time.perf_counter()
-        backend.run(blank_NCYX)
+        backend.run(blank_NCYX, *statistics)
         batches = ceil(shape[0] * len(plan.tiles) * len(self._symmetries) / batch)
         return Estimate(
             provider=self.provider,
+            precision=self.contract.precision,
             shape=shape,
             tile_shape=plan.tile_shape,
             tiles=len(plan.tiles),
@@ -197,7 +203,7 @@ class Segmenter:
         stack_ZYX = array if array.ndim == 3 else array[None]
         out_ZYX = np.empty(stack_ZYX.shape, np.float32)
         for z, section_YX in enumerate(self._run(stack_ZYX, stack_ZYX.shape)):
-            out_ZYX[z] = section_YX
+            out_ZYX[z] = decode(section_YX)
         return out_ZYX.reshape(array.shape)
 
     def stream(self, sections: Iterable[npt.NDArray[Any]]) -> Iterator[npt.NDArray[np.float32]]:
@@ -213,11 +219,11 @@ class Segmenter:
         iterator of ndarray of float32, shape (Y, X)
             Probability of cell interior, in [0, 1].
         """
-        return self._run(sections)
+        return _decoded(self._run(sections))
 
     def _run(
         self, sections: Iterable[npt.NDArray[Any]], shape: tuple[int, ...] | None = None
-    ) -> Iterator[npt.NDArray[np.float32]]:
+    ) -> Generator[npt.NDArray[Any]]:
         backend = self._backend(shape)
         settings = Settings(
             plan=self._tiling.plan,
@@ -225,10 +231,12 @@ class Segmenter:
             lanes=backend.lanes,
             symmetries=self._symmetries,
             fixed_batch=self.provider != "cpu",
+            normalised=self.contract.input_dtype == "float32",
+            result_dtype=self.contract.output_dtype,
         )
         return run_sections(sections, backend, settings)
 
-    def _backend(self, shape: tuple[int, ...] | None) -> OnnxSession:
+    def _backend(self, shape: tuple[int, ...] | None) -> Backend:
         """Several lanes, unless the stack (Z, Y, X), where it is known, is work for one call only."""
         if shape is None:
             return self._session
@@ -273,17 +281,14 @@ class Segmenter:
         UsageError
             If the output is the input, or an argument is unknown.
         """
-        if emit not in get_args(Emit):
-            raise UsageError(f"cannot emit {emit!r}; choose cell or membrane")
-        if dtype not in get_args(OutputDtype):
-            raise UsageError(f"cannot write {dtype!r}; choose float32 or uint8")
+        check_encoding(emit, dtype)
         source, target = Path(stack), Path(output)
         check_not_input(target, source)
         check_writable(target)
         started = time.perf_counter()
         with open_stack(source) as reader, replacing(target) as temporary:
             shape = (reader.sections, reader.height, reader.width)
-            sections = (_encode(p_YX, emit, dtype) for p_YX in self._run(reader, shape))
+            sections = (encode(p_YX, emit, dtype) for p_YX in self._run(reader, shape))
             counted = _counted(sections, reader, progress)
             kind = write_stack(temporary, counted, like=reader.info, dtype=np.dtype(dtype))
             notes = (*reader.notes, *self.notes)
@@ -296,6 +301,7 @@ class Segmenter:
         return RunSummary(
             output=str(target),
             provider=self.provider,
+            precision=self.contract.precision,
             sections=reader.sections,
             shape=reader.shape,
             seconds=seconds,
@@ -305,9 +311,10 @@ class Segmenter:
         )
 
 
-def _encode(probability_YX: npt.NDArray[np.float32], emit: str, dtype: str) -> npt.NDArray[Any]:
-    wanted = probability_YX if emit == "cell" else np.float32(1) - probability_YX
-    return wanted if dtype == "float32" else np.rint(wanted * np.float32(255)).astype(np.uint8)
+def _decoded(results: Generator[npt.NDArray[Any]]) -> Generator[npt.NDArray[np.float32]]:
+    with closing(results):  # so that its threads end when this one is closed
+        for result_YX in results:
+            yield decode(result_YX)
 
 
 def _counted(

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import DependencyError, ModelError, ResourceError, UsageError
+from isbi_infer.backend import Backend, Pixels
+from isbi_infer.errors import DependencyError, ModelError, UsageError
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -26,6 +27,7 @@ _REMEDY = {
     "tensorrt": "pip uninstall -y onnxruntime && pip install 'isbi-infer[gpu]' tensorrt",
     "openvino": "pip uninstall -y onnxruntime && pip install onnxruntime-openvino",
 }
+_ELEMENT_TYPES: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 _OPTIONS = {
     "cuda": {
         "use_tf32": "0",
@@ -49,7 +51,7 @@ _OUT_OF_MEMORY = (
 )
 
 
-def _onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
     """Import onnxruntime, or say in one line why it cannot be used."""
     installed = [wheel for wheel in _WHEELS if _is_installed(wheel)]
     if len(installed) > 1:
@@ -82,7 +84,7 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-class OnnxSession:
+class OnnxSession(Backend):
     """An ONNX model on one proved execution provider.
 
     Parameters
@@ -94,13 +96,6 @@ class OnnxSession:
     threads : int, optional
         Processor threads of one call of `run`. One by default, since `lanes` calls at once cost less than one call on
         all cores.
-
-    Attributes
-    ----------
-    provider : str
-        As given, and proved to be active.
-    lanes : int
-        How many threads may call `run` at once with gain.
 
     Raises
     ------
@@ -115,7 +110,7 @@ class OnnxSession:
     def __init__(self, model: bytes, provider: str, threads: int = 1) -> None:
         if provider not in PROVIDERS:
             raise UsageError(f"unknown provider {provider!r}; choose auto, {', '.join(PROVIDERS)}")
-        self._onnxruntime = _onnxruntime()
+        self._onnxruntime = import_onnxruntime()
         available = self._onnxruntime.get_available_providers()
         if PROVIDERS[provider] not in available:
             raise DependencyError(
@@ -133,15 +128,18 @@ class OnnxSession:
                 f"provider {provider!r} was asked for, but onnxruntime fell back to {active}; "
                 f"check the driver and run: {_REMEDY[provider]}"
             )
-        if len(self.inputs) != 1 or len(self.outputs) != 1:
-            raise ModelError(f"expected one input and one output, found {self.inputs} -> {self.outputs}")
+        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.inputs = [tensor.name for tensor in self._session.get_inputs()]
+        self.outputs = [tensor.name for tensor in self._session.get_outputs()]
+        if len(self.outputs) != 1:
+            raise ModelError(f"expected one output, found {self.outputs}")
+        self._output_dtype = _ELEMENT_TYPES.get(self._session.get_outputs()[0].type, np.float32)
         self._run_options = self._onnxruntime.RunOptions()
-        self._input, self._output = self.inputs[0], self.outputs[0]
         self._device = _DEVICES.get(provider)
-        self._bound: dict[tuple[int, ...], tuple[Any, Any, Any]] = {}
+        self._bound: dict[tuple[int, ...], tuple[Any, dict[str, Any], Any]] = {}
 
     def alone(self) -> OnnxSession:
-        """Give a session in which one call of `run` uses all cores; for work that is a single batch."""
+        """Give a session on all cores; see `Backend.alone`."""
         if self.lanes == 1:
             return self
         self._alone = self._alone or OnnxSession(self._model, self.provider, threads=self.lanes)
@@ -185,73 +183,46 @@ class OnnxSession:
             return ModelError(f"the model needs a newer onnxruntime ({reason[:300]})")
         return ModelError(f"onnxruntime cannot load the model ({kind}: {reason[:300]})")
 
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """The model's ``metadata_props``."""
-        return dict(self._session.get_modelmeta().custom_metadata_map)
+    def _compute(
+        self, batch_NCYX: Pixels, statistics_N111: tuple[npt.NDArray[np.float32], ...], out: Pixels | None
+    ) -> Pixels:
+        feeds = dict(zip(self.inputs, (batch_NCYX, *statistics_N111), strict=True))
+        if self._device:
+            return self._run_bound(feeds, self._device)
+        if out is None:
+            (result,) = self._session.run(self.outputs, feeds, self._run_options)
+            return np.asarray(result)
+        # Written in place: a new array for each batch costs its first touch, page by page.
+        binding = self._session.io_binding()
+        for name, values in feeds.items():
+            binding.bind_cpu_input(name, values)
+        binding.bind_output(self.outputs[0], "cpu", 0, out.dtype.type, out.shape, out.ctypes.data)
+        self._session.run_with_iobinding(binding, self._run_options)
+        return out
 
-    @property
-    def inputs(self) -> list[str]:
-        """Names of the graph's inputs."""
-        return [tensor.name for tensor in self._session.get_inputs()]
+    def _is_lack_of_memory(self, reason: str) -> bool:
+        return any(text in reason for text in _OUT_OF_MEMORY)
 
-    @property
-    def outputs(self) -> list[str]:
-        """Names of the graph's outputs."""
-        return [tensor.name for tensor in self._session.get_outputs()]
-
-    def run(self, batch_NCYX: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Run one batch.
-
-        Parameters
-        ----------
-        batch_NCYX : ndarray of float32, shape (N, 1, Y, X)
-            Normalised grey values.
-
-        Returns
-        -------
-        ndarray of float32, shape (N, 1, Y, X)
-            Probabilities of cell interior.
-
-        Raises
-        ------
-        ResourceError
-            If the device's memory does not suffice.
-        ModelError
-            If the model refuses the batch.
-        """
-        try:
-            if self._device:
-                return self._run_bound(batch_NCYX, self._device)
-            (result,) = self._session.run([self._output], {self._input: batch_NCYX}, self._run_options)
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            if isinstance(error, MemoryError) or any(text in reason for text in _OUT_OF_MEMORY):
-                raise ResourceError(
-                    f"not enough memory on {self.provider} for a batch of shape {batch_NCYX.shape}; "
-                    "use a smaller --batch or --tile"
-                ) from error
-            raise ModelError(
-                f"the model failed on a batch of shape {batch_NCYX.shape} ({reason[:300]})"
-            ) from error
-        return np.asarray(result)
-
-    def _run_bound(self, batch_NCYX: npt.NDArray[np.float32], device: str) -> npt.NDArray[np.float32]:
-        """Run with input and output kept on the device, so that nothing is allocated from the second batch on."""
+    def _run_bound(self, feeds: Mapping[str, Pixels], device: str) -> Pixels:
+        """Run with inputs and output kept on the device, so that nothing is allocated from the second batch on."""
+        batch_NCYX = feeds[self.inputs[0]]
         if batch_NCYX.shape not in self._bound:
             make = self._onnxruntime.OrtValue.ortvalue_from_shape_and_type
-            x, y = (make(list(batch_NCYX.shape), np.float32, device, 0) for _ in range(2))
+            values = {name: make(list(x.shape), x.dtype.type, device, 0) for name, x in feeds.items()}
+            y = make(list(batch_NCYX.shape), self._output_dtype, device, 0)
             binding = self._session.io_binding()
-            binding.bind_ortvalue_input(self._input, x)
-            binding.bind_ortvalue_output(self._output, y)
-            self._bound[batch_NCYX.shape] = binding, x, y
-        binding, x, y = self._bound[batch_NCYX.shape]
-        x.update_inplace(batch_NCYX)
+            for name, value in values.items():
+                binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(self.outputs[0], y)
+            self._bound[batch_NCYX.shape] = binding, values, y
+        binding, values, y = self._bound[batch_NCYX.shape]
+        for name, x in feeds.items():
+            values[name].update_inplace(x)
         self._session.run_with_iobinding(binding, self._run_options)
         return np.array(y.numpy())  # a copy: the next batch overwrites what is bound
 
     def stop(self) -> None:
-        """Make running calls of `run` return early, with an exception; later calls are not concerned."""
+        """End running calls; see `Backend.stop`."""
         options, self._run_options = self._run_options, self._onnxruntime.RunOptions()
         options.terminate = True
 
@@ -273,9 +244,14 @@ def open_session(model: bytes, provider: str) -> OnnxSession:
     """
     if provider != "auto":
         return OnnxSession(model, provider)
-    if PROVIDERS["cuda"] in _onnxruntime().get_available_providers():
+    if cuda_is_compiled_in():
         try:
             return OnnxSession(model, "cuda")
         except DependencyError:
             pass  # the GPU wheel on a machine without a working GPU
     return OnnxSession(model, "cpu")
+
+
+def cuda_is_compiled_in() -> bool:
+    """Say whether the installed onnxruntime knows CUDA; whether it runs, only a session tells."""
+    return PROVIDERS["cuda"] in import_onnxruntime().get_available_providers()

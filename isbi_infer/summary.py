@@ -13,6 +13,8 @@ class Estimate:
     ----------
     provider : str
         The execution provider that would run.
+    precision : str
+        Of the model's weights and arithmetic.
     shape : tuple of int
         (Z, Y, X) in pixels.
     tile_shape : (int, int)
@@ -34,6 +36,7 @@ class Estimate:
     """
 
     provider: str
+    precision: str
     shape: tuple[int, int, int]
     tile_shape: tuple[int, int]
     tiles: int
@@ -48,7 +51,7 @@ class Estimate:
     def __str__(self) -> str:
         sections, height, width = self.shape
         return (
-            f"{self.provider}: {sections} sections of {height} x {width}, each in {self.tiles} tiles of "
+            f"{self.provider} {self.precision}: {sections} sections of {height} x {width}, each in {self.tiles} tiles of "
             f"{self.tile_shape[0]} x {self.tile_shape[1]} with a halo of {self.halo}\n"
             f"overhead {self.overhead:.3f}, batch {self.batch} x {self.lanes} lanes, "
             f"about {self.memory_bytes / 2**20:.0f} MiB for activations, about {self.seconds:.1f} s of computing"
@@ -65,6 +68,8 @@ class RunSummary:
         The file written.
     provider : str
         The execution provider that really ran.
+    precision : str
+        Of the model's weights and arithmetic.
     sections : int
         Sections segmented.
     shape : tuple of int
@@ -81,6 +86,7 @@ class RunSummary:
 
     output: str
     provider: str
+    precision: str
     sections: int
     shape: tuple[int, ...]
     seconds: float

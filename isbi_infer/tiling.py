@@ -22,9 +22,7 @@ class Tiling:
     Attributes
     ----------
     contract : ModelContract
-        Gives stride, border, and whether tiles are exact at all.
-    activation_bytes_per_pixel : float
-        Of the model's graph.
+        Gives stride, border, activations, and whether tiles are exact at all.
     lanes : int
         Batches computed at once.
     on_cpu : bool
@@ -40,7 +38,6 @@ class Tiling:
     """
 
     contract: ModelContract
-    activation_bytes_per_pixel: float
     lanes: int
     on_cpu: bool
     halo: int
@@ -51,7 +48,7 @@ class Tiling:
     @property
     def bytes_per_pixel(self) -> float:
         """Memory of one tile in the works, per pixel of the tile."""
-        return _RUNTIME_MEMORY * self.activation_bytes_per_pixel
+        return _RUNTIME_MEMORY * self.contract.activation_bytes_per_pixel
 
     def plan(self, shape: tuple[int, int], halvings: int = 0) -> Plan:
         """Plan a section.

@@ -10,7 +10,7 @@ import re
 import threading
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from isbi_infer.backend import Backend, Pixels
 from isbi_infer.contract import CONTRACT_KEY, contract_of
 from isbi_infer.errors import DependencyError, ModelError, ResourceError, UsageError
 from isbi_infer.session import available_cores
@@ -37,7 +38,7 @@ _ONE_AT_A_TIME = threading.Lock()
 _NATIVE_BELOW = 20480  # elements of an input of one image; torch convolves no more than these without oneDNN
 
 
-class TorchScriptSession:
+class TorchScriptSession(Backend):
     """A TorchScript model on one proved device.
 
     On the CPU, tiled results equal the whole-image result bit for bit, for every tile, batch and number of lanes. torch
@@ -62,17 +63,6 @@ class TorchScriptSession:
     provider : str
         "cpu" or "cuda".
 
-    Attributes
-    ----------
-    provider : str
-        As given, and proved to be active.
-    lanes : int
-        How many threads may call `run` at once with gain.
-    metadata : Mapping
-        The contract's document under `CONTRACT_KEY`.
-    inputs, outputs : list of str
-        Names from the contract; TorchScript has none.
-
     Raises
     ------
     UsageError
@@ -96,7 +86,7 @@ class TorchScriptSession:
         self.provider = provider
         self.lanes = available_cores() if provider == "cpu" else 1
         module, document = load_script(model, provider)
-        self.metadata: Mapping[str, str] = {CONTRACT_KEY: document} if document else {}
+        self.metadata = {CONTRACT_KEY: document} if document else {}
         contract = contract_of(self.metadata)
         self.inputs, self.outputs = [contract.input_name], [contract.output_name]
         self._module, self._twice_below = module, 0.0
@@ -105,68 +95,48 @@ class TorchScriptSession:
                 self._module = torch.jit.optimize_for_inference(module)
             self._twice_below = _NATIVE_BELOW * contract.stride**2 / _fewest_upsampled(self._module)
         else:
-            _, found = self._compute(np.zeros((1, 1, contract.stride, contract.stride), np.float32))
+            blank_NCYX = np.zeros((1, 1, contract.stride, contract.stride), np.float32)
+            self.run(blank_NCYX)  # first, since it says what is wrong
+            _, found = self._run(blank_NCYX)
             if found != provider:
                 raise ModelError(
                     f"the script gives its result on {found} when it runs on {provider}; export it again"
                 )
 
-    def run(self, batch_NCYX: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Run one batch.
-
-        Parameters
-        ----------
-        batch_NCYX : ndarray of float32, shape (N, 1, Y, X)
-            Normalised grey values.
-
-        Returns
-        -------
-        ndarray of float32, shape (N, 1, Y, X)
-            Probabilities of cell interior.
-
-        Raises
-        ------
-        ResourceError
-            If the device's memory does not suffice.
-        ModelError
-            If the model refuses the batch.
-        """
+    def _compute(
+        self, batch_NCYX: Pixels, statistics_N111: tuple[npt.NDArray[np.float32], ...], out: Pixels | None
+    ) -> Pixels:
         count = len(batch_NCYX)
         if count == 1 and batch_NCYX[0].size <= self._twice_below:
             batch_NCYX = np.concatenate([batch_NCYX, batch_NCYX])
-        result_NCYX, _ = self._compute(batch_NCYX)
+        result_NCYX, _ = self._run(batch_NCYX)
         return result_NCYX[:count]
 
+    def _is_lack_of_memory(self, reason: str) -> bool:
+        return _OUT_OF_MEMORY.search(self._shortened(reason)) is not None
+
+    def _shortened(self, reason: str) -> str:
+        # The interpreter puts the place in the graph before what happened.
+        return reason.rpartition("RuntimeError: ")[2]
+
     def alone(self) -> TorchScriptSession:
-        """Give this session: a call on several threads would not be exact."""
+        """Give this one: a call on several threads would not be exact."""
         return self
 
     def stop(self) -> None:
         """Do nothing: torch cannot be stopped within a batch."""
 
-    def _compute(self, batch_NCYX: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], str]:
+    def _run(self, batch_NCYX: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], str]:
         """Give the result, and the device that it was computed on."""
         import torch
 
         settings = _one_thread() if self.provider == "cpu" else _full_precision()
-        try:
-            with torch.inference_mode(), settings:
-                image_NCYX = torch.from_numpy(np.require(batch_NCYX, requirements=["C", "W"]))
-                result_NCYX = self._module(image_NCYX.to(self.provider))
-                if not isinstance(result_NCYX, torch.Tensor):
-                    raise ModelError(f"the script gives a {type(result_NCYX).__name__}, expected one tensor")
-                return result_NCYX.cpu().numpy(), result_NCYX.device.type
-        except (RuntimeError, MemoryError) as error:
-            # The interpreter puts the place in the graph before what happened.
-            reason = " ".join(str(error).rpartition("RuntimeError: ")[2].split())
-            if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(reason):
-                raise ResourceError(
-                    f"not enough memory on {self.provider} for a batch of shape {batch_NCYX.shape}; "
-                    "use a smaller --batch or --tile"
-                ) from error
-            raise ModelError(
-                f"the model failed on a batch of shape {batch_NCYX.shape} ({reason[:300]})"
-            ) from error
+        with torch.inference_mode(), settings:
+            image_NCYX = torch.from_numpy(np.require(batch_NCYX, requirements=["C", "W"]))
+            result_NCYX = self._module(image_NCYX.to(self.provider))
+            if not isinstance(result_NCYX, torch.Tensor):
+                raise ModelError(f"the script gives a {type(result_NCYX).__name__}, expected one tensor")
+            return result_NCYX.cpu().numpy(), result_NCYX.device.type
 
 
 def open_torchscript(model: bytes, provider: str) -> TorchScriptSession:

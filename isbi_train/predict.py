@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.console import require_packages
-from isbi_infer.contract import ModelContract, contract_of
 from isbi_infer.errors import DependencyError, ModelError, ResourceError, UsageError
 from isbi_infer.segmenter import Segmenter
-from isbi_infer.torchscript import TorchScriptSession, open_torchscript
-
-if TYPE_CHECKING:
-    import torch
 
 Progress = Callable[[int, int], None]
 
@@ -31,8 +26,8 @@ def predict(
     Parameters
     ----------
     model : Path
-        An ``.onnx`` file goes through :class:`isbi_infer.Segmenter`, the path that ships. A checkpoint (``.pth``)
-        or TorchScript (``.pt``) is run by torch once over each whole section, as training validates.
+        An ONNX (``.onnx``) or TorchScript (``.pt``) file goes through :class:`isbi_infer.Segmenter`, the path that
+        ships. A checkpoint (``.pth``) is run by torch once over each whole section, as training validates.
     image_ZYX : array, shape (Z, Y, X)
         Grey values as stored.
     provider : str
@@ -56,11 +51,11 @@ def predict(
     ResourceError
         If the memory does not suffice.
     """
-    if model.suffix.lower() == ".onnx":
+    if model.suffix.lower() == ".pth":
+        sections, how = _torch_sections(model, image_ZYX, provider)
+    else:
         segmenter = Segmenter(model, provider=provider)
         sections, how = segmenter.stream(image_ZYX), f"isbi_infer.Segmenter on {segmenter.provider}"
-    else:
-        sections, how = _torch_sections(model, image_ZYX, provider)
     out_ZYX = np.empty(image_ZYX.shape, np.float32)
     for z, section_YX in enumerate(sections):
         out_ZYX[z] = section_YX
@@ -81,25 +76,17 @@ def _torch_sections(
     from isbi_train.checkpoint import load_checkpoint
     from isbi_train.validate import predict_whole
 
-    network: torch.nn.Module
-    if model.suffix.lower() == ".pth":
-        device, checkpoint = _device(provider), load_checkpoint(model)
-        network = torch.nn.Sequential(checkpoint.load_network(), torch.nn.Sigmoid()).to(device).eval()
-        stride, border = checkpoint.network.stride, checkpoint.train.border
-    else:
-        session, contract = _open_torchscript(model, provider)
-        network, device = _as_module(session), session.provider
-        stride, border = contract.stride, contract.border
+    device, checkpoint = _device(provider), load_checkpoint(model)
+    network = torch.nn.Sequential(checkpoint.load_network(), torch.nn.Sigmoid()).to(device).eval()
+    stride, border = checkpoint.network.stride, checkpoint.train.border
 
     def sections() -> Iterator[npt.NDArray[np.float32]]:
         for section_YX in image_ZYX:
             try:
                 (probability_YX,) = predict_whole(network, section_YX[None], stride=stride, border=border)
-            except (RuntimeError, ModelError, ResourceError) as error:
+            except RuntimeError as error:
                 reason = str(error).splitlines()[0]
-                if isinstance(error, torch.OutOfMemoryError | ResourceError) or (
-                    "can't allocate memory" in reason
-                ):
+                if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
                     raise ResourceError(
                         f"{model}: not enough memory on {device} for a whole section of {section_YX.shape}; run "
                         "isbi-export and evaluate the .onnx file, which runs in tiles"
@@ -120,30 +107,3 @@ def _device(provider: str) -> str:
     if provider == "cuda" and not present:
         raise DependencyError("CUDA was asked for, but torch finds no CUDA device; use --provider cpu")
     return "cuda" if present and provider != "cpu" else "cpu"
-
-
-def _open_torchscript(path: Path, provider: str) -> tuple[TorchScriptSession, ModelContract]:
-    try:
-        session = open_torchscript(path.read_bytes(), provider)
-        return session, contract_of(session.metadata)
-    except OSError as error:
-        raise ModelError(
-            f"{path}: cannot read the model ({error.strerror}); expected a TorchScript file"
-        ) from error
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
-
-
-def _as_module(session: TorchScriptSession) -> torch.nn.Module:
-    """Give a session as `predict_whole` wants its networks: from and to the memory of the host."""
-    import torch
-
-    class Session(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.host = torch.nn.Parameter(torch.empty(0))
-
-        def forward(self, image_NCYX: torch.Tensor) -> torch.Tensor:
-            return torch.from_numpy(session.run(image_NCYX.numpy()))
-
-    return Session()

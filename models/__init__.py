@@ -1,8 +1,9 @@
-"""Released models: ONNX files with their checkpoints' sha256, listed in ``registry.json``."""
+"""Released models: ONNX files in several precisions with their sha256, listed in ``registry.json``."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,22 +11,45 @@ _FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
+class ReleasedFile:
+    """One file.
+
+    Attributes
+    ----------
+    path : Path
+        Installed with the package.
+    sha256 : str
+        What the file must hash to.
+    """
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReleasedModel:
-    """One released file.
+    """One released network.
 
     Attributes
     ----------
     name : str
         What users call it.
-    path : Path
-        The ONNX file, installed with the package.
-    sha256 : str
-        What the file must hash to.
+    files : mapping of str to ReleasedFile
+        Its ONNX files by precision: "float32", and those of "float16" and "int8" that passed their gates.
     """
 
     name: str
-    path: Path
-    sha256: str
+    files: Mapping[str, ReleasedFile]
+
+    @property
+    def path(self) -> Path:
+        """The float32 file."""
+        return self.files["float32"].path
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the float32 file."""
+        return self.files["float32"].sha256
 
 
 def released_models() -> dict[str, ReleasedModel]:
@@ -37,7 +61,13 @@ def released_models() -> dict[str, ReleasedModel]:
     """
     registry = json.loads((_FOLDER / "registry.json").read_text(encoding="utf-8"))
     return {
-        entry["name"]: ReleasedModel(entry["name"], _FOLDER / entry["file"], entry["sha256"])
+        entry["name"]: ReleasedModel(
+            entry["name"],
+            {
+                precision: ReleasedFile(_FOLDER / file["file"], file["sha256"])
+                for precision, file in entry["files"].items()
+            },
+        )
         for entry in registry
     }
 

@@ -22,7 +22,7 @@ class Blur:
         self.batches = []
         self.stopped = threading.Event()
 
-    def run(self, batch_NCYX):
+    def run(self, batch_NCYX, out=None):
         self.batches.append(batch_NCYX.shape)
         if self.most_pixels and batch_NCYX.size > self.most_pixels:
             raise ResourceError(f"{batch_NCYX.size} pixels are more than {self.most_pixels}")
@@ -128,7 +128,7 @@ def test_sections_share_batches():
 
 def test_an_error_of_the_model_reaches_the_caller_and_no_thread_stays():
     class Broken(Blur):
-        def run(self, batch_NCYX):
+        def run(self, batch_NCYX, out=None):
             raise ModelError("broken")
 
     before = threading.active_count()
@@ -139,7 +139,7 @@ def test_an_error_of_the_model_reaches_the_caller_and_no_thread_stays():
 
 def test_leaving_early_stops_what_is_being_computed():
     class Slow(Blur):
-        def run(self, batch_NCYX):
+        def run(self, batch_NCYX, out=None):
             if self.stopped.wait(60 if len(self.batches) else 0):
                 raise ModelError("terminated")
             return super().run(batch_NCYX)
