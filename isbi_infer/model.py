@@ -166,7 +166,7 @@ def _read_model(path: Path) -> bytes:
         raise ModelError(f"{path}: the file is empty; expected an .onnx file from isbi-export")
     if model.startswith(_ZIP) and b"/constants.pkl" not in model:  # which every TorchScript archive has
         raise ModelError(
-            f"{path}: this is a PyTorch file but no TorchScript; run isbi-export on the checkpoint and use the .onnx file"
+            f"{path}: this is a PyTorch file but no TorchScript; run isbi-export on it and use the .onnx file"
         )
     return model
 

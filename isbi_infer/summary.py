@@ -51,8 +51,8 @@ class Estimate:
     def __str__(self) -> str:
         sections, height, width = self.shape
         return (
-            f"{self.provider} {self.precision}: {sections} sections of {height} x {width}, each in {self.tiles} tiles of "
-            f"{self.tile_shape[0]} x {self.tile_shape[1]} with a halo of {self.halo}\n"
+            f"{self.provider} {self.precision}: {sections} sections of {height} x {width}, each in {self.tiles} "
+            f"tiles of {self.tile_shape[0]} x {self.tile_shape[1]} with a halo of {self.halo}\n"
             f"overhead {self.overhead:.3f}, batch {self.batch} x {self.lanes} lanes, "
             f"about {self.memory_bytes / 2**20:.0f} MiB for activations, about {self.seconds:.1f} s of computing"
         )
