@@ -29,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from isbi_infer import Segmenter
 provider, tile = sys.argv[1], int(sys.argv[2])
-session = Segmenter(provider=provider)._session
+session = Segmenter(provider=provider)._engine.session
 batch_NCYX = np.ones((1, 1, tile, tile), np.float32)
 def field(name):
     with open("/proc/self/status") as status:

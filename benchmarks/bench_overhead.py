@@ -36,7 +36,7 @@ class RawRuntime:
 
     def __init__(self, segmenter, stack_ZYX):
         estimate = segmenter.estimate(stack_ZYX.shape)
-        session = segmenter._session
+        session = segmenter._engine.session
         self.session = session if estimate.lanes == session.lanes else session.alone()
         self.lanes = estimate.lanes
         plan = segmenter.plan(stack_ZYX.shape[1:])
@@ -119,9 +119,9 @@ def model_timed(lanes) -> Iterator[ModelTime]:
     found, run = ModelTime(), OnnxSession.run
     cpu_clock = time.thread_time if lanes > 1 else time.process_time
 
-    def timed_run(self, batch_NCYX):
+    def timed_run(self, batch_NCYX, *statistics_N111, out=None):
         cpu, start = cpu_clock(), time.perf_counter()
-        result = run(self, batch_NCYX)
+        result = run(self, batch_NCYX, *statistics_N111, out=out)
         stop, cpu = time.perf_counter(), cpu_clock() - cpu
         with found.lock:
             found.spans.append((start, stop))

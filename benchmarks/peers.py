@@ -70,7 +70,7 @@ def ours(scene: Scene) -> Peer:
 
 def onnxruntime_whole(scene: Scene) -> Peer:
     """Run the whole padded section in one piece: what "the whole-image result" means."""
-    session = scene.segmenter._session.alone()
+    session = scene.segmenter._engine.session.alone()
     pad = scene.segmenter.plan(scene.image_YX.shape).pad
     sides = list(zip(pad, scene.image_YX.shape, strict=True))
     everything = tuple(slice(0, before + side + after) for (before, after), side in sides)
@@ -153,7 +153,7 @@ def monai_on_onnxruntime(roi: int, overlap: float) -> Build:
         import torch
         from monai.inferers import sliding_window_inference
 
-        session = scene.segmenter._session.alone()
+        session = scene.segmenter._engine.session.alone()
 
         def predict(batch_NCYX):
             return torch.from_numpy(session.run(batch_NCYX.cpu().numpy())).to(scene.device)

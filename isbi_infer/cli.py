@@ -62,6 +62,13 @@ def infer(
     halo: Annotated[
         int | None, typer.Option(help="Context in pixels; less than the model's own is not exact, and said.")
     ] = None,
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(
+            help="Side of a pixel in nanometres: sections are resampled to the model's and results back. "
+            "[default: what the file says]"
+        ),
+    ] = None,
     tta: Annotated[
         bool, typer.Option("--tta", help="Average over the 8 flips and rotations; 8 times the work.")
     ] = False,
@@ -109,6 +116,7 @@ def infer(
             memory=parse_bytes(memory) if memory else None,
             halo=halo,
             precision=precision,
+            pixel_size=pixel_size,
             tta=tta,
         )
         if dry_run:

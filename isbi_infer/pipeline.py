@@ -37,7 +37,9 @@ class Computes(Protocol):
         """Make running calls of `run` return early, with an exception."""
 
 
-def run_sections(sections: Iterable[Section], backend: Computes, settings: Settings) -> Generator[Result]:
+def run_sections(
+    sections: Iterable[Section], backend: Computes, settings: Settings
+) -> Generator[Result, None, None]:
     """Compute sections of one shape lazily; tiles of neighbouring sections share batches.
 
     Parameters

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from math import ceil, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.backend import Backend
 from isbi_infer.contract import ModelContract
+from isbi_infer.engine import Engine, Results
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
 from isbi_infer.geometry import Plan
-from isbi_infer.jobs import Settings
 from isbi_infer.model import open_model
-from isbi_infer.pipeline import run_sections
 from isbi_infer.probability import Emit, OutputDtype, check_encoding, decode, encode
+from isbi_infer.resampling import choose_scaling
 from isbi_infer.stacks import StackReader, open_stack, write_stack
 from isbi_infer.summary import Estimate, RunSummary
 from isbi_infer.symmetry import ALL_EIGHT, IDENTITY
@@ -52,6 +51,9 @@ class Segmenter:
     precision : {"auto", "fp32", "fp16", "int8"}
         "auto" takes the fastest file of the released model for the provider that passed its gate (int8 on CPU, fp16 on
         CUDA), and a `model` that is given as it is. Another one is looked for beside `model`.
+    pixel_size : float, optional
+        Side of a pixel of the sections, in nanometres: they are resampled to the model's, and results back. When not
+        given, `segment_file` takes what the file says, and arrays go in as they are.
     tta : bool
         Average the results of the eight flips and rotations of each section: eight times the work.
 
@@ -95,6 +97,7 @@ class Segmenter:
         memory: int | None = None,
         halo: int | None = None,
         precision: str = "auto",
+        pixel_size: float | None = None,
         tta: bool = False,
     ) -> None:
         if batch is not None and batch < 1:
@@ -103,9 +106,11 @@ class Segmenter:
         self.contract: ModelContract = opened.contract
         self.model_sha256 = opened.sha256
         self.provider = opened.session.provider
-        self._session = opened.session
-        chosen, self.notes = choose_halo(self.contract, halo)
-        self._tiling = Tiling(
+        chosen, halo_notes = choose_halo(self.contract, halo)
+        self._pixel_size = pixel_size
+        self._scaling, scaling_notes = choose_scaling(self.contract.pixel_size_nm, pixel_size, None)
+        self.notes = (*halo_notes, *scaling_notes)
+        tiling = Tiling(
             contract=self.contract,
             lanes=opened.session.lanes,
             on_cpu=self.provider == "cpu",
@@ -114,7 +119,7 @@ class Segmenter:
             batch=batch,
             memory=memory,
         )
-        self._symmetries = ALL_EIGHT if tta else IDENTITY
+        self._engine = Engine(opened.session, tiling, ALL_EIGHT if tta else IDENTITY)
         self.plan((1, 1))  # an impossible tile is said now, not after the stack was opened
 
     def plan(self, shape: tuple[int, int]) -> Plan:
@@ -128,13 +133,14 @@ class Segmenter:
         Returns
         -------
         Plan
+            At the model's pixel size.
 
         Raises
         ------
         ResourceError
             If there is not enough memory for the smallest tile.
         """
-        return self._tiling.plan(shape)
+        return self._engine.tiling.plan(self._scaling.inner_shape(shape) if self._scaling else shape)
 
     def estimate(self, shape: tuple[int, int, int]) -> Estimate:
         """Say what a stack would take; one tile is computed to time it.
@@ -148,29 +154,7 @@ class Segmenter:
         -------
         Estimate
         """
-        plan = self.plan(shape[1:])
-        batch = self._tiling.tiles_per_batch(plan)
-        backend = self._backend(shape)
-        blank_NCYX = np.zeros((batch, 1, *plan.tile_shape), self.contract.input_dtype)
-        statistics = [np.zeros((batch, 1, 1, 1), np.float32) for _ in self.contract.statistics_inputs]
-        backend.run(blank_NCYX, *statistics)
-        started = time.perf_counter()
-        backend.run(blank_NCYX, *statistics)
-        batches = ceil(shape[0] * len(plan.tiles) * len(self._symmetries) / batch)
-        return Estimate(
-            provider=self.provider,
-            precision=self.contract.precision,
-            shape=shape,
-            tile_shape=plan.tile_shape,
-            tiles=len(plan.tiles),
-            overhead=plan.overhead,
-            halo=self._tiling.halo,
-            batch=batch,
-            lanes=backend.lanes,
-            memory_bytes=int(prod(plan.tile_shape) * self._tiling.bytes_per_pixel * batch * backend.lanes),
-            seconds=(time.perf_counter() - started) * ceil(batches / backend.lanes),
-            notes=self.notes,
-        )
+        return self._engine.estimate(shape, self._scaling, self.notes)
 
     def __call__(self, image: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Segment one section or a stack.
@@ -202,7 +186,7 @@ class Segmenter:
             )
         stack_ZYX = array if array.ndim == 3 else array[None]
         out_ZYX = np.empty(stack_ZYX.shape, np.float32)
-        for z, section_YX in enumerate(self._run(stack_ZYX, stack_ZYX.shape)):
+        for z, section_YX in enumerate(self._engine.run(stack_ZYX, stack_ZYX.shape, self._scaling)):
             out_ZYX[z] = decode(section_YX)
         return out_ZYX.reshape(array.shape)
 
@@ -219,30 +203,7 @@ class Segmenter:
         iterator of ndarray of float32, shape (Y, X)
             Probability of cell interior, in [0, 1].
         """
-        return _decoded(self._run(sections))
-
-    def _run(
-        self, sections: Iterable[npt.NDArray[Any]], shape: tuple[int, ...] | None = None
-    ) -> Generator[npt.NDArray[Any]]:
-        backend = self._backend(shape)
-        settings = Settings(
-            plan=self._tiling.plan,
-            batch=self._tiling.tiles_per_batch,
-            lanes=backend.lanes,
-            symmetries=self._symmetries,
-            fixed_batch=self.provider != "cpu",
-            normalised=self.contract.input_dtype == "float32",
-            result_dtype=self.contract.output_dtype,
-        )
-        return run_sections(sections, backend, settings)
-
-    def _backend(self, shape: tuple[int, ...] | None) -> Backend:
-        """Several lanes, unless the stack (Z, Y, X), where it is known, is work for one call only."""
-        if shape is None:
-            return self._session
-        plan = self.plan((shape[1], shape[2]))
-        tiles = shape[0] * len(plan.tiles) * len(self._symmetries)
-        return self._session.alone() if tiles <= self._tiling.tiles_per_batch(plan) else self._session
+        return _decoded(self._engine.run(sections, None, self._scaling))
 
     def segment_file(
         self,
@@ -288,10 +249,14 @@ class Segmenter:
         started = time.perf_counter()
         with open_stack(source) as reader, replacing(target) as temporary:
             shape = (reader.sections, reader.height, reader.width)
-            sections = (encode(p_YX, emit, dtype) for p_YX in self._run(reader, shape))
+            scaling, scaling_notes = choose_scaling(
+                self.contract.pixel_size_nm, self._pixel_size, reader.pixel_size
+            )
+            results = self._engine.run(reader, shape, scaling)
+            sections = (encode(result_YX, emit, dtype) for result_YX in results)
             counted = _counted(sections, reader, progress)
             kind = write_stack(temporary, counted, like=reader.info, dtype=np.dtype(dtype))
-            notes = (*reader.notes, *self.notes)
+            notes = tuple(dict.fromkeys((*reader.notes, *self.notes, *scaling_notes)))
         if kind != reader.kind:
             notes = (
                 *notes,
@@ -311,7 +276,7 @@ class Segmenter:
         )
 
 
-def _decoded(results: Generator[npt.NDArray[Any]]) -> Generator[npt.NDArray[np.float32]]:
+def _decoded(results: Results) -> Iterator[npt.NDArray[np.float32]]:
     with closing(results):  # so that its threads end when this one is closed
         for result_YX in results:
             yield decode(result_YX)

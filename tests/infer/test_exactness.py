@@ -124,7 +124,7 @@ def test_tiled_equals_whole_bit_for_bit(adopted, kind, height, width, extra, bat
     tile = 2 * contract.halo + extra * contract.stride
     section_YX = np.random.default_rng(seed).integers(0, 256, (height, width)).astype(np.uint8)
     tiled = Segmenter(path, provider="cpu", tile=tile, batch=batch)
-    tiled._session.lanes = lanes
+    tiled._engine.session.lanes = lanes
     whole = Segmenter(path, provider="cpu")
     assert len(whole.plan((height, width)).tiles) == 1
     assert (tiled(section_YX) == whole(section_YX)).all()

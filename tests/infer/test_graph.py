@@ -346,6 +346,35 @@ def test_local_layers_are_followed_exactly(layers, stride, context):
     assert max(found.context) == context
 
 
+@pytest.mark.parametrize(
+    ("layers", "stride"),
+    [
+        ([nn.ReflectionPad2d(1), nn.Conv2d(4, 4, 3)], 2),
+        ([nn.ReflectionPad2d((1, 2, 4, 0)), nn.Conv2d(4, 4, (5, 4))], 5),
+        ([nn.AvgPool2d(2), nn.ReflectionPad2d(3), nn.Conv2d(4, 4, 7), nn.Upsample(scale_factor=2)], 8),
+        ([nn.AvgPool2d(4), nn.ReflectionPad2d(1), nn.Conv2d(4, 4, 3), nn.Upsample(scale_factor=4)], 8),
+        # after the first there are more elements than the image has
+        ([nn.ReflectionPad2d(2), nn.ReflectionPad2d(4), nn.Conv2d(4, 4, 13)], 3),
+    ],
+)
+def test_one_stride_is_enough_to_be_mirrored_and_one_period_less_is_not(layers, stride):
+    model = exported(Between(*layers))
+    found = analyse(model)
+    assert found.exact, found.reasons
+    assert (found.stride, found.halo % stride) == (stride, 0)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    period = next((layer.kernel_size for layer in layers if isinstance(layer, nn.AvgPool2d)), 1)
+
+    def run(side):
+        return session.run(None, {session.get_inputs()[0].name: np.ones((1, 1, side, side), FLOATS)})[0]
+
+    assert run(stride).shape == (1, 1, stride, stride)
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="Pad reflect"):
+        run(stride - period)
+
+
 # --- single operations, of every version ------------------------------------------------------------------------------
 
 
