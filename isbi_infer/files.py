@@ -1,4 +1,4 @@
-"""Writing a file so that it is either there whole or not there at all.
+"""Writing a file so that it is either there whole or not there at all, and holding what one run alone may write.
 
 A result is written under a temporary name in the same folder, flushed to the disk, and only then given its
 name; whatever goes wrong before that, the file that was there stays as it was. Temporaries of processes that
@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -86,6 +87,69 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         with _guard:
             _active.discard(temporary)
+
+
+@contextmanager
+def holding(folder: str | os.PathLike[str], what: str = "run") -> Iterator[None]:
+    """Hold a folder, so that no second run writes into it.
+
+    The hold ends with the process, however it ends. It is a lock on the file ``.lock`` in the folder, which is
+    removed on leaving.
+
+    Parameters
+    ----------
+    folder : str or os.PathLike
+        An existing folder.
+    what : str
+        What holds it, for the message.
+
+    Raises
+    ------
+    BusyError
+        If another process, or another call in this one, holds it.
+    OutputError
+        If the folder cannot be locked.
+    """
+    path = Path(folder) / ".lock"
+    try:
+        descriptor = _locked(path)
+    except BlockingIOError:
+        raise BusyError(
+            f"{folder}: another {what} is writing into this folder; wait for it or choose another folder"
+        ) from None
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be locked ({_reason(error)}); {_remedy(error)}") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows does not remove what is open; it stays, and locks nothing
+            path.unlink()
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    """Open and lock a file that is still there once it is locked; BlockingIOError where somebody else has."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                try:
+                    msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+                except OSError as error:
+                    raise BlockingIOError from error
+            else:
+                import fcntl
+
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its last holder has removed it in the meantime
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -174,6 +174,8 @@ class Call:
         Why the result is not local, as far as found.
     flops : int
         Floating-point operations of convolutions.
+    smallest : dict of int to int
+        By axis of the image: the fewest pixels that the operation works on at all, where it needs more than one.
     """
 
     node: Node
@@ -181,6 +183,7 @@ class Call:
     opset: int
     remarks: list[str] = field(default_factory=list)
     flops: int = 0
+    smallest: dict[int, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

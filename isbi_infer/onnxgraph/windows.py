@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import lcm, prod
+from math import ceil, lcm, prod
 
 import numpy as np
 
@@ -186,9 +186,21 @@ def padding(call: Call) -> Trace:
         call.looks_at(x, padded, "wraps around {}")
     for dim, before, after in zip(dims, befores, afters, strict=True):
         if before or after:
+            if call.attribute("mode", "constant") == "reflect":
+                _require_more_than(call, x, dim, max(before, after))
             size = x.shape[dim] + before + after
             x = _read(x, dim, size, lambda r, n, b=before: r.window(n, 1, 1, 1, b))  # type: ignore[misc]
     return x
+
+
+def _require_more_than(call: Call, x: Trace, dim: int, elements: int) -> None:
+    """Take note that an image must be so large that a dimension has more elements than it is mirrored by."""
+    axis = x.axis_at(dim)
+    if axis is None:
+        return
+    reach = x.reaches[axis]
+    margin = x.shape[dim] * reach.step - reach.image
+    call.smallest[axis] = max(call.smallest.get(axis, 1), ceil((elements + 1) * reach.step - margin))
 
 
 def slicing(call: Call) -> Trace:
