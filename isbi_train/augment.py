@@ -1,6 +1,6 @@
 """Random crops, varied in one resampling on the training device, then in intensity.
 
-Rotation, flip, scale, shift and elastic displacement are composed into one sampling grid, so that pixels are
+Rotation, flip, scale, shift, elastic displacement and folds are composed into one sampling grid, so that pixels are
 interpolated once. Labels are resampled with the same grid and re-thresholded.
 """
 
@@ -13,10 +13,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from isbi_train.config import AugmentConfig
+from isbi_train.section_faults import (
+    Folds,
+    blur,
+    crop_axis,
+    defocus,
+    draw_defocus,
+    draw_dirt,
+    draw_folds,
+    uniform,
+)
 
-
-def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    return torch.rand(n, generator=generator) * (high - low) + low
+ALL = slice(None)
 
 
 def affine_matrices(n: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
@@ -36,8 +44,8 @@ def affine_matrices(n: int, config: AugmentConfig, generator: torch.Generator) -
     Tensor of shape (n, 2, 2)
         Maps offsets (x, y) from a crop's centre to offsets in the section, both in pixels.
     """
-    angle = _uniform(n, -1, 1, generator) * math.radians(config.rotation_deg)
-    magnification = torch.exp(_uniform(n, math.log(config.scale_min), math.log(config.scale_max), generator))
+    angle = uniform(n, -1, 1, generator) * math.radians(config.rotation_deg)
+    magnification = torch.exp(uniform(n, math.log(config.scale_min), math.log(config.scale_max), generator))
     mirror = (
         torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0) if config.flip else torch.ones(n)
     )
@@ -69,9 +77,14 @@ def elastic_displacement(n: int, crop: int, config: AugmentConfig, generator: to
 
 
 def sampling_grid(
-    n: int, crop: int, shape: tuple[int, int], config: AugmentConfig, generator: torch.Generator
+    n: int,
+    crop: int,
+    shape: tuple[int, int],
+    config: AugmentConfig,
+    generator: torch.Generator,
+    folds: Folds | None = None,
 ) -> Tensor:
-    """Compose shift, rotation, flip, scale and elastic displacement.
+    """Compose shift, rotation, flip, scale, elastic displacement and folds.
 
     Parameters
     ----------
@@ -83,6 +96,8 @@ def sampling_grid(
         The ranges.
     generator : torch.Generator
         Source of randomness, on the CPU.
+    folds : Folds, optional
+        Of these crops.
 
     Returns
     -------
@@ -91,16 +106,20 @@ def sampling_grid(
         ``align_corners=False``.
     """
     height, width = shape
-    axis = torch.arange(crop, dtype=torch.float32) - (crop - 1) / 2
+    axis = crop_axis(crop)
     offsets = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).expand(n, crop, crop, 2)
     offsets = offsets + elastic_displacement(n, crop, config, generator)
+    if folds:
+        offsets = offsets + folds.displacement_NYX2
     offsets = torch.einsum("nij,nyxj->nyxi", affine_matrices(n, config, generator), offsets)
     room = torch.tensor([max(width - crop, 0), max(height - crop, 0)], dtype=torch.float32)
     shift = (torch.rand(n, 2, generator=generator) - 0.5) * room
     return (offsets + shift[:, None, None, :]) * 2 / torch.tensor([width, height], dtype=torch.float32)
 
 
-def vary_intensity(crops_NCYX: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+def vary_intensity(
+    crops_NCYX: Tensor, config: AugmentConfig, generator: torch.Generator, *, n: int = 0, kept: slice = ALL
+) -> Tensor:
     """Blur, then vary gamma, contrast and brightness, then add noise, each crop on its own.
 
     Parameters
@@ -111,42 +130,38 @@ def vary_intensity(crops_NCYX: Tensor, config: AugmentConfig, generator: torch.G
         The ranges.
     generator : torch.Generator
         Source of randomness, on the CPU.
+    n, kept : int and slice
+        Where the crops are only the `kept` ones of a larger batch: the length of that batch.
 
     Returns
     -------
     Tensor of shape (N, 1, Y, X)
         Normalised grey values, about as wide as before.
     """
-    n, device = len(crops_NCYX), crops_NCYX.device
+    n, device = n or len(crops_NCYX), crops_NCYX.device
 
     def draw(low: float, high: float) -> Tensor:
-        return _uniform(n, low, high, generator).to(device)[:, None, None, None]
+        return uniform(n, low, high, generator)[kept].to(device)[:, None, None, None]
 
-    crops_NCYX = _blur(crops_NCYX, _uniform(n, 0, config.blur_px, generator).to(device))
+    crops_NCYX = blur(crops_NCYX, uniform(n, 0, config.blur_px, generator)[kept].to(device))
     exponent = torch.exp(draw(-config.gamma, config.gamma))
     # The exponent acts on [0, 1]; +-3 standard deviations hold nearly all grey values.
     unit = ((crops_NCYX + 3) / 6).clamp(0, 1)
     crops_NCYX = unit.pow(exponent) * 6 - 3 + (0.5 - 0.5**exponent) * 6
     crops_NCYX = crops_NCYX * torch.exp(draw(-config.contrast, config.contrast))
     crops_NCYX = crops_NCYX + draw(-config.brightness, config.brightness)
-    noise = torch.randn(crops_NCYX.shape, generator=generator).to(device)
+    noise = torch.randn((n, *crops_NCYX.shape[1:]), generator=generator)[kept].to(device)
     return crops_NCYX + noise * draw(0, config.noise)
 
 
-def _blur(crops_NCYX: Tensor, sigma_N: Tensor) -> Tensor:
-    """Blur each crop with its own Gaussian, along one axis and then the other."""
-    radius = 4
-    distance = torch.arange(-radius, radius + 1, device=sigma_N.device, dtype=torch.float32)
-    kernels = torch.exp(-0.5 * (distance / sigma_N.clamp_min(1e-2)[:, None]) ** 2)
-    kernels = (kernels / kernels.sum(1, keepdim=True)).to(crops_NCYX.dtype)
-    n = len(crops_NCYX)
-    x_1NYX = F.pad(crops_NCYX.transpose(0, 1), (radius,) * 4, mode="reflect")
-    x_1NYX = F.conv2d(x_1NYX, kernels[:, None, :, None], groups=n)
-    return F.conv2d(x_1NYX, kernels[:, None, None, :], groups=n).transpose(0, 1)
-
-
 def random_crops(
-    images_NCYX: Tensor, labels_NCYX: Tensor, crop: int, config: AugmentConfig, generator: torch.Generator
+    images_NCYX: Tensor,
+    maps_NKYX: Tensor,
+    crop: int,
+    config: AugmentConfig,
+    generator: torch.Generator,
+    *,
+    kept: slice = ALL,
 ) -> tuple[Tensor, Tensor]:
     """Draw one varied crop from each given section.
 
@@ -154,23 +169,38 @@ def random_crops(
     ----------
     images_NCYX : Tensor of float, shape (N, 1, Y, X)
         Normalised sections, on the training device.
-    labels_NCYX : Tensor of float, shape (N, 1, Y, X)
-        1 = cell interior, 0 = membrane.
+    maps_NKYX : Tensor of float, shape (N, K, Y, X)
+        The first are labels: 1 = cell interior, 0 = membrane. The others, such as weights, may have any values.
     crop : int
         Side of the crops, in pixels.
     config : AugmentConfig
         The ranges.
     generator : torch.Generator
         Source of randomness, on the CPU, so that a seed gives the same crops on every device.
+    kept : slice
+        Compute only these of the N crops; they do not depend on which others are kept.
 
     Returns
     -------
     (Tensor, Tensor)
-        Crops and their labels, each of shape (N, 1, crop, crop).
+        Crops of shape (N, 1, crop, crop), and their maps of shape (N, K, crop, crop): labels of 0 and 1, the other
+        maps interpolated.
     """
     n, _, height, width = images_NCYX.shape
-    grid = sampling_grid(n, crop, (height, width), config, generator).to(images_NCYX.device)
-    both = torch.cat((images_NCYX, labels_NCYX), dim=1)
+    device = images_NCYX.device
+    folds = draw_folds(n, crop, config, generator)
+    grid = sampling_grid(n, crop, (height, width), config, generator, folds)[kept].to(device)
+    both = torch.cat((images_NCYX[kept], maps_NKYX[kept]), dim=1)
     sampled = F.grid_sample(both, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    image, label = sampled[:, :1], (sampled[:, 1:] > 0.5).to(sampled.dtype)
-    return vary_intensity(image, config, generator), label
+    image, label, others = sampled[:, :1], (sampled[:, 1:2] > 0.5).to(sampled.dtype), sampled[:, 2:]
+    for darkening_NYX in (
+        folds.darkening_NYX if folds else None,
+        draw_dirt(n, crop, config, generator),
+    ):
+        if darkening_NYX is not None:
+            image = image - darkening_NYX[kept, None].to(device)
+    blurred = draw_defocus(n, crop, config, generator)
+    if blurred is not None:
+        share_NYX, sigma_N = blurred
+        image = defocus(image, share_NYX[kept], sigma_N[kept], math.ceil(3 * config.defocus_px))
+    return vary_intensity(image, config, generator, n=n, kept=kept), torch.cat((label, others), dim=1)

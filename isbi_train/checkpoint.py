@@ -1,15 +1,13 @@
 """Checkpoints: weights with everything needed to use, export and continue them, as plain types.
 
 They load with ``weights_only=True``, so that opening one never runs code, and are written beside and renamed,
-so that a killed run leaves the previous one whole.
+so that a killed run leaves the previous one whole. `isbi_train.weights` reads what others wrote.
 """
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-import warnings
-import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,46 +16,72 @@ import torch
 
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.files import replacing
+from isbi_train.archive import read_pickled
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.network import UNet
 
-FORMAT, VERSION = "isbi-unet", 1
+FORMAT, VERSION = "isbi-unet", 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """What one file holds.
+class Weights:
+    """A network with its weights, and what is known about where they come from; of bare weights nothing is.
 
     Attributes
     ----------
-    network, augment, train : NetworkConfig, AugmentConfig, TrainConfig
-        The settings of the run.
+    network : NetworkConfig
+        The architecture.
     state_dict : dict of str to Tensor
-        The averaged weights: what is validated and exported.
-    epoch : int
+        What is validated and exported: of a run the averaged weights.
+    augment, train : AugmentConfig, TrainConfig or None
+        The settings of the run.
+    epoch : int or None
         Epochs completed.
-    data : dict
+    data : dict or None
         ``sha256`` of the training images and labels, ``sections``, ``pixel_size_nm``.
     scores : dict
-        On the held-out sections: ``sections``, ``loss``, ``v_rand_thin``, ``v_info_thin``.
+        On the held-out sections: ``sections``, ``loss``, ``v_rand_thin``, ``v_info_thin``; empty where not known.
+    notes : tuple of str
+        What a user must know about how the weights were read.
+    """
+
+    network: NetworkConfig
+    state_dict: dict[str, torch.Tensor]
+    augment: AugmentConfig | None = None
+    train: TrainConfig | None = None
+    epoch: int | None = None
+    data: dict[str, Any] | None = None
+    scores: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def border(self) -> int:
+        """Mirrored pixels around a section when it is segmented; 0 where not known."""
+        return self.train.border if self.train else 0
+
+    def load_network(self) -> UNet:
+        """Build the network with the weights, in evaluation mode, on the CPU."""
+        network = UNet(self.network)
+        network.load_state_dict(self.state_dict)
+        return network.eval()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint(Weights):
+    """What one file of this project holds: `Weights` of which everything is known.
+
+    Attributes
+    ----------
     progress : dict
         Trained weights, optimiser, scaler and history; empty where only the averaged weights are kept.
     """
 
-    network: NetworkConfig
     augment: AugmentConfig
     train: TrainConfig
-    state_dict: dict[str, torch.Tensor]
     epoch: int
     data: dict[str, Any]
     scores: dict[str, Any]
     progress: dict[str, Any] = field(default_factory=dict)
-
-    def load_network(self) -> UNet:
-        """Build the network with the averaged weights, in evaluation mode, on the CPU."""
-        network = UNet(self.network)
-        network.load_state_dict(self.state_dict)
-        return network.eval()
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -89,7 +113,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     # torch turns a full disk into a RuntimeError when it writes a path; a file object keeps the OSError.
     with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(plain, file)
+        try:
+            torch.save(plain, file)
+        except RuntimeError as error:
+            # What torch does to end the archive may fail in turn.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -110,56 +140,40 @@ def load_checkpoint(path: Path) -> Checkpoint:
     ModelError
         If the file is missing, damaged, no checkpoint of this project, or its weights do not fit its network.
     """
-    plain = _read_plain(path)
-    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+    plain = read_pickled(path)
+    if not is_checkpoint(plain):
         raise ModelError(f"{path}: not a checkpoint written by isbi-train (no {FORMAT!r} in it)")
-    if plain.get("version") != VERSION:
+    return checkpoint_of(plain, path)
+
+
+def is_checkpoint(plain: object) -> bool:
+    """Say whether what a file held claims to be a checkpoint of this project."""
+    return isinstance(plain, dict) and plain.get("format") == FORMAT
+
+
+def checkpoint_of(plain: Any, path: Path) -> Checkpoint:
+    """Make a checkpoint of what its file held, or raise ModelError naming the file."""
+    version = plain.get("version")
+    if version not in (1, VERSION):
         raise ModelError(
-            f"{path}: checkpoint version {plain.get('version')!r}, this program reads {VERSION}; update isbi-infer"
+            f"{path}: checkpoint version {version!r}, this program reads 1 and {VERSION}; update isbi-infer"
         )
     try:
         _check_parts(plain)
+        if version == 1:
+            plain = {**plain, **_from_version_1(plain)}
         network = NetworkConfig.from_plain(plain["network"])
         return Checkpoint(
             network=network,
             augment=AugmentConfig.from_plain(plain["augment"]),
             train=TrainConfig.from_plain(plain["train"]),
-            state_dict=_fitting_weights(plain["state_dict"], network),
+            state_dict=fitting_weights(plain["state_dict"], network),
             **{key: plain[key] for key in ("epoch", "data", "scores", "progress")},
         )
     except (TypeError, AttributeError, UsageError, ModelError) as error:
         raise ModelError(f"{path}: damaged checkpoint: {error}") from error
 
 
-def _read_plain(path: Path) -> object:
-    """Unpickle plain types and tensors from an intact archive."""
-    try:
-        with path.open("rb") as file:
-            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-                raise ModelError(f"{path}: is a Git LFS pointer, not the checkpoint; run: git lfs pull")
-        # torch does not compare the archive's checksums, so a flipped bit would pass for a weight.
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise ModelError(f"{path}: damaged checkpoint ({damaged} has another checksum); copy it again")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such checkpoint") from None
-    except ModelError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path}: holds more than tensors and plain settings, which could run code, and is not opened"
-        ) from error
-    except Exception as error:
-        # Damaged files make zipfile and torch raise nearly anything.
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ModelError(f"{path}: not a readable checkpoint ({reason}); copy or train it again") from error
-
-
-_LFS_POINTER = b"version https://git-lfs"
 _PARTS = {
     "network": dict,
     "augment": dict,
@@ -184,25 +198,93 @@ def _check_parts(plain: dict[str, Any]) -> None:
         raise ModelError(f"data lacks {', '.join(missing)}")
 
 
-def _fitting_weights(found: dict[str, Any], config: NetworkConfig) -> dict[str, torch.Tensor]:
+# What a run of version 1 did where it had no setting yet. Written out, for defaults may change.
+_VERSION_1: dict[str, dict[str, Any]] = {
+    "network": {"arch": "unet", "widest": 1024, "batch_norm": True},
+    "augment": {
+        "fold_probability": 0.0,
+        "fold_width_px": 6.0,
+        "fold_shift_px": 24.0,
+        "fold_darkness": 3.0,
+        "dirt_probability": 0.0,
+        "dirt_radius_px": 16.0,
+        "dirt_darkness": 4.0,
+        "defocus_probability": 0.0,
+        "defocus_px": 3.0,
+    },
+    "train": {
+        "hold_out_start": None,
+        "clip_norm": 1.0,
+        "patience": 0,
+        "calibrate": False,
+        "membrane_weight": 1.0,
+        "border_weight": 0.0,
+        "border_sigma_px": 5.0,
+        "label_smoothing": 0.0,
+        "label_smoothing_px": 2.0,
+        "soft_weight": 0.5,
+    },
+}
+
+
+def _from_version_1(plain: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Give the settings of a file of version 1 with those that came later."""
+    settings = {part: {**meant, **plain[part]} for part, meant in _VERSION_1.items()}
+    base, depth = plain["network"].get("base"), plain["network"].get("depth")
+    if base in range(513) and depth in range(7):
+        # Widths had no limit: some networks were wider than today's default allows.
+        settings["network"]["widest"] = max(1024, base * 2**depth)
+    return settings
+
+
+def fitting_weights(found: dict[str, Any], config: NetworkConfig) -> dict[str, torch.Tensor]:
     """Compare weights with the network they are for, and give them under its names.
 
     What `torch.nn.DataParallel` puts before every name is taken off.
+
+    Parameters
+    ----------
+    found : dict of str to Tensor
+        As a file held them.
+    config : NetworkConfig
+        What they must fit.
+
+    Returns
+    -------
+    dict of str to Tensor
+
+    Raises
+    ------
+    ModelError
+        Listing missing and unexpected names, or naming a weight of another shape.
     """
     if found and all(name.startswith("module.") for name in found):
         found = {name.removeprefix("module."): weight for name, weight in found.items()}
-    with torch.device("meta"):
-        expected = UNet(config).state_dict()
+    expected = shapes_of(config)
     missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or unexpected:
-        raise ModelError(f"its weights are not of its network: missing {missing}, unexpected {unexpected}")
-    for name, like in expected.items():
-        if not isinstance(found[name], torch.Tensor) or found[name].shape != like.shape:
-            shape = tuple(getattr(found[name], "shape", ()))
-            raise ModelError(
-                f"its weights are not of its network: {name} is {shape}, expected {tuple(like.shape)}"
-            )
+        raise ModelError(
+            f"its weights are not of its network: missing {listed(missing)}, unexpected {listed(unexpected)}"
+        )
+    for name, shape in expected.items():
+        weight = found[name]
+        if not isinstance(weight, torch.Tensor) or tuple(weight.shape) != shape:
+            other = tuple(getattr(weight, "shape", ()))
+            raise ModelError(f"its weights are not of its network: {name} is {other}, expected {shape}")
     return found
+
+
+def shapes_of(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
+    """Give the shapes of a network's weights by name, in their order of definition."""
+    with torch.device("meta"):
+        return {name: tuple(weight.shape) for name, weight in UNet(config).state_dict().items()}
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Write names as a list that stays on one line."""
+    shown = list(names)
+    more = f", and {len(shown) - most} more]" if len(shown) > most else "]"
+    return str(shown[:most])[:-1] + more
 
 
 def file_sha256(path: Path) -> str:

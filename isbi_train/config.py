@@ -29,6 +29,9 @@ class _Plain:
         return cls(**plain)
 
 
+ARCHITECTURES = ("unet", "valid-unet")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkConfig(_Plain):
     """A U-Net's architecture.
@@ -40,27 +43,82 @@ class NetworkConfig(_Plain):
         31-million-parameter U-Net of Ronneberger et al. 2015, MICCAI, 234-241.
     depth : int
         Number of 2x2 poolings.
-    unshuffle : {1, 2}
-        2 folds each 2x2 block of pixels into channels first: four times fewer operations, no pixel lost.
+    unshuffle : {1, 2, 4}
+        2 folds each 2x2 block of pixels into channels first: four times fewer operations, no pixel lost. 4 folds 4x4.
     dropout : float
         Probability of dropping a channel of the deepest level during training.
+    arch : {"unet", "valid-unet"}
+        "unet" pads every convolution with zeros. "valid-unet" mirrors the image's edges and leaves the convolutions on
+        the way down unpadded; see `isbi_train.network.UNet`.
+    widest : int
+        Most channels of any level; most weights sit in the deepest.
+    batch_norm : bool
+        Whether BatchNorm follows every 3x3 convolution; without it the convolutions have biases.
     """
 
     base: int = 32
     depth: int = 3
     unshuffle: int = 2
     dropout: float = 0.1
+    arch: str = "unet"
+    widest: int = 1024
+    batch_norm: bool = True
 
     def __post_init__(self) -> None:
         _require(1 <= self.base <= 512, f"base width {self.base} is not within 1..512")
         _require(1 <= self.depth <= 6, f"depth {self.depth} is not within 1..6")
-        _require(self.unshuffle in (1, 2), f"unshuffle {self.unshuffle} is neither 1 nor 2")
+        _require(self.unshuffle in (1, 2, 4), f"unshuffle {self.unshuffle} is none of 1, 2 and 4")
         _require(0 <= self.dropout < 1, f"dropout {self.dropout} is not within [0, 1)")
+        _require(self.arch in ARCHITECTURES, f"arch {self.arch!r} is not one of {', '.join(ARCHITECTURES)}")
+        _require(
+            self.base <= self.widest <= 512 * 2**6,
+            f"widest {self.widest} is not within {self.base}..{512 * 2**6}, from the base width up",
+        )
+        _require(
+            isinstance(self.batch_norm, bool), f"batch_norm {self.batch_norm!r} is neither true nor false"
+        )
+        _require(
+            self.arch == "unet" or self.unshuffle == 1,
+            f"unshuffle {self.unshuffle} does not go with arch {self.arch}, which folds no pixels; use 1",
+        )
+
+    @classmethod
+    def of(cls, arch: str, **given: Any) -> Self:
+        """Give the settings that an architecture is known by, some of them changed.
+
+        Parameters
+        ----------
+        arch : {"unet", "valid-unet"}
+            The defaults of "valid-unet" are the classic network's: 64-128-256-512-1024, unfolded, without dropout.
+        **given : int, float or bool
+            Fields by name; None leaves the default.
+
+        Raises
+        ------
+        UsageError
+            If they cannot be meant.
+        """
+        classic = {"base": 64, "depth": 4, "unshuffle": 1, "dropout": 0.0}
+        defaults = classic if arch == "valid-unet" else {}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return cls(arch=arch, **{**defaults, **chosen})
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of every level, from the first to the deepest."""
+        return tuple(min(self.base * 2**level, self.widest) for level in range(self.depth + 1))
+
+    @property
+    def mirrored(self) -> int:
+        """Pixels per side by which the network itself mirrors the image: what its unpadded convolutions take off."""
+        return 2 * (2 ** (self.depth + 1) - 1) if self.arch == "valid-unet" else 0
 
     @property
     def stride(self) -> int:
         """What input heights and widths must be multiples of, in pixels."""
-        return int(self.unshuffle * 2**self.depth)
+        # An image can be mirrored by less than its size only, which is so from four periods on.
+        periods = 4 if self.mirrored else 1
+        return int(periods * self.unshuffle * 2**self.depth)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +147,24 @@ class AugmentConfig(_Plain):
         Largest standard deviation of a Gaussian blur.
     noise : float
         Largest standard deviation of Gaussian noise, in standard deviations of the section.
+    fold_probability : float
+        Share of crops with a fold: a dark band that hides some tissue, so that the two sides are displaced.
+    fold_width_px : float
+        Largest standard deviation of the band's profile.
+    fold_shift_px : float
+        Largest width of the hidden tissue.
+    fold_darkness : float
+        Largest darkening in the band's middle, in standard deviations of the section.
+    dirt_probability : float
+        Share of crops with one to three dark blobs.
+    dirt_radius_px : float
+        Largest radius of a blob.
+    dirt_darkness : float
+        Largest darkening in a blob's middle, in standard deviations of the section.
+    defocus_probability : float
+        Share of crops of which one side of a random line is out of focus.
+    defocus_px : float
+        Largest standard deviation of the Gaussian blur there.
     """
 
     rotation_deg: float = 180.0
@@ -102,11 +178,26 @@ class AugmentConfig(_Plain):
     gamma: float = 0.4
     blur_px: float = 1.2
     noise: float = 0.3
+    fold_probability: float = 0.03
+    fold_width_px: float = 6.0
+    fold_shift_px: float = 24.0
+    fold_darkness: float = 3.0
+    dirt_probability: float = 0.03
+    dirt_radius_px: float = 16.0
+    dirt_darkness: float = 4.0
+    defocus_probability: float = 0.03
+    defocus_px: float = 3.0
 
     def __post_init__(self) -> None:
         _require(0 < self.scale_min <= self.scale_max, f"scale {self.scale_min}..{self.scale_max} is empty")
         _require(self.elastic_spacing_px >= 8, f"elastic spacing {self.elastic_spacing_px} px is below 8")
         for name in ("rotation_deg", "elastic_px", "contrast", "brightness", "gamma", "blur_px", "noise"):
+            _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative")
+        for name in ("fold_probability", "dirt_probability", "defocus_probability"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)} is not within [0, 1]")
+        for name in ("fold_width_px", "dirt_radius_px", "defocus_px"):
+            _require(getattr(self, name) > 0, f"{name} {getattr(self, name)} is not positive")
+        for name in ("fold_shift_px", "fold_darkness", "dirt_darkness"):
             _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative")
 
 
@@ -129,7 +220,9 @@ class TrainConfig(_Plain):
     average : float
         Decay per step of the exponentially averaged weights, which are what is validated and exported.
     hold_out : int
-        How many of the last sections are kept for validation; 5 of ISBI 2012's 30.
+        How many neighbouring sections are kept for validation; 5 of ISBI 2012's 30.
+    hold_out_start : int or None
+        The first of them, counted from 0; None takes the last sections.
     checkpoint_epochs : int
         Epochs between validations and checkpoints.
     border : int
@@ -140,6 +233,22 @@ class TrainConfig(_Plain):
         "auto" is CUDA when present.
     seed : int
         Fixes the initial weights and every step's crops, augmentation and dropout.
+    clip_norm : float
+        Longest gradient; longer ones are scaled down to it. 0 leaves all as they are.
+    patience : int
+        Stop after so many validations without a better V_rand; 0 never does.
+    calibrate : bool
+        After training, fit one factor and one offset to the held-out logits and fold them into the last convolution.
+    membrane_weight : float
+        Weight of a membrane pixel in the loss; that of a cell pixel is 1.
+    border_weight, border_sigma_px : float
+        w0 and sigma of the weights that Ronneberger et al. 2015 (equation 2) add where two cells are near; theirs are
+        10 and 5, and 0 adds nothing.
+    label_smoothing, label_smoothing_px : float
+        How far the target moves from the label towards 1/2 beside a border (0..1), and the distance, as a standard
+        deviation, over which that fades.
+    soft_weight : float
+        Share of the teachers' probabilities in the targets of labelled sections (0..1), where there are teachers.
     """
 
     epochs: int = 360
@@ -155,6 +264,16 @@ class TrainConfig(_Plain):
     precision: str = "auto"
     device: str = "auto"
     seed: int = 2012
+    hold_out_start: int | None = None
+    clip_norm: float = 1.0
+    patience: int = 0
+    calibrate: bool = False
+    membrane_weight: float = 1.0
+    border_weight: float = 0.0
+    border_sigma_px: float = 5.0
+    label_smoothing: float = 0.0
+    label_smoothing_px: float = 2.0
+    soft_weight: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("epochs", "crop", "batch", "hold_out", "checkpoint_epochs"):
@@ -168,3 +287,43 @@ class TrainConfig(_Plain):
         precisions = ("auto", "float32", "bfloat16", "float16")
         _require(self.precision in precisions, f"precision {self.precision!r} is not one of {precisions}")
         _require(self.device in ("auto", "cpu", "cuda"), f"device {self.device!r} is not auto, cpu or cuda")
+        _require(self.hold_out_start is None or self.hold_out_start >= 0, "hold_out_start is negative")
+        for name in ("clip_norm", "patience", "border_weight"):
+            _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative")
+        for name in ("membrane_weight", "border_sigma_px", "label_smoothing_px"):
+            _require(getattr(self, name) > 0, f"{name} {getattr(self, name)} is not positive")
+        for name in ("label_smoothing", "soft_weight"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)} is not within [0, 1]")
+
+    def held_out(self, sections: int) -> slice:
+        """Say which of a stack's sections are only validated on.
+
+        Parameters
+        ----------
+        sections : int
+            How many the stack has.
+
+        Returns
+        -------
+        slice
+
+        Raises
+        ------
+        UsageError
+            If they do not lie in the stack, or leave none to train on.
+        """
+        start = sections - self.hold_out if self.hold_out_start is None else self.hold_out_start
+        stop = start + self.hold_out
+        _require(
+            0 <= start < stop <= sections and self.hold_out < sections,
+            f"cannot hold out {self.hold_out} sections"
+            + ("" if self.hold_out_start is None else f" from section {start} on")
+            + f" of a stack of {sections} and train on the others; hold out fewer, or give more sections",
+        )
+        return slice(start, stop)
+
+    def training_sections(self, sections: int) -> str:
+        """Name the sections of a stack that are trained on, such as "0:25" or "0:10,15:30"."""
+        held_out = self.held_out(sections)
+        ranges = (0, held_out.start), (held_out.stop, sections)
+        return ",".join(f"{start}:{stop}" for start, stop in ranges if start < stop)

@@ -1,4 +1,4 @@
-"""The U-Net: padded 3x3 convolutions, BatchNorm, ReLU, transposed-convolution upsampling.
+"""The U-Net: 3x3 convolutions, BatchNorm, ReLU, transposed-convolution upsampling.
 
 Ronneberger, Fischer and Brox 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI.
 The network has no global operation, so its output at a pixel depends on a bounded neighbourhood only: that is
@@ -6,6 +6,8 @@ what makes exact tiling possible.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,26 +17,54 @@ from isbi_train.config import NetworkConfig
 
 
 class ConvBlock(nn.Sequential):
-    """Twice a 3x3 convolution, BatchNorm and ReLU, at constant size."""
+    """Twice a 3x3 convolution, BatchNorm if wanted, and ReLU.
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(
-            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(inplace=True),
-        )
+    Parameters
+    ----------
+    channels_in, channels_out : int
+        Of the block.
+    padding : {0, 1}
+        Zeros around each convolution's input; 1 keeps the size, 0 takes 2 pixels per side off in all.
+    batch_norm : bool
+        Whether each convolution is followed by BatchNorm, instead of having a bias.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, padding: int, batch_norm: bool) -> None:
+        layers: list[nn.Module] = []
+        for before in (channels_in, channels_out):
+            layers.append(nn.Conv2d(before, channels_out, 3, padding=padding, bias=not batch_norm))
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(channels_out))
+            layers.append(nn.ReLU(inplace=True))
+        super().__init__(*layers)
 
 
 class UNet(nn.Module):
     """A U-Net from normalised grey values to logits of "cell interior".
 
+    With ``arch="unet"`` every convolution is padded with zeros, and sizes stay what poolings and upsamplings make of
+    them. With ``arch="valid-unet"`` only the decoder's are; the encoder's and the bottom's are not, and the image is
+    mirrored about its edge pixels first, just so far that the output has the image's size. At a depth of 4 that takes
+    62 pixels per side. For an image of 512 pixels::
+
+        mirrored 636
+        encoder  636 -> 632, pooled 316 -> 312, pooled 156 -> 152, pooled 76 -> 72, pooled 36
+        bottom   36 -> 32
+        decoder  64 (of 72, 4 off per side), 128 (of 152, 12 off), 256 (of 312, 28 off), 512 (of 632, 60 off)
+
+    A block takes 2 elements per side off, which at level l are 2 * 2**l pixels, so that D poolings need
+    2 * (1 + 2 + ... + 2**D) = 2 * (2**(D + 1) - 1) mirrored pixels, and the skip of level l loses
+    4 * (2**(D - l) - 1) elements per side before it meets what comes from below. Were the bottom padded as well, 30
+    pixels would do; were the decoder unpadded, it would take 92.
+
+    The mirroring is part of the network, for its decoder pads with zeros just where the image ends. A tile's inner
+    edges are mirrored too; that reaches no farther than the halo. The stride is 64 at a depth of 4 and not 16, since an
+    image can be mirrored by less than its own size only.
+
     Parameters
     ----------
     config : NetworkConfig
-        Width, depth, input folding and dropout.
+        Width, depth, input folding, padding and dropout.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -42,17 +72,20 @@ class UNet(nn.Module):
         self.config = config
         folded = config.unshuffle**2
         self.fold: nn.Module = nn.PixelUnshuffle(config.unshuffle)
-        widths = [config.base * 2**level for level in range(config.depth + 1)]
+        widths = config.widths
+        norm, padding = config.batch_norm, 0 if config.mirrored else 1
         self.encoder = nn.ModuleList(
-            ConvBlock(before, after)
-            for before, after in zip([folded, *widths[:-2]], widths[:-1], strict=True)
+            ConvBlock(before, after, padding=padding, batch_norm=norm)
+            for before, after in pairwise((folded, *widths[:-1]))
         )
-        self.bottom = ConvBlock(widths[-2], widths[-1])
+        self.bottom = ConvBlock(widths[-2], widths[-1], padding=padding, batch_norm=norm)
         self.dropout: nn.Module = nn.Dropout2d(config.dropout)
         self.upsample = nn.ModuleList(
-            nn.ConvTranspose2d(2 * width, width, 2, stride=2) for width in reversed(widths[:-1])
+            nn.ConvTranspose2d(below, width, 2, stride=2) for below, width in pairwise(reversed(widths))
         )
-        self.decoder = nn.ModuleList(ConvBlock(2 * width, width) for width in reversed(widths[:-1]))
+        self.decoder = nn.ModuleList(
+            ConvBlock(2 * width, width, padding=1, batch_norm=norm) for width in reversed(widths[:-1])
+        )
         self.head = nn.Conv2d(config.base, folded, 1)
         self.unfold: nn.Module = nn.PixelShuffle(config.unshuffle)
         self._initialise()
@@ -80,13 +113,22 @@ class UNet(nn.Module):
             Logits; positive means cell interior.
         """
         x_NCYX = self.fold(image_NCYX)
+        if self.config.mirrored:
+            x_NCYX = F.pad(x_NCYX, (self.config.mirrored,) * 4, mode="reflect")
         skips = []
-        for block in self.encoder:
+        for level, block in enumerate(self.encoder):
             x_NCYX = block(x_NCYX)
-            skips.append(x_NCYX)
+            skips.append(self._cropped(x_NCYX, level))
             x_NCYX = F.max_pool2d(x_NCYX, 2)
         x_NCYX = self.dropout(self.bottom(x_NCYX))
         for upsample, block in zip(self.upsample, self.decoder, strict=True):
             x_NCYX = block(torch.cat((skips.pop(), upsample(x_NCYX)), dim=1))
         logits_NCYX: Tensor = self.unfold(self.head(x_NCYX))
         return logits_NCYX
+
+    def _cropped(self, skip_NCYX: Tensor, level: int) -> Tensor:
+        """Take off a skip what lies beyond the image."""
+        if not self.config.mirrored:
+            return skip_NCYX
+        off = 4 * (2 ** (self.config.depth - level) - 1)
+        return skip_NCYX[:, :, off:-off, off:-off]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import UsageError
-from isbi_infer.files import check_writable, replacing
+from isbi_infer.files import check_writable
 from isbi_train.evaluate import Evaluation, best_index
+from isbi_train.figures import STYLE, save_figure
 from isbi_train.metrics import SplitMergeScores
 
 if TYPE_CHECKING:
@@ -27,17 +28,6 @@ SECTIONS_SHOWN = 6
 _SUFFIXES = (".png", ".svg", ".pdf")
 _SHARE = 0.25
 _WIDTH_IN = 10.5
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "svg.hashsalt": "isbi-train",  # the same picture gives the same bytes
-}
 
 
 def check_plottable(path: Path) -> None:
@@ -89,7 +79,7 @@ def plot_scores(evaluation: Evaluation, path: Path) -> None:
     rows = -(-len(shown) // columns)
     height, width = evaluation.cell_ZYX.shape[1:]
     panel_in = min(max(_WIDTH_IN / max(columns, 2) * height / width, 1.5), 8)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         heights_in = 3.6, 0.8 + rows * (panel_in + 0.2), 0.2
         figure = Figure((_WIDTH_IN, sum(heights_in)), layout="constrained")
         top, middle, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=heights_in).flat
@@ -97,10 +87,7 @@ def plot_scores(evaluation: Evaluation, path: Path) -> None:
         _draw_sections(middle, evaluation, shown, middle.subplots(rows, columns, squeeze=False))
         note = "Figures on held-out training sections are not comparable with the official test set."
         bottom.text(0.5, 0.5, note, fontsize=8, color="0.35", horizontalalignment="center")
-        form = path.suffix.lower()[1:]
-        undated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[form]
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format=form, dpi=150, metadata=undated)
+        save_figure(figure, path)
 
 
 def sections_shown(evaluation: Evaluation) -> list[int]:

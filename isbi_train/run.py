@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,11 @@ from isbi_infer.files import check_writable, replacing
 from isbi_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 
+log = logging.getLogger(__name__)
+
 MODEL, BEST, PROGRESS, HISTORY = "model.pth", "best.pth", "progress.pth", "history.json"
+PREVIOUS, SETTINGS = "progress.previous.pth", "settings.toml"
+_ABSENT = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,11 @@ class RunSettings:
             **saved.data,
         }
         now = {**self.network.to_plain(), **self.augment.to_plain(), **self.train.to_plain(), **self.data}
-        differing = [f"{key}: {then[key]!r} -> {now[key]!r}" for key in now if then[key] != now[key]]
+        differing = [
+            f"{key}: {then.get(key, _ABSENT)!r} -> {now.get(key, _ABSENT)!r}"
+            for key in {**now, **then}
+            if then.get(key, _ABSENT) != now.get(key, _ABSENT)
+        ]
         if differing:
             raise UsageError(
                 "cannot resume, the run differs from the one that was stopped: " + "; ".join(differing)
@@ -87,18 +98,79 @@ class Run:
             "scaler": self.scaler,
         }
 
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last validation; 0 before."""
+        return int(self.history[-1]["epoch"]) if self.history else 0
+
     def step(self, steps_per_epoch: int) -> int:
         """Count the steps taken."""
-        validated = self.history[-1]["epoch"] if self.history else 0
-        return int(validated * steps_per_epoch + len(self.losses))
+        return self.epoch * steps_per_epoch + len(self.losses)
+
+    def finished(self, epochs: int, patience: int) -> bool:
+        """Say whether all epochs are done, or V_rand has not risen for `patience` validations."""
+        if not self.history:
+            return False
+        scores = [entry["v_rand_thin"] for entry in self.history]
+        stalled = len(scores) - 1 - scores.index(max(scores))
+        return self.epoch >= epochs or 0 < patience <= stalled
+
+    def check_finite(self) -> None:
+        """Raise ModelError, saying at which step, where a loss since the last validation is no number."""
+        if not self.losses:
+            return
+        finite = torch.stack(self.losses).isfinite().cpu()
+        if finite.all():
+            return
+        epoch = self.epoch
+        step = int(finite.logical_not().nonzero()[0]) + 1
+        kept = f"{MODEL} and {PROGRESS} are as after epoch {epoch}" if epoch else "nothing was saved yet"
+        raise ModelError(
+            f"the loss is no longer a number at step {step} after epoch {epoch}; {kept}; "
+            "train anew with a lower learning rate, or with --precision float32"
+        )
+
+    def resume(self, out: Path, settings: RunSettings) -> bool:
+        """Take over from what another process saved, or where that is damaged from what it saved before.
+
+        Parameters
+        ----------
+        out : Path
+            Its folder.
+        settings : RunSettings
+            Of this run.
+
+        Returns
+        -------
+        bool
+            False where it saved nothing.
+
+        Raises
+        ------
+        ModelError
+            If all that it saved is damaged.
+        UsageError
+            If it had other settings or data.
+        """
+        newest, previous = out / PROGRESS, out / PREVIOUS
+        if not newest.exists() and not previous.exists():
+            return False
+        try:
+            self.restore(newest, settings)
+        except ModelError as damage:
+            if not previous.exists():
+                raise
+            self.restore(previous, settings)
+            log.warning("%s; going on from %s, saved after epoch %d", damage, previous, self.epoch)
+        return True
 
     def restore(self, path: Path, settings: RunSettings) -> None:
-        """Take over where another process stopped.
+        """Take over from one file.
 
         Parameters
         ----------
         path : Path
-            Its ``progress.pth``.
+            A ``progress.pth``.
         settings : RunSettings
             Of this run.
 
@@ -132,11 +204,17 @@ class Run:
             temporary.write_text(json.dumps(self.history, indent=1))
 
     def save_progress(self, out: Path, settings: RunSettings, epoch: int) -> None:
-        """Write what `restore` reads; after `save_model`, so that what a kill prevents is done again."""
+        """Write what `resume` reads; after `save_model`, so that what a kill prevents is done again.
+
+        What was there before becomes the previous one.
+        """
         progress = {name: part.state_dict() for name, part in self._stateful().items()}
         progress["history"] = self.history
         progress["losses"] = torch.stack(self.losses) if self.losses else torch.empty(0)
         scores = {} if self.losses else _scores(self.history[-1], settings)
+        if (out / PROGRESS).exists():
+            with replacing(out / PREVIOUS) as temporary:
+                _second_name(out / PROGRESS, temporary)
         save_checkpoint(out / PROGRESS, self._checkpoint(settings, epoch, scores, progress))
 
     def _checkpoint(
@@ -170,11 +248,18 @@ def make_run_folder(out: Path) -> None:
         raise OutputError(
             f"{out}: no such folder can be made ({error.strerror}); choose another one"
         ) from error
-    for name in (MODEL, BEST, PROGRESS, HISTORY):
+    for name in (MODEL, BEST, PROGRESS, PREVIOUS, HISTORY, SETTINGS):
         check_writable(out / name)
 
 
+def _second_name(path: Path, other: Path) -> None:
+    try:
+        os.link(path, other)
+    except OSError:  # the file system has no hard links
+        shutil.copyfile(path, other)
+
+
 def _scores(entry: dict[str, Any], settings: RunSettings) -> dict[str, Any]:
-    sections = settings.data["sections"]
+    held_out = settings.train.held_out(settings.data["sections"])
     scores = {key: entry[key] for key in ("loss", "v_rand_thin", "v_info_thin")}
-    return scores | {"sections": f"{sections - settings.train.hold_out}:{sections}"}
+    return scores | {"sections": f"{held_out.start}:{held_out.stop}"}

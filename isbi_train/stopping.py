@@ -27,9 +27,8 @@ class Stop:
         return self.signal_number is not None
 
     def leave(self) -> None:
-        """Raise Interrupted for the signal that came."""
-        assert self.signal_number is not None
-        raise Interrupted(self.signal_number)
+        """Raise Interrupted for the signal that came; to SIGTERM where only another process got one."""
+        raise Interrupted(self.signal_number or signal.SIGTERM)
 
 
 @contextmanager

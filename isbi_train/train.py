@@ -5,71 +5,41 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from isbi_infer.errors import DependencyError, UsageError
-from isbi_infer.normalise import intensity_statistics, normalise
-from isbi_train.augment import random_crops
+from isbi_infer.errors import UsageError
+from isbi_infer.files import holding
+from isbi_train.arithmetic import Arithmetic, choose_arithmetic
+from isbi_train.batches import Sections, batches, bring_sections, step_seed
+from isbi_train.calibrate import calibrate_file
+from isbi_train.checkpoint import file_sha256
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
-from isbi_train.data import LabelledStack, split
+from isbi_train.data import LabelledStack
+from isbi_train.distil import Teaching
+from isbi_train.distributed import ALONE, Team
+from isbi_train.inputs import Inputs
+from isbi_train.losses import loss as weighted_loss
 from isbi_train.network import UNet
-from isbi_train.run import MODEL, PROGRESS, Run, RunSettings, make_run_folder
+from isbi_train.run import BEST, MODEL, PROGRESS, SETTINGS, Run, RunSettings, make_run_folder
+from isbi_train.sections import hold_out
+from isbi_train.settings import Settings, write_settings
 from isbi_train.stopping import stop_between_steps
 from isbi_train.validate import validate
+from isbi_train.weights import load_weights
 
 log = logging.getLogger(__name__)
 Report = Callable[[dict[str, Any]], None]
 
-
-@dataclass(frozen=True, slots=True)
-class Arithmetic:
-    """Where and how narrowly training computes."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-    def autocast(self) -> torch.autocast:
-        """Give the context in which the network runs."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-
-def choose_arithmetic(config: TrainConfig) -> Arithmetic:
-    """Resolve "auto" to what this machine has.
-
-    Parameters
-    ----------
-    config : TrainConfig
-        Gives ``device`` and ``precision``.
-
-    Returns
-    -------
-    Arithmetic
-
-    Raises
-    ------
-    DependencyError
-        If CUDA is asked for and absent.
-    """
-    cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not cuda:
-        raise DependencyError("CUDA was asked for, but torch finds no CUDA device; use --device cpu")
-    device = torch.device("cuda" if cuda and config.device != "cpu" else "cpu")
-    if config.precision != "auto":
-        return Arithmetic(device, getattr(torch, config.precision))
-    if device.type == "cuda":
-        return Arithmetic(device, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16)
-    features: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    native = features.get("avx512_bf16") or features.get("amx_bf16")
-    return Arithmetic(device, torch.bfloat16 if native else torch.float32)
+_CHECK_STEPS = 20  # between looks at the losses, each of which waits for the device
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
@@ -81,22 +51,6 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def section_tensors(stack: LabelledStack, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Normalise each section with its own statistics and bring the stack to the device.
-
-    Returns
-    -------
-    (Tensor, Tensor)
-        Grey values and labels (1 = cell), float32, each of shape (Z, 1, Y, X).
-    """
-    image_ZYX = np.stack([normalise(s, intensity_statistics(s)) for s in stack.image_ZYX])
-    to_device = (
-        torch.from_numpy(a)[:, None].to(device) for a in (image_ZYX, stack.cell_ZYX.astype(np.float32))
-    )
-    images_ZCYX, labels_ZCYX = to_device
-    return images_ZCYX, labels_ZCYX
-
-
 def fit(
     stack: LabelledStack,
     out: Path,
@@ -104,8 +58,10 @@ def fit(
     network: NetworkConfig,
     augment: AugmentConfig,
     train: TrainConfig,
+    inputs: Inputs | None = None,
     resume: bool = False,
     report: Report | None = None,
+    team: Team = ALONE,
 ) -> Path:
     """Train a U-Net and keep its checkpoints.
 
@@ -115,16 +71,20 @@ def fit(
     Parameters
     ----------
     stack : LabelledStack
-        All labelled sections; the last ``train.hold_out`` are only validated on.
+        All labelled sections; those that `train` holds out are only validated on.
     out : Path
         Folder for ``model.pth`` (averaged weights of the last validation), ``best.pth`` (those of the best V_rand),
-        ``progress.pth`` (to resume from) and ``history.json``.
+        ``progress.pth`` and ``progress.previous.pth`` (to resume from), ``history.json`` and ``settings.toml``.
     network, augment, train : NetworkConfig, AugmentConfig, TrainConfig
         The settings.
+    inputs : Inputs, optional
+        Gives ``init``, ``teachers`` and ``unlabelled``, and says where the stack comes from.
     resume : bool
         Continue from ``progress.pth`` where it exists.
     report : callable, optional
-        Called with one dictionary per validation.
+        Called with one dictionary per validation, in the process that leads.
+    team : Team
+        The processes that train together; all see the same files.
 
     Returns
     -------
@@ -134,70 +94,151 @@ def fit(
     Raises
     ------
     UsageError
-        If the sections do not suit the settings, or a run is resumed with other settings or data.
+        If the sections do not suit the settings, a teacher has seen held-out sections, or a run is resumed with other
+        settings or data.
     DependencyError
         If CUDA is asked for and absent.
     ModelError
-        If the ``progress.pth`` to resume from is damaged.
+        If what is to be resumed from is damaged, ``init`` or a teacher cannot be trusted, or the loss is no longer a
+        number.
     OutputError
         If the folder cannot be written to.
+    BusyError
+        If another run holds the folder.
     Interrupted
         By Ctrl-C or SIGTERM, once the step in hand is finished and ``progress.pth`` is written.
     """
-    training, held_out = split(stack, train.hold_out)
+    inputs = inputs or Inputs()
+    training, held_out = hold_out(stack, train)
     _check_crop(train.crop, network.stride)
-    arithmetic = choose_arithmetic(train)
+    part = team.part(train.batch)
+    arithmetic = choose_arithmetic(train, team.local_rank)
+    teaching = Teaching.of(inputs, stack, train)
     torch.manual_seed(train.seed)
-    model = UNet(network).to(arithmetic.device)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+    model = UNet(network)
+    data = {"sha256": stack.sha256(), "sections": len(stack), "pixel_size_nm": stack.pixel_size_nm}
+    if teaching:
+        data["teaching"] = teaching.sha256
+    if inputs.init:
+        data["init"] = _start_from(model, Path(inputs.init))
+    model = model.to(arithmetic.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = Run(
         model,
         AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(train.average), use_buffers=True),
         torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay),
         torch.amp.GradScaler(arithmetic.device.type, enabled=arithmetic.dtype == torch.float16),
     )
-    images, labels = section_tensors(training, arithmetic.device)
-    steps_per_epoch = max(1, round(images.numel() / (train.batch * train.crop**2)))
-    total = train.epochs * steps_per_epoch
-    data = {"sha256": stack.sha256(), "sections": len(stack), "pixel_size_nm": stack.pixel_size_nm}
     settings = RunSettings(network, augment, train, data)
+    inputs = replace(inputs, sha256=_sha256_by_name(data, inputs))
 
+    with ExitStack() as held:
+        team.lead(partial(_hold_folder, out, held))
+        if resume and run.resume(out, settings):
+            log.info("resumed after epoch %d and %d more steps", run.epoch, len(run.losses))
+        elif resume:
+            log.warning("%s: no %s to resume from, starting a new run", out, PROGRESS)
+        written = Settings(network=network, augment=augment, train=train, inputs=inputs)
+        team.lead(partial(write_settings, out / SETTINGS, written))
+        if not run.finished(train.epochs, train.patience):
+            soft = teaching.teach(training) if teaching else None
+            sections = bring_sections(training, train, soft, arithmetic.device)
+            _train(run, sections, held_out, settings, arithmetic, part, out, report, team)
+        if train.calibrate:
+            for name in (MODEL, BEST):
+                team.lead(partial(_calibrate, out / name, held_out))
+    return out / MODEL
+
+
+def _hold_folder(out: Path, held: ExitStack) -> None:
     make_run_folder(out)
-    if resume and (out / PROGRESS).exists():
-        run.restore(out / PROGRESS, settings)
-        log.info("resumed after step %d", run.step(steps_per_epoch))
-    elif resume:
-        log.warning("%s: no %s to resume from, starting a new run", out, PROGRESS)
-    log.info("training on %s in %s, %d steps", arithmetic.device, arithmetic.dtype, total)
+    held.enter_context(holding(out))
 
+
+def _calibrate(path: Path, held_out: LabelledStack) -> None:
+    calibrate_file(path, held_out)
+
+
+def _train(
+    run: Run,
+    sections: Sections,
+    held_out: LabelledStack,
+    settings: RunSettings,
+    arithmetic: Arithmetic,
+    part: slice,
+    out: Path,
+    report: Report | None,
+    team: Team,
+) -> None:
+    """Go on with a run until it is finished."""
+    train, augment = settings.train, settings.augment
+    steps_per_epoch = max(1, round(sections.images_ZCYX.numel() / (train.batch * train.crop**2)))
+    total = train.epochs * steps_per_epoch
+    log.info("training on %s in %s, %d steps", arithmetic.device, arithmetic.dtype, total)
+    network = team.wrap(run.model, train.batch)
+    steps = range(run.step(steps_per_epoch), total)
     started = time.perf_counter()
+
+    def validate_and_save() -> None:
+        average = run.average.module.eval()
+        entry = {
+            "epoch": epoch,
+            "training_loss": training_loss,
+            **validate(average, held_out, stride=settings.network.stride, border=train.border),
+            "seconds": time.perf_counter() - started,
+        }
+        run.history.append(entry)
+        run.save_model(out, settings)
+        run.save_progress(out, settings, epoch)
+        if report:
+            report(entry)
+
     with stop_between_steps() as stop:
-        for step in range(run.step(steps_per_epoch), total):
+        for step, image_NCYX, maps_NKYX in batches(sections, augment, train, steps, part):
             for group in run.optimiser.param_groups:
                 group["lr"] = learning_rate(step, total, train)
-            run.losses.append(_step(run, arithmetic, images, labels, augment, train, step))
-            run.average.update_parameters(model)
+            torch.manual_seed(step_seed(train, step))  # dropout
+            loss = _step(run, network, arithmetic, image_NCYX, maps_NKYX, train, sections.weight_scale)
+            run.losses.append(team.mean(loss))
+            run.average.update_parameters(run.model)
             epoch, rest = divmod(step + 1, steps_per_epoch)
-            if rest == 0 and (epoch % train.checkpoint_epochs == 0 or epoch == train.epochs):
-                entry = {
-                    "epoch": epoch,
-                    "training_loss": torch.stack(run.losses).mean().item(),
-                    **validate(
-                        run.average.module.eval(), held_out, stride=network.stride, border=train.border
-                    ),
-                    "seconds": time.perf_counter() - started,
-                }
+            due = rest == 0 and (epoch % train.checkpoint_epochs == 0 or epoch == train.epochs)
+            stopping = team.any(bool(stop))
+            if due or stopping or step % _CHECK_STEPS == 0:
+                run.check_finite()
+            if due:
+                training_loss = torch.stack(run.losses).mean().item()
                 run.losses.clear()
-                run.history.append(entry)
-                run.save_model(out, settings)
-                run.save_progress(out, settings, epoch)
-                if report:
-                    report(entry)
-            if stop:
-                run.save_progress(out, settings, epoch)
+                team.lead(validate_and_save)
+                if team.any(run.finished(train.epochs, train.patience)):
+                    break
+            if stopping:
+                team.lead(partial(run.save_progress, out, settings, epoch))
                 log.info("stopped after step %d of %d; --resume goes on from there", step + 1, total)
                 stop.leave()
-    return out / MODEL
+
+
+def _step(
+    run: Run,
+    network: nn.Module,
+    arithmetic: Arithmetic,
+    image_NCYX: Tensor,
+    maps_NKYX: Tensor,
+    train: TrainConfig,
+    weight_scale: float,
+) -> Tensor:
+    """Take one step, and give its loss."""
+    network.train()
+    with arithmetic.autocast():
+        logits_NCYX = network(image_NCYX.contiguous(memory_format=torch.channels_last))
+    loss = weighted_loss(logits_NCYX, maps_NKYX, train.membrane_weight, weight_scale)
+    run.optimiser.zero_grad(set_to_none=True)
+    run.scaler.scale(loss).backward()
+    run.scaler.unscale_(run.optimiser)
+    if train.clip_norm > 0:
+        nn.utils.clip_grad_norm_(run.model.parameters(), train.clip_norm)
+    run.scaler.step(run.optimiser)
+    run.scaler.update()
+    return loss.detach()
 
 
 def _check_crop(crop: int, stride: int) -> None:
@@ -210,30 +251,26 @@ def _check_crop(crop: int, stride: int) -> None:
         )
 
 
-def _step(
-    run: Run,
-    arithmetic: Arithmetic,
-    images_ZCYX: Tensor,
-    labels_ZCYX: Tensor,
-    augment: AugmentConfig,
-    train: TrainConfig,
-    step: int,
-) -> Tensor:
-    """Draw one batch, take one step, and give its loss."""
-    generator = torch.Generator().manual_seed(train.seed * 2**32 + step)
-    torch.manual_seed(train.seed * 2**32 + step)  # dropout
-    sections = torch.randint(len(images_ZCYX), (train.batch,), generator=generator).to(images_ZCYX.device)
-    image_NCYX, label_NCYX = random_crops(
-        images_ZCYX[sections], labels_ZCYX[sections], train.crop, augment, generator
-    )
-    run.model.train()
-    with arithmetic.autocast():
-        logits_NCYX = run.model(image_NCYX.contiguous(memory_format=torch.channels_last))
-    loss = F.binary_cross_entropy_with_logits(logits_NCYX.float(), label_NCYX)
-    run.optimiser.zero_grad(set_to_none=True)
-    run.scaler.scale(loss).backward()
-    run.scaler.unscale_(run.optimiser)
-    nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-    run.scaler.step(run.optimiser)
-    run.scaler.update()
-    return loss.detach()
+def _start_from(model: UNet, path: Path) -> str:
+    """Take over the weights of another network of the same architecture, and give their file's sha256."""
+    weights = load_weights(path, model.config.arch)
+    # Dropout has no weights.
+    theirs, ours = replace(weights.network, dropout=0.0), replace(model.config, dropout=0.0)
+    if theirs != ours:
+        differing = [
+            f"{key}: {value!r} -> {ours.to_plain()[key]!r}"
+            for key, value in theirs.to_plain().items()
+            if value != ours.to_plain()[key]
+        ]
+        raise UsageError(f"{path}: is of another network ({'; '.join(differing)}); give its settings")
+    model.load_state_dict(weights.state_dict)
+    return file_sha256(path)
+
+
+def _sha256_by_name(data: dict[str, Any], inputs: Inputs) -> dict[str, str]:
+    """Name the contents of all inputs, and see that they are those that the settings ask for."""
+    found = {**data["sha256"], **data.get("teaching", {})}
+    if "init" in data:
+        found["init"] = data["init"]
+    inputs.check_sha256(found)
+    return found

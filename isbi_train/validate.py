@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from isbi_infer.errors import ModelError
 from isbi_infer.geometry import plan_section, read_mirrored
 from isbi_infer.normalise import intensity_statistics, normalise
 from isbi_train.data import LabelledStack
@@ -66,7 +67,23 @@ def validate(network: nn.Module, held_out: LabelledStack, *, stride: int, border
     dict
         ``loss`` (binary cross-entropy), ``v_rand_thin``, ``v_info_thin``; plain types.
     """
-    logits = torch.from_numpy(predict_whole(network, held_out.image_ZYX, stride=stride, border=border))
+    return scores_of(predict_whole(network, held_out.image_ZYX, stride=stride, border=border), held_out)
+
+
+def scores_of(logits_ZYX: npt.NDArray[np.float32], held_out: LabelledStack) -> dict[str, Any]:
+    """Score logits of held-out sections, of shape (Z, Y, X), as `validate` does.
+
+    Raises
+    ------
+    ModelError
+        If some are no numbers.
+    """
+    if not np.isfinite(logits_ZYX).all():
+        raise ModelError(
+            "the network gives NaN or infinite logits on the held-out sections; train anew with a lower "
+            "learning rate, or with --precision float32"
+        )
+    logits = torch.from_numpy(logits_ZYX)
     loss = F.binary_cross_entropy_with_logits(logits, torch.from_numpy(held_out.cell_ZYX).float())
     scores = thinned_scores(torch.sigmoid(logits).numpy(), held_out.cell_ZYX)
     return {"loss": loss.item(), "v_rand_thin": float(scores.v_rand), "v_info_thin": float(scores.v_info)}

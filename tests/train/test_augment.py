@@ -22,6 +22,9 @@ PLAIN = AugmentConfig(
     gamma=0,
     blur_px=0,
     noise=0,
+    fold_probability=0,
+    dirt_probability=0,
+    defocus_probability=0,
 )
 SHAPED = replace(PLAIN, rotation_deg=180, flip=True, scale_min=0.7, scale_max=1.4, elastic_px=4)
 seeds = st.integers(0, 2**32 - 1)

@@ -71,9 +71,10 @@ def test_the_loaded_network_computes_what_the_saved_one_did(stored, checkpoint):
 
 
 def test_everything_in_a_training_checkpoint_is_plain(trained):
-    for path in sorted(trained.glob("*.pth")):
+    paths = sorted(trained.glob("*.pth"))
+    assert {"model.pth", "best.pth", "progress.pth"} <= {path.name for path in paths}
+    for path in paths:
         assert isinstance(torch.load(path, weights_only=True), dict)
-    assert len(list(trained.glob("*.pth"))) == 3
 
 
 def test_a_pickle_with_a_payload_is_refused_and_not_run(tmp_path):
@@ -179,8 +180,59 @@ def test_a_checkpoint_of_another_program_is_refused(tmp_path, foreign):
 
 
 def test_a_checkpoint_of_a_newer_version_asks_for_an_update(rewritten):
-    with pytest.raises(ModelError, match=r"version 2, this program reads 1; update"):
-        load_checkpoint(rewritten(lambda plain: plain.update(version=2)))
+    with pytest.raises(ModelError, match=r"version 3, this program reads 1 and 2; update"):
+        load_checkpoint(rewritten(lambda plain: plain.update(version=3)))
+
+
+VERSION_1 = {  # the settings that files of version 1 have
+    "network": "base depth unshuffle dropout",
+    "augment": "rotation_deg flip scale_min scale_max elastic_px elastic_spacing_px contrast brightness gamma blur_px "
+    "noise",
+    "train": "epochs crop batch learning_rate weight_decay warmup_steps average hold_out checkpoint_epochs border "
+    "precision device seed",
+}
+
+
+def as_version_1(plain):
+    plain["version"] = 1
+    for part, names in VERSION_1.items():
+        plain[part] = {name: plain[part][name] for name in names.split()}
+
+
+def test_a_checkpoint_of_version_1_means_what_it_meant(rewritten, checkpoint):
+    loaded = load_checkpoint(rewritten(as_version_1))
+    assert loaded.network == checkpoint.network
+    assert (loaded.network.arch, loaded.network.widest, loaded.network.batch_norm) == ("unet", 1024, True)
+    for part, names in VERSION_1.items():
+        for name in names.split():
+            assert getattr(getattr(loaded, part), name) == getattr(getattr(checkpoint, part), name)
+
+
+def test_a_checkpoint_of_version_1_had_no_limit_of_width(tmp_path, checkpoint):
+    network = NetworkConfig(base=1, depth=1)
+    wide = replace(network, base=512, depth=2, widest=2048)
+    with torch.device("meta"):
+        shapes = {name: weight.shape for name, weight in UNet(wide).state_dict().items()}
+    weights = {
+        name: torch.zeros(()).expand(shape) for name, shape in shapes.items()
+    }  # no memory, in the file neither
+    save_checkpoint(tmp_path / "wide.pth", replace(checkpoint, network=wide, state_dict=weights))
+    plain = torch.load(tmp_path / "wide.pth", weights_only=True)
+    as_version_1(plain)
+    torch.save(plain, tmp_path / "wide.pth")
+    assert load_checkpoint(tmp_path / "wide.pth").network == wide
+
+
+def test_the_released_checkpoint_of_version_1_is_read():
+    (folder,) = importlib.util.find_spec("isbi_models").submodule_search_locations
+    released = load_checkpoint(Path(folder) / "isbi2012-unet-b32.pth")
+    assert released.network == NetworkConfig()
+    assert released.augment.rotation_deg == 180
+
+
+def test_new_settings_are_not_made_up_for_a_file_of_this_version(rewritten):
+    with pytest.raises(ModelError, match=r"NetworkConfig settings missing \['arch'\]"):
+        load_checkpoint(rewritten(lambda plain: plain["network"].pop("arch")))
 
 
 @pytest.mark.parametrize("part", ["network", "augment", "train"])
@@ -202,6 +254,8 @@ def test_missing_and_unknown_settings_are_both_listed(rewritten, part):
         (lambda plain: plain.update(state_dict=[]), "state_dict is a list"),
         (lambda plain: plain["network"].update(depth=9), "depth 9"),
         (lambda plain: plain["network"].update(base="wide"), "damaged"),
+        (lambda plain: plain["network"].update(arch="resnet"), "arch 'resnet'"),
+        (lambda plain: plain.update(version=1, network={"depth": 10**9}), "settings missing"),
         (lambda plain: plain["train"].update(batch=0), "batch 0"),
     ],
 )
@@ -259,12 +313,13 @@ def test_a_checkpoint_that_cannot_be_written_is_an_output_error(tmp_path, checkp
             save_checkpoint(target, checkpoint)
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint_as_it_was(stored, checkpoint):
+@pytest.mark.parametrize("room", [0.0, 0.01, 0.25, 0.4, 0.5, 0.6, 0.75, 1.0])
+def test_a_full_disk_leaves_the_previous_checkpoint_as_it_was(stored, checkpoint, room):
     before = stored.read_bytes()
     wider = NetworkConfig(base=8, depth=2)
     larger = replace(checkpoint, network=wider, state_dict=UNet(wider).state_dict())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(len(before) * room), hard))
     try:
         with pytest.raises(OutputError, match=r"model\.pth: cannot be written"):
             save_checkpoint(stored, larger)

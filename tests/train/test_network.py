@@ -1,12 +1,15 @@
 """The network: its sizes, its beginning, and what it does to shapes."""
 
 import math
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from isbi_infer.errors import UsageError
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
@@ -21,15 +24,20 @@ def parameters(config):
 @settings(max_examples=25)
 @given(
     depth=st.integers(1, 3),
-    unshuffle=st.sampled_from([1, 2]),
+    kind=st.sampled_from([("unet", 1), ("unet", 2), ("unet", 4), ("valid-unet", 1)]),
+    widest=st.integers(2, 20),
+    batch_norm=st.booleans(),
     batch=st.integers(1, 3),
     rows=st.integers(1, 3),
     columns=st.integers(1, 3),
 )
 def test_the_output_has_the_shape_of_the_input_for_any_batch_and_multiple_of_the_stride(
-    depth, unshuffle, batch, rows, columns
+    depth, kind, widest, batch_norm, batch, rows, columns
 ):
-    config = NetworkConfig(base=1, depth=depth, unshuffle=unshuffle)
+    arch, unshuffle = kind
+    config = NetworkConfig(
+        base=2, depth=depth, unshuffle=unshuffle, arch=arch, widest=widest, batch_norm=batch_norm
+    )
     image_NCYX = torch.zeros(batch, 1, rows * config.stride, columns * config.stride)
     with torch.inference_mode():
         assert UNet(config).eval()(image_NCYX).shape == image_NCYX.shape
@@ -41,6 +49,78 @@ def test_the_u_net_of_2015_has_31_million_parameters():
 
 def test_the_default_network_has_1_93_million_parameters():
     assert parameters(NetworkConfig()) == pytest.approx(1.93e6, rel=2e-3)
+
+
+def test_the_valid_u_net_has_as_many_parameters_and_those_of_its_widths():
+    config = NetworkConfig.of("valid-unet")
+    assert config.widths == (64, 128, 256, 512, 1024)
+    assert parameters(config) == parameters(NetworkConfig(base=64, depth=4, unshuffle=1))
+    # 3x3, up-convolutions and head with biases, as counted by hand for the network of 2015 with one logit
+    assert parameters(NetworkConfig.of("valid-unet", batch_norm=False)) == 31_030_593
+
+
+def sizes_on_the_way(network, side):
+    """Give the sides of what every 3x3 block and every concatenation gets, down and up."""
+    inputs, hooks = [], []
+    for block in (*network.encoder, network.bottom, *network.decoder):
+        hooks.append(
+            block.register_forward_hook(lambda _, x, y: inputs.append((x[0].shape[-1], y.shape[-1])))
+        )
+    with torch.inference_mode():
+        out = network(torch.zeros(1, 1, side, side))
+    for hook in hooks:
+        hook.remove()
+    return inputs, out.shape[-1]
+
+
+def test_62_mirrored_pixels_bring_512_pixels_to_512():
+    network = UNet(NetworkConfig.of("valid-unet", base=1)).eval()
+    assert network.config.mirrored == 62
+    down = [(636, 632), (316, 312), (156, 152), (76, 72), (36, 32)]
+    up = [(64, 64), (128, 128), (256, 256), (512, 512)]
+    assert sizes_on_the_way(network, 512) == ([*down, *up], 512)
+
+
+def test_the_valid_u_net_is_what_its_parts_say_on_a_section_mirrored_beforehand():
+    torch.manual_seed(0)
+    network = UNet(NetworkConfig.of("valid-unet", base=2, depth=2)).eval()
+    image_YX = torch.randn(48, 64)
+    mirrored_YX = torch.from_numpy(np.pad(image_YX.numpy(), 14, mode="reflect"))
+    one = network.encoder[0](mirrored_YX[None, None])
+    two = network.encoder[1](F.max_pool2d(one, 2))
+    x = network.bottom(F.max_pool2d(two, 2))
+    for upsample, block, skip in zip(network.upsample, network.decoder, (two, one), strict=True):
+        x = upsample(x)
+        top, left = ((skip.shape[d] - x.shape[d]) // 2 for d in (2, 3))
+        assert ((skip.shape[2] - x.shape[2]) % 2, (skip.shape[3] - x.shape[3]) % 2) == (0, 0)
+        centre = skip[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+        x = block(torch.cat((centre, x), 1))
+    assert torch.equal(network.head(x), network(image_YX[None, None]))
+
+
+@given(base=st.integers(1, 512), depth=st.integers(1, 6), more=st.integers(0, 4096))
+def test_no_level_is_wider_than_the_widest(base, depth, more):
+    widths = NetworkConfig(base=base, depth=depth, widest=base + more).widths
+    assert len(widths) == depth + 1
+    assert (widths[0], max(widths)) == (base, min(base * 2**depth, base + more))
+    assert all(after in (2 * before, base + more) for before, after in pairwise(widths))
+
+
+def test_a_capped_network_has_its_widths_in_every_layer():
+    shapes = {name: tuple(w.shape) for name, w in UNet(NetworkConfig(base=4, widest=16)).state_dict().items()}
+    assert shapes["encoder.2.0.weight"] == (16, 8, 3, 3)
+    assert shapes["bottom.0.weight"] == (16, 16, 3, 3)
+    assert shapes["upsample.0.weight"] == (16, 16, 2, 2)
+    assert shapes["decoder.0.0.weight"] == (16, 32, 3, 3)
+    assert shapes["upsample.1.weight"] == (16, 8, 2, 2)
+
+
+def test_an_architecture_brings_its_own_defaults_and_given_settings_stay():
+    assert NetworkConfig.of("unet") == NetworkConfig()
+    assert NetworkConfig.of("valid-unet", base=8, depth=None).to_plain() == {
+        **NetworkConfig().to_plain(),
+        **{"arch": "valid-unet", "base": 8, "depth": 4, "unshuffle": 1, "dropout": 0.0},
+    }
 
 
 def test_initial_convolutions_spread_as_he_et_al_ask():
@@ -65,7 +145,7 @@ def test_an_untrained_network_is_undecided_everywhere():
             assert not module.bias.any()
 
 
-@pytest.mark.parametrize("unshuffle", [1, 2])
+@pytest.mark.parametrize("unshuffle", [1, 2, 4])
 def test_folding_into_channels_keeps_every_pixel(unshuffle):
     network = UNet(NetworkConfig(base=1, depth=1, unshuffle=unshuffle))
     image_NCYX = torch.randn(2, 1, 12, 20)
@@ -99,6 +179,20 @@ def test_channels_are_dropped_in_training_only():
     assert torch.equal(*deployed)
 
 
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("arch", ["unet", "valid-unet"])
+def test_every_weight_learns(arch, batch_norm):
+    torch.manual_seed(0)
+    config = NetworkConfig.of(arch, base=4, depth=2, batch_norm=batch_norm)
+    network = UNet(config).train()
+    image_NCYX = torch.randn(2, 1, 4 * config.stride, 4 * config.stride)
+    loss = F.binary_cross_entropy_with_logits(network(image_NCYX), (image_NCYX > 0).float())
+    loss.backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
 @pytest.mark.parametrize(
     ("config", "settings", "named"),
     [
@@ -107,6 +201,11 @@ def test_channels_are_dropped_in_training_only():
         (NetworkConfig, {"depth": 0}, "depth 0"),
         (NetworkConfig, {"depth": 7}, "depth 7"),
         (NetworkConfig, {"unshuffle": 3}, "unshuffle 3"),
+        (NetworkConfig, {"arch": "resnet"}, "arch 'resnet'"),
+        (NetworkConfig, {"base": 32, "widest": 31}, "widest 31"),
+        (NetworkConfig, {"widest": 2**20}, "widest 1048576"),
+        (NetworkConfig, {"batch_norm": 1}, "batch_norm 1"),
+        (NetworkConfig, {"arch": "valid-unet"}, "unshuffle 2 does not go with arch valid-unet"),
         (NetworkConfig, {"dropout": 1.0}, "dropout 1.0"),
         (NetworkConfig, {"dropout": math.nan}, "dropout nan"),
         (AugmentConfig, {"scale_min": 0.0}, "scale 0.0"),
@@ -134,8 +233,8 @@ def test_settings_that_cannot_be_meant_are_refused_by_name(config, settings, nam
         config(**settings)
 
 
-@given(depth=st.integers(1, 6), unshuffle=st.sampled_from([1, 2]), base=st.integers(1, 512))
+@given(depth=st.integers(1, 6), unshuffle=st.sampled_from([1, 2, 4]), base=st.integers(1, 512))
 def test_settings_survive_the_way_through_plain_types(depth, unshuffle, base):
-    config = NetworkConfig(base=base, depth=depth, unshuffle=unshuffle)
+    config = NetworkConfig(base=base, depth=depth, unshuffle=unshuffle, widest=600, batch_norm=False)
     assert NetworkConfig.from_plain(config.to_plain()) == config
     assert config.stride == unshuffle * 2**depth

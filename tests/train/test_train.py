@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer.errors import DependencyError, Interrupted, ModelError, OutputError, UsageError
+from isbi_train.arithmetic import choose_arithmetic
 from isbi_train.checkpoint import load_checkpoint
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.data import LabelledStack, load_labelled
-from isbi_train.train import choose_arithmetic, fit, learning_rate
+from isbi_train.train import fit, learning_rate
 from isbi_train.validate import predict_whole
 
 
@@ -83,7 +84,14 @@ def test_training_lowers_the_loss(train, tmp_path):
 
 
 def test_a_run_leaves_models_progress_and_history(trained):
-    assert sorted(os.listdir(trained)) == ["best.pth", "history.json", "model.pth", "progress.pth"]
+    assert sorted(os.listdir(trained)) == [
+        "best.pth",
+        "history.json",
+        "model.pth",
+        "progress.previous.pth",
+        "progress.pth",
+        "settings.toml",
+    ]
     entries = history(trained)
     assert [entry["epoch"] for entry in entries] == [1, 2, 3, 4]
     model, best = (load_checkpoint(trained / name) for name in ("model.pth", "best.pth"))

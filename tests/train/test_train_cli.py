@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from isbi_train.checkpoint import load_checkpoint
 
@@ -45,3 +46,65 @@ def test_a_folder_without_data_is_one_line_and_exit_code_4(isbi_train, tmp_path)
     assert "nowhere" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert not out.exists()
+
+
+def test_settings_come_from_recipe_file_and_flags_and_repeat_the_run(
+    isbi_train, tmp_path, sample, write_labelled
+):
+    data, out, again = write_labelled(tmp_path, *sample), tmp_path / "run", tmp_path / "again"
+    file = tmp_path / "mine.toml"
+    file.write_text("[train]\nepochs = 2\ncrop = 32\nbatch = 2\nhold_out = 1\nseed = 5\n")
+    flags = ["--device", "cpu", "--precision", "float32", "--base", "2", "--depth", "2"]
+    options = ["--data", data, "--recipe", "released", "--settings", file, *flags, "--set", "train.seed=7"]
+    done = isbi_train("fit", "--out", out, *options, "--calibrate")
+    assert done.returncode == 0, done.stderr
+    model = load_checkpoint(out / "model.pth")
+    assert (model.network.base, model.network.dropout) == (2, 0.2)  # flag, recipe
+    assert (model.train.weight_decay, model.train.epochs, model.train.seed) == (
+        0.05,
+        2,
+        7,
+    )  # recipe, file, flag
+    assert model.train.calibrate
+
+    repeated = isbi_train("fit", "--out", again, "--settings", out / "settings.toml")
+    assert repeated.returncode == 0, repeated.stderr
+    assert all(
+        torch.equal(weight, model.state_dict[name])
+        for name, weight in load_checkpoint(again / "model.pth").state_dict.items()
+    )
+    assert (again / "settings.toml").read_bytes() == (out / "settings.toml").read_bytes()
+
+    resumed = isbi_train("fit", "--out", out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    refused = isbi_train("fit", "--out", out, "--resume", "--batch", "3")
+    assert refused.returncode == 2
+    assert "batch: 2 -> 3" in refused.stderr
+
+
+def test_bad_settings_are_one_line_and_exit_code_2(isbi_train, tmp_path):
+    file = tmp_path / "bad.toml"
+    file.write_text("[train]\nepochs = 'many'\n")
+    for options, message in (
+        (["--settings", file], f"{file}: train.epochs is 'many'; expected a whole number"),
+        (["--recipe", "best"], "no recipe 'best'; choose from"),
+        (["--fold", "1"], "give N too"),
+        (["--set", "noise"], "expected SECTION.KEY=VALUE"),
+        (["--epochs", "0"], "epochs 0 is below 1"),
+        ([], "add --data"),
+    ):
+        failed = isbi_train("fit", "--out", tmp_path / "run", *options)
+        assert failed.returncode == 2, failed.stderr
+        assert failed.stderr.count("\n") == 1
+        assert message in failed.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_folds_are_reported_with_mean_and_spread(isbi_train, tmp_path, sample, write_labelled):
+    data, out = write_labelled(tmp_path, *sample), tmp_path / "run"
+    done = isbi_train("fit", "--data", data, "--out", out, *TINY, "--folds", 2)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((out / "folds.json").read_text())
+    mean, spread = found["mean"]["v_rand_thin"], found["spread"]["v_rand_thin"]
+    assert f"V_rand {mean:.4f} +- {spread:.4f} over 2 of 2 folds" in done.stdout
+    assert f"fold 1  sections 2:4  epoch 2  V_rand {found['per_fold'][1]['v_rand_thin']:.4f}" in done.stdout

@@ -1,0 +1,109 @@
+"""Files of weights opened without running what may lie in them: torch's archives, and safetensors."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from isbi_infer.console import require_packages
+from isbi_infer.errors import DependencyError, ModelError
+
+_LFS_POINTER = b"version https://git-lfs"
+_PICKLE = b"\x80\x02"  # how files of torch before 1.6 begin
+
+
+def read_pickled(path: Path, *, old: bool = False) -> object:
+    """Unpickle plain types and tensors from an intact archive.
+
+    Parameters
+    ----------
+    path : Path
+        Written by ``torch.save``.
+    old : bool
+        Whether to read files of torch before 1.6 too, which are no archives and have no checksums.
+
+    Returns
+    -------
+    object
+        Plain types and tensors on the CPU.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, damaged, or holds anything else.
+    """
+    with _one_line(path, "checkpoint"):
+        beginning = _beginning(path)
+        # torch does not compare the archive's checksums, so a flipped bit would pass for a weight.
+        if not (old and beginning.startswith(_PICKLE)):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                raise ModelError(
+                    f"{path}: damaged checkpoint ({damaged} has another checksum); copy it again"
+                )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read tensors by name.
+
+    Parameters
+    ----------
+    path : Path
+        A ``.safetensors`` file. The format has no checksums.
+
+    Returns
+    -------
+    dict of str to Tensor
+        On the CPU, not in the order of definition, which the format does not keep.
+
+    Raises
+    ------
+    DependencyError
+        If safetensors is not installed.
+    ModelError
+        If the file is missing or damaged.
+    """
+    require_packages("train", "safetensors")
+    from safetensors.torch import load
+
+    with _one_line(path, "safetensors file"):
+        _beginning(path)
+        return load(path.read_bytes())
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        beginning = file.read(len(_LFS_POINTER))
+    if beginning == _LFS_POINTER:
+        raise ModelError(f"{path}: is a Git LFS pointer, not the checkpoint; run: git lfs pull")
+    return beginning
+
+
+@contextmanager
+def _one_line(path: Path, kind: str) -> Iterator[None]:
+    """Make a ModelError of whatever a parser raises."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such checkpoint") from None
+    except (ModelError, DependencyError):
+        raise
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path}: holds more than tensors and plain settings, which could run code, and is not opened; save the "
+            "weights alone, with torch.save(model.state_dict(), ...)"
+        ) from error
+    except Exception as error:
+        # Damaged files make zipfile and torch raise nearly anything.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelError(f"{path}: not a readable {kind} ({reason}); copy or train it again") from error

@@ -1,0 +1,123 @@
+"""A stack segmented into a submission, sections and a contact sheet."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from matplotlib.image import imread
+
+import isbi_models
+from isbi_infer import Segmenter
+from isbi_infer.errors import ImageError, ModelError, OutputError, UsageError
+from isbi_infer.sample import synthetic_stack
+from isbi_infer.stacks import open_stack
+from isbi_train.analyse import analyse
+from isbi_train.checkpoint import save_checkpoint
+from isbi_train.pictures import draw_contact_sheet, section_panel
+from isbi_train.predict import predict
+
+MODEL = next(iter(sorted(Path(isbi_models.__file__).parent.glob("*.onnx"))))
+
+
+@pytest.fixture(scope="module")
+def em(tmp_path_factory):
+    """Three sections of 80x96 pixels of 4 nm as ImageJ TIFF."""
+    path = tmp_path_factory.mktemp("em") / "em.tif"
+    metadata = {"axes": "ZYX", "unit": "um", "spacing": 0.05}
+    tifffile.imwrite(
+        path, synthetic_stack(3, 80, 96)[0], imagej=True, resolution=(250, 250), metadata=metadata
+    )
+    return path
+
+
+def test_the_submission_is_what_the_segmenter_gives_as_float32_with_the_pixel_size(em, tmp_path):
+    seen = []
+    result = analyse(
+        MODEL, em, tmp_path / "out", provider="cpu", progress=lambda *counts: seen.append(counts)
+    )
+    expected_ZYX = Segmenter(MODEL, provider="cpu")(tifffile.imread(em))
+    with open_stack(result.submission) as reader, open_stack(em) as source:
+        assert reader.dtype == np.float32
+        assert reader.pixel_size == source.pixel_size
+        np.testing.assert_array_equal(np.stack(list(reader)), expected_ZYX)
+    assert [path.name for path in result.sections] == ["00.tif", "01.tif", "02.tif"]
+    for path, section_YX in zip(result.sections, expected_ZYX, strict=True):
+        np.testing.assert_array_equal(tifffile.imread(path), section_YX)
+    assert seen[-1] == (3, 3)
+    assert imread(result.contact_sheet).shape[1] > 3 * 2 * 96
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "contact-sheet.png",
+        "sections",
+        "submission.tif",
+    ]
+
+
+def test_a_checkpoint_is_run_by_torch(em, tmp_path, checkpoint):
+    save_checkpoint(tmp_path / "tiny.pth", checkpoint)
+    result = analyse(tmp_path / "tiny.pth", em, tmp_path / "out", provider="cpu")
+    expected_ZYX, note = predict(tmp_path / "tiny.pth", tifffile.imread(em), provider="cpu")
+    np.testing.assert_array_equal(tifffile.imread(result.submission), expected_ZYX)
+    assert note in result.notes
+    with pytest.raises(UsageError, match="isbi-export"):
+        analyse(tmp_path / "tiny.pth", em, tmp_path / "out", provider="cpu", tta=True)
+
+
+def test_averaging_over_flips_changes_the_result(em, tmp_path):
+    plain, averaged = (
+        analyse(MODEL, em, tmp_path / f"{tta}", provider="cpu", tta=tta).submission for tta in (False, True)
+    )
+    difference = np.abs(tifffile.imread(plain) - tifffile.imread(averaged)).max()
+    assert 1e-4 < difference < 1
+
+
+def test_an_earlier_analysis_is_replaced_and_files_of_others_are_not(em, tmp_path):
+    first = analyse(MODEL, em, tmp_path, provider="cpu")
+    before = first.contact_sheet.read_bytes()
+    assert analyse(MODEL, em, tmp_path, provider="cpu") == first
+    assert first.contact_sheet.read_bytes() == before
+    (tmp_path / "sections" / "03.tif").write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"03\.tif: is none of the 3"):
+        analyse(MODEL, em, tmp_path, provider="cpu")
+
+
+def test_failures_come_before_any_file(em, tmp_path):
+    with pytest.raises(ImageError, match="nowhere"):
+        analyse(MODEL, tmp_path / "nowhere.tif", tmp_path / "out")
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    for model in ("bad.onnx", "gone.onnx", "gone.pth", "gone.pt", "gone.h5"):
+        with pytest.raises(ModelError, match=model):
+            analyse(tmp_path / model, em, tmp_path / "out", provider="cpu")
+    with pytest.raises(OutputError):
+        analyse(MODEL, em, tmp_path / "bad.onnx" / "out", provider="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_input_is_never_written_over(tmp_path, em):
+    source = tmp_path / "submission.tif"
+    source.write_bytes(em.read_bytes())
+    with pytest.raises(UsageError, match="is the input file"):
+        analyse(MODEL, source, tmp_path, provider="cpu")
+    assert source.read_bytes() == em.read_bytes()
+
+
+def test_a_panel_outlines_where_the_probability_crosses_one_half():
+    grey_YX = np.tile(np.arange(20, dtype=np.uint16) * 100, (10, 1))
+    probability_YX = np.where(np.arange(20) < 8, np.float32(0.9), np.float32(0.2)) * np.ones(
+        (10, 1), np.float32
+    )
+    panel_YXC = section_panel(grey_YX, probability_YX)
+    assert panel_YXC.shape == (10, 20 + 2 + 20, 3)
+    colourful = np.ptp(panel_YXC[:, :20], axis=2) > 0
+    np.testing.assert_array_equal(colourful, np.tile(np.arange(20) == 7, (10, 1)))
+    np.testing.assert_allclose(panel_YXC[:, 22:, 0], probability_YX)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (31, 8, 8), (2, 1, 40), (1, 700, 300)])
+def test_any_number_and_shape_of_sections_fits_on_a_sheet(tmp_path, shape):
+    grey_ZYX = np.random.default_rng(1).integers(0, 255, shape, np.uint8)
+    sections = ((z, grey_YX, grey_YX / np.float32(255)) for z, grey_YX in enumerate(grey_ZYX))
+    draw_contact_sheet(sections, tmp_path / "sheet.png", title="noise")
+    height, width = imread(tmp_path / "sheet.png").shape[:2]
+    assert min(height, width) > 50
+    assert max(height, width) < 3000

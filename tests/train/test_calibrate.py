@@ -1,0 +1,85 @@
+"""Calibration: what was distorted is found, folded into the network, and recorded once."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isbi_infer.errors import ModelError
+from isbi_train.calibrate import calibrate_file, fit_calibration, fold_calibration
+from isbi_train.checkpoint import load_checkpoint, save_checkpoint
+from isbi_train.metrics import expected_calibration_error
+from isbi_train.network import UNet
+from isbi_train.validate import predict_whole
+
+
+def drawn(n=40_000, seed=0):
+    """Logits that are calibrated, and labels drawn from them."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0.5, 2.0, n).astype(np.float32)
+    return logits, generator.random(n) < 1 / (1 + np.exp(-logits))
+
+
+@given(factor=st.floats(0.02, 50), offset=st.floats(-4, 4))
+def test_a_distortion_of_calibrated_logits_is_undone(factor, offset):
+    logits, cell = drawn()
+    found_factor, found_offset = fit_calibration(((logits - offset) / factor).astype(np.float32), cell)
+    assert found_factor == pytest.approx(factor, rel=0.05)
+    assert found_offset == pytest.approx(offset, abs=0.1 + 0.03 * abs(offset))
+
+
+@pytest.mark.parametrize("case", ["parted", "inverted", "flat"])
+def test_logits_without_a_calibration_are_an_error(case):
+    logits, cell = drawn(2000)
+    found = {"parted": np.where(cell, 1, -1), "inverted": -logits, "flat": np.zeros_like(logits)}[case]
+    with pytest.raises(ModelError, match="cannot be calibrated"):
+        fit_calibration(found.astype(np.float32), cell)
+
+
+@pytest.mark.parametrize("unshuffle", [1, 2])
+def test_folding_changes_all_logits_alike(network, unshuffle):
+    torch.manual_seed(3)
+    model = UNet(replace(network, unshuffle=unshuffle)).eval()
+    image_NCYX = torch.randn(1, 1, 32, 32)
+    with torch.inference_mode():
+        before = model(image_NCYX)
+        fold_calibration(model, 2.5, -0.5)
+        torch.testing.assert_close(model(image_NCYX), 2.5 * before - 0.5, rtol=0, atol=1e-5)
+
+
+def test_a_run_with_calibrate_leaves_calibrated_models_and_says_what_it_gained(train, tmp_path, labelled):
+    settings = {"epochs": 6, "learning_rate": 2e-2, "checkpoint_epochs": 3}
+    train(tmp_path / "plain", **settings)
+    train(tmp_path, **settings, calibrate=True)
+    plain, model = load_checkpoint(tmp_path / "plain" / "model.pth"), load_checkpoint(tmp_path / "model.pth")
+    scores = model.scores["calibration"]
+    assert scores["loss"][1] < scores["loss"][0]
+    assert scores["loss"][0] == pytest.approx(plain.scores["loss"])
+    assert model.scores["loss"] == scores["loss"][1]
+    held_out = labelled[3:]
+    logits_ZYX = predict_whole(model.load_network(), held_out.image_ZYX, stride=8, border=0)
+    plain_ZYX = predict_whole(plain.load_network(), held_out.image_ZYX, stride=8, border=0)
+    expected = scores["factor"] * plain_ZYX + scores["offset"]
+    np.testing.assert_allclose(logits_ZYX, expected, rtol=0, atol=1e-4)
+    error = expected_calibration_error(torch.sigmoid(torch.from_numpy(logits_ZYX)).numpy(), held_out.cell_ZYX)
+    assert error == pytest.approx(scores["calibration_error"][1])
+    assert error < scores["calibration_error"][0]
+    assert json.loads(json.dumps(model.scores)) == model.scores  # as it goes into the model's contract
+
+    before = (tmp_path / "model.pth").read_bytes()
+    train(tmp_path, **settings, calibrate=True, resume=True)
+    assert (tmp_path / "model.pth").read_bytes() == before
+
+
+def test_a_network_that_learnt_nothing_is_left_as_it_is(checkpoint, labelled, tmp_path, caplog):
+    for name in ("weight", "bias"):
+        checkpoint.state_dict[f"head.{name}"].zero_()
+    save_checkpoint(tmp_path / "model.pth", checkpoint)
+    before = (tmp_path / "model.pth").read_bytes()
+    assert calibrate_file(tmp_path / "model.pth", labelled[3:]) == checkpoint.scores
+    assert (tmp_path / "model.pth").read_bytes() == before
+    assert "left as it is" in caplog.text

@@ -1,0 +1,117 @@
+"""Distillation: who may teach, on what, and that what they say is learnt."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from isbi_export.publish import publish
+from isbi_infer import Segmenter
+from isbi_infer.errors import ImageError, UsageError
+from isbi_train.batches import bring_sections, draw_batch
+from isbi_train.checkpoint import load_checkpoint
+from isbi_train.config import AugmentConfig
+from isbi_train.data import LabelledStack
+from isbi_train.distil import Teaching, soft_labels
+from isbi_train.inputs import Inputs
+from isbi_train.losses import targets_and_weights
+from isbi_train.sections import hold_out
+from isbi_train.settings import read_layer
+from isbi_train.train import fit
+
+
+@pytest.fixture(scope="module")
+def teacher(trained, tmp_path_factory):
+    """A model trained on sections 0-2 of the tiny stack."""
+    folder = tmp_path_factory.mktemp("teacher")
+    publish(trained / "model.pth", folder, ["onnx"])
+    return folder / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def unlabelled(sample, tmp_path_factory):
+    path = tmp_path_factory.mktemp("unlabelled") / "stack.tif"
+    tifffile.imwrite(path, sample[0][:2, ::-1, ::-1], photometric="minisblack")
+    return path
+
+
+def test_soft_labels_are_the_mean_of_the_teachers_with_test_time_augmentation(teacher, labelled):
+    other_ZYX = labelled.image_ZYX[:1, ::-1]
+    soft = soft_labels((teacher, teacher), labelled[:2], other_ZYX)
+    segmenter = Segmenter(teacher, tta=True)
+    np.testing.assert_allclose(soft.labelled_ZYX, segmenter(labelled.image_ZYX[:2]), atol=1e-6)
+    np.testing.assert_allclose(soft.unlabelled_ZYX, segmenter(other_ZYX), atol=1e-6)
+
+
+def test_a_teacher_that_saw_the_held_out_sections_is_refused(teacher, labelled, train_config):
+    inputs = Inputs(teachers=(str(teacher),))
+    assert Teaching.of(inputs, labelled, train_config()) is not None
+    with pytest.raises(UsageError, match=r"trained on sections 0:3 of this stack.* 1:2, which are held out"):
+        Teaching.of(inputs, labelled, train_config(hold_out_start=1))
+    other = LabelledStack(labelled.image_ZYX + np.uint8(1), labelled.cell_ZYX, None)
+    assert Teaching.of(inputs, other, train_config(hold_out_start=1)) is not None
+
+
+def test_unlabelled_sections_need_a_teacher_their_size_and_no_held_out_section(
+    teacher, unlabelled, labelled, train_config, tmp_path
+):
+    with pytest.raises(UsageError, match="add --teacher"):
+        Teaching.of(Inputs(unlabelled=str(unlabelled)), labelled, train_config())
+    taught = Inputs(teachers=(str(teacher),), unlabelled=str(tmp_path / "stack.tif"))
+    tifffile.imwrite(taught.unlabelled, labelled.image_ZYX[:, :32], photometric="minisblack")
+    with pytest.raises(
+        ImageError, match=r"stack\.tif: its sections are \(32, 64\).*labelled ones \(64, 64\)"
+    ):
+        Teaching.of(taught, labelled, train_config())
+    tifffile.imwrite(taught.unlabelled, labelled.image_ZYX[2:], photometric="minisblack")
+    with pytest.raises(UsageError, match="section 1 is held out"):
+        Teaching.of(taught, labelled, train_config())
+
+
+def test_labelled_and_unlabelled_sections_get_their_targets(teacher, unlabelled, labelled, train_config):
+    train = train_config(soft_weight=0.25)
+    training, _ = hold_out(labelled, train)
+    inputs = Inputs(teachers=(str(teacher),), unlabelled=str(unlabelled))
+    soft = Teaching.of(inputs, labelled, train).teach(training)
+    sections = bring_sections(training, train, soft, torch.device("cpu"))
+    assert len(sections) == 3 + 2
+    target, _ = targets_and_weights(sections.maps_ZKYX, 1.0)
+    mixed_ZYX = 0.75 * training.cell_ZYX + 0.25 * soft.labelled_ZYX
+    np.testing.assert_allclose(target[:3, 0], mixed_ZYX, atol=1e-5)
+    np.testing.assert_allclose(target[3:, 0], soft.unlabelled_ZYX, atol=1e-5)
+    image_NCYX, maps_NKYX = draw_batch(sections, AugmentConfig(), train, 0)
+    assert image_NCYX.shape == (2, 1, 32, 32)
+    assert maps_NKYX.shape == (2, 4, 32, 32)
+
+
+def test_a_distilled_run_records_its_teachers_and_resumes_exactly(
+    teacher, unlabelled, labelled, network, train_config, tmp_path
+):
+    settings = {"network": network, "augment": AugmentConfig(), "train": train_config(epochs=2)}
+    inputs = Inputs(teachers=(str(teacher),), unlabelled=str(unlabelled))
+    fit(labelled, tmp_path / "whole", **settings, inputs=inputs)
+
+    class LeftOffError(Exception):
+        pass
+
+    def leave(entry):
+        if entry["epoch"] == 1:
+            raise LeftOffError
+
+    with pytest.raises(LeftOffError):
+        fit(labelled, tmp_path / "stopped", **settings, inputs=inputs, report=leave)
+    with pytest.raises(UsageError, match=r"cannot resume.*teaching.* -> 'none'"):
+        fit(labelled, tmp_path / "stopped", **settings, resume=True)
+    fit(labelled, tmp_path / "stopped", **settings, inputs=inputs, resume=True)
+    one, other = (load_checkpoint(tmp_path / name / "model.pth") for name in ("whole", "stopped"))
+    assert all(torch.equal(one.state_dict[name], other.state_dict[name]) for name in one.state_dict)
+    sha256 = one.data["teaching"]
+    assert sha256["teacher 0"] == Segmenter(teacher).model_sha256
+    written = read_layer(tmp_path / "whole" / "settings.toml")["inputs"]
+    assert written["teachers"] == [str(teacher)]
+    assert written["sha256"]["unlabelled"] == sha256["unlabelled"]
+    changed = replace(inputs, sha256={**sha256, "unlabelled": "0"})
+    with pytest.raises(UsageError, match="sha256 of unlabelled"):
+        fit(labelled, tmp_path / "other", **settings, inputs=changed)

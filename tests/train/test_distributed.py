@@ -1,0 +1,148 @@
+"""Data-parallel training: two real processes on gloo against one."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from isbi_infer.errors import UsageError
+from isbi_infer.files import holding
+from isbi_train.checkpoint import load_checkpoint
+from isbi_train.data import load_labelled
+from isbi_train.distributed import ALONE, Team, TeamDropout2d, torchrun_team
+from isbi_train.settings import resolve
+from isbi_train.train import fit
+from isbi_train.validate import predict_whole
+
+NETWORK = {"base": 2, "depth": 2, "dropout": 0.3}
+TRAIN = {
+    "epochs": 2,
+    "checkpoint_epochs": 1,
+    "crop": 32,
+    "batch": 4,
+    "hold_out": 1,
+    "device": "cpu",
+    "precision": "float32",
+}
+TRAIN |= {"learning_rate": 5e-3, "warmup_steps": 2, "average": 0.5}
+FLAGS = [f"network.{key}={value}" for key, value in NETWORK.items()]
+FLAGS = [f"--set={flag}" for flag in FLAGS + [f"train.{key}={value}" for key, value in TRAIN.items()]]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def start(rank, port, *arguments):
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": "2"}
+    environment = {**os.environ, **environment, "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", "-m", "isbi_train", "fit", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, **pipes)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, sample, write_labelled):
+    return write_labelled(tmp_path_factory.mktemp("data"), *sample)
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
+    """One process's run."""
+    out = tmp_path_factory.mktemp("alone")
+    layers = [("flags", {"network": NETWORK, "train": TRAIN})]
+    settings = resolve(layers)
+    parts = {"network": settings.network, "augment": settings.augment, "train": settings.train}
+    return fit(load_labelled(data), out, **parts).parent
+
+
+def test_torchrun_with_two_processes_gives_the_result_of_one(data, alone, tmp_path):
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        free_port(),
+    ]
+    command = [*launch, "-m", "isbi_train", "fit", "--data", data, "--out", tmp_path, *FLAGS]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch    2") == 1  # one process speaks
+    assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(alone))
+    for ours, theirs in zip(
+        *(json.loads((folder / "history.json").read_text()) for folder in (tmp_path, alone)), strict=True
+    ):
+        for key in ("epoch", "training_loss", "loss", "v_rand_thin", "v_info_thin"):
+            assert ours[key] == pytest.approx(theirs[key], abs=1e-4), key
+    # Adam blows up rounding where a weight does not matter, so what the weights do is compared.
+    image_ZYX = load_labelled(data).image_ZYX
+    found, expected = (
+        predict_whole(load_checkpoint(folder / "model.pth").load_network(), image_ZYX, stride=8, border=0)
+        for folder in (tmp_path, alone)
+    )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+
+
+def test_a_signal_to_one_process_stops_both_with_their_progress_saved(data, tmp_path):
+    port = free_port()
+    arguments = ["--data", data, "--out", tmp_path, *FLAGS, "--epochs", "4000"]
+    processes = [start(rank, port, *arguments) for rank in (0, 1)]
+    while not (tmp_path / "progress.pth").exists() and all(process.poll() is None for process in processes):
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGTERM)
+    ends = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], ends
+    assert "Traceback" not in "".join(errors for _, errors in ends)
+    assert 1 <= load_checkpoint(tmp_path / "progress.pth").epoch < 4000
+
+
+def test_where_the_leading_process_fails_all_do_and_say_so_in_a_line(data, tmp_path):
+    port = free_port()
+    with holding(tmp_path):
+        processes = [start(rank, port, "--data", data, "--out", tmp_path, *FLAGS) for rank in (0, 1)]
+        ends = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [8, 1], ends
+    assert [errors.count("\n") for _, errors in ends] == [1, 1]
+    assert "another run" in ends[0][1]
+    assert "process 1 gives up, since process 0 does" in ends[1][1]
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused_with_advice():
+    with pytest.raises(UsageError, match=r"batch of 5 crops .* 2 processes; try --batch 6"):
+        Team(rank=1, size=2).part(5)
+    assert [Team(rank=r, size=3).part(6) for r in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
+
+
+def test_one_process_is_left_as_it_is(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with torchrun_team() as team:
+        assert team is ALONE
+    model = nn.Sequential(nn.BatchNorm2d(2))
+    assert team.wrap(model, 4) is model
+    assert team.any(True)
+    assert not team.any(False)
+    assert team.leads
+
+
+def test_masks_of_parts_are_parts_of_the_whole_batchs_mask():
+    ones = torch.ones(6, 8, 5, 5)
+    torch.manual_seed(4)
+    whole = F.dropout2d(ones, 0.4)
+    for part in (slice(0, 3), slice(3, 6)):
+        torch.manual_seed(4)
+        assert torch.equal(TeamDropout2d(0.4, 6, part)(ones[part]), whole[part])
+    assert torch.equal(TeamDropout2d(0.4, 6, part).eval()(ones[part]), ones[part])

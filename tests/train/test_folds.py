@@ -1,0 +1,112 @@
+"""Held-out blocks, and cross-validation over them."""
+
+import json
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isbi_infer.errors import UsageError
+from isbi_train.checkpoint import load_checkpoint
+from isbi_train.config import AugmentConfig, TrainConfig
+from isbi_train.folds import cross_validate
+from isbi_train.sections import blocks, hold_out, ranges
+
+
+@given(sections=st.integers(2, 200), data=st.data())
+def test_blocks_hold_every_section_once_in_order_and_differ_by_one_at_most(sections, data):
+    folds = data.draw(st.integers(2, sections))
+    found = blocks(sections, folds)
+    assert [z for block in found for z in range(sections)[block]] == list(range(sections))
+    lengths = [block.stop - block.start for block in found]
+    assert len(lengths) == folds
+    assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize("folds", [1, 0, -1, 6])
+def test_folds_that_cannot_be_made_are_refused(folds):
+    with pytest.raises(UsageError, match=f"cannot cut 5 sections into {folds} folds; give 2 to 5"):
+        blocks(5, folds)
+
+
+@given(sections=st.integers(2, 60), data=st.data())
+def test_what_is_held_out_and_what_is_trained_on_make_up_the_stack(sections, data):
+    count = data.draw(st.integers(1, sections - 1))
+    start = data.draw(st.none() | st.integers(0, sections - count))
+    train = TrainConfig(hold_out=count, hold_out_start=start)
+    held_out = set(range(sections)[train.held_out(sections)])
+    trained_on = {z for part in ranges(train.training_sections(sections)) for z in range(sections)[part]}
+    assert len(held_out) == count
+    assert held_out | trained_on == set(range(sections))
+    assert not held_out & trained_on
+
+
+def test_sections_are_named_as_ranges():
+    assert TrainConfig().training_sections(30) == "0:25"
+    assert TrainConfig(hold_out_start=0).training_sections(30) == "5:30"
+    assert TrainConfig(hold_out_start=10).training_sections(30) == "0:10,15:30"
+    assert ranges("0:10,15:30") == [slice(0, 10), slice(15, 30)]
+    assert ranges("unknown") == []
+
+
+@pytest.mark.parametrize(("count", "start"), [(4, None), (5, None), (2, 3), (1, 4), (4, 0)])
+def test_fewer_sections_than_the_split_needs_is_one_clear_line(labelled, count, start):
+    with pytest.raises(
+        UsageError, match=f"cannot hold out {count} sections.* of a stack of 4 .*hold out fewer"
+    ):
+        hold_out(labelled, TrainConfig(hold_out=count, hold_out_start=start))
+
+
+def test_a_block_in_the_middle_is_held_out(labelled):
+    training, held_out = hold_out(labelled, TrainConfig(hold_out=2, hold_out_start=1))
+    np.testing.assert_array_equal(training.image_ZYX, labelled.image_ZYX[[0, 3]])
+    np.testing.assert_array_equal(training.cell_ZYX, labelled.cell_ZYX[[0, 3]])
+    np.testing.assert_array_equal(held_out.image_ZYX, labelled.image_ZYX[1:3])
+    assert training.pixel_size_nm == labelled.pixel_size_nm
+
+
+def test_cross_validation_trains_every_block_once_and_goes_on_where_it_stopped(
+    labelled, network, train_config, tmp_path
+):
+    class LeftOffError(Exception):
+        pass
+
+    settings = {"network": network, "augment": AugmentConfig(), "train": train_config(epochs=2)}
+    seen = []
+
+    def report(fold, entry):
+        seen.append((fold, entry["epoch"]))
+        if (fold, entry["epoch"]) == (1, 1) and seen.count((1, 1)) == 1:
+            raise LeftOffError
+
+    with pytest.raises(LeftOffError):
+        cross_validate(labelled, tmp_path, folds=2, **settings, report=report)
+    found = cross_validate(labelled, tmp_path, folds=2, **settings, report=report)
+    assert seen == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert json.loads((tmp_path / "folds.json").read_text()) == found
+    assert [entry["sections"] for entry in found["per_fold"]] == ["0:2", "2:4"]
+    for fold, entry in enumerate(found["per_fold"]):
+        model = load_checkpoint(tmp_path / f"fold-{fold}" / "model.pth")
+        assert (entry["v_rand_thin"], entry["loss"]) == (model.scores["v_rand_thin"], model.scores["loss"])
+        assert model.train.training_sections(4) == ["2:4", "0:2"][fold]
+    losses = [entry["loss"] for entry in found["per_fold"]]
+    assert found["mean"]["loss"] == pytest.approx(sum(losses) / 2)
+    assert found["spread"]["loss"] == pytest.approx(statistics.stdev(losses))
+
+    with pytest.raises(UsageError, match=r"cannot resume.*epochs: 2 -> 3"):
+        cross_validate(labelled, tmp_path, folds=2, **{**settings, "train": train_config(epochs=3)})
+
+
+def test_one_fold_alone_is_trained_and_summed_up_with_those_there_are(
+    labelled, network, train_config, tmp_path
+):
+    settings = {"network": network, "augment": AugmentConfig(), "train": train_config(epochs=1)}
+    found = cross_validate(labelled, tmp_path, folds=4, only=2, **settings)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fold-2", "folds.json"]
+    assert [entry["fold"] for entry in found["per_fold"]] == [2]
+    assert found["spread"]["v_rand_thin"] is None
+    for only in (4, -1):
+        with pytest.raises(UsageError, match=f"no fold {only} of 4"):
+            cross_validate(labelled, tmp_path, folds=4, only=only, **settings)

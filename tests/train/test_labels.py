@@ -1,0 +1,209 @@
+"""Labels of every kind, from every kind of file, become cell or membrane, or are refused."""
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from isbi_infer.errors import DependencyError, ImageError, UsageError
+from isbi_infer.sample import synthetic_stack
+from isbi_train.data import load_labelled
+from isbi_train.labels import cell_mask, instance_interiors
+
+ids = hnp.arrays(np.int32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.integers(0, 4))
+
+
+@pytest.mark.parametrize("kind", ["cell", "membrane"])
+@pytest.mark.parametrize("marked", [np.uint8(255), np.uint8(1), np.float32(1), np.bool_(True), np.uint16(7)])
+def test_zero_and_one_other_value_mark_what_is_named(sample, kind, marked):
+    _, label_ZYX = sample
+    named = label_ZYX == (255 if kind == "cell" else 0)
+    stored = np.where(named, marked, marked.dtype.type(0))
+    np.testing.assert_array_equal(cell_mask(stored, kind), label_ZYX == 255)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.int64])
+def test_cells_numbered_with_their_membranes_left_out_come_back_as_they_were(dtype):
+    cell_ZYX = synthetic_stack(1, 128, 128)[1] > 0
+    numbered, count = ndimage.label(cell_ZYX)
+    assert count > 2
+    np.testing.assert_array_equal(cell_mask(numbered.astype(dtype), "instances"), cell_ZYX)
+
+
+def test_touching_instances_are_parted_by_two_pixels():
+    label_ZYX = np.ones((1, 5, 8), np.uint16)
+    label_ZYX[:, :, 4:] = 2
+    expected_YX = np.ones((5, 8), bool)
+    expected_YX[:, 3:5] = False
+    np.testing.assert_array_equal(instance_interiors(label_ZYX)[0], expected_YX)
+
+
+@given(ids)
+def test_a_pixel_is_membrane_by_the_stated_rule_and_no_other(label_ZYX):
+    positive = np.unique(label_ZYX[label_ZYX > 0])
+    if len(positive) < 2:
+        with pytest.raises(ImageError, match="single id"):
+            instance_interiors(label_ZYX)
+        return
+    found = instance_interiors(label_ZYX)
+    framed = np.pad(label_ZYX, ((0, 0), (1, 1), (1, 1)))
+    for z, y, x in np.ndindex(label_ZYX.shape):
+        here = label_ZYX[z, y, x]
+        near = {framed[z, y, x + 1], framed[z, y + 2, x + 1], framed[z, y + 1, x], framed[z, y + 1, x + 2]}
+        assert found[z, y, x] == (here > 0 and not near - {0, here})
+
+
+@given(ids)
+def test_the_numbers_of_instances_do_not_matter(label_ZYX):
+    if len(np.unique(label_ZYX[label_ZYX > 0])) >= 2:
+        renumbered = np.array([0, 700, 3, 12, 9])[label_ZYX]
+        np.testing.assert_array_equal(instance_interiors(renumbered), instance_interiors(label_ZYX))
+
+
+REFUSED = {
+    "ids as cells": ([0, 1, 2, 3], "cell", "hold 0, 1, 2, 3; expected 0 and one value above it.*instances"),
+    "no zero": ([1, 255], "cell", "the lowest is not 0"),
+    "all cell": ([255, 255], "cell", "expected 0 and one value"),
+    "all membrane": ([0, 0], "cell", "hold no cell at all"),
+    "no membrane": ([0, 0], "membrane", "hold no membrane at all"),
+    "inverted": ([0, 0, 255], "cell", "67% of the pixels are membrane.*inverted"),
+    "inverted membrane": ([255, 255, 0], "membrane", "255 = membrane.*inverted"),
+    "one instance": ([0, 255], "instances", "single id 255.*cell or membrane"),
+    "float ids": ([0.0, 1.0, 2.0], "instances", "float64; expected integers"),
+    "boolean ids": ([True, False], "instances", "bool; expected integers"),
+    "negative ids": ([-1, 1, 2], "instances", "down to -1"),
+    "mostly background": ([0, 0, 0, 0, 0, 1, 0, 2], "instances", "id 0 or a border"),
+    "complex": ([0j, 1j], "cell", "complex128; expected numbers"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_labels_that_are_not_of_their_kind_are_refused(case):
+    values, kind, message = REFUSED[case]
+    with pytest.raises(ImageError, match=message):
+        cell_mask(np.array(values).reshape(1, 1, -1), kind)
+
+
+def test_an_unknown_kind_is_a_usage_error():
+    with pytest.raises(UsageError, match="cell, membrane, instances"):
+        cell_mask(np.zeros((1, 2, 2)), "boundaries")
+
+
+def tiff(path, stack_ZYX, **options):
+    tifffile.imwrite(path, stack_ZYX, photometric="minisblack", **options)
+    return path
+
+
+def omezarr(path, stack, axes, scale, unit, version):
+    """Write an OME-Zarr image as its specification says."""
+    group = zarr.open_group(path, mode="w", zarr_format=3 if version == "0.5" else 2)
+    group.create_array("s0", data=stack, chunks=(*(1,) * (stack.ndim - 2), 32, 32))
+    named = [{"name": a, "type": "space", **({"unit": unit} if a in "zyx" else {})} for a in axes]
+    level = {"path": "s0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+    scales = [{"axes": named, "datasets": [level], "version": version}]
+    group.attrs.update(
+        {"ome": {"version": version, "multiscales": scales}} if version == "0.5" else {"multiscales": scales}
+    )
+    return path
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize(
+    ("axes", "scale", "unit", "nm"),
+    [
+        ("zyx", [50, 4.5, 4.5], "nanometer", 4.5),
+        ("tczyx", [1, 1, 0.05, 0.008, 0.008], "micrometer", 8),
+        ("czyx", [1, 9, 2, 2], "furlong", None),
+    ],
+)
+def test_an_omezarr_stack_gives_what_its_tiff_gives(tmp_path, sample, version, axes, scale, unit, nm):
+    image_ZYX, label_ZYX = sample
+    leading = (1,) * (len(axes) - 3)
+    images = omezarr(
+        tmp_path / "images.zarr", image_ZYX.reshape(*leading, *image_ZYX.shape), axes, scale, unit, version
+    )
+    labels = omezarr(images / "labels" / "cells", label_ZYX, "zyx", [1, 1, 1], "nanometer", version)
+    stack = load_labelled(images, labels=labels)
+    np.testing.assert_array_equal(stack.image_ZYX, image_ZYX)
+    np.testing.assert_array_equal(stack.cell_ZYX, label_ZYX > 0)
+    assert stack.pixel_size_nm == (None if nm is None else pytest.approx(nm))
+    as_tiff = load_labelled(tiff(tmp_path / "i.tif", image_ZYX), labels=tiff(tmp_path / "l.tif", label_ZYX))
+    assert as_tiff.sha256() == stack.sha256()
+
+
+def test_a_plain_zarr_array_of_booleans_serves_as_labels(tmp_path, sample):
+    image_ZYX, label_ZYX = sample
+    images = zarr.create_array(tmp_path / "i.zarr", data=image_ZYX.astype(">u2"))
+    assert images.shape == image_ZYX.shape
+    zarr.create_array(tmp_path / "l.zarr", data=label_ZYX == 0)
+    stack = load_labelled(tmp_path / "i.zarr", labels=tmp_path / "l.zarr", labels_are="membrane")
+    np.testing.assert_array_equal(stack.cell_ZYX, label_ZYX > 0)
+    assert stack.image_ZYX.dtype.isnative
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: (p / "s0" / "zarr.json").write_text("{"), "not readable as OME-Zarr"),
+        (lambda p: (p / "s0" / "c" / "0" / "0" / "0").write_bytes(b"x"), "not readable as OME-Zarr"),
+        (lambda p: zarr.open_group(p).attrs.put({}), "no multiscales"),
+        (lambda p: omezarr(p, np.zeros((2, 1, 8, 8)), "czyx", [1] * 4, "nm", "0.5"), "axes czyx of sizes"),
+        (lambda p: omezarr(p, np.zeros((2, 8, 8)), "cyx", [1] * 3, "nm", "0.5"), "axes cyx of sizes"),
+        (lambda p: omezarr(p, np.full((1, 8, 8), np.nan), "zyx", [1] * 3, "nm", "0.5"), "64 NaN"),
+        (
+            lambda p: omezarr(p, np.zeros((1, 8, 8)), "yx", [1] * 2, "nm", "0.5"),
+            "3 dimensions and axes for 2",
+        ),
+    ],
+)
+def test_a_zarr_that_is_no_whole_volume_is_refused_by_name(tmp_path, sample, damage, message):
+    path = omezarr(tmp_path / "images.zarr", sample[0], "zyx", [50, 4, 4], "nanometer", "0.5")
+    damage(path)
+    with pytest.raises(ImageError, match=rf"images\.zarr: .*{message}"):
+        load_labelled(path, labels=path)
+
+
+def test_without_zarr_the_extra_is_named(tmp_path, sample, monkeypatch):
+    path = omezarr(tmp_path / "images.zarr", sample[0], "zyx", [50, 4, 4], "nanometer", "0.5")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DependencyError, match=r"pip install 'isbi-infer\[zarr\]'"):
+        load_labelled(path, labels=path)
+
+
+def test_a_stack_and_labels_of_any_name_are_read(tmp_path, sample):
+    image_ZYX, label_ZYX = sample
+    images, labels = tiff(tmp_path / "em.tif", image_ZYX), tiff(tmp_path / "drawn.tif", 255 - label_ZYX)
+    stack = load_labelled(images, labels=labels, labels_are="membrane", pixel_size_nm=4.6)
+    np.testing.assert_array_equal(stack.cell_ZYX, label_ZYX > 0)
+    assert stack.pixel_size_nm == 4.6
+
+
+def test_labels_beside_a_folder_are_taken_instead_of_its_own(tmp_path, sample, write_labelled):
+    image_ZYX, label_ZYX = sample
+    folder = write_labelled(tmp_path, image_ZYX, np.zeros_like(label_ZYX))
+    with pytest.raises(ImageError, match=r"train-labels\.tif: labels hold no cell"):
+        load_labelled(folder)
+    assert load_labelled(folder, labels=tiff(tmp_path / "l.tif", label_ZYX)).cell_ZYX.any()
+
+
+def test_a_stack_without_labels_says_what_to_add(tmp_path, sample):
+    with pytest.raises(UsageError, match="--labels"):
+        load_labelled(tiff(tmp_path / "em.tif", sample[0]))
+
+
+def test_the_given_pixel_size_goes_before_that_of_the_file(tmp_path, sample, write_labelled):
+    calibrated = {"imagej": True, "resolution": (250, 200), "metadata": {"unit": "um", "axes": "ZYX"}}
+    folder = write_labelled(tmp_path, *sample, **calibrated)
+    with pytest.raises(ImageError, match=r"train-volume\.tif: pixels of 5 x 4 nm; expected square"):
+        load_labelled(folder)
+    assert load_labelled(folder, pixel_size_nm=4.5).pixel_size_nm == 4.5
+
+
+@pytest.mark.parametrize("size", [0, -4, float("nan"), float("inf")])
+def test_a_pixel_size_that_cannot_be_meant_is_refused(tmp_path, size):
+    with pytest.raises(UsageError, match="cannot be meant"):
+        load_labelled(tmp_path, pixel_size_nm=size)

@@ -1,0 +1,470 @@
+"""Weights from elsewhere: every wrapping comes off, settings are read off the shapes, and nothing is guessed."""
+
+import os
+import pickle
+import re
+from collections import OrderedDict
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save, save_file
+from torch import nn
+
+from isbi_infer.errors import ModelError, UsageError
+from isbi_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from isbi_train.config import NetworkConfig
+from isbi_train.network import UNet
+from isbi_train.weights import load_weights
+
+CONFIG = NetworkConfig(base=2, depth=2, unshuffle=2, dropout=0.0)
+
+
+def fresh(config, seed=0):
+    """A network whose every weight and statistic is some other number."""
+    torch.manual_seed(seed)
+    network = UNet(config).eval()
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            value.copy_(torch.rand_like(value) + 0.5 if name.endswith("var") else torch.randn_like(value))
+    return network
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return fresh(CONFIG).state_dict()
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Write anything with torch.save."""
+
+    def write(content, name="weights.pth", **options):
+        torch.save(content, tmp_path / name, **options)
+        return tmp_path / name
+
+    return write
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    return True
+
+
+PREFIXES = ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.module."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_bare_state_dictionary_comes_back_with_any_prefix(tmp_path, weights, prefix, suffix):
+    path = tmp_path / f"weights{suffix}"
+    prefixed = {prefix + name: value for name, value in weights.items()}
+    (save_file if suffix == ".safetensors" else torch.save)(prefixed, path)
+    loaded = load_weights(path)
+    assert loaded.network == CONFIG
+    assert same(loaded.state_dict, weights)
+
+
+@pytest.mark.parametrize("keys", [["state_dict"], ["model_state_dict"], ["model"], ["model", "state_dict"]])
+def test_a_state_dictionary_is_found_where_trainers_keep_it(stored, weights, keys):
+    content = {f"module.{name}": value for name, value in weights.items()}
+    for key in reversed(keys):
+        content = {"epoch": 3, "optimizer": {"state": {0: torch.zeros(1)}}, key: content}
+    assert same(load_weights(stored(content)).state_dict, weights)
+
+
+def test_real_wrappers_of_torch_are_taken_off(stored):
+    network = fresh(CONFIG)
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    for wrapped in (nn.DataParallel(network), torch.compile(network, backend="eager"), averaged):
+        assert same(load_weights(stored(wrapped.state_dict())).state_dict, network.state_dict())
+
+
+def test_files_of_torch_before_1_6_are_read(stored, weights):
+    path = stored(weights, _use_new_zipfile_serialization=False)
+    assert same(load_weights(path).state_dict, weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precisions_become_float32(stored, weights, dtype):
+    narrow = {name: w.to(dtype) if w.is_floating_point() else w for name, w in weights.items()}
+    found = load_weights(stored(narrow)).state_dict
+    for name, weight in narrow.items():
+        assert found[name].dtype in (torch.float32, torch.int64)
+        assert torch.equal(found[name], weight.to(found[name].dtype))
+
+
+def test_counters_that_old_files_lack_are_not_missed(stored, weights):
+    lacking = {name: w for name, w in weights.items() if not name.endswith("num_batches_tracked")}
+    assert load_weights(stored(lacking)).load_network().state_dict().keys() == weights.keys()
+
+
+@st.composite
+def configs(draw):
+    base, depth = draw(st.integers(1, 6)), draw(st.integers(1, 4))
+    arch = draw(st.sampled_from(["unet", "valid-unet"]))
+    limit = draw(st.integers(base, base * 2**depth))
+    return NetworkConfig(
+        base=base,
+        depth=depth,
+        unshuffle=draw(st.sampled_from([1, 2, 4])) if arch == "unet" else 1,
+        arch=arch,
+        # A limit that no level reaches leaves no trace.
+        widest=limit if limit < base * 2**depth else 1024,
+        batch_norm=draw(st.booleans()),
+        dropout=0.0,
+    )
+
+
+@settings(max_examples=40)
+@given(config=configs(), shuffled=st.randoms())
+def test_the_settings_are_inferred_from_names_and_shapes_in_any_order(tmp_path_factory, config, shuffled):
+    state = UNet(config).state_dict()
+    names = list(state)
+    shuffled.shuffle(names)
+    path = tmp_path_factory.getbasetemp() / "inferred.pth"
+    torch.save({name: state[name] for name in names}, path)
+    loaded = load_weights(path, None if config.unshuffle > 1 else config.arch)
+    assert loaded.network == config
+    assert same(loaded.state_dict, state)
+
+
+def test_an_architecture_that_leaves_no_trace_must_be_said(stored):
+    config = NetworkConfig.of("valid-unet", base=2, depth=2)
+    path = stored(UNet(config).state_dict())
+    with pytest.raises(UsageError, match=r"weights\.pth: its weights fit unet and valid-unet alike.*--arch"):
+        load_weights(path)
+    assert load_weights(path, "valid-unet").network == config
+    assert load_weights(path, "unet").network.stride == 4
+
+
+def test_an_architecture_that_cannot_be_is_refused(stored, weights, tmp_path, checkpoint):
+    path = stored(weights)
+    with pytest.raises(UsageError, match="pixels are folded"):
+        load_weights(path, "valid-unet")
+    with pytest.raises(UsageError, match="'resnet' is not one of unet, valid-unet"):
+        load_weights(path, "resnet")
+    save_checkpoint(tmp_path / "own.pth", checkpoint)
+    with pytest.raises(UsageError, match="is a checkpoint of arch unet, not valid-unet"):
+        load_weights(tmp_path / "own.pth", "valid-unet")
+
+
+def test_bare_weights_say_that_nothing_else_is_known(stored, weights):
+    loaded = load_weights(stored(weights))
+    assert (loaded.train, loaded.augment, loaded.data, loaded.epoch) == (None,) * 4
+    assert (loaded.scores, loaded.border) == ({}, 0)
+    (note,) = loaded.notes
+    assert "training data, pixel size, border and scores are not known" in note
+    assert not isinstance(loaded, Checkpoint)
+
+
+def test_a_checkpoint_of_this_project_is_loaded_whole(tmp_path, checkpoint):
+    save_checkpoint(tmp_path / "own.pth", checkpoint)
+    loaded, strict = load_weights(tmp_path / "own.pth"), load_checkpoint(tmp_path / "own.pth")
+    assert isinstance(loaded, Checkpoint)
+    assert same(loaded.state_dict, strict.state_dict)
+    assert (loaded.train, loaded.data, loaded.scores, loaded.notes) == (
+        strict.train,
+        strict.data,
+        strict.scores,
+        (),
+    )
+
+
+# --- weights with other names -----------------------------------------------------------------------------------------
+
+
+class Theirs(nn.Module):
+    """A classic U-Net as others write it; their own forward, sharing no line with ours."""
+
+    def __init__(
+        self, base=2, depth=2, *, valid=False, norm=False, bias=True, ups_first=False, relu_first=False
+    ):
+        super().__init__()
+        self.valid = valid
+        widths = [base * 2**level for level in range(depth + 1)]
+
+        def block(a, b, padding):
+            layers = []
+            for channels in (a, b):
+                layers.append(nn.Conv2d(channels, b, 3, padding=padding, bias=bias))
+                rest = [*([nn.BatchNorm2d(b)] if norm else []), nn.ReLU()]
+                layers += rest[::-1] if relu_first else rest
+            return nn.Sequential(*layers)
+
+        self.pool = nn.MaxPool2d(2)
+        down_padding = 0 if valid else 1
+        for i, (a, b) in enumerate(zip([1, *widths], widths, strict=False)):
+            setattr(self, f"down{i + 1}", block(a, b, down_padding))
+        pairs = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
+        for i, (a, b) in enumerate(pairs):
+            setattr(self, f"upconv{i + 1}", nn.ConvTranspose2d(a, b, 2, stride=2))
+            if not ups_first:
+                setattr(self, f"merge{i + 1}", block(a, b, 1))
+        if ups_first:
+            for i, (a, b) in enumerate(pairs):
+                setattr(self, f"merge{i + 1}", block(a, b, 1))
+        self.final = nn.Conv2d(base, 1, 1)
+        self.depth = depth
+
+    def forward(self, x):
+        if self.valid:
+            # 62 at a depth of 4, and half of that less one at every depth less.
+            side = {1: 6, 2: 14, 3: 30, 4: 62}[self.depth]
+            x = nn.ReflectionPad2d(side)(x)
+        skips = []
+        for i in range(self.depth):
+            x = getattr(self, f"down{i + 1}")(x)
+            skips.append(x)
+            x = self.pool(x)
+        x = getattr(self, f"down{self.depth + 1}")(x)
+        for i in range(self.depth):
+            x = getattr(self, f"upconv{i + 1}")(x)
+            skip = skips.pop()
+            top, left = ((skip.shape[d] - x.shape[d]) // 2 for d in (2, 3))
+            skip = skip[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+            x = getattr(self, f"merge{i + 1}")(torch.cat([skip, x], 1))
+        return self.final(x)
+
+
+def seasoned(network):
+    torch.manual_seed(3)
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            value.copy_(
+                torch.rand_like(value) + 0.5
+                if name.endswith("var")
+                else value + 0.1 * torch.randn_like(value)
+            )
+    return network.eval()
+
+
+@settings(max_examples=25)
+@given(
+    valid=st.booleans(),
+    norm=st.booleans(),
+    bias=st.booleans(),
+    ups_first=st.booleans(),
+    depth=st.integers(1, 4),
+    base=st.integers(1, 4),
+)
+def test_a_u_net_with_other_names_computes_the_same_here(
+    tmp_path_factory, valid, norm, bias, ups_first, depth, base
+):
+    assume(norm or bias)
+    theirs = seasoned(Theirs(base, depth, valid=valid, norm=norm, bias=bias, ups_first=ups_first))
+    path = tmp_path_factory.getbasetemp() / "theirs.pth"
+    torch.save({f"module.{name}": value for name, value in theirs.state_dict().items()}, path)
+    loaded = load_weights(path, "valid-unet" if valid else "unet")
+    assert (loaded.network.base, loaded.network.depth, loaded.network.batch_norm) == (base, depth, norm)
+    assert "by order and shape" in loaded.notes[1]
+    stride = loaded.network.stride
+    image_NCYX = torch.randn(1, 1, stride, 2 * stride)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            loaded.load_network()(image_NCYX), theirs(image_NCYX), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_names_do_not_decide_an_architecture_either(stored):
+    with pytest.raises(UsageError, match="say with --arch"):
+        load_weights(stored(Theirs().state_dict()))
+
+
+def test_a_batch_norm_behind_the_activation_is_refused(stored):
+    with pytest.raises(ModelError, match=r"'down1\.2' stands 2 places behind its convolution"):
+        load_weights(stored(Theirs(norm=True, relu_first=True).state_dict()), "unet")
+
+
+def reordered(state):
+    names = list(state)
+    names[0], names[4] = names[4], names[0]
+    return OrderedDict((name, state[name]) for name in names)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        reordered,
+        lambda state: {name: w for name, w in state.items() if name != "final.bias"},
+        lambda state: {**state, "extra.weight": torch.zeros(1)},
+        lambda state: {**state, "final.weight": torch.zeros(1, 3, 1, 1)},
+    ],
+    ids=["order", "missing", "extra", "shape"],
+)
+def test_other_names_in_another_order_or_of_other_shapes_are_refused_with_both_lists(stored, change):
+    with pytest.raises(ModelError) as raised:
+        load_weights(stored(change(Theirs().state_dict())), "unet")
+    message = str(raised.value)
+    assert re.search(r"no U-Net's of base \d and depth 2, neither by name nor by order and shape", message)
+    assert re.search(r"missing \['bottom\.0\.bias', .*\], unexpected \['.*, and \d+ more\]", message)
+    assert "\n" not in message
+
+
+def test_a_network_that_is_no_u_net_is_refused_with_both_lists(stored):
+    content = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 1, 1)).state_dict()
+    with pytest.raises(
+        ModelError, match=r"2 convolutions are no U-Net's.*missing \[.*\], unexpected \['0\.weight'"
+    ):
+        load_weights(stored(content))
+
+
+def test_two_logits_are_refused(stored):
+    content = Theirs().state_dict() | {"final.weight": torch.zeros(2, 2, 1, 1), "final.bias": torch.zeros(2)}
+    with pytest.raises(ModelError, match="gives 2 maps, expected 1 logit"):
+        load_weights(stored(content), "unet")
+
+
+def test_other_names_in_safetensors_are_refused_since_their_order_is_lost(tmp_path):
+    save_file(Theirs(norm=True).state_dict(), tmp_path / "theirs.safetensors")
+    with pytest.raises(ModelError, match="does not keep the order"):
+        load_weights(tmp_path / "theirs.safetensors", "unet")
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+class Payload:
+    """Leaves a folder behind when it is unpickled."""
+
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_payload_among_the_weights_is_refused_and_not_run(stored, weights, tmp_path, new):
+    path = stored({**weights, "x": Payload(tmp_path / "pwned")}, _use_new_zipfile_serialization=new)
+    with pytest.raises(ModelError, match=r"could run code, and is not opened; save the weights alone"):
+        load_weights(path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path):
+    for protocol in (2, 4):
+        path = tmp_path / "weights.pth"
+        path.write_bytes(pickle.dumps({"a": Payload(tmp_path / "pwned")}, protocol))
+        with pytest.raises(ModelError, match=r"weights\.pth"):
+            load_weights(path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_whole_network_is_refused_and_told_how_to_be_saved(stored):
+    with pytest.raises(ModelError, match=r"torch\.save\(model\.state_dict\(\)"):
+        load_weights(stored(UNet(CONFIG)))
+
+
+@settings(max_examples=40)
+@given(kept=st.floats(0, 1, exclude_max=True), kind=st.sampled_from(["zip", "before 1.6", "safetensors"]))
+def test_a_truncated_file_is_a_model_error_on_one_line(tmp_path_factory, weights, kept, kind):
+    folder = tmp_path_factory.getbasetemp()
+    path = folder / ("cut.safetensors" if kind == "safetensors" else "cut.pth")
+    if kind == "safetensors":
+        whole = save(dict(weights))
+    else:
+        torch.save(weights, path, _use_new_zipfile_serialization=kind == "zip")
+        whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(ModelError, match=re.escape(path.name)) as raised:
+        load_weights(path)
+    assert "\n" not in str(raised.value)
+
+
+@settings(max_examples=40)
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_in_the_header_of_safetensors_never_gives_another_network(
+    tmp_path_factory, weights, where, bit
+):
+    content = bytearray(save(dict(weights)))
+    header = 8 + int.from_bytes(content[:8], "little")
+    content[int(where * header)] ^= 1 << bit
+    path = tmp_path_factory.getbasetemp() / "flipped.safetensors"
+    path.write_bytes(content)
+    try:
+        found = load_weights(path, "unet")
+    except ModelError:
+        return
+    assert found.network == CONFIG
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n", "git lfs pull"),
+        (b"", "not a readable"),
+        (b"<html>404</html>", "not a readable"),
+        (b"\x80\x02", "weights"),
+    ],
+    ids=["lfs", "empty", "html", "two bytes"],
+)
+def test_files_that_are_something_else_say_what_is_wrong(tmp_path, suffix, content, said):
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=rf"weights\{suffix}: .*{said}" if said != "weights" else said):
+        load_weights(path)
+
+
+def test_a_missing_file_and_a_folder_are_model_errors(tmp_path):
+    for name in ("no.pth", "no.safetensors"):
+        with pytest.raises(ModelError, match="no such checkpoint"):
+            load_weights(tmp_path / name)
+    with pytest.raises(ModelError, match="not a readable checkpoint"):
+        load_weights(tmp_path)
+
+
+def test_missing_and_unexpected_names_are_both_listed(stored, weights):
+    changed = {name: w for name, w in weights.items() if name not in ("head.bias", "bottom.0.weight")}
+    with pytest.raises(
+        ModelError, match=r"missing \['bottom\.0\.weight', 'head\.bias'\], unexpected \['tail'\]"
+    ):
+        load_weights(stored({**changed, "tail": torch.zeros(1)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [
+        ("decoder.0.0.weight", (4, 8, 5, 5), r"decoder\.0\.0\.weight is \(4, 8, 5, 5\), expected"),
+        ("head.bias", (), r"head\.bias is \(\), expected \(4,\)"),
+        ("bottom.0.weight", (7, 4, 3, 3), r"\(7, 4, 3, 3\)|expected|is \("),
+        ("encoder.0.0.weight", (2, 3, 3, 3), "gives 3 maps"),
+    ],
+)
+def test_weights_of_wrong_shapes_are_named(stored, weights, name, shape, said):
+    with pytest.raises(ModelError, match=said):
+        load_weights(stored({**weights, name: torch.zeros(shape)}))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_counted_and_named(stored, tmp_path, weights, checkpoint, number):
+    broken = {**weights, "head.bias": torch.full((4,), number)}
+    save_checkpoint(tmp_path / "own.pth", checkpoint)
+    own = torch.load(tmp_path / "own.pth", weights_only=True)
+    own["state_dict"]["head.bias"].fill_(number)
+    for content in (broken, own):
+        with pytest.raises(ModelError, match=r"NaN or infinite numbers in 1 weights \(head\.bias first\)"):
+            load_weights(stored(content))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([1, 2], "holds no weights but a list"),
+        ({}, r"holds no weights but keys \[\]"),
+        ({"epoch": 3}, r"holds no weights but keys \['epoch'\]"),
+        ({"state_dict": {}}, "holds no weights"),
+    ],
+)
+def test_a_file_without_weights_says_what_it_holds(stored, content, said):
+    with pytest.raises(ModelError, match=said):
+        load_weights(stored(content))
+
+
+@pytest.mark.parametrize("strange", [3, "text", torch.ones(2, dtype=torch.int8), torch.eye(2).to_sparse()])
+def test_what_is_no_floating_point_tensor_is_named(stored, weights, strange):
+    with pytest.raises(ModelError, match=r"no tensors of floating-point numbers are \['head\.bias'\]"):
+        load_weights(stored({**weights, "head.bias": strange}))
