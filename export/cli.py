@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from isbi_infer.console import exit_codes, require_packages
+from isbi_infer.errors import UsageError
+
+if TYPE_CHECKING:
+    from isbi_export.report import Report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -19,14 +22,47 @@ def export(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            metavar="CHECKPOINT", help="Checkpoint written by isbi-train (.pth); .onnx with --contract."
+            metavar="CHECKPOINT",
+            help="Checkpoint of isbi-train (.pth), weights from elsewhere (.pth, .safetensors); .onnx with --contract.",
         ),
     ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for the files. [default: beside the checkpoint]"),
     ] = None,
-    formats: Annotated[str, typer.Option(help="Comma-separated: onnx, torchscript.")] = "onnx,torchscript",
+    formats: Annotated[
+        str, typer.Option(help="Comma-separated: onnx, torchscript, program (torch.export, .pt2).")
+    ] = "onnx,torchscript",
+    precision: Annotated[
+        str, typer.Option(help="Of ONNX files, comma-separated: fp32, fp16, int8.")
+    ] = "fp32",
+    io: Annotated[
+        str,
+        typer.Option("--io", help="Input and output of ONNX files, comma-separated: float32, uint8."),
+    ] = "float32",
+    opset: Annotated[int | None, typer.Option(help="Version of the ONNX operators. [default: 20]")] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(metavar="STACK", help="Sections that int8 is calibrated on. [default: synthetic ones]"),
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Architecture of bare weights: unet or valid-unet.")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(metavar="STACK", help="With --labels: measure what becomes of the scores.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="STACK", help="Labels of --image; above zero = cell.")
+    ] = None,
+    sections: Annotated[
+        str | None, typer.Option(help="Sections of --image, as 25:30. [default: 25:30 of 30, all otherwise]")
+    ] = None,
+    package: Annotated[
+        bool, typer.Option("--package", help="Write a bioimage.io package of the float32 files too.")
+    ] = False,
+    licence: Annotated[
+        str | None, typer.Option(help="With --package: SPDX identifier of the weights' licence.")
+    ] = None,
     contract: Annotated[
         bool,
         typer.Option(
@@ -48,25 +84,81 @@ def export(
         bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
     ] = False,
 ) -> None:
-    """Write CHECKPOINT as ONNX and TorchScript, run both against it, and publish them only if they agree."""
+    """Write CHECKPOINT as ONNX and TorchScript, run both against it, and publish what agrees, with a report."""
     with exit_codes("isbi-export", debug=debug):
         require_packages("export", "torch", "onnx", "onnxscript")
         folder = output or checkpoint.parent
         if contract:
             _adopt(checkpoint, folder, output_is, border, pixel_size, as_json=as_json)
             return
-        from isbi_export.publish import publish
+        from isbi_export.graph_file import OPSET
+        from isbi_export.publish import NotPublishedError, publish
 
-        names = [name.strip() for name in formats.split(",") if name.strip()]
-        published = publish(checkpoint, folder, names)
-        if as_json:
-            typer.echo(json.dumps({"files": [{"path": str(p.path), **asdict(p.parity)} for p in published]}))
-            return
-        for p in published:
-            typer.echo(
-                f"{p.path}: differs from the checkpoint by at most {p.parity.largest:.1e} "
-                f"on {len(p.parity.shapes)} shapes, {p.parity.changed} pixels change class"
+        names, precisions, ios = (
+            [name.strip() for name in given.split(",") if name.strip()] for given in (formats, precision, io)
+        )
+        if package and not ("onnx" in names and "fp32" in precisions and "float32" in ios):
+            raise UsageError(
+                "a package holds the float32 ONNX file; add onnx to --formats, fp32 to --precision and float32 to --io"
             )
+        refused: NotPublishedError | None = None
+        try:
+            report = publish(
+                checkpoint,
+                folder,
+                names,
+                precisions=precisions,
+                ios=ios,
+                opset=OPSET if opset is None else opset,
+                calibrate=calibrate,
+                arch=arch,
+                image=image,
+                labels=labels,
+                sections=sections,
+            )
+        except NotPublishedError as error:
+            report, refused = error.report, error
+        _say(report, as_json=as_json)
+        if refused:
+            raise SystemExit(refused.exit_code)
+        if package:
+            _pack(folder, report, licence, as_json=as_json)
+
+
+def _say(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(report.to_plain()))
+    for note in report.notes:
+        typer.echo(f"isbi-export: note: {note}", err=True)
+    for file in report.files:
+        if not file.published:
+            typer.echo(f"isbi-export: {file.refusal}", err=True)
+        elif file.evidence and not as_json:
+            found = file.evidence
+            v_rand = f", V_rand {found.v_rand_change:+.4f}" if file.variant.precision == "int8" else ""
+            typer.echo(
+                f"{file.path}: differs from the checkpoint by at most {found.largest:.1e} on "
+                f"{len(found.comparisons)} inputs, {found.changed:.2%} of pixels change class{v_rand}"
+            )
+
+
+def _pack(folder: Path, report: Report, licence: str | None, *, as_json: bool) -> None:
+    from isbi_export.package import SUFFIX, write_package
+    from isbi_infer.contract import contract_of
+    from isbi_infer.onnxgraph.onnxfile import read_onnx
+
+    paths = {str(file.variant): file.path for file in report.files}
+    target = folder / f"{Path(report.checkpoint).stem}{SUFFIX}"
+    contract = contract_of(read_onnx(paths["onnx"].read_bytes()).metadata)
+    write_package(
+        target,
+        onnx=paths["onnx"],
+        torchscript=paths.get("torchscript"),
+        contract=contract,
+        licence=licence,
+    )
+    if not as_json:
+        typer.echo(f"{target}: a bioimage.io package")
 
 
 def _adopt(

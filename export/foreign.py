@@ -12,7 +12,8 @@ import onnx
 from onnx import helper
 
 from isbi_export.graph_file import stamp
-from isbi_export.seams import halo_errors
+from isbi_export.runs import normalising
+from isbi_export.seams import contract_errors, seam_errors
 from isbi_infer import __version__
 from isbi_infer.contract import SCHEMA, ModelContract
 from isbi_infer.errors import ModelError
@@ -118,7 +119,10 @@ def _contract(
         )
     errors = {}
     if analysis.exact:
-        errors = halo_errors(session.run, stride=analysis.stride, halo=analysis.halo, border=foreign.border)
+        found = seam_errors(
+            normalising(session.run), stride=analysis.stride, halo=analysis.halo, border=foreign.border
+        )
+        errors = contract_errors(found, analysis.halo)
     return ModelContract(
         schema=SCHEMA,
         input_name=session.inputs[0],

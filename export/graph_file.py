@@ -17,16 +17,19 @@ from isbi_infer import __version__
 from isbi_infer.contract import CONTRACT_KEY, ModelContract
 
 OPSET = 20
+OPSETS = range(18, 24)
 INPUT, OUTPUT = "image", "probability"
 
 
-def graph_of(model: Deployable) -> onnx.ModelProto:
+def graph_of(model: Deployable, opset: int = OPSET) -> onnx.ModelProto:
     """Export a network as a graph with dynamic batch, height and width, and all weights inside.
 
     Parameters
     ----------
     model : Deployable
         What to export.
+    opset : int
+        Version of the operators, one of `OPSETS`.
 
     Returns
     -------
@@ -41,7 +44,7 @@ def graph_of(model: Deployable) -> onnx.ModelProto:
             model,
             (example_NCYX,),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             dynamic_shapes=({0: batch, 2: stride * height, 3: stride * width},),
             input_names=[INPUT],
             output_names=[OUTPUT],
@@ -49,7 +52,11 @@ def graph_of(model: Deployable) -> onnx.ModelProto:
             verbose=False,
         )
     assert program is not None
-    proto = program.model_proto
+    return finished(program.model_proto)
+
+
+def finished(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove what tools noted about themselves and this machine, in place, and sign a graph."""
     _strip_provenance(proto)
     proto.producer_name, proto.producer_version = "isbi-export", __version__
     return proto

@@ -1,116 +1,191 @@
-"""The proof that an exported file computes what its checkpoint computes."""
+"""The evidence that an exported file computes what its checkpoint computes, or how far it is from it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import nn
 
+from isbi_export.probes import Probe
+from isbi_export.runs import Pixels, Run
+from isbi_export.variants import Variant
 from isbi_infer.errors import ModelError
-from isbi_infer.session import OnnxSession
-from isbi_infer.torchscript import TorchScriptSession
-from isbi_train.network import UNet
-
-Run = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
-
-FLOAT32_TOLERANCE = 1e-5
+from isbi_infer.probability import decode, encode
+from isbi_train.metrics import thinned_scores
 
 
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How far one file is from its checkpoint.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One input, and how far the file's probabilities are from the checkpoint's.
 
     Attributes
     ----------
-    file_format : str
-        "onnx" or "torchscript".
-    shapes : tuple of (int, int, int, int)
-        The (N, 1, Y, X) inputs compared.
-    largest : float
-        Largest absolute difference of a probability.
+    data : {"random", "synthetic", "image"}
+        What the input is.
+    shape : (int, int, int, int)
+        (N, 1, Y, X) as the network sees it.
+    largest, mean : float
+        Absolute difference of a probability.
     changed : int
-        Pixels whose class at 0.5 differs.
+        Pixels whose class at 0.5 differs; of a file that gives bytes, from that of the checkpoint's rounded result.
     """
 
-    file_format: str
-    shapes: tuple[tuple[int, int, int, int], ...]
+    data: str
+    shape: tuple[int, ...]
     largest: float
+    mean: float
     changed: int
 
-    def require(self, path: Path) -> None:
-        """Raise ModelError unless every probability agrees within `FLOAT32_TOLERANCE`."""
-        if not self.largest <= FLOAT32_TOLERANCE:
-            raise ModelError(
-                f"{path}: the {self.file_format} file differs from the checkpoint by {self.largest:.2e}, "
-                f"allowed are {FLOAT32_TOLERANCE:.0e}; nothing was published"
-            )
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """V_rand and V_info after thinning; NaN where undefined."""
+
+    v_rand: float
+    v_info: float
+
+    def minus(self, other: Scores) -> Scores:
+        """Give the change from `other`."""
+        return Scores(v_rand=self.v_rand - other.v_rand, v_info=self.v_info - other.v_info)
 
 
-def probe_shapes(stride: int) -> tuple[tuple[int, int, int, int], ...]:
-    """Give the shapes to compare on: the smallest, odd multiples of the stride, not square, batches of 1 and 3."""
-    return (
-        (1, 1, stride, stride),
-        (1, 1, 3 * stride, 7 * stride),
-        (3, 1, 5 * stride, 2 * stride),
-        (1, 1, 11 * stride, 11 * stride),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is known about one file before it is published.
+
+    Attributes
+    ----------
+    variant : Variant
+        What the file is.
+    comparisons : tuple of Comparison
+        With the checkpoint, input by input.
+    scores, changes : dict of str to Scores
+        On labelled sections, by their `Comparison.data`; and how far they are from the checkpoint's.
+    seams : dict of int to float
+        See `isbi_export.seams.seam_errors`; empty where the graph is not exact.
+    misencoded : int
+        Of bytes: how many pixels are not round(255 p) of what the same graph gives as p.
+    """
+
+    variant: Variant
+    comparisons: tuple[Comparison, ...]
+    scores: dict[str, Scores] = field(default_factory=dict)
+    changes: dict[str, Scores] = field(default_factory=dict)
+    seams: dict[int, float] = field(default_factory=dict)
+    misencoded: int = 0
+
+    @property
+    def largest(self) -> float:
+        """Largest absolute difference of a probability; NaN if there is a NaN."""
+        return float(np.max([comparison.largest for comparison in self.comparisons]))
+
+    @property
+    def mean(self) -> float:
+        """Mean absolute difference of a probability on tissue, synthetic and real."""
+        pixels = [np.prod(comparison.shape) for comparison in self._tissue]
+        return float(np.average([comparison.mean for comparison in self._tissue], weights=pixels))
+
+    @property
+    def changed(self) -> float:
+        """Fraction of the pixels of tissue, synthetic and real, whose class at 0.5 differs."""
+        pixels = sum(int(np.prod(comparison.shape)) for comparison in self._tissue)
+        return sum(comparison.changed for comparison in self._tissue) / pixels
+
+    @property
+    def tiles(self) -> float | None:
+        """Largest difference of tiles with the exact halo from the whole section; None where not measured."""
+        return self.seams[max(self.seams)] if self.seams else None
+
+    @property
+    def v_rand_change(self) -> float:
+        """Change of V_rand, on the user's sections where there are some and on synthetic ones otherwise."""
+        return self.changes["image" if "image" in self.changes else "synthetic"].v_rand
+
+    @property
+    def _tissue(self) -> list[Comparison]:
+        return [comparison for comparison in self.comparisons if comparison.data != "random"]
 
 
-def compare(file_format: str, run: Run, network: UNet) -> Parity:
-    """Run a file and the network of its checkpoint on the same inputs.
+def compare(variant: Variant, run: Run, probes: Sequence[Probe], encoded_from: Run | None = None) -> Evidence:
+    """Run a file on inputs whose results by its checkpoint are known.
 
     Parameters
     ----------
-    file_format : str
-        Named in the result.
+    variant : Variant
+        What the file is.
     run : callable
-        From normalised grey values to probabilities, float32, shape (N, 1, Y, X).
-    network : UNet
-        As loaded from the checkpoint, with its BatchNorm, in evaluation mode.
+        The file.
+    probes : sequence of Probe
+        Inputs, with the checkpoint's results.
+    encoded_from : callable, optional
+        Of a file that gives bytes: the same graph giving probabilities.
 
     Returns
     -------
-    Parity
+    Evidence
+        Without seams.
+
+    Raises
+    ------
+    ModelError
+        If a result has another shape or dtype than it should.
     """
-    generator = np.random.Generator(np.random.PCG64(2012))
-    shapes = probe_shapes(network.config.stride)
-    largest, changed = 0.0, 0
-    for shape in shapes:
-        image_NCYX = generator.standard_normal(shape, dtype=np.float32)
-        with torch.inference_mode():
-            expected = torch.sigmoid(network(torch.from_numpy(image_NCYX))).numpy()
-        found = run(image_NCYX)
-        if found.shape != expected.shape or found.dtype != np.float32:
+    comparisons, found_by_probe, misencoded = [], [], 0
+    for probe in probes:
+        raw_NCYX = run(probe.image_NCYX, probe.statistics)
+        expected_NCYX = probe.expected_NCYX
+        if raw_NCYX.shape != expected_NCYX.shape or raw_NCYX.dtype != variant.io:
             raise ModelError(
-                f"the {file_format} file gives {found.shape} {found.dtype} for an input of {shape}"
+                f"the {variant} file gives {raw_NCYX.shape} {raw_NCYX.dtype} for an input of {probe.image_NCYX.shape}"
             )
-        # A NaN makes the maximum NaN, which no tolerance accepts.
-        largest = float(np.maximum(largest, np.abs(found - expected).max()))
-        changed += int(np.count_nonzero((found > 0.5) != (expected > 0.5)))
-    return Parity(file_format, shapes, largest, changed)
+        if encoded_from:
+            encoded_NCYX = encode(encoded_from(probe.image_NCYX, probe.statistics), "cell", "uint8")
+            misencoded += int(np.count_nonzero(raw_NCYX != encoded_NCYX))
+        found_NCYX = decode(raw_NCYX)
+        # A byte has no place for exactly 0.5, which dead units give.
+        class_NCYX = decode(encode(expected_NCYX, "cell", variant.io)) > 0.5
+        difference_NCYX = np.abs(found_NCYX - expected_NCYX)
+        comparisons.append(
+            Comparison(
+                data=probe.data,
+                shape=expected_NCYX.shape,
+                largest=float(difference_NCYX.max()),  # a NaN stays one, and no gate accepts it
+                mean=float(difference_NCYX.mean(dtype=np.float64)),
+                changed=int(np.count_nonzero((found_NCYX > 0.5) != class_NCYX)),
+            )
+        )
+        found_by_probe.append(found_NCYX)
+    expected = _scores(probes, [probe.expected_NCYX for probe in probes])
+    scores = _scores(probes, found_by_probe)
+    return Evidence(
+        variant=variant,
+        comparisons=tuple(comparisons),
+        scores=scores,
+        changes={data: found.minus(expected[data]) for data, found in scores.items() if data in expected},
+        misencoded=misencoded,
+    )
 
 
-def onnx_runner(path: Path) -> Run:
-    """Run an ONNX file through the session that ships, on the CPU."""
-    return OnnxSession(path.read_bytes(), "cpu").run
+def reference_scores(probes: Sequence[Probe]) -> dict[str, Scores]:
+    """Score the checkpoint itself on the labelled sections."""
+    return _scores(probes, [probe.expected_NCYX for probe in probes])
 
 
-def torchscript_runner(path: Path) -> Run:
-    """Run a TorchScript file through the session that ships, on the CPU."""
-    return TorchScriptSession(path.read_bytes(), "cpu").run
-
-
-def module_runner(module: nn.Module) -> Run:
-    """Run a module of torch on arrays, on the CPU."""
-
-    def run(image_NCYX: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        with torch.inference_mode():
-            result: npt.NDArray[np.float32] = module(torch.from_numpy(image_NCYX)).numpy()
-        return result
-
-    return run
+def _scores(probes: Sequence[Probe], found: Sequence[Pixels]) -> dict[str, Scores]:
+    scores = {}
+    for data in dict.fromkeys(probe.data for probe in probes if probe.cell_YX is not None):
+        proposal: list[Any] = []
+        cell: list[Any] = []
+        for probe, found_NCYX in zip(probes, found, strict=True):
+            if probe.data == data and probe.cell_YX is not None:
+                proposal.append(found_NCYX[0, 0][probe.crop])
+                cell.append(probe.cell_YX)
+        proposal_ZYX = np.stack(proposal)
+        if np.isfinite(proposal_ZYX).all():
+            thinned = thinned_scores(proposal_ZYX, np.stack(cell))
+            scores[data] = Scores(v_rand=float(thinned.v_rand), v_info=float(thinned.v_info))
+        else:
+            scores[data] = Scores(v_rand=float("nan"), v_info=float("nan"))
+    return scores

@@ -1,180 +1,307 @@
-"""Checkpoint in, proved files out: write aside, run, compare, and only then rename."""
+"""Checkpoint in, proved files out: write aside, run, compare, and only then rename.
+
+::
+
+    checkpoint -> network -> float32 graph -> float16, int8 -> the same with bytes in and out
+                     |             each: draft -> evidence -> gate -> stamped file -> evidence again
+                     +-> probes ------------------'
+    all that passed, and the report: renamed at the end
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
-import onnx
-
+from isbi_export.calibration import Calibration, read_calibration, synthetic_calibration
+from isbi_export.contracts import contract_for, contract_halo_error, parity_of, tiling
 from isbi_export.deployable import Deployable
-from isbi_export.graph_file import INPUT, OUTPUT, graph_of, write_onnx
-from isbi_export.parity import Parity, Run, compare, module_runner, onnx_runner, torchscript_runner
-from isbi_export.seams import halo_errors
-from isbi_export.torchscript import write_torchscript
-from isbi_infer import __version__
-from isbi_infer.contract import SCHEMA, ModelContract
+from isbi_export.exported import WRITERS, Exported
+from isbi_export.gates import refusals
+from isbi_export.graph_file import OPSET, OPSETS
+from isbi_export.parity import Evidence, compare, reference_scores
+from isbi_export.probes import Labelled, Probe, make_probes, read_labelled
+from isbi_export.report import FileReport, Report, write_html, write_json
+from isbi_export.runs import Run, file_runner, normalising
+from isbi_export.seams import seam_errors
+from isbi_export.timing import milliseconds_per_section
+from isbi_export.variants import Variant, plan_variants
+from isbi_infer.contract import ModelContract
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.files import check_writable, replacing
 from isbi_infer.graph import GraphAnalysis, analyse
-from isbi_train.checkpoint import Checkpoint, file_sha256, load_checkpoint
+from isbi_infer.model import open_model
+from isbi_infer.session import OnnxSession
+from isbi_train.checkpoint import Weights, file_sha256
+from isbi_train.weights import load_weights
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """One network in the two shapes that files are written from."""
-
-    module: Deployable
-    graph: onnx.ModelProto
-
-
-Write = Callable[[Path, Exported, ModelContract], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Format:
-    suffix: str
-    write: Write
-    runner: Callable[[Path], Run]
-
-
-FORMATS = {
-    "onnx": _Format(
-        ".onnx", lambda path, exported, contract: write_onnx(path, exported.graph, contract), onnx_runner
-    ),
-    "torchscript": _Format(
-        ".pt",
-        lambda path, exported, contract: write_torchscript(path, exported.module, contract),
-        torchscript_runner,
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """One published file and its proof."""
-
-    path: Path
-    parity: Parity
-
-
-def contract_for(
-    checkpoint: Checkpoint, checkpoint_sha256: str, deployable: Deployable, graph: GraphAnalysis
-) -> ModelContract:
-    """Say about a checkpoint's network what the runtime must know.
+class NotPublishedError(ModelError):
+    """Some files did not pass; the others are published.
 
     Parameters
     ----------
-    checkpoint : Checkpoint
-        Gives architecture, border, provenance and scores.
-    checkpoint_sha256 : str
-        Of the checkpoint file.
-    deployable : Deployable
-        Its network, on which the errors of smaller halos are measured.
-    graph : GraphAnalysis
-        What the exported graph says about stride, halo and exactness.
-
-    Returns
-    -------
-    ModelContract
+    report : Report
+        About all of them.
     """
-    stride, halo, border = graph.stride, graph.halo, checkpoint.train.border
-    errors = {}
-    if graph.exact:
-        errors = halo_errors(module_runner(deployable), stride=stride, halo=halo, border=border)
-    return ModelContract(
-        schema=SCHEMA,
-        input_name=INPUT,
-        input_dtype="float32",
-        input_channels=1,
-        output_name=OUTPUT,
-        output_dtype="float32",
-        output_channels=1,
-        statistics_inputs=(),
-        stride=stride,
-        halo=halo,
-        border=border,
-        halo_error=errors,
-        exact=graph.exact,
-        not_exact_because=graph.reasons,
-        flops_per_pixel=graph.flops_per_pixel,
-        activation_bytes_per_pixel=graph.activation_bytes_per_pixel,
-        normalisation="section-zscore",
-        polarity="cell",
-        pixel_size_nm=checkpoint.data["pixel_size_nm"],
-        precision="float32",
-        parity={},
-        training={
-            "checkpoint_sha256": checkpoint_sha256,
-            "data_sha256": checkpoint.data["sha256"],
-            "sections": f"0:{checkpoint.data['sections'] - checkpoint.train.hold_out}",
-            "network": checkpoint.network.to_plain(),
-            "epochs": checkpoint.epoch,
-        },
-        scores=checkpoint.scores,
-        code_version=__version__,
-    )
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        super().__init__("\n".join(file.refusal for file in report.files if not file.published))
 
 
-def publish(checkpoint_path: Path, folder: Path, formats: Sequence[str]) -> list[Published]:
-    """Export a checkpoint; nothing appears unless every file agrees with it.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Bench:
+    """What all variants are made from and held against."""
+
+    weights: Weights
+    sha256: str
+    exported: Exported
+    analysis: GraphAnalysis
+    probes: list[Probe]
+    labelled: Labelled | None
+    calibration: Calibration | None
+
+    @property
+    def tiles(self) -> dict[str, int]:
+        stride, halo = tiling(self.weights, self.analysis)
+        return {"stride": stride, "halo": halo, "border": self.weights.border}
+
+    @property
+    def scored_on(self) -> dict[str, Any] | None:
+        if self.labelled is None:
+            return None
+        sections = self.labelled.sections
+        return {
+            "data_sha256": self.labelled.data_sha256,
+            "sections": f"{sections.start}:{sections.stop}",
+        }
+
+    @property
+    def calibrated_on(self) -> dict[str, Any] | None:
+        return self.calibration.source if self.calibration else None
+
+    def contract(self, variant: Variant, **measured: Any) -> ModelContract:
+        return contract_for(self.weights, self.sha256, self.analysis, variant, **measured)
+
+
+def publish(
+    checkpoint: Path,
+    folder: Path,
+    formats: Sequence[str] = ("onnx", "torchscript"),
+    *,
+    precisions: Sequence[str] = ("fp32",),
+    ios: Sequence[str] = ("float32",),
+    opset: int = OPSET,
+    calibrate: Path | None = None,
+    arch: str | None = None,
+    image: Path | None = None,
+    labels: Path | None = None,
+    sections: str | None = None,
+) -> Report:
+    """Export a checkpoint; a file appears only when it passed its gate, and the report about all of them with it.
 
     Parameters
     ----------
-    checkpoint_path : Path
-        A ``.pth`` file written by ``isbi-train``.
+    checkpoint : Path
+        Whatever `isbi_train.weights.load_weights` reads.
     folder : Path
         Where the files go, named after the checkpoint.
-    formats : sequence of str
-        Keys of `FORMATS`.
+    formats, precisions, ios : sequence of str
+        See `isbi_export.variants.plan_variants`.
+    opset : int
+        Version of the ONNX operators.
+    calibrate : Path, optional
+        A stack to calibrate int8 on; synthetic sections when not given.
+    arch : str, optional
+        Architecture of bare weights.
+    image, labels : Path, optional
+        A stack and its labels, to measure scores on.
+    sections : str, optional
+        Which of them; see `isbi_export.probes.read_labelled`.
 
     Returns
     -------
-    list of Published
-        One per format, in order.
+    Report
+        All files were published.
 
     Raises
     ------
+    NotPublishedError
+        If some were not; its message has a line for each.
     ModelError
-        If the checkpoint is damaged, holds NaN, or a file differs from it.
+        If the checkpoint is damaged or holds NaN; nothing is published.
     OutputError
-        If the files cannot be written.
+        If the files cannot be written; nothing is published.
     UsageError
-        If a format is unknown.
+        If an argument cannot be meant.
     """
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        raise UsageError(f"unknown formats {unknown}; choose from {', '.join(FORMATS)}")
-    checkpoint = load_checkpoint(checkpoint_path)
-    _require_finite(checkpoint_path, checkpoint)
-    targets = {
-        name: folder / (checkpoint_path.stem + FORMATS[name].suffix) for name in dict.fromkeys(formats)
-    }
-    for target in targets.values():
+    variants = plan_variants(formats, precisions, ios)
+    _check_arguments(variants, opset, calibrate, image, labels, sections)
+    targets = [folder / f"{checkpoint.stem}{variant.suffix}" for variant in variants]
+    report_paths = [folder / f"{checkpoint.stem}.parity{suffix}" for suffix in (".json", ".html")]
+    for target in (*targets, *report_paths):
         check_writable(target)
-    network, deployable = checkpoint.load_network(), Deployable(checkpoint.load_network())
-    exported = Exported(deployable, graph_of(deployable))
-    analysis = analyse(exported.graph.SerializeToString())
-    contract = contract_for(checkpoint, file_sha256(checkpoint_path), deployable, analysis)
-    published = []
-    with ExitStack() as stack:  # leaves by renaming all files, or none
-        for name, target in targets.items():
-            temporary = stack.enter_context(replacing(target))
-            FORMATS[name].write(temporary, exported, contract)
-            parity = compare(name, FORMATS[name].runner(temporary), network)
-            parity.require(target)
-            published.append(Published(target, parity))
-    return published
+    weights = load_weights(checkpoint, arch)
+    _require_finite(checkpoint, weights)
+    labelled = read_labelled(image, labels, sections) if image and labels else None
+    _require_bytes(image, labelled, variants)
+    calibration = _calibration(variants, calibrate, weights, labelled)
+    bench = _prepare(weights, file_sha256(checkpoint), opset, labelled, calibration)
+    files: list[FileReport] = []
+    runs: dict[Variant, Run] = {}
+    with ExitStack() as passed:  # leaves by renaming all that passed, the report last, or none
+        report_files = [passed.enter_context(replacing(path)) for path in report_paths]
+        for variant, target in zip(variants, targets, strict=True):
+            with suppress(_RefusedError), ExitStack() as one:
+                temporary = one.enter_context(replacing(target))
+                files.append(_built(bench, variant, target, temporary))
+                if not files[-1].published:
+                    raise _RefusedError
+                passed.push(one.pop_all())
+                runs[variant] = file_runner(temporary, variant)
+        times = milliseconds_per_section(runs, **bench.tiles)
+        report = Report(
+            checkpoint=checkpoint.name,
+            checkpoint_sha256=bench.sha256,
+            notes=weights.notes,
+            scored_on=bench.scored_on,
+            calibrated_on=bench.calibrated_on,
+            scores=reference_scores(bench.probes),
+            files=tuple(replace(file, milliseconds=times.get(file.variant)) for file in files),
+        )
+        if not any(file.published for file in files):
+            raise NotPublishedError(report)
+        for path, write in zip(report_files, (write_json, write_html), strict=True):
+            write(path, report)
+    if not all(file.published for file in files):
+        raise NotPublishedError(report)
+    return report
 
 
-def _require_finite(path: Path, checkpoint: Checkpoint) -> None:
-    broken = [name for name, weight in checkpoint.state_dict.items() if not weight.isfinite().all()]
-    broken += [name for name, v in checkpoint.scores.items() if isinstance(v, float) and not isfinite(v)]
+class _RefusedError(Exception):
+    """Takes back what was written of one file."""
+
+
+def _check_arguments(
+    variants: list[Variant],
+    opset: int,
+    calibrate: Path | None,
+    image: Path | None,
+    labels: Path | None,
+    sections: str | None,
+) -> None:
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset} is not within {OPSETS.start}..{OPSETS.stop - 1}")
+    if calibrate and all(variant.precision != "int8" for variant in variants):
+        raise UsageError("sections to calibrate on are for int8; add it to the precisions")
+    if (image is None) != (labels is None):
+        raise UsageError("an image and its labels go together; give both or none")
+    if sections is not None and image is None:
+        raise UsageError("sections are of an image with labels; give these too")
+
+
+def _require_finite(path: Path, weights: Weights) -> None:
+    broken = [name for name, weight in weights.state_dict.items() if not weight.isfinite().all()]
+    broken += [name for name, v in weights.scores.items() if isinstance(v, float) and not isfinite(v)]
     if broken:
         raise ModelError(
             f"{path}: NaN or infinite numbers in {len(broken)} weights and scores ({broken[0]} first), so the training "
             "diverged; train again with a lower --learning-rate"
         )
+
+
+def _require_bytes(image: Path | None, labelled: Labelled | None, variants: list[Variant]) -> None:
+    raw = any(variant.io == "uint8" for variant in variants)
+    if labelled and raw and labelled.image_ZYX.dtype != "uint8":
+        raise UsageError(
+            f"{image}: is {labelled.image_ZYX.dtype}, but files with uint8 input are compared on 8-bit sections; give "
+            "such ones, or leave uint8 out"
+        )
+
+
+def _calibration(
+    variants: list[Variant], calibrate: Path | None, weights: Weights, labelled: Labelled | None
+) -> Calibration | None:
+    """Choose sections for int8, none of them among those that are held out or scored."""
+    if all(variant.precision != "int8" for variant in variants):
+        return None
+    if calibrate is None:
+        return synthetic_calibration()
+    held_out: dict[str, Collection[int]] = {}
+    if weights.data and weights.train:
+        count = weights.data["sections"]
+        held_out[weights.data["sha256"]["images"]] = range(count)[weights.train.held_out(count)]
+    if labelled:
+        before = held_out.get(labelled.data_sha256, ())
+        held_out[labelled.data_sha256] = {*before, *labelled.sections}
+    return read_calibration(calibrate, held_out)
+
+
+def _prepare(
+    weights: Weights,
+    checkpoint_sha256: str,
+    opset: int,
+    labelled: Labelled | None,
+    calibration: Calibration | None,
+) -> _Bench:
+    exported = Exported(Deployable(weights.load_network()), opset, weights.border, calibration)
+    analysis = analyse(exported.graph("float32").SerializeToString())
+    stride, _ = tiling(weights, analysis)
+    probes = make_probes(weights.load_network(), stride=stride, border=weights.border, labelled=labelled)
+    return _Bench(
+        weights=weights,
+        sha256=checkpoint_sha256,
+        exported=exported,
+        analysis=analysis,
+        probes=probes,
+        labelled=labelled,
+        calibration=calibration,
+    )
+
+
+def _built(bench: _Bench, variant: Variant, target: Path, temporary: Path) -> FileReport:
+    """Write one file aside and try it."""
+    try:
+        evidence, reasons = _proved(bench, variant, temporary)
+    except ModelError as error:
+        reason = str(error).replace(str(temporary), str(target)).removeprefix(f"{target}: ")
+        return FileReport(path=target, variant=variant, refused=(reason,))
+    content = temporary.read_bytes()
+    return FileReport(
+        path=target,
+        variant=variant,
+        refused=tuple(reasons),
+        evidence=evidence,
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _proved(bench: _Bench, variant: Variant, temporary: Path) -> tuple[Evidence, list[str]]:
+    write, probes = WRITERS[variant.file_format], bench.probes
+    write(temporary, bench.exported, variant, bench.contract(variant))
+    run, encoded_from = file_runner(temporary, variant), None
+    if variant.io == "uint8":
+        graph = bench.exported.graph(variant.precision)
+        encoded_from = normalising(OnnxSession(graph.SerializeToString(), "cpu").run)
+    evidence = compare(variant, run, probes, encoded_from)
+    if bench.analysis.exact:
+        evidence = replace(evidence, seams=seam_errors(run, **bench.tiles))
+    if reasons := refusals(evidence):
+        return evidence, reasons
+    parity = parity_of(evidence, bench.scored_on, bench.calibrated_on)
+    contract = bench.contract(variant, parity=parity, halo_error=contract_halo_error(evidence))
+    write(temporary, bench.exported, variant, contract)
+    if variant.file_format != "program":
+        open_model(temporary, "cpu")  # as the runtime that ships does
+    random = [probe for probe in probes if probe.data == "random"]
+    again = compare(variant, file_runner(temporary, variant), random)
+    if again.comparisons != evidence.comparisons[: len(random)]:
+        return evidence, ["gives other results since its contract is in it"]
+    return evidence, []

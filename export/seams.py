@@ -1,70 +1,84 @@
-"""What a smaller halo costs: the largest error near seams, measured on the synthetic sample."""
+"""What tiles cost in exactness: the largest error near seams for every halo, measured on the synthetic sample."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import floor, log10
 
 import numpy as np
-import numpy.typing as npt
 
-from isbi_infer.geometry import Plan, plan_section
-from isbi_infer.jobs import Settings
-from isbi_infer.pipeline import run_sections
-from isbi_infer.sample import synthetic_stack
-from isbi_infer.symmetry import IDENTITY
-
-Run = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+from isbi_export.runs import Pixels, Run
+from isbi_export.tissue import synthetic
+from isbi_infer.geometry import Plan, plan_section, read_mirrored
+from isbi_infer.normalise import intensity_statistics
+from isbi_infer.probability import decode
 
 
-class _Backend:
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def run(
-        self, batch_NCYX: npt.NDArray[np.float32], *_: npt.NDArray[np.float32], out: object = None
-    ) -> npt.NDArray[np.float32]:
-        return self._run(batch_NCYX)
-
-    def stop(self) -> None:
-        """Nothing to stop: batches are small."""
-
-
-def halo_errors(run: Run, *, stride: int, halo: int, border: int) -> dict[str, float]:
-    """Measure the largest difference from the whole-image result for every halo below the exact one.
+def seam_errors(run: Run, *, stride: int, halo: int, border: int) -> dict[int, float]:
+    """Measure the largest difference of a probability from the whole-image result, for every halo up to the exact one.
 
     Parameters
     ----------
     run : callable
-        From normalised grey values to probabilities, float32, shape (N, 1, Y, X).
+        What computes; see `isbi_export.runs.Run`.
     stride, halo, border : int
         Of the network; see `isbi_infer.geometry.plan_section`.
 
     Returns
     -------
-    dict of str to float
-        By the halo's pixels; rounded up to two digits, so that processors that differ in the last bits agree.
+    dict of int to float
+        By the halo's pixels; the last is of `halo` itself, 0 where tiles are exact to the bit.
     """
     side = max(512, 4 * halo)
-    image_ZYX, _ = synthetic_stack(1, side, side)
+    section_YX = synthetic(1, side)[0][0]
 
-    def result(halo_px: int, tile: int | None) -> npt.NDArray[np.float32]:
-        def plan(shape: tuple[int, int], halvings: int) -> Plan:
-            return plan_section(shape, stride=stride, halo=halo_px, border=border, tile=tile)
-
-        settings = Settings(plan=plan, batch=lambda _: 1, lanes=1, symmetries=IDENTITY)
-        (result_YX,) = run_sections(image_ZYX, _Backend(run), settings)
-        return result_YX
+    def result(halo_px: int, tile: int | None) -> Pixels:
+        plan = plan_section(section_YX.shape, stride=stride, halo=halo_px, border=border, tile=tile)
+        return decode(segment(run, section_YX, plan))
 
     whole_YX = result(halo, None)
     errors = {}
-    for halo_px in range(0, halo, stride):
+    for halo_px in range(0, halo + 1, stride):
         tile = -(-(side + 2 * border) // (3 * stride)) * stride + 2 * halo_px
-        errors[str(halo_px)] = _rounded_up(float(np.abs(result(halo_px, tile) - whole_YX).max()))
+        errors[halo_px] = float(np.abs(result(halo_px, tile) - whole_YX).max())
     return errors
 
 
-def _rounded_up(error: float) -> float:
+def segment(run: Run, section_YX: Pixels, plan: Plan) -> Pixels:
+    """Compute one section tile by tile.
+
+    Parameters
+    ----------
+    run : callable
+        What computes; see `isbi_export.runs.Run`.
+    section_YX : ndarray, shape (Y, X)
+        Grey values as stored.
+    plan : Plan
+        Its tiles.
+
+    Returns
+    -------
+    ndarray of float32 or uint8, shape (Y, X)
+        As `run` gives it.
+    """
+    statistics = (intensity_statistics(section_YX),)
+    out_YX: Pixels | None = None
+    for tile in plan.tiles:
+        tile_YX = read_mirrored(section_YX, plan.pad, tile.reads)
+        result_YX = run(tile_YX[None, None], statistics)[0, 0]
+        if out_YX is None:
+            out_YX = np.empty(section_YX.shape, result_YX.dtype)
+        out_YX[tile.owns] = result_YX[tile.crop]
+    assert out_YX is not None
+    return out_YX
+
+
+def contract_errors(errors: dict[int, float], halo: int) -> dict[str, float]:
+    """Give the errors of halos below the exact one as a contract holds them, rounded up to two digits."""
+    return {str(halo_px): rounded_up(error) for halo_px, error in errors.items() if halo_px < halo}
+
+
+def rounded_up(error: float) -> float:
+    """Round up to two digits, so that processors that differ in the last bits agree."""
     if error == 0:
         return 0.0
     unit = 10.0 ** (floor(log10(error)) - 1)

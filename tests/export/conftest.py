@@ -41,6 +41,14 @@ def published(trained, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def everything(trained, tmp_path_factory):
+    """The folder with every variant of the trained checkpoint, and the report; neither is to be changed."""
+    folder = tmp_path_factory.mktemp("everything")
+    choices = {"precisions": ["fp32", "fp16", "int8"], "ios": ["float32", "uint8"]}
+    return folder, publish(trained, folder, ["onnx", "torchscript", "program"], **choices)
+
+
+@pytest.fixture(scope="session")
 def seasoned():
     """Build a network whose BatchNorms have seen data, as those of a trained one have."""
 

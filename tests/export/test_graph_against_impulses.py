@@ -78,12 +78,21 @@ def analysis_of(config, *, deployed):
     return analyse(file.getvalue())
 
 
+@st.composite
+def configs(draw):
+    arch, base = draw(st.sampled_from(["unet", "unet", "valid-unet"])), draw(st.integers(1, 3))
+    unshuffle = draw(st.sampled_from([1, 2, 4])) if arch == "unet" else 1
+    # The stride of a valid-unet has four periods; an impulse is sent from each of its pixels.
+    depth = draw(st.integers(1, {1: 4, 2: 4, 4: 3}[unshuffle] if arch == "unet" else 3))
+    widest, batch_norm = draw(st.integers(base, 12)), draw(st.booleans())
+    return NetworkConfig(
+        base=base, depth=depth, unshuffle=unshuffle, arch=arch, widest=widest, batch_norm=batch_norm
+    )
+
+
 @settings(max_examples=16)
-@given(
-    depth=st.integers(1, 4), unshuffle=st.sampled_from([1, 2]), base=st.integers(1, 3), deployed=st.booleans()
-)
-def test_the_graph_says_what_impulses_show(depth, unshuffle, base, deployed):
-    config = NetworkConfig(base=base, depth=depth, unshuffle=unshuffle)
+@given(config=configs(), deployed=st.booleans())
+def test_the_graph_says_what_impulses_show(config, deployed):
     found = analysis_of(config, deployed=deployed)
     assert found.exact, found.reasons
     assert found.stride == config.stride
@@ -100,7 +109,8 @@ def test_the_published_file_says_what_impulses_show(published, trained):
 
 
 @pytest.mark.parametrize(
-    ("depth", "unshuffle", "context"), [(4, 1, 94), (3, 2, 92), (3, 1, 46), (2, 2, 44), (2, 1, 22)]
+    ("depth", "unshuffle", "context"),
+    [(4, 1, 94), (3, 2, 92), (3, 1, 46), (2, 2, 44), (2, 1, 22), (2, 4, 88)],
 )
 def test_impulses_show_the_known_figures(depth, unshuffle, context):
     assert context_by_impulses(NetworkConfig(base=1, depth=depth, unshuffle=unshuffle)) == (context,) * 4
@@ -110,8 +120,10 @@ CONFIGS = [
     NetworkConfig(base=2, depth=2, unshuffle=1),
     NetworkConfig(base=2, depth=2, unshuffle=2),
     NetworkConfig(base=1, depth=3, unshuffle=1),
+    NetworkConfig(base=1, depth=1, unshuffle=4),
+    NetworkConfig.of("valid-unet", base=2, depth=2),
 ]
-_names = [f"depth {config.depth}, unshuffle {config.unshuffle}" for config in CONFIGS]
+_names = [f"{config.arch}, depth {config.depth}, unshuffle {config.unshuffle}" for config in CONFIGS]
 
 
 def kept_columns(config):

@@ -1,5 +1,6 @@
 """Publishing: files that carry their contract and equal their checkpoint, or no files at all."""
 
+import errno
 import getpass
 import json
 import os
@@ -11,8 +12,8 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,19 @@ import torch
 
 from isbi_export import publish as publish_module
 from isbi_export.deployable import Deployable
-from isbi_export.graph_file import OPSET, write_onnx
-from isbi_export.parity import FLOAT32_TOLERANCE, probe_shapes
-from isbi_export.publish import FORMATS, publish
+from isbi_export.exported import WRITERS
+from isbi_export.gates import GATES
+from isbi_export.graph_file import OPSET, graph_of, write_onnx
+from isbi_export.probes import probe_shapes
+from isbi_export.publish import NotPublishedError, publish
 from isbi_export.torchscript import read_torchscript, write_torchscript
 from isbi_infer.contract import CONTRACT_KEY, contract_of, parse_contract
 from isbi_infer.errors import ModelError, OutputError, UsageError
 from isbi_train.checkpoint import file_sha256, load_checkpoint
 from isbi_train.config import NetworkConfig, TrainConfig
+
+FLOAT32_TOLERANCE = GATES["float32"].largest
+REPORT = ["model.parity.html", "model.parity.json"]
 
 
 def onnx_contract(path):
@@ -42,7 +48,7 @@ def onnx_contract(path):
 def contents(path):
     """Give the bytes of a file, and of the members of a TorchScript archive, which are partly compressed."""
     yield path.read_bytes()
-    if path.suffix == ".pt":
+    if path.suffix in (".pt", ".pt2"):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 yield name.encode() + b"\0" + archive.read(name)
@@ -53,12 +59,16 @@ def sessions(path):
 
 
 def test_both_files_are_named_after_the_checkpoint_and_nothing_else_is_left(published):
-    assert sorted(os.listdir(published)) == ["model.onnx", "model.pt"]
+    assert sorted(os.listdir(published)) == ["model.onnx", *REPORT, "model.pt"]
 
 
-def test_both_files_carry_the_same_contract(published):
+def test_both_files_carry_one_contract_but_for_what_was_measured_on_each(published):
     _, document = read_torchscript(published / "model.pt")
-    assert document == onnx_contract(published / "model.onnx")
+    script, graph = json.loads(document), json.loads(onnx_contract(published / "model.onnx"))
+    for contract in (script, graph):
+        assert 0 < contract.pop("parity")["largest"] <= FLOAT32_TOLERANCE
+        assert contract.pop("halo_error").keys() == {"0", "8", "16", "24", "32", "40"}
+    assert script == graph
     assert contract_of({CONTRACT_KEY: document}) == parse_contract(document)
 
 
@@ -87,12 +97,14 @@ def test_names_in_the_contract_are_those_of_the_graph(published):
 
 
 def test_the_proof_covers_odd_and_oblong_shapes_and_batches(save, tmp_path):
-    (proof,) = publish(save(), tmp_path, ["torchscript"])
+    (proof,) = publish(save(), tmp_path, ["torchscript"]).files
     assert proof.path == tmp_path / "model.pt"
-    assert proof.parity.shapes == probe_shapes(4)
-    assert {shape[0] for shape in proof.parity.shapes} == {1, 3}
-    assert any(shape[2] != shape[3] for shape in proof.parity.shapes)
-    assert 0 < proof.parity.largest <= FLOAT32_TOLERANCE
+    random = [comparison for comparison in proof.evidence.comparisons if comparison.data == "random"]
+    assert tuple(comparison.shape for comparison in random) == probe_shapes(4)
+    assert {comparison.shape[0] for comparison in random} == {1, 3}
+    assert any(comparison.shape[2] != comparison.shape[3] for comparison in random)
+    assert {comparison.data for comparison in proof.evidence.comparisons} == {"random", "synthetic"}
+    assert 0 < proof.evidence.largest <= FLOAT32_TOLERANCE
 
 
 def test_any_batch_height_and_width_runs_and_equals_the_checkpoint(published, trained):
@@ -131,8 +143,22 @@ def test_all_weights_are_inside_the_file(published, tmp_path):
     assert probability_NCYX.shape == (1, 1, 8, 8)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.pt"])
-def test_no_trace_of_this_machine_is_in_a_file(published, name):
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        "onnx",
+        "fp16.onnx",
+        "int8.onnx",
+        "uint8.onnx",
+        "int8.uint8.onnx",
+        "pt",
+        "pt2",
+        "parity.json",
+        "parity.html",
+    ],
+)
+def test_no_trace_of_this_machine_is_in_a_file(everything, suffix):
+    published, name = everything[0], f"model.{suffix}"
     traces = [
         b"site-packages",
         b".py(",
@@ -173,38 +199,39 @@ def test_a_script_never_asks_for_narrow_arithmetic(published):
 def test_a_network_without_pixel_unshuffle_is_published_too(save, tmp_path):
     proofs = publish(
         save(network=NetworkConfig(base=2, depth=2, unshuffle=1)), tmp_path, ["onnx", "torchscript"]
-    )
+    ).files
     assert [proof.path.name for proof in proofs] == ["model.onnx", "model.pt"]
-    assert all(proof.parity.largest <= FLOAT32_TOLERANCE for proof in proofs)
+    assert all(proof.evidence.largest <= FLOAT32_TOLERANCE for proof in proofs)
     contract = parse_contract(onnx_contract(tmp_path / "model.onnx"))
     assert (contract.stride, contract.halo, contract.pixel_size_nm) == (4, 24, None)
 
 
 def test_a_format_asked_for_twice_is_written_once(save, tmp_path):
-    assert len(publish(save(), tmp_path, ["torchscript", "torchscript"])) == 1
+    assert len(publish(save(), tmp_path, ["torchscript", "torchscript"]).files) == 1
 
 
-def perturbed_onnx(path, exported, contract):
+def perturbed_onnx(path, exported, variant, contract):
     """Write a file of a network with one weight that is not the checkpoint's."""
-    (tensor,) = [t for t in exported.graph.graph.initializer if t.name.endswith("head.weight")]
+    graph = exported.graph_for(variant)
+    (tensor,) = [t for t in graph.graph.initializer if t.name.endswith("head.weight")]
     weight = onnx.numpy_helper.to_array(tensor).copy()
     weight[0, 0] += 1e-2
     tensor.raw_data = weight.tobytes()
-    write_onnx(path, exported.graph, contract)
+    write_onnx(path, graph, contract)
 
 
-def perturbed_torchscript(path, exported, contract):
+def perturbed_torchscript(path, exported, variant, contract):
     with torch.no_grad():
         exported.module.network.head.weight[0, 0] += 1e-2
     write_torchscript(path, exported.module, contract)
 
 
-def corrupted(path, exported, contract):
+def corrupted(path, exported, variant, contract):
     write_torchscript(path, exported.module, contract)
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def with_other_size(path, exported, contract):
+def with_other_size(path, exported, variant, contract):
     class Larger(Deployable):
         def forward(self, image_NCYX):
             return super().forward(image_NCYX).repeat(1, 1, 2, 2)
@@ -213,15 +240,57 @@ def with_other_size(path, exported, contract):
     write_torchscript(path, exported.module, contract)
 
 
+class ForgottenEval(torch.nn.Module):
+    """The checkpoint's network as an exporter sees it that forgot ``eval()``: BatchNorm goes by what it is given."""
+
+    def __init__(self, checkpoint):
+        super().__init__()
+        self.network = load_checkpoint(checkpoint).load_network()
+        for module in self.network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean = module.running_var = None
+        self.eval()  # for the dropout, whose noise would show anyway
+
+    def forward(self, image_NCYX):
+        return torch.sigmoid(self.network(image_NCYX))
+
+
+def in_training_mode(path, exported, variant, contract):
+    module = ForgottenEval(path.parents[1] / "model.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        if variant.file_format == "onnx":
+            write_onnx(path, graph_of(module), contract)
+        else:
+            write_torchscript(path, module, contract)
+
+
+def with_a_wrong_epsilon(path, exported, variant, contract):
+    """Fold BatchNorm with a constant that is not its own, as an exporter's default may be."""
+    graph = exported.graph_for(variant)
+    for tensor in graph.graph.initializer:
+        if tensor.name.endswith("0.0.weight"):
+            tensor.raw_data = (onnx.numpy_helper.to_array(tensor) * np.float32(1.001)).tobytes()
+    write_onnx(path, graph, contract)
+
+
+def changed_when_stamped(path, exported, variant, contract):
+    """Give what is published other weights than what was compared."""
+    (perturbed_onnx if contract.parity else WRITERS_ONNX)(path, exported, variant, contract)
+
+
+WRITERS_ONNX = WRITERS["onnx"]
+
+
 @pytest.mark.parametrize(
     ("name", "write", "reason"),
     [
-        (
-            "onnx",
-            perturbed_onnx,
-            "the onnx file differs from the checkpoint by .*nothing was published",
-        ),
+        ("onnx", perturbed_onnx, "the onnx file differs from the checkpoint by .*; it was not published"),
+        ("onnx", with_a_wrong_epsilon, "the onnx file differs from the checkpoint"),
+        ("onnx", changed_when_stamped, "gives other results since its contract is in it"),
         ("torchscript", perturbed_torchscript, "the torchscript file differs from the checkpoint"),
+        ("onnx", in_training_mode, "the onnx file differs from the checkpoint"),
+        ("torchscript", in_training_mode, "the torchscript file differs from the checkpoint"),
         ("torchscript", corrupted, "not a readable TorchScript file"),
         ("torchscript", with_other_size, r"the torchscript file gives \(1, 1, 8, 8\)"),
     ],
@@ -229,37 +298,57 @@ def with_other_size(path, exported, contract):
 def test_a_file_that_differs_from_its_checkpoint_is_not_published(
     monkeypatch, save, tmp_path, name, write, reason
 ):
-    monkeypatch.setitem(FORMATS, name, replace(FORMATS[name], write=write))
+    monkeypatch.setitem(WRITERS, name, write)
     folder = tmp_path / "out"
     folder.mkdir()
-    older = folder / f"model{FORMATS[name].suffix}"
+    older = folder / {"onnx": "model.onnx", "torchscript": "model.pt"}[name]
     older.write_bytes(b"older")
-    with pytest.raises(ModelError, match=reason):
+    with pytest.raises(NotPublishedError, match=reason) as raised:
         publish(save(), folder, [name])
+    assert str(raised.value).count(str(older)) == 1
     assert older.read_bytes() == b"older"
     assert os.listdir(folder) == [older.name]
 
 
-def test_one_file_that_differs_keeps_back_all(monkeypatch, save, tmp_path):
-    FORMATS_TORCHSCRIPT = FORMATS["torchscript"]
-    other = replace(FORMATS_TORCHSCRIPT, suffix=".other", write=perturbed_torchscript)
-    monkeypatch.setitem(FORMATS, "other", other)
-    with pytest.raises(ModelError):
-        publish(save(), tmp_path, ["torchscript", "other"])
-    assert os.listdir(tmp_path) == ["model.pth"]
+def test_one_file_that_differs_keeps_back_itself_alone(monkeypatch, save, tmp_path):
+    monkeypatch.setitem(WRITERS, "torchscript", perturbed_torchscript)
+    (tmp_path / "model.pt").write_bytes(b"older")
+    with pytest.raises(NotPublishedError, match=r"model\.pt: the torchscript file differs") as raised:
+        publish(save(), tmp_path, ["onnx", "torchscript"])
+    assert [file.published for file in raised.value.report.files] == [True, False]
+    assert sorted(os.listdir(tmp_path)) == ["model.onnx", *REPORT, "model.pt", "model.pth"]
+    assert (tmp_path / "model.pt").read_bytes() == b"older"
+    contract = parse_contract(onnx_contract(tmp_path / "model.onnx"))
+    assert 0 < contract.parity["largest"] <= FLOAT32_TOLERANCE
+    described = json.loads((tmp_path / "model.parity.json").read_text())["files"]
+    assert [file["published"] for file in described] == [True, False]
+    assert "differs from the checkpoint" in described[1]["refused"][0]
+
+
+def test_a_full_disk_leaves_all_old_files_as_they_were(monkeypatch, save, tmp_path):
+    def full(path, exported, variant, contract):
+        path.write_bytes(b"some of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setitem(WRITERS, "torchscript", full)
+    checkpoint, names = save(), ["model.onnx", "model.pt", *REPORT]
+    for name in names:
+        (tmp_path / name).write_bytes(b"older")
+    with pytest.raises(OutputError, match="No space left"):
+        publish(checkpoint, tmp_path, ["onnx", "torchscript"])
+    assert sorted(os.listdir(tmp_path)) == sorted([*names, "model.pth"])
+    assert {(tmp_path / name).read_bytes() for name in names} == {b"older"}
 
 
 @pytest.mark.parametrize("formats", [["tensorflow"], ["onnx", "onxx"], []])
 def test_an_unknown_format_is_refused_before_anything_is_read(tmp_path, formats):
-    with pytest.raises(UsageError, match="choose from onnx, torchscript"):
+    with pytest.raises(UsageError, match="choose from onnx, torchscript, program"):
         publish(tmp_path / "nowhere.pth", tmp_path, formats)
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_any_export(monkeypatch, save, tmp_path):
     exported = []
-    monkeypatch.setitem(
-        FORMATS, "onnx", replace(FORMATS["onnx"], write=lambda *arguments: exported.append(arguments))
-    )
+    monkeypatch.setitem(WRITERS, "onnx", lambda *arguments: exported.append(arguments))
     checkpoint = save()
     (tmp_path / "taken" / "model.onnx").mkdir(parents=True)
     for folder in (tmp_path / "nowhere", checkpoint, tmp_path / "taken"):
@@ -300,7 +389,7 @@ def test_the_contract_document_is_plain_json_without_nan(published):
     def refuse(constant):
         raise AssertionError(constant)
 
-    assert json.loads(onnx_contract(published / "model.onnx"), parse_constant=refuse)["schema"] == 1
+    assert json.loads(onnx_contract(published / "model.onnx"), parse_constant=refuse)["schema"] == 2
 
 
 def test_foreign_and_damaged_scripts_are_model_errors(published, tmp_path):

@@ -1,0 +1,81 @@
+"""Every exported file behind one call: sections as stored and their statistics in, what the file gives out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from isbi_export.program import read_program
+from isbi_export.variants import Variant
+from isbi_infer.backend import Backend
+from isbi_infer.normalise import IntensityStatistics, normalise
+from isbi_infer.session import OnnxSession
+from isbi_infer.torchscript import TorchScriptSession
+
+Pixels = npt.NDArray[Any]
+Run = Callable[[Pixels, Sequence[IntensityStatistics]], Pixels]
+"""From grey values (N, 1, Y, X) and the statistics of the N sections to float32 probabilities or bytes (N, 1, Y, X)."""
+
+
+def normalising(compute: Callable[[npt.NDArray[np.float32]], Pixels]) -> Run:
+    """Run what takes normalised grey values."""
+
+    def run(image_NCYX: Pixels, statistics: Sequence[IntensityStatistics]) -> Pixels:
+        pairs = zip(image_NCYX, statistics, strict=True)
+        return compute(np.stack([normalise(image_CYX, found) for image_CYX, found in pairs]))
+
+    return run
+
+
+def as_stored(backend: Backend) -> Run:
+    """Run what takes grey values as stored and normalises them itself."""
+
+    def run(image_NCYX: Pixels, statistics: Sequence[IntensityStatistics]) -> Pixels:
+        constants = np.array([(found.mean, found.inverse_std) for found in statistics], np.float32)
+        mean_N111, inverse_std_N111 = constants.T[:, :, None, None, None].copy()
+        return backend.run(np.ascontiguousarray(image_NCYX), mean_N111, inverse_std_N111)
+
+    return run
+
+
+def module_runner(module: nn.Module) -> Run:
+    """Run a module of torch from normalised grey values to probabilities, on the CPU."""
+
+    def compute(batch_NCYX: npt.NDArray[np.float32]) -> Pixels:
+        with torch.inference_mode():
+            result: Pixels = module(torch.from_numpy(batch_NCYX)).numpy()
+        return result
+
+    return normalising(compute)
+
+
+def file_runner(path: Path, variant: Variant) -> Run:
+    """Run an exported file on the CPU: through the sessions that ship, or for a program through torch.
+
+    Parameters
+    ----------
+    path : Path
+        The file, under any name.
+    variant : Variant
+        What it is.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be loaded.
+    """
+    if variant.file_format == "program":
+        return module_runner(read_program(path)[0])
+    session = TorchScriptSession if variant.file_format == "torchscript" else OnnxSession
+    return backend_runner(session(path.read_bytes(), "cpu"), variant)
+
+
+def backend_runner(backend: Backend, variant: Variant) -> Run:
+    """Run a session of the kind of input that a variant has."""
+    return as_stored(backend) if variant.io == "uint8" else normalising(backend.run)
