@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from isbi_train.metrics import THRESHOLDS, thinned_scores
+from isbi_train.scores.metrics import THRESHOLDS, thinned_scores
 
 SECTIONS, SIZE, CELLS = 5, 512, 250
 

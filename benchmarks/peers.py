@@ -89,7 +89,7 @@ def _torch_model(scene: Scene) -> Any:
     import torch
 
     from isbi_export.deployable import Deployable
-    from isbi_train.checkpoint import load_checkpoint
+    from isbi_train.networks.checkpoint import load_checkpoint
 
     if not CHECKPOINT.exists():
         pytest.skip(f"{CHECKPOINT.name} is not here; it comes with the source tree only")

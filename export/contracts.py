@@ -14,7 +14,7 @@ from isbi_export.variants import Variant
 from isbi_infer import __version__
 from isbi_infer.contract import SCHEMA, ModelContract
 from isbi_infer.graph import GraphAnalysis
-from isbi_train.checkpoint import Weights
+from isbi_train.networks.checkpoint import Weights
 
 
 def tiling(weights: Weights, graph: GraphAnalysis) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from isbi_train.network import ConvBlock, UNet
+from isbi_train.networks.network import ConvBlock, UNet
 
 
 class Deployable(nn.Module):

@@ -167,9 +167,10 @@ def _picture(measured: list[dict[str, Any]]) -> str:
         axes = figure.subplots()
         for file in measured:
             points = [(int(halo), error) for halo, error in file["error_by_halo"].items() if error]
-            axes.plot(
-                *zip(*points, strict=True), marker="o", markersize=3.5, label=file["file"]
-            ) if points else None
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, label=file["file"])
+        if not axes.lines:
+            return "<p>No smaller halo costs anything that could be measured.</p>"
         axes.set(xlabel="halo (pixels)", ylabel="largest error of a probability", yscale="log")
         axes.legend()
         buffer = io.StringIO()

@@ -13,7 +13,7 @@ from isbi_export.runs import Pixels, Run
 from isbi_export.variants import Variant
 from isbi_infer.errors import ModelError
 from isbi_infer.probability import decode, encode
-from isbi_train.metrics import thinned_scores
+from isbi_train.scores.metrics import thinned_scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

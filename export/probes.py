@@ -18,7 +18,7 @@ from isbi_infer.errors import ImageError
 from isbi_infer.geometry import Window, plan_section, read_mirrored
 from isbi_infer.normalise import IntensityStatistics, intensity_statistics
 from isbi_infer.stacks import open_stack
-from isbi_train.evaluate import named_pair, read_sections, section_range
+from isbi_train.scores.evaluate import named_pair, read_sections, section_range
 
 SYNTHETIC = 3  # sections
 _LONGEST = 1024  # pixels of a section's middle, run at once

@@ -37,8 +37,8 @@ from isbi_infer.files import check_writable, replacing
 from isbi_infer.graph import GraphAnalysis, analyse
 from isbi_infer.model import open_model
 from isbi_infer.session import OnnxSession
-from isbi_train.checkpoint import Weights, file_sha256
-from isbi_train.weights import load_weights
+from isbi_train.networks.checkpoint import Weights, file_sha256
+from isbi_train.networks.weights import load_weights
 
 
 class NotPublishedError(ModelError):
@@ -109,7 +109,7 @@ def publish(
     Parameters
     ----------
     checkpoint : Path
-        Whatever `isbi_train.weights.load_weights` reads.
+        Whatever `isbi_train.networks.weights.load_weights` reads.
     folder : Path
         Where the files go, named after the checkpoint.
     formats, precisions, ios : sequence of str

@@ -16,8 +16,8 @@ from isbi_train import data_cli, fit_cli
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from isbi_train.evaluate import Evaluation
-    from isbi_train.metrics import ThinnedScores
+    from isbi_train.scores.evaluate import Evaluation
+    from isbi_train.scores.metrics import ThinnedScores
 
 Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
 
@@ -65,10 +65,10 @@ def evaluate(
     with exit_codes("isbi-train", debug=debug):
         require_packages("scores", "numba", "skimage", *(["matplotlib"] if plot else []))
         from isbi_infer.stacks import open_stack
-        from isbi_train.evaluate import evaluate as score
+        from isbi_train.scores.evaluate import evaluate as score
 
         if plot:
-            from isbi_train.plots import check_plottable
+            from isbi_train.pictures.plots import check_plottable
 
             check_plottable(plot)
         megapixels = 0.0
@@ -82,7 +82,7 @@ def evaluate(
         for note in evaluation.notes:
             typer.echo(f"isbi-train: note: {note}", err=True)
         if plot:
-            from isbi_train.plots import plot_scores
+            from isbi_train.pictures.plots import plot_scores
 
             plot_scores(evaluation, plot)
         if as_json:
@@ -121,7 +121,7 @@ def _threshold_table(thinned: ThinnedScores) -> Table:
 
 
 def _section_table(evaluation: Evaluation) -> Table:
-    from isbi_train.evaluate import best_index
+    from isbi_train.scores.evaluate import best_index
 
     both = evaluation.thinned.rand, evaluation.thinned.info
     rand, info = (f"{scores.thresholds[best_index(scores)]:.1f}" for scores in both)

@@ -38,8 +38,8 @@ def download(
 ) -> None:
     """Fetch the data of the ISBI 2012 challenge and check every pixel; what is there already stays."""
     with exit_codes("isbi-train", debug=debug):
-        from isbi_train.download import TERMS, URL
-        from isbi_train.download import download as run
+        from isbi_train.stacks.download import TERMS, URL
+        from isbi_train.stacks.download import download as run
 
         with _progress("MB", 1e6, quiet=quiet) as progress:
             written = run(data, url=url or URL, archive=archive, progress=progress)
@@ -61,7 +61,7 @@ def split(
 ) -> None:
     """Write each section of STACK into a file of its own; pixels, dtype and pixel size stay as they are."""
     with exit_codes("isbi-train", debug=debug):
-        from isbi_train.section_files import split_stack
+        from isbi_train.stacks.section_files import split_stack
 
         with _progress("sections", quiet=quiet) as progress:
             files = split_stack(stack, folder, overwrite=overwrite, progress=progress)
@@ -79,7 +79,7 @@ def merge(
 ) -> None:
     """Write the TIFF files of DIR, in natural order (2 before 10), into one STACK: what split did, undone."""
     with exit_codes("isbi-train", debug=debug):
-        from isbi_train.section_files import merge_sections
+        from isbi_train.stacks.section_files import merge_sections
 
         with _progress("sections", quiet=quiet) as progress:
             count, notes = merge_sections(folder, stack, overwrite=overwrite, progress=progress)
@@ -113,9 +113,9 @@ def augment(
     """Write augmented pairs of image and labels, drawn as training draws them, and a picture of a few."""
     with exit_codes("isbi-train", debug=debug):
         require_packages("train", "torch", "matplotlib")
-        from isbi_train.augmented import PREVIEW, write_pairs
-        from isbi_train.data import load_labelled
-        from isbi_train.evaluate import section_range
+        from isbi_train.scores.evaluate import section_range
+        from isbi_train.stacks.augmented import PREVIEW, write_pairs
+        from isbi_train.stacks.data import load_labelled
 
         stack = load_labelled(data, labels=labels, labels_are=labels_are)
         chosen = section_range(sections, len(stack))
@@ -155,7 +155,7 @@ def analyse(
     with exit_codes("isbi-train", debug=debug):
         require_packages("scores", "matplotlib", "skimage", "numba")
         from isbi_infer.stacks import open_stack
-        from isbi_train.analyse import analyse as run
+        from isbi_train.pictures.analyse import analyse as run
 
         with open_stack(stack) as reader:
             megapixels = reader.height * reader.width / 1e6

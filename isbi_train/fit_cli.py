@@ -13,7 +13,7 @@ from isbi_infer.console import exit_codes, require_packages
 from isbi_infer.errors import UsageError
 
 if TYPE_CHECKING:
-    from isbi_train.settings import Layer
+    from isbi_train.training.settings import Layer
 
 app = typer.Typer()
 
@@ -143,8 +143,8 @@ def fit(
     given = {name: value for name, value in locals().items() if value is not None}
     with exit_codes("isbi-train", debug=debug):
         require_packages("train", "torch", "numba", "tomli_w")
-        from isbi_train.distributed import torchrun_team
-        from isbi_train.settings import resolve
+        from isbi_train.training.distributed import torchrun_team
+        from isbi_train.training.settings import resolve
 
         if fold is not None and folds is None:
             raise UsageError("--fold is one of --folds N; give N too")
@@ -162,13 +162,13 @@ def fit(
                 "team": team,
             }
             if folds is not None:
-                from isbi_train.folds import cross_validate
+                from isbi_train.training.folds import cross_validate
 
                 found = cross_validate(stack, out, folds=folds, only=fold, report=_say_fold, **parts)
                 if team.leads:
                     _say_folds(out, found)
             else:
-                from isbi_train.train import fit as run
+                from isbi_train.training.train import fit as run
 
                 model = run(stack, out, resume=resume, report=_say, **parts)
                 if team.leads:
@@ -177,7 +177,7 @@ def fit(
 
 def _layers(given: dict[str, Any]) -> Iterator[tuple[str, Layer]]:
     """Give the settings of recipe, file and flags, each with where they come from."""
-    from isbi_train.settings import parse_assignment, read_layer, recipe_layer
+    from isbi_train.training.settings import parse_assignment, read_layer, recipe_layer
 
     saved = given["out"] / "settings.toml"
     if "recipe" in given:

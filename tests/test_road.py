@@ -13,8 +13,8 @@ import torch
 from isbi_infer.contract import contract_of
 from isbi_infer.sample import synthetic_stack
 from isbi_infer.session import OnnxSession
-from isbi_train.checkpoint import load_checkpoint
-from isbi_train.validate import predict_whole
+from isbi_train.networks.checkpoint import load_checkpoint
+from isbi_train.training.validate import predict_whole
 
 BIN = Path(sys.executable).parent
 

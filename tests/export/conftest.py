@@ -5,11 +5,11 @@ import torch
 
 from isbi_export.publish import publish
 from isbi_infer.sample import synthetic_stack
-from isbi_train.checkpoint import Checkpoint, save_checkpoint
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
-from isbi_train.data import LabelledStack
-from isbi_train.network import UNet
-from isbi_train.train import fit
+from isbi_train.networks.checkpoint import Checkpoint, save_checkpoint
+from isbi_train.networks.network import UNet
+from isbi_train.stacks.data import LabelledStack
+from isbi_train.training.train import fit
 
 
 @pytest.fixture(scope="session", autouse=True)

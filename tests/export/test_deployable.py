@@ -10,7 +10,7 @@ from torch import nn
 
 from isbi_export.deployable import Deployable, SpaceToDepth
 from isbi_train.config import NetworkConfig
-from isbi_train.network import UNet
+from isbi_train.networks.network import UNet
 
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 

@@ -4,12 +4,20 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import onnx
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from isbi_export.cli import app
+from isbi_export.gates import GATES, Gate
+from isbi_infer.contract import parse_contract
+from isbi_train.config import NetworkConfig
+
+REPORT = ["model.parity.html", "model.parity.json"]
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +46,10 @@ def test_json_is_one_object_about_the_files_asked_for(isbi_export, trained, publ
     assert file["path"] == str(tmp_path / "model.onnx")
     assert file["file_format"] == "onnx"
     assert 0 < file["largest"] <= 1e-5
-    assert file["changed"] == 0
-    assert [1, 1, 8, 8] in file["shapes"]
-    assert os.listdir(tmp_path) == ["model.onnx"]
+    assert file["changed"] < 1e-5
+    assert [1, 1, 8, 8] in [found["shape"] for found in file["comparisons"]]
+    assert sorted(os.listdir(tmp_path)) == ["model.onnx", *REPORT]
+    assert json.loads((tmp_path / "model.parity.json").read_text())["files"][0]["largest"] == file["largest"]
     # The same as another process wrote.
     assert (tmp_path / "model.onnx").read_bytes() == (published / "model.onnx").read_bytes()
 
@@ -50,7 +59,47 @@ def test_a_line_tells_how_far_each_file_is_from_the_checkpoint(command, save, tm
     assert (done.exit_code, done.stderr) == (0, "")
     (line,) = done.stdout.splitlines()
     assert line.startswith(f"{tmp_path / 'model.pt'}: differs from the checkpoint by at most ")
-    assert sorted(os.listdir(tmp_path)) == ["model.pt", "model.pth"]
+    assert sorted(os.listdir(tmp_path)) == [*REPORT, "model.pt", "model.pth"]
+
+
+def test_what_fails_its_gate_is_one_line_and_exit_code_5_and_the_others_are_published(
+    monkeypatch, command, save, tmp_path
+):
+    monkeypatch.setitem(GATES, "float16", Gate(largest=0.0))
+    monkeypatch.setitem(GATES, "int8", Gate(largest=0.0))
+    failed = command(save(), "--formats", "onnx", "--precision", "fp32,fp16,int8")
+    assert failed.exit_code == 5
+    assert failed.stdout.startswith(f"{tmp_path / 'model.onnx'}: differs from the checkpoint by at most ")
+    half, eight = failed.stderr.splitlines()
+    assert half.startswith(f"isbi-export: {tmp_path / 'model.fp16.onnx'}: the onnx fp16 file differs")
+    assert eight.startswith(f"isbi-export: {tmp_path / 'model.int8.onnx'}: the onnx int8 file differs")
+    assert sorted(os.listdir(tmp_path)) == ["model.onnx", *REPORT, "model.pth"]
+
+
+def test_a_package_is_written_from_the_float32_files(command, save, tmp_path):
+    done = command(save(), "--package", "--licence", "CC-BY-4.0")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == f"{tmp_path / 'model.bioimage.zip'}: a bioimage.io package"
+    with zipfile.ZipFile(tmp_path / "model.bioimage.zip") as archive:
+        assert archive.read("model.onnx") == (tmp_path / "model.onnx").read_bytes()
+        assert archive.read("model.pt") == (tmp_path / "model.pt").read_bytes()
+
+
+def test_bare_weights_are_exported_and_nothing_is_claimed_about_them(command, seasoned, tmp_path):
+    network = seasoned(NetworkConfig(base=2, depth=1, unshuffle=1))
+    torch.save(
+        {f"module.{name}": weight for name, weight in network.state_dict().items()}, tmp_path / "bare.pth"
+    )
+    failed = command(tmp_path / "bare.pth", "--formats", "onnx")
+    assert (failed.exit_code, failed.stdout) == (2, "")
+    assert "--arch" in failed.stderr
+    done = command(tmp_path / "bare.pth", "--formats", "onnx", "--arch", "unet")
+    assert done.exit_code == 0
+    (entry,) = onnx.load(tmp_path / "bare.onnx").metadata_props
+    contract = parse_contract(entry.value)
+    assert (contract.scores, contract.pixel_size_nm) == ({}, None)
+    assert {contract.training[name] for name in ("data_sha256", "sections", "epochs")} == {None}
+    assert contract.training["network"]["base"] == 2
 
 
 def test_a_foreign_checkpoint_is_one_line_and_exit_code_5(isbi_export, tmp_path):
@@ -67,8 +116,17 @@ def test_a_foreign_checkpoint_is_one_line_and_exit_code_5(isbi_export, tmp_path)
     ("options", "code", "named"),
     [
         (["--output", "/dev/null/nowhere"], 6, "/dev/null/nowhere"),
-        (["--formats", "onxx"], 2, "choose from onnx, torchscript"),
-        (["--formats", ","], 2, "choose from onnx, torchscript"),
+        (["--formats", "onxx"], 2, "choose from onnx, torchscript, program"),
+        (["--formats", ","], 2, "choose from onnx, torchscript, program"),
+        (["--precision", "fp8"], 2, "choose from fp32, fp16, int8"),
+        (["--io", "uint16"], 2, "choose from float32, uint8"),
+        (["--opset", "7"], 2, "opset 7 is not within 18..23"),
+        (["--calibrate", "stack.tif"], 2, "are for int8"),
+        (["--image", "stack.tif"], 2, "go together"),
+        (["--sections", "25:30"], 2, "of an image with labels"),
+        (["--package", "--precision", "fp16"], 2, "add onnx to --formats, fp32 to --precision"),
+        (["--precision", "int8", "--calibrate", "nowhere.tif"], 4, "nowhere.tif"),
+        (["--arch", "resnet"], 2, "not one of unet, valid-unet"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_its_exit_code(command, save, tmp_path, options, code, named):

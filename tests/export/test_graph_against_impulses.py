@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from isbi_export.deployable import Deployable
 from isbi_infer.graph import analyse
-from isbi_train.checkpoint import load_checkpoint
 from isbi_train.config import NetworkConfig
-from isbi_train.network import UNet
+from isbi_train.networks.checkpoint import load_checkpoint
+from isbi_train.networks.network import UNet
 
 
 def positive(network):

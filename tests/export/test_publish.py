@@ -32,8 +32,8 @@ from isbi_export.publish import NotPublishedError, publish
 from isbi_export.torchscript import read_torchscript, write_torchscript
 from isbi_infer.contract import CONTRACT_KEY, contract_of, parse_contract
 from isbi_infer.errors import ModelError, OutputError, UsageError
-from isbi_train.checkpoint import file_sha256, load_checkpoint
 from isbi_train.config import NetworkConfig, TrainConfig
+from isbi_train.networks.checkpoint import file_sha256, load_checkpoint
 
 FLOAT32_TOLERANCE = GATES["float32"].largest
 REPORT = ["model.parity.html", "model.parity.json"]

@@ -26,7 +26,7 @@ from isbi_infer.model import open_model
 from isbi_infer.onnxgraph.onnxfile import read_onnx
 from isbi_models import default_model
 from isbi_train.config import NetworkConfig
-from isbi_train.network import UNet
+from isbi_train.networks.network import UNet
 
 
 class Net:

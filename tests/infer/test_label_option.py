@@ -11,7 +11,7 @@ import tifffile
 
 from isbi_infer import cli
 from isbi_infer.sample import synthetic_stack
-from isbi_train.metrics import pixel_scores, thinned_scores
+from isbi_train.scores.metrics import pixel_scores, thinned_scores
 
 PROGRAM = Path(sys.executable).with_name("isbi-infer")
 

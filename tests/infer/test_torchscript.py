@@ -28,7 +28,7 @@ from isbi_infer.session import OnnxSession, available_cores
 from isbi_infer.torchscript import TorchScriptSession, open_torchscript
 from isbi_models import default_model
 from isbi_train.config import NetworkConfig
-from isbi_train.network import UNet
+from isbi_train.networks.network import UNet
 
 ROOT = Path(__file__).parents[2]
 CONFIG = NetworkConfig(base=12, depth=2, unshuffle=2)

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isbi_train.augment import elastic_displacement, random_crops, vary_intensity
 from isbi_train.config import AugmentConfig
+from isbi_train.training.augment import elastic_displacement, random_crops, vary_intensity
 
 PLAIN = AugmentConfig(
     rotation_deg=0,

@@ -11,10 +11,10 @@ from scipy.ndimage import map_coordinates
 
 from isbi_infer.errors import OutputError, UsageError
 from isbi_infer.sample import synthetic_stack
-from isbi_train.augmented import PairMaker, write_pairs
 from isbi_train.config import AugmentConfig
-from isbi_train.data import LabelledStack
-from isbi_train.pictures import draw_pairs
+from isbi_train.pictures.sheets import draw_pairs
+from isbi_train.stacks.augmented import PairMaker, write_pairs
+from isbi_train.stacks.data import LabelledStack
 
 STILL = AugmentConfig(
     rotation_deg=0,

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isbi_infer.errors import ModelError, OutputError
-from isbi_train.checkpoint import file_sha256, load_checkpoint, save_checkpoint
 from isbi_train.config import NetworkConfig
-from isbi_train.network import UNet
+from isbi_train.networks.checkpoint import file_sha256, load_checkpoint, save_checkpoint
+from isbi_train.networks.network import UNet
 
 
 class Payload:

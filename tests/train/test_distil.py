@@ -10,16 +10,16 @@ import torch
 from isbi_export.publish import publish
 from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, UsageError
-from isbi_train.batches import bring_sections, draw_batch
-from isbi_train.checkpoint import load_checkpoint
 from isbi_train.config import AugmentConfig
-from isbi_train.data import LabelledStack
-from isbi_train.distil import Teaching, soft_labels
-from isbi_train.inputs import Inputs
-from isbi_train.losses import targets_and_weights
-from isbi_train.sections import hold_out
-from isbi_train.settings import read_layer
-from isbi_train.train import fit
+from isbi_train.networks.checkpoint import load_checkpoint
+from isbi_train.stacks.data import LabelledStack
+from isbi_train.stacks.sections import hold_out
+from isbi_train.training.batches import bring_sections, draw_batch
+from isbi_train.training.distil import Teaching, soft_labels
+from isbi_train.training.inputs import Inputs
+from isbi_train.training.losses import targets_and_weights
+from isbi_train.training.settings import read_layer
+from isbi_train.training.train import fit
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer.errors import UsageError
-from isbi_train.checkpoint import load_checkpoint
 from isbi_train.config import AugmentConfig, TrainConfig
-from isbi_train.folds import cross_validate
-from isbi_train.sections import blocks, hold_out, ranges
+from isbi_train.networks.checkpoint import load_checkpoint
+from isbi_train.stacks.sections import blocks, hold_out, ranges
+from isbi_train.training.folds import cross_validate
 
 
 @given(sections=st.integers(2, 200), data=st.data())

@@ -9,7 +9,7 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from isbi_train.config import TrainConfig
-from isbi_train.losses import (
+from isbi_train.training.losses import (
     border_distances,
     border_weights,
     is_plain,
@@ -124,7 +124,7 @@ def test_the_default_loss_needs_no_more_than_labels():
     "changes", [{"membrane_weight": 3.0}, {"border_weight": 10.0}, {"label_smoothing": 0.3}], ids=str
 )
 def test_every_option_trains_to_other_weights(train, trained, tmp_path, changes):
-    from isbi_train.checkpoint import load_checkpoint
+    from isbi_train.networks.checkpoint import load_checkpoint
 
     train(tmp_path, epochs=1, **changes)
     train(tmp_path / "plain", epochs=1)

@@ -14,8 +14,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from isbi_infer.errors import DependencyError, ImageError, UsageError
-from isbi_train import metrics
-from isbi_train.metrics import SplitMergeScores, ThinnedScores, thinned_scores
+from isbi_train.scores import metrics
+from isbi_train.scores.metrics import SplitMergeScores, ThinnedScores, thinned_scores
 
 DATA = Path(__file__).parents[1] / "data" / "thinned-scores"
 FIGURES = json.loads((DATA / "scores.json").read_text())
@@ -235,7 +235,7 @@ def test_float_dtypes_and_layouts_score_alike(dtype):
 
 
 def test_threshold_is_strict_and_compared_in_double_precision():
-    from isbi_train.thinning import levels
+    from isbi_train.scores.thinning import levels
 
     single, double = np.full((1, 1), 0.1, np.float32), np.full((1, 1), 0.1)  # float32(0.1) is above 0.1
     assert levels(single, np.array(metrics.THRESHOLDS)) == 2
@@ -347,7 +347,7 @@ def test_one_row_and_one_column_agree_with_plain_python(shape):
 
 
 def test_nan_is_membrane_to_the_kernel():
-    from isbi_train.thinning import levels
+    from isbi_train.scores.thinning import levels
 
     row_XY = np.array([[np.nan, 0.0, 0.05, 1.0]])
     assert levels(row_XY, np.array(metrics.THRESHOLDS)).tolist() == [[0, 0, 1, 11]]
@@ -409,7 +409,7 @@ def test_calibration_error_is_the_distance_of_probability_and_frequency():
 
 def test_import_brings_in_nothing_heavy():
     heavy = "torch", "numba", "skimage", "scipy"
-    code = f"import sys, isbi_train.metrics; sys.exit(any(m in sys.modules for m in {heavy}))"
+    code = f"import sys, isbi_train.scores.metrics; sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-W", "error", "-c", code]).returncode == 0
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from isbi_infer.errors import UsageError
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
-from isbi_train.network import UNet
+from isbi_train.networks.network import UNet
 
 
 def parameters(config):

@@ -11,8 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from isbi_infer.errors import OutputError, UsageError
-from isbi_train.evaluate import evaluate
-from isbi_train.plots import (
+from isbi_train.pictures.plots import (
     MERGERS,
     SPLITS,
     coloured,
@@ -21,6 +20,7 @@ from isbi_train.plots import (
     split_lines,
     thinned_labels,
 )
+from isbi_train.scores.evaluate import evaluate
 
 DATA = Path(__file__).parents[1] / "data" / "thinned-scores"
 STARTS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
@@ -168,8 +168,8 @@ def test_undefined_scores_are_drawn_as_such(tmp_path):
 
 def test_pyplot_and_its_figures_stay_out(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from isbi_train.evaluate import evaluate;"
-        "from isbi_train.plots import plot_scores; assert 'matplotlib' not in sys.modules;"
+        "import sys; from pathlib import Path; from isbi_train.scores.evaluate import evaluate;"
+        "from isbi_train.pictures.plots import plot_scores; assert 'matplotlib' not in sys.modules;"
         f"plot_scores(evaluate(Path('{DATA}/s4_proposal.tif'), Path('{DATA}/s4_labels.tif')), Path('p.png'));"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isbi_train.augment import random_crops
 from isbi_train.config import AugmentConfig
-from isbi_train.section_faults import blur, defocus, draw_defocus, draw_dirt, draw_folds
+from isbi_train.training.augment import random_crops
+from isbi_train.training.section_faults import blur, defocus, draw_defocus, draw_dirt, draw_folds
 
 PLAIN = AugmentConfig(
     rotation_deg=0,

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from isbi_infer.errors import UsageError
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
-from isbi_train.inputs import Inputs
-from isbi_train.settings import (
+from isbi_train.training.inputs import Inputs
+from isbi_train.training.settings import (
     Settings,
     parse_assignment,
     read_layer,

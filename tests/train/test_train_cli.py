@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from isbi_train.checkpoint import load_checkpoint
+from isbi_train.networks.checkpoint import load_checkpoint
 
 SMALL = ["--base", "2", "--depth", "2", "--crop", "32", "--batch", "2", "--epochs", "2", "--hold-out", "1"]
 TINY = [*SMALL, "--device", "cpu", "--precision", "float32"]

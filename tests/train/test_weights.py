@@ -13,10 +13,10 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 from isbi_infer.errors import ModelError, UsageError
-from isbi_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from isbi_train.config import NetworkConfig
-from isbi_train.network import UNet
-from isbi_train.weights import load_weights
+from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from isbi_train.networks.network import UNet
+from isbi_train.networks.weights import load_weights
 
 CONFIG = NetworkConfig(base=2, depth=2, unshuffle=2, dropout=0.0)
 

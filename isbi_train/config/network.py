@@ -1,0 +1,99 @@
+"""A network's architecture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from isbi_train.config.plain import Plain, require
+
+ARCHITECTURES = ("unet", "valid-unet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkConfig(Plain):
+    """A U-Net's architecture.
+
+    Attributes
+    ----------
+    base : int
+        Channels of the first level; each level below has twice as many. 64 with ``depth=4, unshuffle=1`` is the
+        31-million-parameter U-Net of Ronneberger et al. 2015, MICCAI, 234-241.
+    depth : int
+        Number of 2x2 poolings.
+    unshuffle : {1, 2, 4}
+        2 folds each 2x2 block of pixels into channels first: four times fewer operations, no pixel lost. 4 folds 4x4.
+    dropout : float
+        Probability of dropping a channel of the deepest level during training.
+    arch : {"unet", "valid-unet"}
+        "unet" pads every convolution with zeros. "valid-unet" mirrors the image's edges and leaves the convolutions on
+        the way down unpadded; see `isbi_train.networks.network.UNet`.
+    widest : int
+        Most channels of any level; most weights sit in the deepest.
+    batch_norm : bool
+        Whether BatchNorm follows every 3x3 convolution; without it the convolutions have biases.
+    """
+
+    base: int = 32
+    depth: int = 3
+    unshuffle: int = 2
+    dropout: float = 0.1
+    arch: str = "unet"
+    widest: int = 1024
+    batch_norm: bool = True
+
+    def __post_init__(self) -> None:
+        require(1 <= self.base <= 512, f"base width {self.base} is not within 1..512")
+        require(1 <= self.depth <= 6, f"depth {self.depth} is not within 1..6")
+        require(self.unshuffle in (1, 2, 4), f"unshuffle {self.unshuffle} is none of 1, 2 and 4")
+        require(0 <= self.dropout < 1, f"dropout {self.dropout} is not within [0, 1)")
+        require(self.arch in ARCHITECTURES, f"arch {self.arch!r} is not one of {', '.join(ARCHITECTURES)}")
+        require(
+            self.base <= self.widest <= 512 * 2**6,
+            f"widest {self.widest} is not within {self.base}..{512 * 2**6}, from the base width up",
+        )
+        require(
+            isinstance(self.batch_norm, bool), f"batch_norm {self.batch_norm!r} is neither true nor false"
+        )
+        require(
+            self.arch == "unet" or self.unshuffle == 1,
+            f"unshuffle {self.unshuffle} does not go with arch {self.arch}, which folds no pixels; use 1",
+        )
+
+    @classmethod
+    def of(cls, arch: str, **given: Any) -> Self:
+        """Give the settings that an architecture is known by, some of them changed.
+
+        Parameters
+        ----------
+        arch : {"unet", "valid-unet"}
+            The defaults of "valid-unet" are the classic network's: 64-128-256-512-1024, unfolded, without dropout.
+        **given : int, float or bool
+            Fields by name; None leaves the default.
+
+        Raises
+        ------
+        UsageError
+            If they cannot be meant.
+        """
+        classic = {"base": 64, "depth": 4, "unshuffle": 1, "dropout": 0.0}
+        defaults = classic if arch == "valid-unet" else {}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return cls(arch=arch, **{**defaults, **chosen})
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of every level, from the first to the deepest."""
+        return tuple(min(self.base * 2**level, self.widest) for level in range(self.depth + 1))
+
+    @property
+    def mirrored(self) -> int:
+        """Pixels per side by which the network itself mirrors the image: what its unpadded convolutions take off."""
+        return 2 * (2 ** (self.depth + 1) - 1) if self.arch == "valid-unet" else 0
+
+    @property
+    def stride(self) -> int:
+        """What input heights and widths must be multiples of, in pixels."""
+        # An image can be mirrored by less than its size only, which is so from four periods on.
+        periods = 4 if self.mirrored else 1
+        return int(periods * self.unshuffle * 2**self.depth)

@@ -1,0 +1,135 @@
+"""How a run trains, and on which sections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from isbi_train.config.plain import Plain, require
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(Plain):
+    """One training run.
+
+    Attributes
+    ----------
+    epochs : int
+        An epoch draws as many pixels as the training sections have.
+    crop : int
+        Side of the square training crops, in pixels.
+    batch : int
+        Crops a step.
+    learning_rate, weight_decay : float
+        Of AdamW; the rate warms up linearly and decays to zero along a cosine.
+    warmup_steps : int
+        Steps of the warm-up, a fifth of the run at most.
+    average : float
+        Decay per step of the exponentially averaged weights, which are what is validated and exported.
+    hold_out : int
+        How many neighbouring sections are kept for validation; 5 of ISBI 2012's 30.
+    hold_out_start : int or None
+        The first of them, counted from 0; None takes the last sections.
+    checkpoint_epochs : int
+        Epochs between validations and checkpoints.
+    border : int
+        Mirrored pixels around a section when it is validated, and later segmented.
+    precision : {"auto", "float32", "bfloat16", "float16"}
+        Of the training arithmetic; "auto" takes the narrowest that the device computes natively.
+    device : {"auto", "cpu", "cuda"}
+        "auto" is CUDA when present.
+    seed : int
+        Fixes the initial weights and every step's crops, augmentation and dropout.
+    clip_norm : float
+        Longest gradient; longer ones are scaled down to it. 0 leaves all as they are.
+    patience : int
+        Stop after so many validations without a better V_rand; 0 never does.
+    calibrate : bool
+        After training, fit one factor and one offset to the held-out logits and fold them into the last convolution.
+    membrane_weight : float
+        Weight of a membrane pixel in the loss; that of a cell pixel is 1.
+    border_weight, border_sigma_px : float
+        w0 and sigma of the weights that Ronneberger et al. 2015 (equation 2) add where two cells are near; theirs are
+        10 and 5, and 0 adds nothing.
+    label_smoothing, label_smoothing_px : float
+        How far the target moves from the label towards 1/2 beside a border (0..1), and the distance, as a standard
+        deviation, over which that fades.
+    soft_weight : float
+        Share of the teachers' probabilities in the targets of labelled sections (0..1), where there are teachers.
+    """
+
+    epochs: int = 360
+    crop: int = 256
+    batch: int = 4
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    warmup_steps: int = 200
+    average: float = 0.998
+    hold_out: int = 5
+    checkpoint_epochs: int = 2
+    border: int = 0
+    precision: str = "auto"
+    device: str = "auto"
+    seed: int = 2012
+    hold_out_start: int | None = None
+    clip_norm: float = 1.0
+    patience: int = 0
+    calibrate: bool = False
+    membrane_weight: float = 1.0
+    border_weight: float = 0.0
+    border_sigma_px: float = 5.0
+    label_smoothing: float = 0.0
+    label_smoothing_px: float = 2.0
+    soft_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "crop", "batch", "hold_out", "checkpoint_epochs"):
+            require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} is below 1")
+        require(0 <= self.seed < 2**31, f"seed {self.seed} is not within 0..{2**31 - 1}")
+        require(self.weight_decay >= 0, f"weight decay {self.weight_decay} is negative")
+        require(self.learning_rate > 0, f"learning rate {self.learning_rate} is not positive")
+        require(0 <= self.average < 1, f"average {self.average} is not within [0, 1)")
+        require(self.border >= 0, f"border {self.border} is negative")
+        require(self.warmup_steps >= 0, f"warm-up of {self.warmup_steps} steps is negative")
+        precisions = ("auto", "float32", "bfloat16", "float16")
+        require(self.precision in precisions, f"precision {self.precision!r} is not one of {precisions}")
+        require(self.device in ("auto", "cpu", "cuda"), f"device {self.device!r} is not auto, cpu or cuda")
+        require(self.hold_out_start is None or self.hold_out_start >= 0, "hold_out_start is negative")
+        for name in ("clip_norm", "patience", "border_weight"):
+            require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative")
+        for name in ("membrane_weight", "border_sigma_px", "label_smoothing_px"):
+            require(getattr(self, name) > 0, f"{name} {getattr(self, name)} is not positive")
+        for name in ("label_smoothing", "soft_weight"):
+            require(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)} is not within [0, 1]")
+
+    def held_out(self, sections: int) -> slice:
+        """Say which of a stack's sections are only validated on.
+
+        Parameters
+        ----------
+        sections : int
+            How many the stack has.
+
+        Returns
+        -------
+        slice
+
+        Raises
+        ------
+        UsageError
+            If they do not lie in the stack, or leave none to train on.
+        """
+        start = sections - self.hold_out if self.hold_out_start is None else self.hold_out_start
+        stop = start + self.hold_out
+        require(
+            0 <= start < stop <= sections and self.hold_out < sections,
+            f"cannot hold out {self.hold_out} sections"
+            + ("" if self.hold_out_start is None else f" from section {start} on")
+            + f" of a stack of {sections} and train on the others; hold out fewer, or give more sections",
+        )
+        return slice(start, stop)
+
+    def training_sections(self, sections: int) -> str:
+        """Name the sections of a stack that are trained on, such as "0:25" or "0:10,15:30"."""
+        held_out = self.held_out(sections)
+        ranges = (0, held_out.start), (held_out.stop, sections)
+        return ",".join(f"{start}:{stop}" for start, stop in ranges if start < stop)

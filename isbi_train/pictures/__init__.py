@@ -1,0 +1,1 @@
+"""Pictures: curves, augmented pairs, contact sheets."""

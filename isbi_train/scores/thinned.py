@@ -1,0 +1,251 @@
+"""V_rand and V_info after border thinning, the scores of the ISBI 2012 challenge.
+
+::
+
+    probabilities > t  ->  basins  ->  membrane thinned to lines  ->  overlap with the ground truth
+       11 thresholds       4-connected    first-in first-out flood       per section
+                                                                 ->  mean over sections, best threshold
+
+Source: Arganda-Carreras et al. 2015, Crowdsourcing the creation of image segmentation algorithms for
+connectomics, Frontiers in Neuroanatomy 9:142.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from isbi_infer.errors import UsageError
+from isbi_train.scores.pairs import checked_pair, optional_module
+
+
+def _thresholds() -> tuple[float, ...]:
+    # accumulated as the challenge does: the last ones are 0.7999999999999999, 0.8999999999999999, ...
+    found, threshold = [], 0.0
+    while threshold <= 1.0:
+        found.append(threshold)
+        threshold += 0.1
+    return tuple(found)
+
+
+THRESHOLDS = _thresholds()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SplitMergeScores:
+    """One of the two scores, per threshold and section, mergers and splits told apart.
+
+    Attributes
+    ----------
+    thresholds : float64 array, shape (thresholds,)
+        A pixel is cell where its probability is above the threshold.
+    precision : float64 array, shape (thresholds, sections)
+        Falls with mergers.
+    recall : float64 array, shape (thresholds, sections)
+        Falls with splits.
+    score : float64 array, shape (thresholds, sections)
+        Harmonic mean of both. NaN where undefined.
+    """
+
+    thresholds: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    score: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Score, mean over the sections.
+
+        Returns
+        -------
+        float64 array, shape (thresholds,)
+            The same for every order of the sections; NaN where a section's score is NaN.
+        """
+        return np.array([math.fsum(row) / row.size for row in self.score])
+
+    @property
+    def best(self) -> float:
+        """The largest mean; NaN if every threshold's mean is NaN.
+
+        Returns
+        -------
+        float
+            In [0, 1] up to rounding.
+        """
+        return max((mean for mean in self.mean.tolist() if not math.isnan(mean)), default=math.nan)
+
+    @property
+    def best_threshold(self) -> float:
+        """The lowest threshold with the largest mean; NaN if there is none.
+
+        Returns
+        -------
+        float
+            One of ``thresholds``.
+        """
+        best = self.best
+        pairs = zip(self.thresholds.tolist(), self.mean.tolist(), strict=True)
+        return next((threshold for threshold, mean in pairs if mean == best), math.nan)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ThinnedScores:
+    """The challenge's scores of a stack.
+
+    Attributes
+    ----------
+    rand, info : SplitMergeScores
+        The foreground-restricted Rand and information scores, ``scores.rand.precision[t, s]``. Where a single
+        basin holds the whole ground truth, the information score is 0, and its precision and recall are
+        (1, 0) or (0, 1) by the last bit of a sum.
+    segments : int64 array, shape (thresholds, sections)
+        Components of the ground truth, the same at every threshold.
+    basins : int64 array, shape (thresholds, sections)
+        Components of the proposal; a section without cell is one basin.
+    line_pixels : int64 array, shape (thresholds, sections)
+        Pixels left as border between basins, all over the section.
+    notes : tuple of str
+        What was assumed about the input, for the caller to print.
+    """
+
+    rand: SplitMergeScores
+    info: SplitMergeScores
+    segments: np.ndarray
+    basins: np.ndarray
+    line_pixels: np.ndarray
+    notes: tuple[str, ...]
+
+    @property
+    def thresholds(self) -> np.ndarray:
+        """The thresholds, first axis of every array.
+
+        Returns
+        -------
+        float64 array, shape (thresholds,)
+            Ascending.
+        """
+        return self.rand.thresholds
+
+    @property
+    def v_rand(self) -> float:
+        """V_rand, the best over thresholds of the mean over sections."""
+        return self.rand.best
+
+    @property
+    def v_info(self) -> float:
+        """V_info, the best over thresholds of the mean over sections."""
+        return self.info.best
+
+    @property
+    def best_threshold_rand(self) -> float:
+        """The threshold of ``v_rand``."""
+        return self.rand.best_threshold
+
+    @property
+    def best_threshold_info(self) -> float:
+        """The threshold of ``v_info``."""
+        return self.info.best_threshold
+
+
+def thinned_scores(
+    probabilities: ArrayLike, labels: ArrayLike, *, workers: int | None = None
+) -> ThinnedScores:
+    """Score a stack as the ISBI 2012 challenge does.
+
+    Parameters
+    ----------
+    probabilities : array, shape (rows, columns) or (sections, rows, columns)
+        Probability of cell: float16, float32 or float64 in [0, 1]; uint8 is divided by 255, bool is 0 and 1.
+    labels : array of the same shape
+        Above zero = cell, zero = membrane.
+    workers : int, optional
+        Sections scored at the same time. By default one for each core this process may use; 1 starts no
+        thread. The result is the same for any number.
+
+    Returns
+    -------
+    ThinnedScores
+        Scores and counts per threshold and section, and the best means.
+
+    Raises
+    ------
+    ImageError
+        If the pair cannot be scored: see :func:`isbi_train.scores.pairs.checked_pair`.
+    UsageError
+        If ``workers`` is below 1.
+    DependencyError
+        If numba is not installed.
+
+    Notes
+    -----
+    Sections are scored one by one, in two dimensions. A section without any cell in its labels has no score:
+    NaN, and so is the mean of the stack.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers is {workers}; expected at least 1, or None for one per core")
+    pair = checked_pair(probabilities, labels)
+    optional_module("numba")
+    sections = len(pair.cell)
+    thresholds = np.array(THRESHOLDS)
+    scores = np.empty((sections, thresholds.size, 6), np.float64)
+    counts = np.empty((sections, thresholds.size, 3), np.int64)
+
+    def score(section: int) -> None:
+        _score_section(pair.proposal[section], pair.cell[section], scores[section], counts[section])
+
+    threads = min(sections, _cores() if workers is None else workers)
+    if threads == 1:
+        for section in range(sections):
+            score(section)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(score, range(sections)))
+
+    rand = SplitMergeScores(_fixed(thresholds), *(_fixed(scores[..., k].T) for k in (0, 1, 2)))
+    info = SplitMergeScores(rand.thresholds, *(_fixed(scores[..., k].T) for k in (3, 4, 5)))
+    blank = [str(section) for section in range(sections) if not pair.cell[section].any()]
+    notes = pair.notes
+    if blank:
+        notes += (f"no cell in the labels of section {', '.join(blank)} (from 0): no score, and no mean",)
+    segments, basins, line_pixels = (_fixed(counts[..., k].T) for k in (0, 1, 2))
+    return ThinnedScores(rand, info, segments, basins, line_pixels, notes)
+
+
+def _score_section(
+    proposal_YX: np.ndarray, cell_YX: np.ndarray, scores: np.ndarray, counts: np.ndarray
+) -> None:
+    """Fill one section's rows of the scores, shape (thresholds, 6), and counts, shape (thresholds, 3)."""
+    from isbi_train.scores.overlap import overlap_scores
+    from isbi_train.scores.thinning import LINE, flood, levels, segment_runs
+
+    rows, columns = cell_YX.shape
+    start, stop, first = segment_runs(np.ascontiguousarray(cell_YX, np.uint8))
+    level_XY = levels(np.ascontiguousarray(proposal_YX.T), np.array(THRESHOLDS))
+    occurs = np.bincount(level_XY.ravel(), minlength=len(THRESHOLDS) + 1) > 0
+    labels = np.full((columns + 2) * (rows + 2), LINE, np.int32)
+    parent = np.empty(columns * rows // 2 + 2, np.int32)
+    queue = np.empty(columns * rows, np.int32)
+    for t in range(len(THRESHOLDS)):
+        if t > 0 and not occurs[t]:  # the same cells as at the threshold before
+            scores[t], counts[t] = scores[t - 1], counts[t - 1]
+            continue
+        basins, line_pixels = flood(level_XY, t, labels, parent, queue)
+        overlap_scores(labels, basins, start, stop, first, scores[t])
+        counts[t] = len(first) - 1, basins, line_pixels
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _fixed(array: np.ndarray) -> np.ndarray:
+    array = np.ascontiguousarray(array)
+    array.flags.writeable = False
+    return array

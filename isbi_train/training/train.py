@@ -1,0 +1,276 @@
+"""The training loop: draw crops, step, average the weights, validate and save."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from isbi_infer.errors import UsageError
+from isbi_infer.files import holding
+from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.networks.checkpoint import file_sha256
+from isbi_train.networks.network import UNet
+from isbi_train.networks.weights import load_weights
+from isbi_train.stacks.data import LabelledStack
+from isbi_train.stacks.sections import hold_out
+from isbi_train.training.arithmetic import Arithmetic, choose_arithmetic
+from isbi_train.training.batches import Sections, batches, bring_sections, step_seed
+from isbi_train.training.calibrate import calibrate_file
+from isbi_train.training.distil import Teaching
+from isbi_train.training.distributed import ALONE, Team
+from isbi_train.training.inputs import Inputs
+from isbi_train.training.losses import loss as weighted_loss
+from isbi_train.training.run import BEST, MODEL, PROGRESS, SETTINGS, Run, RunSettings, make_run_folder
+from isbi_train.training.settings import Settings, write_settings
+from isbi_train.training.stopping import stop_between_steps
+from isbi_train.training.validate import validate
+
+log = logging.getLogger(__name__)
+Report = Callable[[dict[str, Any]], None]
+
+_CHECK_STEPS = 20  # between looks at the losses, each of which waits for the device
+
+
+def learning_rate(step: int, total: int, config: TrainConfig) -> float:
+    """Give the rate of a step: linear warm-up, then a cosine to zero (Loshchilov and Hutter 2017, ICLR)."""
+    warmup = min(config.warmup_steps, total // 5)  # a short run must leave its warm-up too
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def fit(
+    stack: LabelledStack,
+    out: Path,
+    *,
+    network: NetworkConfig,
+    augment: AugmentConfig,
+    train: TrainConfig,
+    inputs: Inputs | None = None,
+    resume: bool = False,
+    report: Report | None = None,
+    team: Team = ALONE,
+) -> Path:
+    """Train a U-Net and keep its checkpoints.
+
+    Every step's randomness is a function of the seed and the step alone, so a resumed run continues as if it had
+    never stopped.
+
+    Parameters
+    ----------
+    stack : LabelledStack
+        All labelled sections; those that `train` holds out are only validated on.
+    out : Path
+        Folder for ``model.pth`` (averaged weights of the last validation), ``best.pth`` (those of the best V_rand),
+        ``progress.pth`` and ``progress.previous.pth`` (to resume from), ``history.json`` and ``settings.toml``.
+    network, augment, train : NetworkConfig, AugmentConfig, TrainConfig
+        The settings.
+    inputs : Inputs, optional
+        Gives ``init``, ``teachers`` and ``unlabelled``, and says where the stack comes from.
+    resume : bool
+        Continue from ``progress.pth`` where it exists.
+    report : callable, optional
+        Called with one dictionary per validation, in the process that leads.
+    team : Team
+        The processes that train together; all see the same files.
+
+    Returns
+    -------
+    Path
+        ``model.pth``.
+
+    Raises
+    ------
+    UsageError
+        If the sections do not suit the settings, a teacher has seen held-out sections, or a run is resumed with other
+        settings or data.
+    DependencyError
+        If CUDA is asked for and absent.
+    ModelError
+        If what is to be resumed from is damaged, ``init`` or a teacher cannot be trusted, or the loss is no longer a
+        number.
+    OutputError
+        If the folder cannot be written to.
+    BusyError
+        If another run holds the folder.
+    Interrupted
+        By Ctrl-C or SIGTERM, once the step in hand is finished and ``progress.pth`` is written.
+    """
+    inputs = inputs or Inputs()
+    training, held_out = hold_out(stack, train)
+    _check_crop(train.crop, network.stride)
+    part = team.part(train.batch)
+    arithmetic = choose_arithmetic(train, team.local_rank)
+    teaching = Teaching.of(inputs, stack, train)
+    torch.manual_seed(train.seed)
+    model = UNet(network)
+    data = {"sha256": stack.sha256(), "sections": len(stack), "pixel_size_nm": stack.pixel_size_nm}
+    if teaching:
+        data["teaching"] = teaching.sha256
+    if inputs.init:
+        data["init"] = _start_from(model, Path(inputs.init))
+    model = model.to(arithmetic.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = Run(
+        model,
+        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(train.average), use_buffers=True),
+        torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay),
+        torch.amp.GradScaler(arithmetic.device.type, enabled=arithmetic.dtype == torch.float16),
+    )
+    settings = RunSettings(network, augment, train, data)
+    inputs = replace(inputs, sha256=_sha256_by_name(data, inputs))
+
+    with ExitStack() as held:
+        team.lead(partial(_hold_folder, out, held))
+        if resume and run.resume(out, settings):
+            log.info("resumed after epoch %d and %d more steps", run.epoch, len(run.losses))
+        elif resume:
+            log.warning("%s: no %s to resume from, starting a new run", out, PROGRESS)
+        written = Settings(network=network, augment=augment, train=train, inputs=inputs)
+        team.lead(partial(write_settings, out / SETTINGS, written))
+        if not run.finished(train.epochs, train.patience):
+            soft = teaching.teach(training) if teaching else None
+            sections = bring_sections(training, train, soft, arithmetic.device)
+            _train(run, sections, held_out, settings, arithmetic, part, out, report, team)
+        if train.calibrate:
+            for name in (MODEL, BEST):
+                team.lead(partial(_calibrate, out / name, held_out))
+    return out / MODEL
+
+
+def _hold_folder(out: Path, held: ExitStack) -> None:
+    make_run_folder(out)
+    held.enter_context(holding(out))
+
+
+def _calibrate(path: Path, held_out: LabelledStack) -> None:
+    calibrate_file(path, held_out)
+
+
+def _train(
+    run: Run,
+    sections: Sections,
+    held_out: LabelledStack,
+    settings: RunSettings,
+    arithmetic: Arithmetic,
+    part: slice,
+    out: Path,
+    report: Report | None,
+    team: Team,
+) -> None:
+    """Go on with a run until it is finished."""
+    train, augment = settings.train, settings.augment
+    steps_per_epoch = max(1, round(sections.images_ZCYX.numel() / (train.batch * train.crop**2)))
+    total = train.epochs * steps_per_epoch
+    log.info("training on %s in %s, %d steps", arithmetic.device, arithmetic.dtype, total)
+    network = team.wrap(run.model, train.batch)
+    steps = range(run.step(steps_per_epoch), total)
+    started = time.perf_counter()
+
+    def validate_and_save() -> None:
+        average = run.average.module.eval()
+        entry = {
+            "epoch": epoch,
+            "training_loss": training_loss,
+            **validate(average, held_out, stride=settings.network.stride, border=train.border),
+            "seconds": time.perf_counter() - started,
+        }
+        run.history.append(entry)
+        run.save_model(out, settings)
+        run.save_progress(out, settings, epoch)
+        if report:
+            report(entry)
+
+    with stop_between_steps() as stop:
+        for step, image_NCYX, maps_NKYX in batches(sections, augment, train, steps, part):
+            for group in run.optimiser.param_groups:
+                group["lr"] = learning_rate(step, total, train)
+            torch.manual_seed(step_seed(train, step))  # dropout
+            loss = _step(run, network, arithmetic, image_NCYX, maps_NKYX, train, sections.weight_scale)
+            run.losses.append(team.mean(loss))
+            run.average.update_parameters(run.model)
+            epoch, rest = divmod(step + 1, steps_per_epoch)
+            due = rest == 0 and (epoch % train.checkpoint_epochs == 0 or epoch == train.epochs)
+            stopping = team.any(bool(stop))
+            if due or stopping or step % _CHECK_STEPS == 0:
+                run.check_finite()
+            if due:
+                training_loss = torch.stack(run.losses).mean().item()
+                run.losses.clear()
+                team.lead(validate_and_save)
+                if team.any(run.finished(train.epochs, train.patience)):
+                    break
+            if stopping:
+                team.lead(partial(run.save_progress, out, settings, epoch))
+                log.info("stopped after step %d of %d; --resume goes on from there", step + 1, total)
+                stop.leave()
+
+
+def _step(
+    run: Run,
+    network: nn.Module,
+    arithmetic: Arithmetic,
+    image_NCYX: Tensor,
+    maps_NKYX: Tensor,
+    train: TrainConfig,
+    weight_scale: float,
+) -> Tensor:
+    """Take one step, and give its loss."""
+    network.train()
+    with arithmetic.autocast():
+        logits_NCYX = network(image_NCYX.contiguous(memory_format=torch.channels_last))
+    loss = weighted_loss(logits_NCYX, maps_NKYX, train.membrane_weight, weight_scale)
+    run.optimiser.zero_grad(set_to_none=True)
+    run.scaler.scale(loss).backward()
+    run.scaler.unscale_(run.optimiser)
+    if train.clip_norm > 0:
+        nn.utils.clip_grad_norm_(run.model.parameters(), train.clip_norm)
+    run.scaler.step(run.optimiser)
+    run.scaler.update()
+    return loss.detach()
+
+
+def _check_crop(crop: int, stride: int) -> None:
+    # BatchNorm needs more than one value at the deepest level, and the blur's kernel reaches 4 pixels.
+    smallest = max(2 * stride, 8)
+    if crop % stride or crop < smallest:
+        raise UsageError(
+            f"crop {crop} is not a multiple of the network's stride {stride}, or is too small; "
+            f"try {max(smallest, crop // stride * stride)}"
+        )
+
+
+def _start_from(model: UNet, path: Path) -> str:
+    """Take over the weights of another network of the same architecture, and give their file's sha256."""
+    weights = load_weights(path, model.config.arch)
+    # Dropout has no weights.
+    theirs, ours = replace(weights.network, dropout=0.0), replace(model.config, dropout=0.0)
+    if theirs != ours:
+        differing = [
+            f"{key}: {value!r} -> {ours.to_plain()[key]!r}"
+            for key, value in theirs.to_plain().items()
+            if value != ours.to_plain()[key]
+        ]
+        raise UsageError(f"{path}: is of another network ({'; '.join(differing)}); give its settings")
+    model.load_state_dict(weights.state_dict)
+    return file_sha256(path)
+
+
+def _sha256_by_name(data: dict[str, Any], inputs: Inputs) -> dict[str, str]:
+    """Name the contents of all inputs, and see that they are those that the settings ask for."""
+    found = {**data["sha256"], **data.get("teaching", {})}
+    if "init" in data:
+        found["init"] = data["init"]
+    inputs.check_sha256(found)
+    return found
