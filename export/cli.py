@@ -63,6 +63,10 @@ def export(
     licence: Annotated[
         str | None, typer.Option(help="With --package: SPDX identifier of the weights' licence.")
     ] = None,
+    author: Annotated[
+        list[str] | None,
+        typer.Option(help="With --package: who made the model; repeatable. [default: this program]"),
+    ] = None,
     contract: Annotated[
         bool,
         typer.Option(
@@ -101,6 +105,13 @@ def export(
             raise UsageError(
                 "a package holds the float32 ONNX file; add onnx to --formats, fp32 to --precision and float32 to --io"
             )
+        if package:
+            from isbi_export.package import SUFFIX, package_terms
+            from isbi_train.networks.checkpoint import file_sha256
+
+            if checkpoint.is_file():  # else the export says what is wrong
+                target = folder / f"{checkpoint.stem}{SUFFIX}"
+                package_terms(target, file_sha256(checkpoint), licence=licence, authors=_authors(author))
         refused: NotPublishedError | None = None
         try:
             report = publish(
@@ -122,7 +133,7 @@ def export(
         if refused:
             raise SystemExit(refused.exit_code)
         if package:
-            _pack(folder, report, licence, as_json=as_json)
+            _pack(folder, report, licence, _authors(author), as_json=as_json)
 
 
 def _say(report: Report, *, as_json: bool) -> None:
@@ -142,7 +153,15 @@ def _say(report: Report, *, as_json: bool) -> None:
             )
 
 
-def _pack(folder: Path, report: Report, licence: str | None, *, as_json: bool) -> None:
+def _authors(given: list[str] | None) -> tuple[str, ...]:
+    from isbi_export.package import AUTHORS
+
+    return tuple(given) if given else AUTHORS
+
+
+def _pack(
+    folder: Path, report: Report, licence: str | None, authors: tuple[str, ...], *, as_json: bool
+) -> None:
     from isbi_export.package import SUFFIX, write_package
     from isbi_infer.contract import contract_of
     from isbi_infer.onnxgraph.onnxfile import read_onnx
@@ -156,6 +175,7 @@ def _pack(folder: Path, report: Report, licence: str | None, *, as_json: bool) -
         torchscript=paths.get("torchscript"),
         contract=contract,
         licence=licence,
+        authors=authors,
     )
     if not as_json:
         typer.echo(f"{target}: a bioimage.io package")

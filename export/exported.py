@@ -13,7 +13,6 @@ from isbi_export.calibration import Calibration
 from isbi_export.deployable import Deployable
 from isbi_export.float16 import half_precision
 from isbi_export.graph_file import graph_of, write_onnx
-from isbi_export.int8 import eight_bits
 from isbi_export.program import program_of, write_program
 from isbi_export.raw_io import with_raw_io
 from isbi_export.torchscript import write_torchscript
@@ -63,6 +62,8 @@ class Exported:
         if precision == "float16":
             return half_precision(self.graph("float32"))
         assert self._calibration is not None
+        from isbi_export.int8 import eight_bits  # needs onnxruntime, whose absence OnnxSession explains
+
         stride = self.module.network.config.stride
         batches = self._calibration.batches(stride=stride, border=self._border)
         return eight_bits(self.graph("float32"), batches)

@@ -1,7 +1,7 @@
 """Eight bits: static quantisation, with weights per channel and ranges from sections that were looked at.
 
-Measured on the network released with version 0.1.0, sections 25-29 of ISBI 2012, against float32 (88 ms a section in one
-thread of a Zen 5 server), with sections 0, 3 ... 21 to calibrate on:
+Measured on the network released with version 0.1.0, sections 25-29 of ISBI 2012, against float32 (88 ms a section in
+one thread of a Zen 5 server), with sections 0, 3 ... 21 to calibrate on:
 
 =============================================  =====  =======  ===========  =======
 quantised: all but the first one and the head  speed  changed  mean change  V_rand

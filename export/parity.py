@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,7 +108,13 @@ class Evidence:
         return [comparison for comparison in self.comparisons if comparison.data != "random"]
 
 
-def compare(variant: Variant, run: Run, probes: Sequence[Probe], encoded_from: Run | None = None) -> Evidence:
+def compare(
+    variant: Variant,
+    run: Run,
+    probes: Sequence[Probe],
+    reference: Mapping[str, Scores],
+    encoded_from: Run | None = None,
+) -> Evidence:
     """Run a file on inputs whose results by its checkpoint are known.
 
     Parameters
@@ -119,6 +125,8 @@ def compare(variant: Variant, run: Run, probes: Sequence[Probe], encoded_from: R
         The file.
     probes : sequence of Probe
         Inputs, with the checkpoint's results.
+    reference : mapping of str to Scores
+        From `reference_scores`.
     encoded_from : callable, optional
         Of a file that gives bytes: the same graph giving probabilities.
 
@@ -157,13 +165,12 @@ def compare(variant: Variant, run: Run, probes: Sequence[Probe], encoded_from: R
             )
         )
         found_by_probe.append(found_NCYX)
-    expected = _scores(probes, [probe.expected_NCYX for probe in probes])
     scores = _scores(probes, found_by_probe)
     return Evidence(
         variant=variant,
         comparisons=tuple(comparisons),
         scores=scores,
-        changes={data: found.minus(expected[data]) for data, found in scores.items() if data in expected},
+        changes={data: found.minus(reference[data]) for data, found in scores.items()},
         misencoded=misencoded,
     )
 

@@ -24,7 +24,7 @@ from isbi_export.deployable import Deployable
 from isbi_export.exported import WRITERS, Exported
 from isbi_export.gates import refusals
 from isbi_export.graph_file import OPSET, OPSETS
-from isbi_export.parity import Evidence, compare, reference_scores
+from isbi_export.parity import Evidence, Scores, compare, reference_scores
 from isbi_export.probes import Labelled, Probe, make_probes, read_labelled
 from isbi_export.report import FileReport, Report, write_html, write_json
 from isbi_export.runs import Run, file_runner, normalising
@@ -64,6 +64,7 @@ class _Bench:
     exported: Exported
     analysis: GraphAnalysis
     probes: list[Probe]
+    reference: dict[str, Scores]
     labelled: Labelled | None
     calibration: Calibration | None
 
@@ -172,7 +173,7 @@ def publish(
             notes=weights.notes,
             scored_on=bench.scored_on,
             calibrated_on=bench.calibrated_on,
-            scores=reference_scores(bench.probes),
+            scores=bench.reference,
             files=tuple(replace(file, milliseconds=times.get(file.variant)) for file in files),
         )
         if not any(file.published for file in files):
@@ -260,6 +261,7 @@ def _prepare(
         exported=exported,
         analysis=analysis,
         probes=probes,
+        reference=reference_scores(probes),
         labelled=labelled,
         calibration=calibration,
     )
@@ -290,7 +292,7 @@ def _proved(bench: _Bench, variant: Variant, temporary: Path) -> tuple[Evidence,
     if variant.io == "uint8":
         graph = bench.exported.graph(variant.precision)
         encoded_from = normalising(OnnxSession(graph.SerializeToString(), "cpu").run)
-    evidence = compare(variant, run, probes, encoded_from)
+    evidence = compare(variant, run, probes, bench.reference, encoded_from)
     if bench.analysis.exact:
         evidence = replace(evidence, seams=seam_errors(run, **bench.tiles))
     if reasons := refusals(evidence):
@@ -301,7 +303,7 @@ def _proved(bench: _Bench, variant: Variant, temporary: Path) -> tuple[Evidence,
     if variant.file_format != "program":
         open_model(temporary, "cpu")  # as the runtime that ships does
     random = [probe for probe in probes if probe.data == "random"]
-    again = compare(variant, file_runner(temporary, variant), random)
+    again = compare(variant, file_runner(temporary, variant), random, bench.reference)
     if again.comparisons != evidence.comparisons[: len(random)]:
         return evidence, ["gives other results since its contract is in it"]
     return evidence, []

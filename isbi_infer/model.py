@@ -110,10 +110,12 @@ def _providers(provider: str) -> Iterator[str]:
 
 def _open_variant(opened: OpenModel, provider: str, wanted: str) -> OpenModel:
     short, path = _SHORT[wanted], opened.path
-    plain = path.name.removesuffix(path.suffix)
+    plain, raw = path.name.removesuffix(path.suffix), ""
+    if opened.contract.input_dtype == "uint8" and plain.endswith(".uint8"):
+        plain, raw = plain.removesuffix(".uint8"), ".uint8"
     for name in PRECISIONS:
         plain = plain.removesuffix(f".{_SHORT[name]}")
-    sibling = path.with_name(plain + ("" if wanted == "float32" else f".{short}") + path.suffix)
+    sibling = path.with_name(plain + ("" if wanted == "float32" else f".{short}") + raw + path.suffix)
     if not sibling.is_file():
         raise UsageError(
             f"{path} is {_SHORT[opened.contract.precision]}, and there is no {sibling}; "

@@ -1,6 +1,5 @@
 """Publishing: files that carry their contract and equal their checkpoint, or no files at all."""
 
-import errno
 import getpass
 import json
 import os
@@ -12,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -23,13 +21,12 @@ import pytest
 import torch
 
 from isbi_export import publish as publish_module
-from isbi_export.deployable import Deployable
 from isbi_export.exported import WRITERS
 from isbi_export.gates import GATES
-from isbi_export.graph_file import OPSET, graph_of, write_onnx
+from isbi_export.graph_file import OPSET
 from isbi_export.probes import probe_shapes
-from isbi_export.publish import NotPublishedError, publish
-from isbi_export.torchscript import read_torchscript, write_torchscript
+from isbi_export.publish import publish
+from isbi_export.torchscript import read_torchscript
 from isbi_infer.contract import CONTRACT_KEY, contract_of, parse_contract
 from isbi_infer.errors import ModelError, OutputError, UsageError
 from isbi_train.config import NetworkConfig, TrainConfig
@@ -208,136 +205,6 @@ def test_a_network_without_pixel_unshuffle_is_published_too(save, tmp_path):
 
 def test_a_format_asked_for_twice_is_written_once(save, tmp_path):
     assert len(publish(save(), tmp_path, ["torchscript", "torchscript"]).files) == 1
-
-
-def perturbed_onnx(path, exported, variant, contract):
-    """Write a file of a network with one weight that is not the checkpoint's."""
-    graph = exported.graph_for(variant)
-    (tensor,) = [t for t in graph.graph.initializer if t.name.endswith("head.weight")]
-    weight = onnx.numpy_helper.to_array(tensor).copy()
-    weight[0, 0] += 1e-2
-    tensor.raw_data = weight.tobytes()
-    write_onnx(path, graph, contract)
-
-
-def perturbed_torchscript(path, exported, variant, contract):
-    with torch.no_grad():
-        exported.module.network.head.weight[0, 0] += 1e-2
-    write_torchscript(path, exported.module, contract)
-
-
-def corrupted(path, exported, variant, contract):
-    write_torchscript(path, exported.module, contract)
-    path.write_bytes(path.read_bytes()[:-200])
-
-
-def with_other_size(path, exported, variant, contract):
-    class Larger(Deployable):
-        def forward(self, image_NCYX):
-            return super().forward(image_NCYX).repeat(1, 1, 2, 2)
-
-    exported.module.__class__ = Larger
-    write_torchscript(path, exported.module, contract)
-
-
-class ForgottenEval(torch.nn.Module):
-    """The checkpoint's network as an exporter sees it that forgot ``eval()``: BatchNorm goes by what it is given."""
-
-    def __init__(self, checkpoint):
-        super().__init__()
-        self.network = load_checkpoint(checkpoint).load_network()
-        for module in self.network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean = module.running_var = None
-        self.eval()  # for the dropout, whose noise would show anyway
-
-    def forward(self, image_NCYX):
-        return torch.sigmoid(self.network(image_NCYX))
-
-
-def in_training_mode(path, exported, variant, contract):
-    module = ForgottenEval(path.parents[1] / "model.pth")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        if variant.file_format == "onnx":
-            write_onnx(path, graph_of(module), contract)
-        else:
-            write_torchscript(path, module, contract)
-
-
-def with_a_wrong_epsilon(path, exported, variant, contract):
-    """Fold BatchNorm with a constant that is not its own, as an exporter's default may be."""
-    graph = exported.graph_for(variant)
-    for tensor in graph.graph.initializer:
-        if tensor.name.endswith("0.0.weight"):
-            tensor.raw_data = (onnx.numpy_helper.to_array(tensor) * np.float32(1.001)).tobytes()
-    write_onnx(path, graph, contract)
-
-
-def changed_when_stamped(path, exported, variant, contract):
-    """Give what is published other weights than what was compared."""
-    (perturbed_onnx if contract.parity else WRITERS_ONNX)(path, exported, variant, contract)
-
-
-WRITERS_ONNX = WRITERS["onnx"]
-
-
-@pytest.mark.parametrize(
-    ("name", "write", "reason"),
-    [
-        ("onnx", perturbed_onnx, "the onnx file differs from the checkpoint by .*; it was not published"),
-        ("onnx", with_a_wrong_epsilon, "the onnx file differs from the checkpoint"),
-        ("onnx", changed_when_stamped, "gives other results since its contract is in it"),
-        ("torchscript", perturbed_torchscript, "the torchscript file differs from the checkpoint"),
-        ("onnx", in_training_mode, "the onnx file differs from the checkpoint"),
-        ("torchscript", in_training_mode, "the torchscript file differs from the checkpoint"),
-        ("torchscript", corrupted, "not a readable TorchScript file"),
-        ("torchscript", with_other_size, r"the torchscript file gives \(1, 1, 8, 8\)"),
-    ],
-)
-def test_a_file_that_differs_from_its_checkpoint_is_not_published(
-    monkeypatch, save, tmp_path, name, write, reason
-):
-    monkeypatch.setitem(WRITERS, name, write)
-    folder = tmp_path / "out"
-    folder.mkdir()
-    older = folder / {"onnx": "model.onnx", "torchscript": "model.pt"}[name]
-    older.write_bytes(b"older")
-    with pytest.raises(NotPublishedError, match=reason) as raised:
-        publish(save(), folder, [name])
-    assert str(raised.value).count(str(older)) == 1
-    assert older.read_bytes() == b"older"
-    assert os.listdir(folder) == [older.name]
-
-
-def test_one_file_that_differs_keeps_back_itself_alone(monkeypatch, save, tmp_path):
-    monkeypatch.setitem(WRITERS, "torchscript", perturbed_torchscript)
-    (tmp_path / "model.pt").write_bytes(b"older")
-    with pytest.raises(NotPublishedError, match=r"model\.pt: the torchscript file differs") as raised:
-        publish(save(), tmp_path, ["onnx", "torchscript"])
-    assert [file.published for file in raised.value.report.files] == [True, False]
-    assert sorted(os.listdir(tmp_path)) == ["model.onnx", *REPORT, "model.pt", "model.pth"]
-    assert (tmp_path / "model.pt").read_bytes() == b"older"
-    contract = parse_contract(onnx_contract(tmp_path / "model.onnx"))
-    assert 0 < contract.parity["largest"] <= FLOAT32_TOLERANCE
-    described = json.loads((tmp_path / "model.parity.json").read_text())["files"]
-    assert [file["published"] for file in described] == [True, False]
-    assert "differs from the checkpoint" in described[1]["refused"][0]
-
-
-def test_a_full_disk_leaves_all_old_files_as_they_were(monkeypatch, save, tmp_path):
-    def full(path, exported, variant, contract):
-        path.write_bytes(b"some of it")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setitem(WRITERS, "torchscript", full)
-    checkpoint, names = save(), ["model.onnx", "model.pt", *REPORT]
-    for name in names:
-        (tmp_path / name).write_bytes(b"older")
-    with pytest.raises(OutputError, match="No space left"):
-        publish(checkpoint, tmp_path, ["onnx", "torchscript"])
-    assert sorted(os.listdir(tmp_path)) == sorted([*names, "model.pth"])
-    assert {(tmp_path / name).read_bytes() for name in names} == {b"older"}
 
 
 @pytest.mark.parametrize("formats", [["tensorflow"], ["onnx", "onxx"], []])
