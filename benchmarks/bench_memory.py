@@ -18,7 +18,7 @@ PROGRAM = str(Path(sys.executable).with_name("isbi-infer"))
 WHOLE_RUN = """
 from isbi_infer import Segmenter
 source, target, provider, tile = sys.argv[1:]
-segmenter = Segmenter(provider=provider, tile=int(tile) or None)
+segmenter = Segmenter(provider=provider, precision="fp32", tile=int(tile) or None)
 segmenter.segment_file(source, target)
 """
 
@@ -29,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from isbi_infer import Segmenter
 provider, tile = sys.argv[1], int(sys.argv[2])
-session = Segmenter(provider=provider)._engine.session
+session = Segmenter(provider=provider, precision="fp32")._engine.session
 batch_NCYX = np.ones((1, 1, tile, tile), np.float32)
 def field(name):
     with open("/proc/self/status") as status:
@@ -83,7 +83,10 @@ def test_memory_of_a_tile(benchmark, drawn_ZYX, write_sections, segmenter, tmp_p
     halo, measured = segmenter.contract.halo, {}
 
     def run_all():
-        idle = fresh("import isbi_infer\nisbi_infer.Segmenter(provider=sys.argv[1])", options.provider)
+        idle = fresh(
+            "import isbi_infer\nisbi_infer.Segmenter(provider=sys.argv[1], precision='fp32')",
+            options.provider,
+        )
         for tile in tiles:
             alone = json.loads(fresh(TILES_AT_ONCE, options.provider, str(tile)).output)
             side = 2 * tile - 2 * halo  # of a section that is cut into 2 x 2 such tiles
@@ -126,7 +129,7 @@ def test_start_up_ratio(compare, keep, options):
 
 
 def test_command_line_from_file_to_file(benchmark, small_ZYX, write_sections, tmp_path, options, keep, say):
-    """30 sections of 512 x 512 with the released model, from starting the program to its end."""
+    """30 sections of 512 x 512 with the released model (--precision), from starting the program to its end."""
     source, samples, loads = write_sections(small_ZYX), [], []
     command = [
         PROGRAM,
@@ -136,6 +139,8 @@ def test_command_line_from_file_to_file(benchmark, small_ZYX, write_sections, tm
         "--quiet",
         "--provider",
         options.provider,
+        "--precision",
+        options.precision,
     ]
 
     def run():
@@ -155,5 +160,4 @@ def test_command_line_from_file_to_file(benchmark, small_ZYX, write_sections, tm
         "command-line",
         measured | {"load_average": loads[-options.rounds :]},
         shape=small_ZYX.shape,
-        precision="float32",
     )

@@ -29,6 +29,7 @@ class Options:
     """What this run of the benchmarks was asked for."""
 
     provider: str
+    precision: str
     size: int
     rounds: int
     store: bool
@@ -42,14 +43,18 @@ class Options:
         return 1 if self.size > 1024 else self.rounds
 
     def named(self, name: str) -> str:
-        """Name a stored result; what is not usual (another provider than the CPU, --one-core) is part of it."""
+        """Name a stored result; what is not usual (another provider or precision, --one-core) is part of it."""
         provider = "" if self.provider == "cpu" else f"-{self.provider}"
-        return f"{name}{provider}{'-one-core' if self.one_core else ''}"
+        precision = "" if self.precision == "fp32" else f"-{self.precision}"
+        return f"{name}{provider}{precision}{'-one-core' if self.one_core else ''}"
 
 
 def pytest_addoption(parser):
     group = parser.getgroup("isbi-infer benchmarks")
     group.addoption("--provider", default="cpu", help="where Segmenter computes; torch follows [cpu]")
+    group.addoption(
+        "--precision", default="fp32", help="of the released model; peers run float32 [fp32]"
+    )
     group.addoption("--size", type=int, help="side of the large section in pixels [4096]")
     group.addoption("--rounds", type=int, default=5, help="interleaved rounds of a comparison [5]")
     group.addoption("--store", action="store_true", help="write benchmarks/results/MACHINE-DATE-NAME.json")
@@ -81,6 +86,7 @@ def options(request):
     quick = asked.benchmark_disable
     return Options(
         provider=asked.provider,
+        precision=asked.precision,
         size=asked.size or (320 if quick else 4096),
         rounds=1 if quick else asked.rounds,
         store=asked.store and not quick,
@@ -102,7 +108,11 @@ def keep(options, say) -> Callable[..., None]:
 
     def kept(name: str, measured: Mapping[str, Any], **settings: Any) -> None:
         if options.store:
-            asked = {"provider": options.provider, "rounds": options.rounds} | settings
+            asked = {
+                "provider": options.provider,
+                "precision": options.precision,
+                "rounds": options.rounds,
+            } | settings
             path = measure.store(options.named(name), measured, asked)
             say(f"stored {path.relative_to(ROOT)}")
 
@@ -141,7 +151,7 @@ def compare(benchmark, options, say) -> Callable[..., tuple[dict[str, Any], dict
 
 @pytest.fixture(scope="session")
 def segmenter(options):
-    return Segmenter(provider=options.provider)
+    return Segmenter(provider=options.provider, precision=options.precision)
 
 
 @pytest.fixture(scope="session")

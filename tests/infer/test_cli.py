@@ -46,7 +46,7 @@ def test_a_stack_becomes_a_probability_stack_beside_it(stack, segmenter, synthet
     result = run(stack)
     output = stack.with_name("stack.probability.tif")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("cpu float32: 3 sections in ")
+    assert result.stdout.startswith("cpu int8: 3 sections in ")
     assert str(output) in result.stdout
     assert "section 3/3" in result.stderr
     assert (tifffile.imread(output) == segmenter(synthetic_ZYX)).all()

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.cuda
 @pytest.fixture(scope="module")
 def on_cuda():
     try:
-        return Segmenter(provider="cuda")
+        return Segmenter(provider="cuda", precision="fp32")
     except DependencyError as error:
         pytest.skip(f"no CUDA session runs here: {error}")
 
@@ -28,14 +28,23 @@ def test_cuda_says_that_it_ran_and_auto_takes_it(on_cuda):
     assert Segmenter().provider == "cuda"
 
 
-def test_float32_without_tf32_agrees_with_the_cpu_within_a_thousandth(on_cuda, segmenter, image_ZYX):
-    assert np.abs(on_cuda(image_ZYX) - segmenter(image_ZYX)).max() < 1e-3
+def test_auto_takes_float16_which_agrees_with_float32_within_its_gate(on_cuda, image_ZYX):
+    half = Segmenter(provider="cuda")
+    assert half.contract.precision == "float16"
+    found_ZYX, expected_ZYX = half(image_ZYX), on_cuda(image_ZYX)
+    assert np.abs(found_ZYX - expected_ZYX).max() < 2e-2
+    assert ((found_ZYX > 0.5) != (expected_ZYX > 0.5)).mean() < 1e-3
+
+
+def test_float32_without_tf32_agrees_with_the_cpu_within_a_thousandth(on_cuda, image_ZYX):
+    on_cpu = Segmenter(provider="cpu", precision="fp32")
+    assert np.abs(on_cuda(image_ZYX) - on_cpu(image_ZYX)).max() < 1e-3
 
 
 @pytest.mark.parametrize("tile", [224, 320])
 @pytest.mark.parametrize("batch", [1, 5])
 def test_tiles_and_batches_agree_with_the_whole_section(on_cuda, image_ZYX, tile, batch):
-    tiled = Segmenter(provider="cuda", tile=tile, batch=batch)
+    tiled = Segmenter(provider="cuda", precision="fp32", tile=tile, batch=batch)
     assert np.abs(tiled(image_ZYX) - on_cuda(image_ZYX)).max() < 1e-3
 
 

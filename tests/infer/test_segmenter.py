@@ -26,7 +26,9 @@ def whole_image_reference(section_YX, contract):
         (contract.border, contract.border + -(size + 2 * contract.border) % contract.stride)
         for size in x_YX.shape
     ]
-    session = onnxruntime.InferenceSession(default_model().path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        default_model().files[contract.precision].path, providers=["CPUExecutionProvider"]
+    )
     (y_NCYX,) = session.run(None, {contract.input_name: np.pad(x_YX, pad, mode="reflect")[None, None]})
     height, width = x_YX.shape
     return y_NCYX[0, 0, contract.border : contract.border + height, contract.border : contract.border + width]
@@ -38,7 +40,15 @@ def large_YX():
     return image_ZYX[0]
 
 
-def test_the_result_is_the_whole_image_reference_to_the_bit(segmenter, large_YX):
+def test_auto_takes_the_fastest_released_file_and_any_other_can_be_insisted_on():
+    assert Segmenter(provider="cpu").contract.precision == "int8"
+    for asked, found in (("fp32", "float32"), ("fp16", "float16"), ("int8", "int8")):
+        assert Segmenter(provider="cpu", precision=asked).contract.precision == found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_result_is_the_whole_image_reference_to_the_bit(precision, large_YX):
+    segmenter = Segmenter(provider="cpu", precision=precision)
     assert (segmenter(large_YX) == whole_image_reference(large_YX, segmenter.contract)).all()
 
 

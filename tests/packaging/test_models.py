@@ -13,13 +13,16 @@ CARD = (Path(__file__).parents[2] / "models" / "CARD.md").read_text(encoding="ut
 
 @pytest.mark.parametrize("model", released_models().values(), ids=lambda model: model.name)
 def test_file_registry_card_checkpoint_and_contract_agree(model):
-    content = model.path.read_bytes()
     checkpoint = hashlib.sha256(model.path.with_suffix(".pth").read_bytes()).hexdigest()
-    contract, graph = contract_of(read_onnx(content).metadata), analyse(content)
-    assert hashlib.sha256(content).hexdigest() == model.sha256
-    assert model.sha256 in CARD
     assert checkpoint in CARD
-    assert contract.training["checkpoint_sha256"] == checkpoint
-    assert (contract.stride, contract.halo, contract.exact) == (graph.stride, graph.halo, graph.exact)
+    assert {"float32", "int8"} <= set(model.files)
+    for precision, file in model.files.items():
+        content = file.path.read_bytes()
+        contract, graph = contract_of(read_onnx(content).metadata), analyse(content)
+        assert hashlib.sha256(content).hexdigest() == file.sha256
+        assert file.sha256 in CARD
+        assert contract.precision == precision
+        assert contract.training["checkpoint_sha256"] == checkpoint
+        assert (contract.stride, contract.halo, contract.exact) == (graph.stride, graph.halo, graph.exact)
     assert f"{contract.scores['v_rand_thin']:.4f}" in CARD
     assert f"{contract.scores['v_info_thin']:.4f}" in CARD

@@ -46,7 +46,7 @@ def test_the_wheel_holds_the_packages_the_model_and_nothing_else(wheel):
     }
     assert "isbi_infer/py.typed" in names
     assert "isbi_infer/tiff/pages.py" in names
-    assert sum(name.startswith("isbi_models/") and name.endswith(".onnx") for name in names) == 1
+    assert sum(name.startswith("isbi_models/") and name.endswith(".onnx") for name in names) == 3
     assert not any(name.endswith(".pth") for name in names)
 
 
