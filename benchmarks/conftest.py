@@ -52,9 +52,7 @@ class Options:
 def pytest_addoption(parser):
     group = parser.getgroup("isbi-infer benchmarks")
     group.addoption("--provider", default="cpu", help="where Segmenter computes; torch follows [cpu]")
-    group.addoption(
-        "--precision", default="fp32", help="of the released model; peers run float32 [fp32]"
-    )
+    group.addoption("--precision", default="fp32", help="of the released model; peers run float32 [fp32]")
     group.addoption("--size", type=int, help="side of the large section in pixels [4096]")
     group.addoption("--rounds", type=int, default=5, help="interleaved rounds of a comparison [5]")
     group.addoption("--store", action="store_true", help="write benchmarks/results/MACHINE-DATE-NAME.json")

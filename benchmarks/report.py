@@ -136,7 +136,9 @@ GOALS = [
     Goal("CPU peak memory of the model, per tile pixel and lane", _MEMORY, "memory-tiles", _tile_memory),
     Goal("peak memory of a run, by number of sections", "flat", "memory-sections", _flat),
     Goal("pixels computed per pixel at 4096x4096, halo 96", "at most 1.10", "raw-4096", _overhead),
-    Goal("int8, 30x512x512 file to file, start included", "1.5 s; aim 1 s", "command-line-int8", _file_to_file),
+    Goal(
+        "int8, 30x512x512 file to file, start included", "1.5 s; aim 1 s", "command-line-int8", _file_to_file
+    ),
     Goal(
         "H100, base 64, fp16, uint8 to uint8",
         "1000 sections/s, GPU busy above 95 %",
