@@ -228,12 +228,13 @@ def _sweep(target: Path) -> None:
         for entry in os.listdir(target.parent):
             found = name.fullmatch(entry)
             # A file with our own pid is of an earlier process: in containers they all get the same one.
-            if found and (int(found[1]) == os.getpid() or not _alive(int(found[1]))):
+            if found and (int(found[1]) == os.getpid() or not is_alive(int(found[1]))):
                 with suppress(OSError):
                     (target.parent / entry).unlink()
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Say whether a process of this number runs on this machine."""
     if os.name == "nt":  # there os.kill(pid, 0) is Ctrl-C, and an open file cannot be deleted anyway
         return False
     try:

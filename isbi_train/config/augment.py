@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 from isbi_train.config.plain import Plain, require
 
@@ -85,3 +86,22 @@ class AugmentConfig(Plain):
             require(getattr(self, name) > 0, f"{name} {getattr(self, name)} is not positive")
         for name in ("fold_shift_px", "fold_darkness", "dirt_darkness"):
             require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative")
+
+    @classmethod
+    def none(cls) -> Self:
+        """Give settings that vary nothing but the place of a crop."""
+        return cls(
+            rotation_deg=0,
+            flip=False,
+            scale_min=1,
+            scale_max=1,
+            elastic_px=0,
+            contrast=0,
+            brightness=0,
+            gamma=0,
+            blur_px=0,
+            noise=0,
+            fold_probability=0,
+            dirt_probability=0,
+            defocus_probability=0,
+        )

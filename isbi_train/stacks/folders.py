@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from isbi_infer.errors import OutputError, UsageError
+from isbi_infer.files import is_alive
 
 _SUFFIXES = (".tif", ".tiff")
 
@@ -147,15 +148,5 @@ def filled_at_once(folder: Path) -> Iterator[Path]:
 def _sweep(folder: Path) -> None:
     for left in folder.glob(".*.unfinished"):
         pid = left.name.split(".")[1]
-        if pid.isdecimal() and (int(pid) == os.getpid() or not _alive(int(pid))):
+        if pid.isdecimal() and (int(pid) == os.getpid() or not is_alive(int(pid))):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # it lives, and is somebody else's
-        return True
-    return True

@@ -11,21 +11,7 @@ from hypothesis import strategies as st
 from isbi_train.config import AugmentConfig
 from isbi_train.training.augment import elastic_displacement, random_crops, vary_intensity
 
-PLAIN = AugmentConfig(
-    rotation_deg=0,
-    flip=False,
-    scale_min=1,
-    scale_max=1,
-    elastic_px=0,
-    contrast=0,
-    brightness=0,
-    gamma=0,
-    blur_px=0,
-    noise=0,
-    fold_probability=0,
-    dirt_probability=0,
-    defocus_probability=0,
-)
+PLAIN = AugmentConfig.none()
 SHAPED = replace(PLAIN, rotation_deg=180, flip=True, scale_min=0.7, scale_max=1.4, elastic_px=4)
 seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=15)

@@ -16,21 +16,7 @@ from isbi_train.pictures.sheets import draw_pairs
 from isbi_train.stacks.augmented import PairMaker, write_pairs
 from isbi_train.stacks.data import LabelledStack
 
-STILL = AugmentConfig(
-    rotation_deg=0,
-    flip=False,
-    scale_min=1,
-    scale_max=1,
-    elastic_px=0,
-    contrast=0,
-    brightness=0,
-    gamma=0,
-    blur_px=0,
-    noise=0,
-    fold_probability=0,
-    dirt_probability=0,
-    defocus_probability=0,
-)
+STILL = AugmentConfig.none()
 
 
 def written(stack, folder, **changes):

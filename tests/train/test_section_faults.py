@@ -11,21 +11,7 @@ from isbi_train.config import AugmentConfig
 from isbi_train.training.augment import random_crops
 from isbi_train.training.section_faults import blur, defocus, draw_defocus, draw_dirt, draw_folds
 
-PLAIN = AugmentConfig(
-    rotation_deg=0,
-    flip=False,
-    scale_min=1,
-    scale_max=1,
-    elastic_px=0,
-    contrast=0,
-    brightness=0,
-    gamma=0,
-    blur_px=0,
-    noise=0,
-    fold_probability=0,
-    dirt_probability=0,
-    defocus_probability=0,
-)
+PLAIN = AugmentConfig.none()
 FAULTY = replace(PLAIN, fold_probability=0.5, dirt_probability=0.5, defocus_probability=0.5)
 few = settings(max_examples=15)
 seeds = st.integers(0, 2**32 - 1)
