@@ -74,7 +74,7 @@ def run(folder: Path) -> None:
     with section_progress(image_ZYX[0].size / 1e6, quiet=False) as progress:
         summary = segmenter.segment_file(sample, result, progress=progress)
     print(
-        f"probabilities     {result} (1 = cell, 0 = membrane; {summary.provider}, {summary.seconds:.1f} s, "
+        f"probabilities     {result} (1 = cell, 0 = membrane; {summary.provider} {summary.precision}, {summary.seconds:.1f} s, "
         f"{summary.megapixels_per_second:.1f} Mpx/s)"
     )
 
