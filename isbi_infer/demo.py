@@ -74,8 +74,8 @@ def run(folder: Path) -> None:
     with section_progress(image_ZYX[0].size / 1e6, quiet=False) as progress:
         summary = segmenter.segment_file(sample, result, progress=progress)
     print(
-        f"probabilities     {result} (1 = cell, 0 = membrane; {summary.provider} {summary.precision}, {summary.seconds:.1f} s, "
-        f"{summary.megapixels_per_second:.1f} Mpx/s)"
+        f"probabilities     {result} (1 = cell, 0 = membrane; {summary.provider} {summary.precision}, "
+        f"{summary.seconds:.1f} s, {summary.megapixels_per_second:.1f} Mpx/s)"
     )
 
     with open_stack(result) as reader:
