@@ -223,13 +223,6 @@ def test_a_checkpoint_of_version_1_had_no_limit_of_width(tmp_path, checkpoint):
     assert load_checkpoint(tmp_path / "wide.pth").network == wide
 
 
-def test_the_released_checkpoint_of_version_1_is_read():
-    (folder,) = importlib.util.find_spec("isbi_models").submodule_search_locations
-    released = load_checkpoint(Path(folder) / "isbi2012-unet-b32.pth")
-    assert released.network == NetworkConfig()
-    assert released.augment.rotation_deg == 180
-
-
 def test_new_settings_are_not_made_up_for_a_file_of_this_version(rewritten):
     with pytest.raises(ModelError, match=r"NetworkConfig settings missing \['arch'\]"):
         load_checkpoint(rewritten(lambda plain: plain["network"].pop("arch")))

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer.errors import UsageError
+from isbi_models import default_model
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.training.inputs import Inputs
 from isbi_train.training.settings import (
     Settings,
@@ -36,8 +38,6 @@ def test_later_settings_are_laid_over_earlier_ones():
 def test_the_shipped_recipes_are_those_promised():
     assert recipe_names() == ("original", "released", "released-gpu", "unet-64")
     made = {name: resolve([(name, recipe_layer(name))]) for name in recipe_names()}
-    assert made["released"].train == TrainConfig(epochs=120, weight_decay=0.05)
-    assert made["released"].network == NetworkConfig(dropout=0.2)
     assert made["released-gpu"].train.device == "cuda"
     classic = made["unet-64"].network
     assert (classic.base, classic.depth, classic.unshuffle, classic.widths[-1]) == (64, 4, 1, 1024)
@@ -50,6 +50,14 @@ def test_the_shipped_recipes_are_those_promised():
         1,
         0,
     )
+
+
+def test_the_released_recipe_is_what_the_released_checkpoint_was_trained_with():
+    checkpoint = load_checkpoint(default_model().path.with_suffix(".pth"))
+    recipe = resolve([("released", recipe_layer("released"))])
+    assert (checkpoint.network, checkpoint.augment) == (recipe.network, recipe.augment)
+    assert checkpoint.train == recipe.train
+    assert checkpoint.epoch == recipe.train.epochs
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_settings_come_from_recipe_file_and_flags_and_repeat_the_run(
     done = isbi_train("fit", "--out", out, *options, "--calibrate")
     assert done.returncode == 0, done.stderr
     model = load_checkpoint(out / "model.pth")
-    assert (model.network.base, model.network.dropout) == (2, 0.2)  # flag, recipe
+    assert (model.network.base, model.network.dropout) == (2, 0.25)  # flag, recipe
     assert (model.train.weight_decay, model.train.epochs, model.train.seed) == (
         0.05,
         2,
