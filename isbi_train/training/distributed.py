@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +120,7 @@ class Team:
 
 
 ALONE = Team()
+_PATIENCE = timedelta(seconds=5)  # for processes that fail alone
 
 
 @contextmanager
@@ -138,6 +140,9 @@ def torchrun_team() -> Iterator[Team]:
     try:
         yield Team(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
     finally:
+        # gloo ends a process whose peer is gone before it has closed its own side.
+        with suppress(RuntimeError, ValueError):
+            dist.monitored_barrier(timeout=_PATIENCE)
         dist.destroy_process_group()
 
 
