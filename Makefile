@@ -34,7 +34,7 @@ bench: $(VENV)/.bench
 	$(BIN)/pytest benchmarks --rounds 3 --store
 
 bench-report: $(VENV)/.dev
-	$(BIN)/python benchmarks/report.py
+	$(BIN)/python -m benchmarks.report
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.version.split()[0]} found; run: make PYTHON=python3.11")'

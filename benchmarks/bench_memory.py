@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .measure import Spread, cores, fresh, fresh_command, fresh_timed, load_average
+from .fresh import fresh, fresh_command, fresh_timed
+from .machine import cores, load_average
+from .measure import Spread
 
 BASE, UNSHUFFLE = 32, 2  # of the released model; see models/CARD.md
 LIMIT_BYTES = 8.5 * BASE * 4 / UNSHUFFLE**2  # per tile pixel and lane

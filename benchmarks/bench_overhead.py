@@ -17,7 +17,8 @@ from isbi_infer.geometry import read_mirrored
 from isbi_infer.normalise import intensity_statistics, normalise
 from isbi_infer.session import OnnxSession
 
-from .measure import Spread, load_average, timed
+from .machine import load_average
+from .measure import Spread, timed
 
 STACKS = ["30x512x512", "large"]
 

@@ -17,7 +17,7 @@ from isbi_infer.sample import synthetic_stack
 from isbi_infer.stackinfo import StackInfo
 from isbi_infer.stacks import write_stack
 
-from . import measure
+from . import measure, store
 
 ROOT = Path(__file__).parents[1]
 _DRAWN = 1024  # drawing neuropil is slow; larger sections are mirrored out of one of this size
@@ -111,7 +111,7 @@ def keep(options, say) -> Callable[..., None]:
                 "precision": options.precision,
                 "rounds": options.rounds,
             } | settings
-            path = measure.store(options.named(name), measured, asked)
+            path = store.store(options.named(name), measured, asked)
             say(f"stored {path.relative_to(ROOT)}")
 
     return kept

@@ -1,4 +1,4 @@
-"""Measurement that holds on a noisy machine: interleaved rounds, CPU time beside wall time, results with their origin.
+"""Measurement that holds on a noisy machine: interleaved rounds, CPU time beside wall time.
 
 A comparison is a ratio with its spread, taken round by round, and never two numbers from two runs: what disturbs
 one contender of a round disturbs its neighbours too.
@@ -6,26 +6,13 @@ one contender of a round disturbs its neighbours too.
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import json
-import os
-import platform
-import re
-import resource
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
-SCHEMA = 1
-_DISTRIBUTIONS = ("isbi-infer", "numpy", "tifffile", "onnxruntime", "torch", "monai", "bioimageio.core")
+from .machine import load_average
 
 Work = Callable[[], Any]
 
@@ -124,148 +111,3 @@ def compared(rounds: Rounds, baseline: str) -> dict[str, Any]:
             "cpu_ratio": asdict(Spread.of(cpu)),
         }
     return {"baseline": baseline, "load_average": rounds.load, "contenders": contenders}
-
-
-# Fresh processes
-
-
-@dataclass(frozen=True, slots=True)
-class Fresh:
-    """A finished process: its times, its peak of resident memory where it was asked for, and what it printed."""
-
-    sample: Sample
-    peak_bytes: int | None
-    output: str
-
-
-# A child's ru_maxrss starts at what its parent held when it forked; VmHWM is the child's own.
-_WATCHED = """
-import atexit, os, resource, sys
-def _peak():
-    try:
-        with open("/proc/self/status") as status:
-            peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with open(os.environ["BENCH_PEAK"], "w") as file:
-        file.write(str(peak))
-atexit.register(_peak)
-"""
-
-
-def fresh(script: str, *arguments: str) -> Fresh:
-    """Run a Python script in a process of its own and record its peak of resident memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        note = Path(folder) / "peak"
-        command = [sys.executable, "-c", _WATCHED + script, *arguments]
-        sample, output = _process(command, os.environ | {"BENCH_PEAK": str(note)})
-        return Fresh(sample, int(note.read_text()), output)
-
-
-def fresh_command(*command: str) -> Fresh:
-    """Run a program as a user does; unwatched."""
-    sample, output = _process(list(command), dict(os.environ))
-    return Fresh(sample, None, output)
-
-
-def fresh_timed(work: Callable[[], Fresh]) -> tuple[Sample, Fresh]:
-    """Time what starts a process by that process; for `interleaved`."""
-    result = work()
-    return result.sample, result
-
-
-def _process(command: list[str], environment: dict[str, str]) -> tuple[Sample, str]:
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Sample(wall, cpu), done.stdout
-
-
-# What is stored
-
-
-def store(
-    name: str, measured: Mapping[str, Any], settings: Mapping[str, Any], folder: Path = RESULTS
-) -> Path:
-    """Write one result with the machine, the versions and the load it was measured under.
-
-    Parameters
-    ----------
-    name : str
-        Of the question, such as ``peers-4096``.
-    measured : mapping
-        The figures.
-    settings : mapping
-        What they were measured with.
-    folder : Path
-        Where to; the file is named by machine, date and `name`, and replaces one of the same day.
-
-    Returns
-    -------
-    Path
-    """
-    now = datetime.datetime.now(datetime.UTC)
-    record = {
-        "schema": SCHEMA,
-        "name": name,
-        "measured_at": now.isoformat(timespec="seconds"),
-        "machine": machine(),
-        "versions": versions(),
-        "load_average_after": load_average(),
-        "settings": dict(settings),
-        "measured": dict(measured),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_slug()}-{now:%Y-%m-%d}-{name}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return path
-
-
-def machine() -> dict[str, Any]:
-    """Say what this machine is."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    return {
-        "cpu": _cpu_model(),
-        "cores": cores(),
-        "memory_gib": round(memory / 2**30, 1),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Give the versions of what is installed of this project, its runtimes and its peers."""
-    found = {}
-    for name in _DISTRIBUTIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def cores() -> int:
-    """Count the processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def load_average() -> float:
-    """Give how many processes wanted to run over the last minute; 0 where the system does not say."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
-
-
-def _cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = re.findall(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return names[0].strip() if names else platform.machine()
-
-
-def _slug() -> str:
-    model = re.sub(r"\(.*?\)|@.*|\bCPU\b|\bProcessor\b", " ", _cpu_model())
-    return re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-") + f"-{os.cpu_count()}-cores"

@@ -15,7 +15,7 @@ from isbi_infer.geometry import read_mirrored
 from isbi_infer.normalise import intensity_statistics, normalise
 from isbi_models import default_model
 
-from .measure import cores
+from .machine import cores
 
 CHECKPOINT = default_model().path.with_suffix(".pth")
 _SW_BATCH = 4  # of 1, 4, 8 and 16 none is faster beyond the noise on a CPU, and 1 is slower

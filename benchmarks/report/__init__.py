@@ -1,0 +1,1 @@
+"""The tables and pictures of the docs, drawn from the stored results."""
