@@ -169,6 +169,32 @@ def analyse(
             )
 
 
+@app.command()
+def curves(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its history.json.")],
+    out: Annotated[
+        Path | None, typer.Option(help=".png, .svg or .pdf to write.", show_default="RUN/curves.png")
+    ] = None,
+    title: Annotated[
+        str | None, typer.Option(help="Above the picture.", show_default="the run's name and epochs")
+    ] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Draw the losses and scores of a run by epoch, also while it is going on."""
+    with exit_codes("isbi-train", debug=debug):
+        require_packages("scores", "matplotlib")
+        from isbi_train.pictures.curves import CURVES, plot_curves, read_history
+
+        history = read_history(run)
+        folder = run if run.is_dir() else run.parent
+        path = out or folder / CURVES
+        named = title or f"{folder.resolve().name}, {history[-1]['epoch']} epochs"
+        plot_curves(history, path, title=named)
+        if not quiet:
+            typer.echo(f"{path}: {len(history)} validations, the last after epoch {history[-1]['epoch']}")
+
+
 def _say(notes: tuple[str, ...]) -> None:
     for note in notes:
         typer.echo(f"isbi-train: note: {note}", err=True)

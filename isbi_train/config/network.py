@@ -32,6 +32,10 @@ class NetworkConfig(Plain):
         Most channels of any level; most weights sit in the deepest.
     batch_norm : bool
         Whether BatchNorm follows every 3x3 convolution; without it the convolutions have biases.
+    separable : bool
+        Whether every 3x3 convolution but the first is split in two: a 3x3 of each channel by itself, then a 1x1 over
+        all channels. About eight times fewer operations and weights there. Chollet 2017, "Xception", CVPR; Howard et
+        al. 2017, "MobileNets", arXiv:1704.04861, but without BatchNorm and ReLU between the two.
     """
 
     base: int = 32
@@ -41,6 +45,7 @@ class NetworkConfig(Plain):
     arch: str = "unet"
     widest: int = 1024
     batch_norm: bool = True
+    separable: bool = False
 
     def __post_init__(self) -> None:
         require(1 <= self.base <= 512, f"base width {self.base} is not within 1..512")
@@ -52,12 +57,16 @@ class NetworkConfig(Plain):
             self.base <= self.widest <= 512 * 2**6,
             f"widest {self.widest} is not within {self.base}..{512 * 2**6}, from the base width up",
         )
-        require(
-            isinstance(self.batch_norm, bool), f"batch_norm {self.batch_norm!r} is neither true nor false"
-        )
+        for name in ("batch_norm", "separable"):
+            value = getattr(self, name)
+            require(isinstance(value, bool), f"{name} {value!r} is neither true nor false")
         require(
             self.arch == "unet" or self.unshuffle == 1,
             f"unshuffle {self.unshuffle} does not go with arch {self.arch}, which folds no pixels; use 1",
+        )
+        require(
+            self.arch == "unet" or not self.separable,
+            f"separable convolutions do not go with arch {self.arch}, the classic network; use arch unet",
         )
 
     @classmethod
@@ -85,6 +94,12 @@ class NetworkConfig(Plain):
     def widths(self) -> tuple[int, ...]:
         """Channels of every level, from the first to the deepest."""
         return tuple(min(self.base * 2**level, self.widest) for level in range(self.depth + 1))
+
+    @property
+    def shapes(self) -> dict[str, Any]:
+        """What decides which weights there are, and how they are used; dropout, for one, does not."""
+        names = ("arch", "widths", "unshuffle", "batch_norm", "separable")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def mirrored(self) -> int:

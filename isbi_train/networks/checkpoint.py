@@ -20,7 +20,7 @@ from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.networks.archive import read_pickled
 from isbi_train.networks.network import UNet
 
-FORMAT, VERSION = "isbi-unet", 2
+FORMAT, VERSION = "isbi-unet", 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,14 +154,16 @@ def is_checkpoint(plain: object) -> bool:
 def checkpoint_of(plain: Any, path: Path) -> Checkpoint:
     """Make a checkpoint of what its file held, or raise ModelError naming the file."""
     version = plain.get("version")
-    if version not in (1, VERSION):
+    if version not in range(1, VERSION + 1):
         raise ModelError(
-            f"{path}: checkpoint version {version!r}, this program reads 1 and {VERSION}; update isbi-infer"
+            f"{path}: checkpoint version {version!r}, this program reads 1 to {VERSION}; update isbi-infer"
         )
     try:
         _check_parts(plain)
         if version == 1:
             plain = {**plain, **_from_version_1(plain)}
+        if version < 3:
+            plain = {**plain, "network": {**_BEFORE_VERSION_3, **plain["network"]}}
         network = NetworkConfig.from_plain(plain["network"])
         return Checkpoint(
             network=network,
@@ -225,6 +227,10 @@ _VERSION_1: dict[str, dict[str, Any]] = {
         "soft_weight": 0.5,
     },
 }
+
+
+# Likewise before version 3.
+_BEFORE_VERSION_3 = {"separable": False}
 
 
 def _from_version_1(plain: dict[str, Any]) -> dict[str, dict[str, Any]]:

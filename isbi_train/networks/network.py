@@ -7,6 +7,7 @@ what makes exact tiling possible.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -14,6 +15,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isbi_train.config import NetworkConfig
+
+
+class Depthwise(nn.Conv2d):
+    """A 3x3 convolution of each channel by itself, without bias; the first half of a separable one.
+
+    Parameters
+    ----------
+    channels : int
+        In and out.
+    padding : {0, 1}
+        See `ConvBlock`.
+    """
+
+    def __init__(self, channels: int, *, padding: int) -> None:
+        super().__init__(channels, channels, 3, padding=padding, groups=channels, bias=False)
 
 
 class ConvBlock(nn.Sequential):
@@ -27,12 +43,26 @@ class ConvBlock(nn.Sequential):
         Zeros around each convolution's input; 1 keeps the size, 0 takes 2 pixels per side off in all.
     batch_norm : bool
         Whether each convolution is followed by BatchNorm, instead of having a bias.
+    separable : sequence of bool
+        Whether the first one and the second are a `Depthwise` followed by a 1x1.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, *, padding: int, batch_norm: bool) -> None:
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        padding: int,
+        batch_norm: bool,
+        separable: Sequence[bool] = (False, False),
+    ) -> None:
         layers: list[nn.Module] = []
-        for before in (channels_in, channels_out):
-            layers.append(nn.Conv2d(before, channels_out, 3, padding=padding, bias=not batch_norm))
+        for before, split in zip((channels_in, channels_out), separable, strict=True):
+            if split:
+                layers.append(Depthwise(before, padding=padding))
+                layers.append(nn.Conv2d(before, channels_out, 1, bias=not batch_norm))
+            else:
+                layers.append(nn.Conv2d(before, channels_out, 3, padding=padding, bias=not batch_norm))
             if batch_norm:
                 layers.append(nn.BatchNorm2d(channels_out))
             layers.append(nn.ReLU(inplace=True))
@@ -74,29 +104,37 @@ class UNet(nn.Module):
         self.fold: nn.Module = nn.PixelUnshuffle(config.unshuffle)
         widths = config.widths
         norm, padding = config.batch_norm, 0 if config.mirrored else 1
+        split = config.separable
+        # The very first convolution has next to no channels to separate.
         self.encoder = nn.ModuleList(
-            ConvBlock(before, after, padding=padding, batch_norm=norm)
-            for before, after in pairwise((folded, *widths[:-1]))
+            ConvBlock(before, after, padding=padding, batch_norm=norm, separable=(split and level > 0, split))
+            for level, (before, after) in enumerate(pairwise((folded, *widths[:-1])))
         )
-        self.bottom = ConvBlock(widths[-2], widths[-1], padding=padding, batch_norm=norm)
+        self.bottom = ConvBlock(
+            widths[-2], widths[-1], padding=padding, batch_norm=norm, separable=(split, split)
+        )
         self.dropout: nn.Module = nn.Dropout2d(config.dropout)
         self.upsample = nn.ModuleList(
             nn.ConvTranspose2d(below, width, 2, stride=2) for below, width in pairwise(reversed(widths))
         )
         self.decoder = nn.ModuleList(
-            ConvBlock(2 * width, width, padding=1, batch_norm=norm) for width in reversed(widths[:-1])
+            ConvBlock(2 * width, width, padding=1, batch_norm=norm, separable=(split, split))
+            for width in reversed(widths[:-1])
         )
         self.head = nn.Conv2d(config.base, folded, 1)
         self.unfold: nn.Module = nn.PixelShuffle(config.unshuffle)
         self._initialise()
 
     def _initialise(self) -> None:
-        """He et al. 2015, "Delving Deep into Rectifiers", ICCV."""
+        """He et al. 2015, "Delving Deep into Rectifiers", ICCV: twice the variance behind a ReLU, which halves it."""
+        before: nn.Module | None = None
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                rectified = not isinstance(before, Depthwise)
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu" if rectified else "linear")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+                before = module
         nn.init.normal_(self.head.weight, std=1e-2)
 
     def forward(self, image_NCYX: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 
@@ -40,14 +40,15 @@ def recognise_by_name(found: Tensors) -> tuple[NetworkConfig, Tensors] | None:
     """
     levels = [int(match[1]) for name in found if (match := re.match(r"encoder\.(\d+)\.\d+\.", name))]
     first, head = _kernel(found, "encoder.0.0.weight"), _kernel(found, "head.weight")
-    bottom = _kernel(found, "bottom.0.weight")
+    pointwise = _kernel(found, "bottom.1.weight")
+    bottom = pointwise or _kernel(found, "bottom.0.weight")
     if not levels or not (first or head):
         return None
     base, folded = first[:2] if first else head[1::-1]
     depth = max(levels) + 1
     deepest = bottom[0] if bottom else base * 2**depth
     batch_norm = any(name.endswith("running_mean") for name in found)
-    config = _config(base, depth, folded, deepest, batch_norm=batch_norm)
+    config = _config(base, depth, folded, deepest, batch_norm=batch_norm, separable=bool(pointwise))
     counters = {name: torch.tensor(0) for name in shapes_of(config) if name.endswith(_COUNTER)}
     return config, fitting_weights({**counters, **found}, config)
 
@@ -57,6 +58,7 @@ def recognise_by_order(found: Tensors) -> tuple[NetworkConfig, Tensors]:
 
     That is encoder, bottom, decoder (each up-convolution before its block, or all of them first) and head. A BatchNorm
     follows its convolution directly. Biases before a BatchNorm are taken into its mean, which changes nothing.
+    Separable convolutions are recognised by name only, for a ReLU between their halves leaves no trace.
 
     Parameters
     ----------
@@ -76,6 +78,14 @@ def recognise_by_order(found: Tensors) -> tuple[NetworkConfig, Tensors]:
     theirs = [(name, weight) for name, weight in found.items() if not name.endswith(_COUNTER)]
     kernels = [weight.shape for _, weight in theirs if weight.ndim == 4]
     depth, rest = divmod(len(kernels) - 3, 5)
+    depthwise = [
+        after for before, after in pairwise(kernels) if after[1] == 1 < before[0] and after[2:] == (3, 3)
+    ]
+    if len(depthwise) > 1:
+        raise ModelError(
+            "its 3x3 convolutions of single channels (depthwise, or grouped) are read under the names that isbi-train "
+            f"gives a separable U-Net only: {_names_differ(found, NetworkConfig(separable=True))}"
+        )
     if rest or not 1 <= depth <= 6:
         raise ModelError(
             f"its {len(kernels)} convolutions are no U-Net's, which has 8, 13, 18, 23 ...: {_names_differ(found)}"
@@ -98,7 +108,9 @@ def recognise_by_order(found: Tensors) -> tuple[NetworkConfig, Tensors]:
     return config, _renamed(found, matching[0], config)
 
 
-def _config(base: int, depth: int, folded: int, deepest: int, *, batch_norm: bool) -> NetworkConfig:
+def _config(
+    base: int, depth: int, folded: int, deepest: int, *, batch_norm: bool, separable: bool = False
+) -> NetworkConfig:
     if folded not in _UNSHUFFLE:
         raise ModelError(
             f"its last convolution gives {folded} maps, expected 1 logit (or 4 or 16 of them, folded)"
@@ -112,6 +124,7 @@ def _config(base: int, depth: int, folded: int, deepest: int, *, batch_norm: boo
             arch="unet",
             widest=max(1024, deepest) if deepest == base * 2**depth else deepest,
             batch_norm=batch_norm,
+            separable=separable,
         )
     except UsageError as error:
         raise ModelError(f"its weights are of no network that there is here: {error}") from error

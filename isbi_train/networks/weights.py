@@ -127,11 +127,10 @@ def _by_order(found: Tensors, *, ordered: bool) -> tuple[NetworkConfig, Tensors]
 
 
 def _arch(path: Path, network: NetworkConfig, arch: str | None) -> str:
-    if network.unshuffle > 1:
+    if network.unshuffle > 1 or network.separable:
         if arch not in (None, "unet"):
-            raise UsageError(
-                f"{path}: its pixels are folded, which arch {arch} does not do; leave --arch out"
-            )
+            has = "pixels are folded" if network.unshuffle > 1 else "convolutions are separable"
+            raise UsageError(f"{path}: its {has}, which arch {arch} has not; leave --arch out")
         return "unet"
     if arch is None:
         raise UsageError(
@@ -143,7 +142,8 @@ def _arch(path: Path, network: NetworkConfig, arch: str | None) -> str:
 
 def _notes(path: Path, network: NetworkConfig, *, named: bool) -> tuple[str, ...]:
     bare = (
-        f"{path}: bare weights, read as arch {network.arch}, base {network.base}, depth {network.depth}: their "
+        f"{path}: bare weights, read as arch {network.arch}, base {network.base}, depth {network.depth}"
+        f"{', separable convolutions' if network.separable else ''}: their "
         "training data, pixel size, border and scores are not known; each section is normalised by its own statistics"
     )
     if named:

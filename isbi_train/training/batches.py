@@ -112,6 +112,11 @@ def draw_batch(
     )
 
 
+def steps_per_epoch(pixels: int, train: TrainConfig) -> int:
+    """Count the steps that draw as many pixels as the training sections have; at least one."""
+    return max(1, round(pixels / (train.batch * train.crop**2)))
+
+
 def step_seed(train: TrainConfig, step: int) -> int:
     """Give the seed of one step's randomness."""
     return train.seed * 2**32 + step

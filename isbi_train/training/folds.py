@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -130,11 +130,26 @@ def summary(out: Path, folds: int) -> dict[str, Any]:
         per_fold.append(
             {"fold": fold, "epoch": last.epoch, **last.scores, "best": {"epoch": best.epoch, **best.scores}}
         )
+    return {"folds": folds, "per_fold": per_fold, **averaged(per_fold)}
+
+
+def averaged(per_fold: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Average scores over folds.
+
+    Parameters
+    ----------
+    per_fold : sequence of mapping
+        Each with `SCORES`; more is not looked at.
+
+    Returns
+    -------
+    dict
+        ``mean`` and ``spread`` (the sample standard deviation, None for one fold) of every score; no mean of no fold.
+    """
     values = {score: [entry[score] for entry in per_fold] for score in SCORES}
-    spread = {score: statistics.stdev(found) if len(found) > 1 else None for score, found in values.items()}
     return {
-        "folds": folds,
-        "per_fold": per_fold,
         "mean": {score: statistics.fmean(found) for score, found in values.items() if found},
-        "spread": spread,
+        "spread": {
+            score: statistics.stdev(found) if len(found) > 1 else None for score, found in values.items()
+        },
     }

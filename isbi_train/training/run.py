@@ -252,6 +252,21 @@ def make_run_folder(out: Path) -> None:
         check_writable(out / name)
 
 
+def check_no_run(out: Path) -> None:
+    """See that a new run would not write over another.
+
+    Raises
+    ------
+    UsageError
+        If it would.
+    """
+    found = [name for name in (MODEL, BEST, PROGRESS) if (out / name).exists()]
+    if found:
+        raise UsageError(
+            f"{out}: holds a run already ({', '.join(found)}); --resume continues it, another folder starts a new one"
+        )
+
+
 def _second_name(path: Path, other: Path) -> None:
     try:
         os.link(path, other)

@@ -25,13 +25,22 @@ from isbi_train.networks.weights import load_weights
 from isbi_train.stacks.data import LabelledStack
 from isbi_train.stacks.sections import hold_out
 from isbi_train.training.arithmetic import Arithmetic, choose_arithmetic
-from isbi_train.training.batches import Sections, batches, bring_sections, step_seed
+from isbi_train.training.batches import Sections, batches, bring_sections, step_seed, steps_per_epoch
 from isbi_train.training.calibrate import calibrate_file
 from isbi_train.training.distil import Teaching
 from isbi_train.training.distributed import ALONE, Team
 from isbi_train.training.inputs import Inputs
 from isbi_train.training.losses import loss as weighted_loss
-from isbi_train.training.run import BEST, MODEL, PROGRESS, SETTINGS, Run, RunSettings, make_run_folder
+from isbi_train.training.run import (
+    BEST,
+    MODEL,
+    PROGRESS,
+    SETTINGS,
+    Run,
+    RunSettings,
+    check_no_run,
+    make_run_folder,
+)
 from isbi_train.training.settings import Settings, write_settings
 from isbi_train.training.stopping import stop_between_steps
 from isbi_train.training.validate import validate
@@ -94,8 +103,8 @@ def fit(
     Raises
     ------
     UsageError
-        If the sections do not suit the settings, a teacher has seen held-out sections, or a run is resumed with other
-        settings or data.
+        If the sections do not suit the settings, a teacher has seen held-out sections, a run is resumed with other
+        settings or data, or a new one is started where there is one.
     DependencyError
         If CUDA is asked for and absent.
     ModelError
@@ -122,17 +131,12 @@ def fit(
     if inputs.init:
         data["init"] = _start_from(model, Path(inputs.init))
     model = model.to(arithmetic.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Run(
-        model,
-        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(train.average), use_buffers=True),
-        torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay),
-        torch.amp.GradScaler(arithmetic.device.type, enabled=arithmetic.dtype == torch.float16),
-    )
+    run = new_run(model, train, arithmetic)
     settings = RunSettings(network, augment, train, data)
     inputs = replace(inputs, sha256=_sha256_by_name(data, inputs))
 
     with ExitStack() as held:
-        team.lead(partial(_hold_folder, out, held))
+        team.lead(partial(_hold_folder, out, held, resume))
         if resume and run.resume(out, settings):
             log.info("resumed after epoch %d and %d more steps", run.epoch, len(run.losses))
         elif resume:
@@ -149,9 +153,35 @@ def fit(
     return out / MODEL
 
 
-def _hold_folder(out: Path, held: ExitStack) -> None:
+def new_run(model: nn.Module, train: TrainConfig, arithmetic: Arithmetic) -> Run:
+    """Give a network what it is trained with: averaged weights, optimiser and scaler.
+
+    Parameters
+    ----------
+    model : Module
+        On its device, with its first weights.
+    train : TrainConfig
+        The settings.
+    arithmetic : Arithmetic
+        Where and how narrowly it is trained.
+
+    Returns
+    -------
+    Run
+    """
+    return Run(
+        model,
+        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(train.average), use_buffers=True),
+        torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay),
+        torch.amp.GradScaler(arithmetic.device.type, enabled=arithmetic.dtype == torch.float16),
+    )
+
+
+def _hold_folder(out: Path, held: ExitStack, resume: bool) -> None:
     make_run_folder(out)
     held.enter_context(holding(out))
+    if not resume:
+        check_no_run(out)
 
 
 def _calibrate(path: Path, held_out: LabelledStack) -> None:
@@ -171,11 +201,11 @@ def _train(
 ) -> None:
     """Go on with a run until it is finished."""
     train, augment = settings.train, settings.augment
-    steps_per_epoch = max(1, round(sections.images_ZCYX.numel() / (train.batch * train.crop**2)))
-    total = train.epochs * steps_per_epoch
+    epoch_steps = steps_per_epoch(sections.images_ZCYX.numel(), train)
+    total = train.epochs * epoch_steps
     log.info("training on %s in %s, %d steps", arithmetic.device, arithmetic.dtype, total)
     network = team.wrap(run.model, train.batch)
-    steps = range(run.step(steps_per_epoch), total)
+    steps = range(run.step(epoch_steps), total)
     started = time.perf_counter()
 
     def validate_and_save() -> None:
@@ -197,10 +227,10 @@ def _train(
             for group in run.optimiser.param_groups:
                 group["lr"] = learning_rate(step, total, train)
             torch.manual_seed(step_seed(train, step))  # dropout
-            loss = _step(run, network, arithmetic, image_NCYX, maps_NKYX, train, sections.weight_scale)
+            loss = take_step(run, network, arithmetic, image_NCYX, maps_NKYX, train, sections.weight_scale)
             run.losses.append(team.mean(loss))
             run.average.update_parameters(run.model)
-            epoch, rest = divmod(step + 1, steps_per_epoch)
+            epoch, rest = divmod(step + 1, epoch_steps)
             due = rest == 0 and (epoch % train.checkpoint_epochs == 0 or epoch == train.epochs)
             stopping = team.any(bool(stop))
             if due or stopping or step % _CHECK_STEPS == 0:
@@ -217,7 +247,7 @@ def _train(
                 stop.leave()
 
 
-def _step(
+def take_step(
     run: Run,
     network: nn.Module,
     arithmetic: Arithmetic,
@@ -226,7 +256,28 @@ def _step(
     train: TrainConfig,
     weight_scale: float,
 ) -> Tensor:
-    """Take one step, and give its loss."""
+    """Take one step.
+
+    Parameters
+    ----------
+    run : Run
+        Its weights change; the average does not.
+    network : Module
+        What is run: the run's model, or what wraps it.
+    arithmetic : Arithmetic
+        Where and how narrowly.
+    image_NCYX, maps_NKYX : Tensor
+        See `isbi_train.training.batches.draw_batch`.
+    train : TrainConfig
+        Gives weights and the longest gradient.
+    weight_scale : float
+        See `isbi_train.training.losses.mean_weight`.
+
+    Returns
+    -------
+    Tensor
+        The loss, a scalar.
+    """
     network.train()
     with arithmetic.autocast():
         logits_NCYX = network(image_NCYX.contiguous(memory_format=torch.channels_last))
@@ -254,14 +305,9 @@ def _check_crop(crop: int, stride: int) -> None:
 def _start_from(model: UNet, path: Path) -> str:
     """Take over the weights of another network of the same architecture, and give their file's sha256."""
     weights = load_weights(path, model.config.arch)
-    # Dropout has no weights.
-    theirs, ours = replace(weights.network, dropout=0.0), replace(model.config, dropout=0.0)
-    if theirs != ours:
-        differing = [
-            f"{key}: {value!r} -> {ours.to_plain()[key]!r}"
-            for key, value in theirs.to_plain().items()
-            if value != ours.to_plain()[key]
-        ]
+    theirs, ours = weights.network.shapes, model.config.shapes
+    differing = [f"{key}: {theirs[key]!r} -> {ours[key]!r}" for key in theirs if theirs[key] != ours[key]]
+    if differing:
         raise UsageError(f"{path}: is of another network ({'; '.join(differing)}); give its settings")
     model.load_state_dict(weights.state_dict)
     return file_sha256(path)

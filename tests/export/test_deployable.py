@@ -36,6 +36,8 @@ OPTIONS = {
     "folded 4x4": NetworkConfig(base=4, depth=2, unshuffle=4),
     "capped": NetworkConfig(base=4, depth=3, unshuffle=1, widest=8),
     "without BatchNorm": NetworkConfig(base=4, depth=3, unshuffle=2, batch_norm=False),
+    "separable": NetworkConfig(base=4, depth=3, unshuffle=2, separable=True),
+    "separable without BatchNorm": NetworkConfig(base=4, depth=2, separable=True, batch_norm=False),
     "valid": NetworkConfig.of("valid-unet", base=4, depth=2),
     "valid without BatchNorm": NetworkConfig.of("valid-unet", base=4, depth=2, batch_norm=False),
 }

@@ -86,7 +86,13 @@ def configs(draw):
     depth = draw(st.integers(1, {1: 4, 2: 4, 4: 3}[unshuffle] if arch == "unet" else 3))
     widest, batch_norm = draw(st.integers(base, 12)), draw(st.booleans())
     return NetworkConfig(
-        base=base, depth=depth, unshuffle=unshuffle, arch=arch, widest=widest, batch_norm=batch_norm
+        base=base,
+        depth=depth,
+        unshuffle=unshuffle,
+        arch=arch,
+        widest=widest,
+        batch_norm=batch_norm,
+        separable=arch == "unet" and draw(st.booleans()),
     )
 
 
@@ -116,14 +122,24 @@ def test_impulses_show_the_known_figures(depth, unshuffle, context):
     assert context_by_impulses(NetworkConfig(base=1, depth=depth, unshuffle=unshuffle)) == (context,) * 4
 
 
+@pytest.mark.parametrize(("depth", "unshuffle"), [(1, 2), (2, 1), (3, 2)])
+def test_a_separable_network_looks_as_far_as_a_plain_one(depth, unshuffle):
+    plain = NetworkConfig(base=1, depth=depth, unshuffle=unshuffle)
+    assert context_by_impulses(replace(plain, separable=True)) == context_by_impulses(plain)
+
+
 CONFIGS = [
     NetworkConfig(base=2, depth=2, unshuffle=1),
     NetworkConfig(base=2, depth=2, unshuffle=2),
     NetworkConfig(base=1, depth=3, unshuffle=1),
     NetworkConfig(base=1, depth=1, unshuffle=4),
+    NetworkConfig(base=2, depth=2, unshuffle=2, separable=True),
     NetworkConfig.of("valid-unet", base=2, depth=2),
 ]
-_names = [f"{config.arch}, depth {config.depth}, unshuffle {config.unshuffle}" for config in CONFIGS]
+_names = [
+    f"{config.arch}, depth {config.depth}, unshuffle {config.unshuffle}{', separable' if config.separable else ''}"
+    for config in CONFIGS
+]
 
 
 def kept_columns(config):

@@ -194,6 +194,7 @@ def test_damaged_and_foreign_programs_are_model_errors(everything, tmp_path):
     [
         NetworkConfig(base=2, depth=1, unshuffle=4),
         NetworkConfig(base=3, depth=3, unshuffle=1, widest=6, dropout=0.5),
+        NetworkConfig(base=8, depth=1, unshuffle=2, separable=True),
         NetworkConfig(base=2, depth=1, unshuffle=1, arch="valid-unet"),
     ],
     ids=str,

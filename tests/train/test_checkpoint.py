@@ -180,8 +180,8 @@ def test_a_checkpoint_of_another_program_is_refused(tmp_path, foreign):
 
 
 def test_a_checkpoint_of_a_newer_version_asks_for_an_update(rewritten):
-    with pytest.raises(ModelError, match=r"version 3, this program reads 1 and 2; update"):
-        load_checkpoint(rewritten(lambda plain: plain.update(version=3)))
+    with pytest.raises(ModelError, match=r"version 4, this program reads 1 to 3; update"):
+        load_checkpoint(rewritten(lambda plain: plain.update(version=4)))
 
 
 VERSION_1 = {  # the settings that files of version 1 have
@@ -221,6 +221,25 @@ def test_a_checkpoint_of_version_1_had_no_limit_of_width(tmp_path, checkpoint):
     as_version_1(plain)
     torch.save(plain, tmp_path / "wide.pth")
     assert load_checkpoint(tmp_path / "wide.pth").network == wide
+
+
+def as_version_2(plain):
+    plain["version"] = 2
+    del plain["network"]["separable"]
+
+
+@pytest.mark.parametrize("older", [as_version_1, as_version_2])
+def test_no_convolution_was_separable_before_version_3(rewritten, checkpoint, older):
+    assert load_checkpoint(rewritten(older)).network == replace(checkpoint.network, separable=False)
+
+
+def test_a_separable_checkpoint_comes_back(tmp_path, checkpoint):
+    config = replace(checkpoint.network, separable=True)
+    weights = UNet(config).state_dict()
+    save_checkpoint(tmp_path / "model.pth", replace(checkpoint, network=config, state_dict=weights))
+    loaded = load_checkpoint(tmp_path / "model.pth")
+    assert loaded.network == config
+    assert loaded.load_network().state_dict().keys() == weights.keys()
 
 
 def test_new_settings_are_not_made_up_for_a_file_of_this_version(rewritten):

@@ -2,10 +2,12 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,7 @@ def leave_after(epoch):
 
 def poison_after(monkeypatch, epoch):
     """Let what trains turn to NaN after an epoch, as a gradient out of range would."""
-    whole_step, taken = training._step, []
+    whole_step, taken = training.take_step, []
 
     def step(run, *arguments):
         loss = whole_step(run, *arguments)
@@ -45,7 +47,7 @@ def poison_after(monkeypatch, epoch):
                 run.model.head.weight.fill_(float("nan"))
         return loss
 
-    monkeypatch.setattr(training, "_step", step)
+    monkeypatch.setattr(training, "take_step", step)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_says_where_and_keeps_the_last_good_model(
@@ -226,13 +228,33 @@ def test_fine_tuning_starts_from_the_given_weights(labelled, network, train_conf
         fit(labelled, tmp_path, **settings, resume=True)
 
 
+def test_fine_tuning_takes_settings_that_change_no_weight(labelled, network, train_config, trained, tmp_path):
+    same = replace(network, widest=512, dropout=0.3)
+    settings = {"augment": AugmentConfig(), "train": train_config()}
+    fit(labelled, tmp_path, network=same, **settings, inputs=Inputs(init=str(trained / "model.pth")))
+    assert load_checkpoint(tmp_path / "model.pth").network == same
+
+
+def test_a_new_run_where_there_is_one_is_refused_and_nothing_is_lost(
+    labelled, network, train_config, trained, tmp_path
+):
+    out = shutil.copytree(trained, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    settings = {"network": network, "augment": AugmentConfig(), "train": train_config()}
+    with pytest.raises(UsageError, match=r"holds a run already .*--resume"):
+        fit(labelled, out, **settings)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 def test_fine_tuning_another_network_lists_the_differences(labelled, train_config, trained, tmp_path):
     settings = {
         "network": NetworkConfig(base=4, depth=2),
         "augment": AugmentConfig(),
         "train": train_config(),
     }
-    with pytest.raises(UsageError, match=r"model\.pth: is of another network \(base: 2 -> 4\)"):
+    with pytest.raises(
+        UsageError, match=r"model\.pth: is of another network \(widths: \(2, 4, 8\) -> \(4, 8, 16\)\)"
+    ):
         fit(labelled, tmp_path / "run", **settings, inputs=Inputs(init=str(trained / "model.pth")))
     assert not (tmp_path / "run").exists()
 

@@ -1,6 +1,7 @@
 """The network: its sizes, its beginning, and what it does to shapes."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -27,16 +28,23 @@ def parameters(config):
     kind=st.sampled_from([("unet", 1), ("unet", 2), ("unet", 4), ("valid-unet", 1)]),
     widest=st.integers(2, 20),
     batch_norm=st.booleans(),
+    separable=st.booleans(),
     batch=st.integers(1, 3),
     rows=st.integers(1, 3),
     columns=st.integers(1, 3),
 )
 def test_the_output_has_the_shape_of_the_input_for_any_batch_and_multiple_of_the_stride(
-    depth, kind, widest, batch_norm, batch, rows, columns
+    depth, kind, widest, batch_norm, separable, batch, rows, columns
 ):
     arch, unshuffle = kind
     config = NetworkConfig(
-        base=2, depth=depth, unshuffle=unshuffle, arch=arch, widest=widest, batch_norm=batch_norm
+        base=2,
+        depth=depth,
+        unshuffle=unshuffle,
+        arch=arch,
+        widest=widest,
+        batch_norm=batch_norm,
+        separable=separable and arch == "unet",
     )
     image_NCYX = torch.zeros(batch, 1, rows * config.stride, columns * config.stride)
     with torch.inference_mode():
@@ -134,6 +142,31 @@ def test_initial_convolutions_spread_as_he_et_al_ask():
         assert abs(convolution.weight.mean().item()) < 0.1 * expected
 
 
+@settings(max_examples=20)
+@given(base=st.integers(1, 8), depth=st.integers(1, 3), unshuffle=st.sampled_from([1, 2, 4]))
+def test_every_3x3_convolution_but_the_first_is_split_where_that_is_wanted(base, depth, unshuffle):
+    plain = NetworkConfig(base=base, depth=depth, unshuffle=unshuffle)
+    with torch.device("meta"):
+        networks = UNet(plain), UNet(replace(plain, separable=True))
+    whole, split = ([m for m in network.modules() if isinstance(m, nn.Conv2d)] for network in networks)
+    first, *others, head = ((m.in_channels, m.out_channels, m.kernel_size, m.groups) for m in whole)
+    expected = [first]
+    for before, after, _, _ in others:
+        expected += [(before, before, (3, 3), before), (before, after, (1, 1), 1)]
+    assert [(m.in_channels, m.out_channels, m.kernel_size, m.groups) for m in split] == [*expected, head]
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_the_halves_of_a_separable_convolution_together_keep_the_variance(batch_norm):
+    torch.manual_seed(0)
+    network = UNet(NetworkConfig(base=64, depth=1, separable=True, batch_norm=batch_norm))
+    before_NCYX = torch.randn(4, 64, 64, 64).relu()
+    with torch.no_grad():
+        after_NCYX = network.bottom[1](network.bottom[0](before_NCYX))
+    # without the rim, where zeros come in
+    assert after_NCYX[:, :, 1:-1, 1:-1].var().item() == pytest.approx(1.0, rel=0.25)
+
+
 def test_an_untrained_network_is_undecided_everywhere():
     torch.manual_seed(0)
     network = UNet(NetworkConfig(base=8, depth=2)).eval()
@@ -180,10 +213,12 @@ def test_channels_are_dropped_in_training_only():
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
-@pytest.mark.parametrize("arch", ["unet", "valid-unet"])
-def test_every_weight_learns(arch, batch_norm):
+@pytest.mark.parametrize(
+    ("arch", "separable"), [("unet", False), ("unet", True), ("valid-unet", False)], ids=str
+)
+def test_every_weight_learns(arch, separable, batch_norm):
     torch.manual_seed(0)
-    config = NetworkConfig.of(arch, base=4, depth=2, batch_norm=batch_norm)
+    config = NetworkConfig.of(arch, base=4, depth=2, batch_norm=batch_norm, separable=separable)
     network = UNet(config).train()
     image_NCYX = torch.randn(2, 1, 4 * config.stride, 4 * config.stride)
     loss = F.binary_cross_entropy_with_logits(network(image_NCYX), (image_NCYX > 0).float())
@@ -206,6 +241,12 @@ def test_every_weight_learns(arch, batch_norm):
         (NetworkConfig, {"widest": 2**20}, "widest 1048576"),
         (NetworkConfig, {"batch_norm": 1}, "batch_norm 1"),
         (NetworkConfig, {"arch": "valid-unet"}, "unshuffle 2 does not go with arch valid-unet"),
+        (NetworkConfig, {"separable": 1}, "separable 1"),
+        (
+            NetworkConfig,
+            {"arch": "valid-unet", "unshuffle": 1, "separable": True},
+            "separable .* arch valid-unet",
+        ),
         (NetworkConfig, {"dropout": 1.0}, "dropout 1.0"),
         (NetworkConfig, {"dropout": math.nan}, "dropout nan"),
         (AugmentConfig, {"scale_min": 0.0}, "scale 0.0"),
@@ -233,8 +274,15 @@ def test_settings_that_cannot_be_meant_are_refused_by_name(config, settings, nam
         config(**settings)
 
 
-@given(depth=st.integers(1, 6), unshuffle=st.sampled_from([1, 2, 4]), base=st.integers(1, 512))
-def test_settings_survive_the_way_through_plain_types(depth, unshuffle, base):
-    config = NetworkConfig(base=base, depth=depth, unshuffle=unshuffle, widest=600, batch_norm=False)
+@given(
+    depth=st.integers(1, 6),
+    unshuffle=st.sampled_from([1, 2, 4]),
+    base=st.integers(1, 512),
+    separable=st.booleans(),
+)
+def test_settings_survive_the_way_through_plain_types(depth, unshuffle, base, separable):
+    config = NetworkConfig(
+        base=base, depth=depth, unshuffle=unshuffle, widest=600, batch_norm=False, separable=separable
+    )
     assert NetworkConfig.from_plain(config.to_plain()) == config
     assert config.stride == unshuffle * 2**depth

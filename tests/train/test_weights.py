@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -114,6 +115,7 @@ def configs(draw):
         # A limit that no level reaches leaves no trace.
         widest=limit if limit < base * 2**depth else 1024,
         batch_norm=draw(st.booleans()),
+        separable=arch == "unet" and draw(st.booleans()),
         dropout=0.0,
     )
 
@@ -126,8 +128,10 @@ def test_the_settings_are_inferred_from_names_and_shapes_in_any_order(tmp_path_f
     shuffled.shuffle(names)
     path = tmp_path_factory.getbasetemp() / "inferred.pth"
     torch.save({name: state[name] for name in names}, path)
-    loaded = load_weights(path, None if config.unshuffle > 1 else config.arch)
+    traced = config.unshuffle > 1 or config.separable
+    loaded = load_weights(path, None if traced else config.arch)
     assert loaded.network == config
+    assert ("separable" in loaded.notes[0]) == config.separable
     assert same(loaded.state_dict, state)
 
 
@@ -276,6 +280,20 @@ def test_names_do_not_decide_an_architecture_either(stored):
 def test_a_batch_norm_behind_the_activation_is_refused(stored):
     with pytest.raises(ModelError, match=r"'down1\.2' stands 2 places behind its convolution"):
         load_weights(stored(Theirs(norm=True, relu_first=True).state_dict()), "unet")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_separable_convolutions_with_other_names_are_refused(stored, depth):
+    state = UNet(replace(CONFIG, depth=depth, separable=True)).state_dict()
+    others = {f"layer{number}.{name.rpartition('.')[2]}": w for number, (name, w) in enumerate(state.items())}
+    with pytest.raises(ModelError, match=r"depthwise.*names that isbi-train gives.*missing \['bottom\.0"):
+        load_weights(stored(others))
+
+
+def test_a_separable_network_is_no_valid_u_net(stored):
+    path = stored(UNet(NetworkConfig(base=2, depth=1, unshuffle=1, separable=True)).state_dict())
+    with pytest.raises(UsageError, match="convolutions are separable, which arch valid-unet has not"):
+        load_weights(path, "valid-unet")
 
 
 def reordered(state):
