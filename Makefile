@@ -1,13 +1,16 @@
 # make demo   segment a synthetic sample with the released model (needs no torch)
 # make test   lint, types, import rules and tests; the benchmarks run once on next to nothing
-# make bench  speed and memory against raw ONNX Runtime and peers, stored; leave the machine alone for ten minutes
+# make bench  speed and memory against raw ONNX Runtime and peers, stored and printed; leave the machine alone for ten
+#             minutes. bench-all: larger sections, longer stacks, more peers, on one core too; an hour or two.
+#             bench-report: the tables and pictures of docs/ from what is stored. bench-baseline: for CONTRIBUTING.md
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
+BASELINE := benchmarks/results/baseline/pytest-benchmark.json
 
-.PHONY: demo test lint types imports unit bench bench-report clean
+.PHONY: demo test lint types imports unit bench bench-all bench-baseline bench-report study clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m isbi_infer.demo build/demo
@@ -31,10 +34,23 @@ unit: $(VENV)/.dev
 	$(BIN)/pytest tests benchmarks --benchmark-disable
 
 bench: $(VENV)/.bench
-	$(BIN)/pytest benchmarks --rounds 3 --store
+	$(BIN)/pytest benchmarks --rounds 3 --store; failed=$$?; $(BIN)/python -m benchmarks.report --print; exit $$failed
+
+bench-all: $(VENV)/.bench
+	$(BIN)/pytest benchmarks --full --store
+	$(BIN)/pytest benchmarks/bench_peers.py -k ratio --full --one-core --store
+	$(BIN)/pytest benchmarks/bench_memory.py -k command_line --precision int8 --store
+	@$(BIN)/python -m benchmarks.report --print
+
+bench-baseline: $(VENV)/.bench
+	@mkdir -p $(dir $(BASELINE))
+	$(BIN)/pytest benchmarks -k 'not (ratio or memory or networks or limits)' --size 1024 --benchmark-json=$(BASELINE)
 
 bench-report: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.report
+
+study: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.study --store
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.version.split()[0]} found; run: make PYTHON=python3.11")'

@@ -17,10 +17,11 @@ from isbi_infer.sample import synthetic_stack
 from isbi_infer.stackinfo import StackInfo
 from isbi_infer.stacks import write_stack
 
+from . import limits as limits_of_machine
 from . import measure, store
 
-ROOT = Path(__file__).parents[1]
 _DRAWN = 1024  # drawing neuropil is slow; larger sections are mirrored out of one of this size
+COMPARISONS = "comparisons: all rounds together"
 _LINES = pytest.StashKey[list[str]]()
 
 
@@ -33,6 +34,7 @@ class Options:
     size: int
     rounds: int
     store: bool
+    results: Path
     full: bool
     one_core: bool
     quick: bool  # a smoke run (--benchmark-disable): everything once, on as little as possible
@@ -53,10 +55,13 @@ def pytest_addoption(parser):
     group = parser.getgroup("isbi-infer benchmarks")
     group.addoption("--provider", default="cpu", help="where Segmenter computes; torch follows [cpu]")
     group.addoption("--precision", default="fp32", help="of the released model; peers run float32 [fp32]")
-    group.addoption("--size", type=int, help="side of the large section in pixels [4096]")
+    group.addoption("--size", type=int, help="side of the large section in pixels [2048; 4096 with --full]")
     group.addoption("--rounds", type=int, default=5, help="interleaved rounds of a comparison [5]")
     group.addoption("--store", action="store_true", help="write benchmarks/results/MACHINE-DATE-NAME.json")
-    group.addoption("--full", action="store_true", help="also what takes long: 3,000 sections")
+    group.addoption("--results", type=Path, default=store.RESULTS, help="where to write them")
+    group.addoption(
+        "--full", action="store_true", help="also what takes long: sections of 4096, 3,000 sections"
+    )
     group.addoption(
         "--one-core",
         action="store_true",
@@ -68,6 +73,25 @@ def pytest_configure(config):
     config.stash[_LINES] = []
     if config.option.one_core:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    """Keep what tells machines apart; the machine's own name is nobody's business."""
+    cpu = machine_info["cpu"]
+    machine_info["cpu"] = {key: cpu[key] for key in ("brand_raw", "count") if key in cpu}
+    for key in ("node", "python_build", "python_compiler", "release"):
+        machine_info.pop(key, None)
+
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    """Keep what `pytest-benchmark compare` reads; comparisons are stored by `keep`, with their rounds."""
+    kept = [found for found in output_json["benchmarks"] if found["group"] != COMPARISONS]
+    if not config.option.benchmark_save_data:
+        for found in kept:
+            found["stats"].pop("data", None)
+    output_json["benchmarks"] = kept
+    for key in ("project", "branch"):  # names of folders here
+        output_json["commit_info"].pop(key, None)
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -85,9 +109,10 @@ def options(request):
     return Options(
         provider=asked.provider,
         precision=asked.precision,
-        size=asked.size or (320 if quick else 4096),
+        size=asked.size or (320 if quick else 4096 if asked.full else 2048),
         rounds=1 if quick else asked.rounds,
         store=asked.store and not quick,
+        results=asked.results,
         full=asked.full,
         one_core=asked.one_core,
         quick=quick,
@@ -101,8 +126,16 @@ def say(request) -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def keep(options, say) -> Callable[..., None]:
-    """Store a result where that was asked for."""
+def limits(options) -> dict[str, Any]:
+    """Measure the machine's own limits once in this run, in a few seconds; see `limits.measure_limits`."""
+    if options.quick:
+        return limits_of_machine.measure_limits(options.provider, 0.0, [64], 2**20)
+    return limits_of_machine.measured_apart(options.provider)
+
+
+@pytest.fixture(scope="session")
+def keep(options, say, request) -> Callable[..., None]:
+    """Store a result where that was asked for, with the limits of the machine."""
 
     def kept(name: str, measured: Mapping[str, Any], **settings: Any) -> None:
         if options.store:
@@ -111,8 +144,9 @@ def keep(options, say) -> Callable[..., None]:
                 "precision": options.precision,
                 "rounds": options.rounds,
             } | settings
-            path = store.store(options.named(name), measured, asked)
-            say(f"stored {path.relative_to(ROOT)}")
+            found = request.getfixturevalue("limits")
+            path = store.store(options.named(name), measured, asked, options.results, found)
+            say(f"stored {os.path.relpath(path)}")
 
     return kept
 
@@ -124,7 +158,7 @@ def compare(benchmark, options, say) -> Callable[..., tuple[dict[str, Any], dict
     def run(
         title: str, contenders: Mapping[str, measure.Work], baseline: str, timer: Any = measure.timed
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        benchmark.group = "comparisons: all rounds together"
+        benchmark.group = COMPARISONS
         rounds = benchmark.pedantic(
             measure.interleaved,
             (contenders, options.rounds, timer, not options.quick),

@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
-_DISTRIBUTIONS = ("isbi-infer", "numpy", "tifffile", "onnxruntime", "torch", "monai", "bioimageio.core")
+_DISTRIBUTIONS = (
+    "isbi-infer",
+    "numpy",
+    "tifffile",
+    "zarr",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "torch",
+    "openvino",
+    "monai",
+    "bioimageio.core",
+)
+OTHERS = 0.5  # load average beyond our own threads, up to which a machine counts as idle
 
 
 def machine() -> dict[str, Any]:
     """Say what this machine is."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    return {
+    found = {
         "cpu": _cpu_model(),
         "cores": cores(),
         "memory_gib": round(memory / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
     }
+    return found | ({"gpus": names} if (names := gpus()) else {})
+
+
+@functools.cache
+def gpus() -> list[str]:
+    """Name the NVIDIA GPUs; none where the driver's own program is not there."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in answer.splitlines() if line.strip()]
 
 
 def versions() -> dict[str, str]:
@@ -55,6 +81,7 @@ def _cpu_model() -> str:
 
 
 def slug() -> str:
-    """Name the machine in file names."""
+    """Name the machine in file names, by its GPU, where it has one, its processor and its cores."""
     model = re.sub(r"\(.*?\)|@.*|\bCPU\b|\bProcessor\b", " ", _cpu_model())
-    return re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-") + f"-{os.cpu_count()}-cores"
+    names = " ".join([*gpus()[:1], model, str(os.cpu_count()), "cores"])
+    return re.sub(r"[^a-z0-9]+", "-", names.lower()).strip("-")

@@ -16,10 +16,10 @@ SCHEMA = 1
 Stored = dict[str, dict[str, Any]]
 
 
-def newest(folder: Path = RESULTS) -> Stored:
-    """Read the newest result of each name; each knows its file as ``file``."""
+def newest(folder: Path = RESULTS, machine_slug: str = "") -> Stored:
+    """Read the newest result of each name, of one machine or of all; each knows its file as ``file``."""
     found: Stored = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob(f"{machine_slug}*.json")):
         record = json.loads(path.read_text(encoding="utf-8")) | {"file": path.name}
         kept = found.get(record["name"])
         if kept is None or record["measured_at"] > kept["measured_at"]:
@@ -28,7 +28,11 @@ def newest(folder: Path = RESULTS) -> Stored:
 
 
 def store(
-    name: str, measured: Mapping[str, Any], settings: Mapping[str, Any], folder: Path = RESULTS
+    name: str,
+    measured: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    folder: Path = RESULTS,
+    limits: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write one result with the machine, the versions and the load it was measured under.
 
@@ -42,6 +46,8 @@ def store(
         What they were measured with.
     folder : Path
         Where to; the file is named by machine, date and `name`, and replaces one of the same day.
+    limits : mapping, optional
+        The machine's own, measured in the same run; see `limits.measure_limits`.
 
     Returns
     -------
@@ -58,6 +64,8 @@ def store(
         "settings": dict(settings),
         "measured": dict(measured),
     }
+    if limits is not None:
+        record["limits"] = dict(limits)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slug()}-{now:%Y-%m-%d}-{name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -1,7 +1,8 @@
-"""Draw the tables and pictures of docs/ from the stored results: `python -m benchmarks.report [--check]`.
+"""Draw the tables and pictures of docs/ from the stored results: `python -m benchmarks.report [--check | --print]`.
 
-What stands between ``<!-- table: NAME -->`` and ``<!-- end -->`` in a page of docs/ is replaced; nothing else is
-touched. The newest result of each name is shown.
+What stands between ``<!-- table: NAME -->`` or ``<!-- picture: NAME -->`` and ``<!-- end -->`` in a page of docs/ is
+replaced; nothing else is touched. A picture is docs/images/bench-NAME.png, drawn anew where its data have changed. The
+newest result of each name is shown.
 """
 
 from __future__ import annotations
@@ -13,56 +14,122 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from benchmarks.machine import slug
 from benchmarks.store import Stored, newest
 
 from .goals import PEERS, reach_table
-from .tables import memory_table, peers_table, start_up_table
+from .networks import networks_table
+from .plots import PICTURES as PLOTS
+from .plots import Picture, is_current, write
+from .rivals import recipes_table
+from .robustness import robustness_table
+from .study import PICTURE as NETWORKS
+from .study import STUDY, study_table
+from .tables import limits_table, memory_table, peers_table, start_up_table
+from .terminal import as_text
+from .throughput import export_table, files_table, scaling_table, throughput_table, training_table
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "reach": reach_table,
+    "limits": limits_table,
     "peers-one-core": lambda stored: peers_table(stored, PEERS),
     "peers": lambda stored: peers_table(stored, "peers-4096"),
+    "peers-short": lambda stored: peers_table(stored, "peers-2048"),
+    "throughput": throughput_table,
+    "scaling": scaling_table,
+    "files": files_table,
+    "export": export_table,
+    "training": training_table,
+    "networks-cpu": lambda stored: networks_table(stored, "cpu"),
+    "networks-cuda": lambda stored: networks_table(stored, "cuda"),
     "memory": memory_table,
     "start-up": start_up_table,
+    "robustness": robustness_table,
+    STUDY: study_table,
+    "recipes": recipes_table,
 }
+
+PICTURES: dict[str, Picture] = {**PLOTS, "networks": NETWORKS}
 
 
 def drawn(page: str, stored: Stored) -> str:
-    """Give the page with its tables drawn anew."""
+    """Give the page with its tables drawn anew, and its pictures linked."""
 
     def replace(match: re.Match[str]) -> str:
-        table = "\n".join(TABLES[match["name"]](stored))
-        return f"<!-- table: {match['name']} -->\n\n{table}\n\n<!-- end -->"
+        kind, name = match["kind"], match["name"]
+        inside = "\n".join(TABLES[name](stored)) if kind == "table" else _linked(name, stored)
+        return f"<!-- {kind}: {name} -->\n\n{inside}\n\n<!-- end -->"
 
-    return re.sub(r"<!-- table: (?P<name>[\w-]+) -->.*?<!-- end -->", replace, page, flags=re.DOTALL)
+    return re.sub(
+        r"<!-- (?P<kind>table|picture): (?P<name>[\w-]+) -->.*?<!-- end -->", replace, page, flags=re.DOTALL
+    )
+
+
+def _linked(name: str, stored: Stored) -> str:
+    picture = PICTURES[name]
+    if picture.data(stored) is None:
+        return "Not measured yet."
+    return f"![{picture.alt}](images/bench-{name}.png)"
+
+
+def update_pages(docs: Path, stored: Stored, check: bool) -> list[str]:
+    """Write the pages that would change, or only say what would; gives the lines of difference."""
+    found = []
+    for path in sorted(docs.glob("*.md")):
+        page = path.read_text(encoding="utf-8")
+        now = drawn(page, stored)
+        if page == now:
+            continue
+        found += difflib.unified_diff(
+            page.splitlines(),
+            now.splitlines(),
+            f"{path.name} as it is",
+            f"{path.name} drawn",
+            lineterm="",
+        )
+        if not check:
+            path.write_text(now, encoding="utf-8")
+    return found
+
+
+def update_pictures(docs: Path, stored: Stored, check: bool) -> list[str]:
+    """Draw the pictures whose data have changed, or only say which have; one without a stored result is left out."""
+    found = []
+    for name, picture in PICTURES.items():
+        data, path = picture.data(stored), docs / "images" / f"bench-{name}.png"
+        if data is not None and not is_current(path, data):
+            found.append(f"{path.name}: not drawn from the stored results")
+            if not check:
+                write(picture, data, path)
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the pages, or with --check say whether that would change them."""
+    """Write the pages and pictures, say with --check whether that would change them, or print this machine's tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing; exit 1 if the page is out of date"
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--check", action="store_true", help="change nothing; exit 1 if a page or picture is out of date"
+    )
+    what.add_argument(
+        "--print",
+        action="store_true",
+        help="change nothing; print the tables of what was stored on this machine",
     )
     asked = parser.parse_args(argv)
-    stored, changed = newest(), False
-    for path in sorted(DOCS.glob("*.md")):
-        page = path.read_text(encoding="utf-8")
-        now = drawn(page, stored)
-        changed |= page != now
-        if asked.check:
-            lines = difflib.unified_diff(
-                page.splitlines(),
-                now.splitlines(),
-                f"{path.name} as it is",
-                f"{path.name} drawn",
-                lineterm="",
-            )
-            sys.stdout.writelines(f"{line}\n" for line in lines)
-        elif page != now:
-            path.write_text(now, encoding="utf-8")
-    return int(asked.check and changed)
+    if asked.print:
+        stored = newest(machine_slug=slug())
+        for name, table in TABLES.items():
+            if len(lines := list(table(stored))) > 1:  # one says that nothing is stored
+                sys.stdout.write(as_text(name, lines))
+        return 0
+    stored = newest()
+    changed = update_pages(DOCS, stored, asked.check) + update_pictures(DOCS, stored, asked.check)
+    if asked.check:
+        sys.stdout.writelines(f"{line}\n" for line in changed)
+    return int(asked.check and bool(changed))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.report.plots import digest, is_current, write
-from benchmarks.report.study import PICTURE, Point, frontier, points, study_table
+from benchmarks.report.study import PICTURE, Point, frontier, points, released_network, study_table
 from benchmarks.store import newest, store
 from benchmarks.study import __main__ as study_main
 from benchmarks.study.candidates import NETWORKS, finished_run, read_study, train, training_seconds
@@ -95,6 +95,11 @@ def test_every_candidate_is_the_released_recipe_with_another_network():
         parts += [f"w{network.widest}"] * (network.widest != 1024) + ["sep"] * network.separable
         assert name == "-".join(parts)
         assert (candidate.settings.train, candidate.settings.augment) == (first.train, first.augment)
+
+
+def test_one_candidate_is_the_released_network():
+    networks = [c.settings.network.to_plain() for c in read_study(NETWORKS, Path("data")).candidates]
+    assert sum(released_network().items() <= network.items() for network in networks) == 1
 
 
 def test_a_finished_training_is_taken_as_it_is(data, out, tmp_path):

@@ -1,0 +1,71 @@
+"""OpenVINO on the released ONNX files, the whole section at once."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from benchmarks.machine import cores
+from isbi_models import default_model
+
+from .scene import AT_ONCE, Build, Peer, Scene
+
+_HINT = "INFERENCE_PRECISION_HINT"
+_SHORT = {"f32": "fp32"}
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO, or skip by name.
+
+    By itself, `import openvino` reports the import to Google Analytics and writes a client's id to ~/intel, unless
+    that was opted out of before. Without the package that does it, OpenVINO falls back to an empty one of its own.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # which makes its import fail
+    try:
+        import openvino
+    except ModuleNotFoundError:
+        pytest.skip("openvino is not installed")
+    return openvino
+
+
+def openvino(precision: str, hint: str | None = None) -> Build:
+    """Give OpenVINO on a released file.
+
+    Parameters
+    ----------
+    precision : {"float32", "int8"}
+        Of the file.
+    hint : str, optional
+        The arithmetic asked for; OpenVINO's own choice when not given, which is bfloat16 where the processor has it.
+    """
+
+    def build(scene: Scene) -> Peer:
+        if scene.device != "cpu":
+            pytest.skip("OpenVINO computes on the CPU, and this run is on a GPU")
+        runtime, files = import_openvino(), default_model().files
+        if precision not in files:
+            pytest.skip(f"the model is not released in {precision}")
+        whole, core = scene.padded(), runtime.Core()
+        model = core.read_model(files[precision].path)
+        model.reshape([1, 1, *whole.padded_shape])
+        settings = {"INFERENCE_NUM_THREADS": cores()} | ({_HINT: hint} if hint else {})
+        compiled = core.compile_model(model, "CPU", settings)
+        request = compiled.create_infer_request()
+        kind = str(compiled.get_property(_HINT).to_string())
+        computed = _SHORT.get(kind, kind)
+
+        def run():
+            (result_NCYX,) = request.infer([whole.batch(scene.normalised())]).values()
+            return whole.crop(result_NCYX).copy()  # the next run overwrites it
+
+        return Peer(
+            run=run,
+            does=AT_ONCE,
+            precision=computed if precision == "float32" else f"int8 and {computed}",
+            overhead=whole.overhead,
+        )
+
+    return build
