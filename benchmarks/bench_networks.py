@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from isbi_infer import Segmenter
-from isbi_infer.errors import IsbiError, ResourceError
+from isbi_infer.errors import ResourceError
 
 from . import measure
 from .gpu import busy_share
@@ -55,18 +54,6 @@ def sections_for(batch, options):
     if options.quick:
         return batch
     return max(32, 4 * batch) if on_gpu(options.provider) else max(4, 2 * batch)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def provider_is_there(options):
-    """Say at once where it is not, before sections are drawn and networks exported."""
-    reason = ""
-    try:
-        Segmenter(provider=options.provider, precision="fp32")
-    except IsbiError as error:
-        reason = str(error)
-    if reason:
-        pytest.fail(reason, pytrace=False)
 
 
 @pytest.fixture

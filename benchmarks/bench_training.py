@@ -24,7 +24,7 @@ NETWORKS = {
     "base 16, unshuffle 1": {"base": 16, "unshuffle": 1},
 }
 RELEASED = "base 32, unshuffle 2"
-REPEATS = 3  # steps of one sample
+REPEATS = 2  # steps of one sample
 
 
 @dataclass(frozen=True, slots=True)

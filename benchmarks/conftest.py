@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from isbi_infer import Segmenter
+from isbi_infer.errors import IsbiError
 from isbi_infer.sample import synthetic_stack
 from isbi_infer.stackinfo import StackInfo
 from isbi_infer.stacks import write_stack
@@ -179,6 +180,18 @@ def compare(benchmark, options, say) -> Callable[..., tuple[dict[str, Any], dict
         return found, rounds.results
 
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def provider_is_there(options):
+    """End the run at once, in one line, where it is not: before sections are drawn and networks exported."""
+    reason = ""
+    try:
+        Segmenter(provider=options.provider, precision="fp32")
+    except IsbiError as error:
+        reason, code = str(error), error.exit_code
+    if reason:
+        pytest.exit(reason, returncode=code)
 
 
 @pytest.fixture(scope="session")
