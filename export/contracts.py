@@ -65,6 +65,9 @@ def contract_for(
         "network": weights.network.to_plain(),
         "epochs": weights.epoch,
     }
+    for part in ("init", "teaching"):  # the weights it began with, and the models it learnt from
+        if data and part in data:
+            training[f"{part}_sha256"] = data[part]
     return ModelContract(
         schema=SCHEMA,
         input_name=INPUT,

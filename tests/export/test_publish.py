@@ -84,6 +84,15 @@ def test_the_contract_says_what_the_checkpoint_and_the_network_are(published, tr
     }
 
 
+def test_the_contract_says_what_weights_a_training_began_with_and_what_it_learnt_from(save, tmp_path):
+    data = {"sha256": {"images": "0", "labels": "1"}, "sections": 30, "pixel_size_nm": None}
+    path = save(data={**data, "init": "2", "teaching": {"teacher 0": "3", "unlabelled": "4"}})
+    (proof,) = publish(path, tmp_path, ["onnx"]).files
+    training = parse_contract(onnx_contract(proof.path)).training
+    assert training["init_sha256"] == "2"
+    assert training["teaching_sha256"] == {"teacher 0": "3", "unlabelled": "4"}
+
+
 def test_names_in_the_contract_are_those_of_the_graph(published):
     contract, session = (
         parse_contract(onnx_contract(published / "model.onnx")),
