@@ -67,7 +67,7 @@ class ModelContract:
         probability), ``changed`` (fraction of pixels that change class at 0.5), and what else its gate looked at.
     training : mapping
         Provenance: ``data_sha256`` (of images and labels), ``sections``, ``checkpoint_sha256``, ``network``;
-        where there was any, ``init_sha256`` (of the weights it began with) and ``teaching_sha256`` (of what it learnt from).
+        where there was any, ``init_sha256`` (of the weights it began with) and ``teaching_sha256`` (of what taught it).
     scores : mapping
         On the sections held out from training: ``sections``, ``v_rand_thin``, ``v_info_thin``, ``loss``.
     code_version : str
