@@ -97,14 +97,21 @@ def write_stack(
         open(path, "wb") as file,
         tifffile.TiffWriter(file, bigtiff=big, byteorder="<", **flavour) as tiff,
     ):
-        tiff.write(
-            # Bytes and not arrays: ndarray.tofile does not notice a full disk if the array is small.
-            _checked(sections, planned, stored),
+        # tifffile leaves room for the pixels, which then go from the sections into the file: it would take arrays and
+        # not notice a full disk where they are small, or bytes, which are a copy of every section.
+        room = tiff.write(
             dtype=stored,
             photometric="minisblack",
             software=f"isbi-infer {__version__}",
+            returnoffset=True,
             **{"shape": shape, **options},
         )
+        assert room is not None
+        end = file.tell()
+        file.seek(room[0])
+        for section_YX in _checked(sections, planned, stored):
+            file.write(section_YX.data)
+        file.seek(end)
     return kind
 
 
@@ -113,7 +120,9 @@ def _fits_classic(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     return int(np.prod(shape, dtype=object)) * dtype.itemsize + pages * _PAGE_BYTES < _CLASSIC_BYTES
 
 
-def _checked(sections: Iterable[npt.NDArray[Any]], info: StackInfo, dtype: np.dtype[Any]) -> Iterator[bytes]:
+def _checked(
+    sections: Iterable[npt.NDArray[Any]], info: StackInfo, dtype: np.dtype[Any]
+) -> Iterator[npt.NDArray[Any]]:
     count = 0
     for count, section_YX in enumerate(sections, start=1):
         if section_YX.shape != info.shape[-2:] or section_YX.dtype != dtype.newbyteorder("="):
@@ -121,7 +130,7 @@ def _checked(sections: Iterable[npt.NDArray[Any]], info: StackInfo, dtype: np.dt
             raise ValueError(f"section {count - 1} is {found}; expected {expected}")
         if count > info.sections:
             break
-        yield section_YX.astype(dtype, copy=False).tobytes()
+        yield np.ascontiguousarray(section_YX, dtype)
     if count != info.sections:
         raise ValueError(
             f"expected {info.sections} sections, got {'more' if count > info.sections else count}"
