@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from isbi_infer.model import open_model
+from isbi_infer.model.opening import open_model
 from isbi_models import default_model
 
 from .measure import timed

@@ -11,8 +11,8 @@ import pytest
 import tifffile
 
 from isbi_infer.files import replacing
-from isbi_infer.stackinfo import StackInfo
-from isbi_infer.stacks import open_stack, write_stack
+from isbi_infer.volumes import open_stack, write_stack
+from isbi_infer.volumes.pixel_size import StackInfo
 
 STACKS = ["30x512x512", "large"]
 LARGE_SIDE = 4096  # unless --size says otherwise

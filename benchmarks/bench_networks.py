@@ -131,7 +131,7 @@ def test_sections_per_second(network, case, benchmark, options, limits, keep, sa
     benchmark.group = "networks: all batches and rounds together"
     benchmark.pedantic(run_all, rounds=1, iterations=1)
     layers = case.layers()
-    reduced = [record.getMessage() for record in caplog.records if record.name == "isbi_infer.pipeline"]
+    reduced = [record.getMessage() for record in caplog.records if record.name == "isbi_infer.run.pipeline"]
     for line in reduced:
         say(f"{network}: {line}")
     keep(

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from isbi_infer.geometry import read_mirrored
-from isbi_infer.normalise import intensity_statistics, normalise
-from isbi_infer.session import OnnxSession
+from isbi_infer.backends.onnxruntime import OnnxSession
+from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.plan.tiles import read_mirrored
 
 from .machine import load_average
 from .measure import Spread, timed

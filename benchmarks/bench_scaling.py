@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isbi_infer.stackinfo import StackInfo
-from isbi_infer.stacks import write_stack
+from isbi_infer.volumes import write_stack
+from isbi_infer.volumes.pixel_size import StackInfo
 
 from .machine import cores
 from .measure import Sample, timed

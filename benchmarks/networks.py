@@ -88,8 +88,8 @@ class Case:
         if precision not in self._files:
             from isbi_export.contracts import contract_for
             from isbi_export.exported import WRITERS
+            from isbi_export.graph.analysis.analyse import analyse
             from isbi_export.variants import Variant
-            from isbi_infer.graph import analyse
 
             variant = Variant(file_format="onnx", precision=_LONG[precision], io="uint8")
             graph = analyse(self._exported.graph("float32").SerializeToString())

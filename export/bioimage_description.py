@@ -13,8 +13,8 @@ from typing import Any
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from isbi_infer.contract import ModelContract
 from isbi_infer.errors import UsageError
+from isbi_infer.model.contract import ModelContract
 
 FORMAT_VERSION = "0.5.3"
 README, COVER = "README.md", "cover.png"

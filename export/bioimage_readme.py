@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from isbi_export.bioimage_description import ONNX, TEST_INPUT, TEST_OUTPUT, Terms, smallest_input
-from isbi_infer.contract import ModelContract
+from isbi_infer.model.contract import ModelContract
 
 _SCORES = {
     "v_rand_thin": "V_rand after border thinning",

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from isbi_export.tissue import synthetic
 from isbi_infer.errors import UsageError
-from isbi_infer.geometry import plan_section, read_mirrored
-from isbi_infer.normalise import intensity_statistics, normalise
-from isbi_infer.stacks import open_stack
+from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.plan.tiles import plan_section, read_mirrored
+from isbi_infer.volumes import open_stack
 from isbi_train.scores.evaluate import read_sections
 
 SECTIONS = 8

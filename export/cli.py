@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from isbi_infer.console import exit_codes, require_packages
 from isbi_infer.errors import UsageError
+from isbi_infer.terminal import exit_codes, require_packages
 
 if TYPE_CHECKING:
     from isbi_export.report import Report
@@ -162,9 +162,9 @@ def _authors(given: list[str] | None) -> tuple[str, ...]:
 def _pack(
     folder: Path, report: Report, licence: str | None, authors: tuple[str, ...], *, as_json: bool
 ) -> None:
+    from isbi_export.graph.analysis.onnxfile import read_onnx
     from isbi_export.package import SUFFIX, write_package
-    from isbi_infer.contract import contract_of
-    from isbi_infer.onnxgraph.onnxfile import read_onnx
+    from isbi_infer.model.contract import contract_of
 
     paths = {str(file.variant): file.path for file in report.files}
     target = folder / f"{Path(report.checkpoint).stem}{SUFFIX}"

@@ -6,14 +6,14 @@ from math import ceil, isnan, lcm
 from typing import Any
 
 from isbi_export.gates import GATES
+from isbi_export.graph.analysis.analyse import GraphAnalysis
 from isbi_export.graph_file import INPUT, OUTPUT
 from isbi_export.parity import Evidence
 from isbi_export.raw_io import INVERSE_STD, MEAN
 from isbi_export.seams import contract_errors, rounded_up
 from isbi_export.variants import Variant
 from isbi_infer import __version__
-from isbi_infer.contract import SCHEMA, ModelContract
-from isbi_infer.graph import GraphAnalysis
+from isbi_infer.model.contract import SCHEMA, ModelContract
 from isbi_train.networks.checkpoint import Weights
 
 

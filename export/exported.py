@@ -17,7 +17,7 @@ from isbi_export.program import program_of, write_program
 from isbi_export.raw_io import with_raw_io
 from isbi_export.torchscript import write_torchscript
 from isbi_export.variants import Variant
-from isbi_infer.contract import ModelContract
+from isbi_infer.model.contract import ModelContract
 
 
 class Exported:

@@ -11,15 +11,15 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from isbi_export.graph.analysis.analyse import GraphAnalysis, analyse
 from isbi_export.graph_file import stamp
 from isbi_export.runs import normalising
 from isbi_export.seams import contract_errors, seam_errors
 from isbi_infer import __version__
-from isbi_infer.contract import SCHEMA, ModelContract
 from isbi_infer.errors import ModelError
 from isbi_infer.files import check_not_input, replacing
-from isbi_infer.graph import GraphAnalysis, analyse
-from isbi_infer.session import OnnxSession
+from isbi_infer.model.contract import SCHEMA, ModelContract
+from isbi_infer.model.devices import open_backend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ def _make_probability_of_cell(proto: onnx.ModelProto, output: str) -> None:
 def _contract(
     source: Path, content: bytes, model: bytes, analysis: GraphAnalysis, foreign: ForeignModel
 ) -> ModelContract:
-    session = OnnxSession(model, "cpu")
+    session = open_backend(model, "cpu")
     shape = (1, 1, 2 * analysis.stride, 3 * analysis.stride)
     result = session.run(np.zeros(shape, np.float32))
     if result.shape != shape:

@@ -14,7 +14,7 @@ import torch
 
 from isbi_export.deployable import Deployable
 from isbi_infer import __version__
-from isbi_infer.contract import CONTRACT_KEY, ModelContract
+from isbi_infer.model.contract import CONTRACT_KEY, ModelContract
 
 OPSET = 20
 OPSETS = range(18, 24)

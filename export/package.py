@@ -32,14 +32,13 @@ from isbi_export.bioimage_description import (
 )
 from isbi_export.bioimage_readme import readme
 from isbi_export.cover import SIDE, cover_png
-from isbi_infer.contract import ModelContract, contract_of
+from isbi_export.graph.analysis.onnxfile import read_onnx
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.files import replacing
-from isbi_infer.normalise import intensity_statistics, normalise
-from isbi_infer.onnxgraph.onnxfile import read_onnx
+from isbi_infer.model.contract import ModelContract, contract_of
+from isbi_infer.model.devices import open_backend, rows
+from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_infer.sample import synthetic_stack
-from isbi_infer.session import OnnxSession
-from isbi_infer.torchscript import TorchScriptSession
 from isbi_models import released_models
 
 SUFFIX = ".bioimage.zip"
@@ -162,9 +161,9 @@ def _example(
     side = -(-least // contract.stride) * contract.stride
     section_YX = synthetic_stack(1, side, side)[0][0]
     image_NCYX = normalise(section_YX, intensity_statistics(section_YX))[None, None]
-    expected_NCYX = OnnxSession(weights[ONNX], "cpu").run(image_NCYX)
+    expected_NCYX = open_backend(weights[ONNX], "cpu").run(image_NCYX)
     if TORCHSCRIPT in weights:
-        found_NCYX = TorchScriptSession(weights[TORCHSCRIPT], "cpu").run(image_NCYX)
+        found_NCYX = open_backend(weights[TORCHSCRIPT], next(rows("torchscript", "cpu"))).run(image_NCYX)
         difference = float(np.abs(found_NCYX - expected_NCYX).max())
         if not difference <= TOLERANCE:  # NaN too
             raise ModelError(

@@ -12,7 +12,7 @@ from isbi_export.probes import Probe
 from isbi_export.runs import Pixels, Run
 from isbi_export.variants import Variant
 from isbi_infer.errors import ModelError
-from isbi_infer.probability import decode, encode
+from isbi_infer.pixels.probability import decode, encode
 from isbi_train.scores.metrics import thinned_scores
 
 

@@ -15,9 +15,9 @@ from torch import nn
 from isbi_export.runs import Pixels, module_runner
 from isbi_export.tissue import synthetic
 from isbi_infer.errors import ImageError
-from isbi_infer.geometry import Window, plan_section, read_mirrored
-from isbi_infer.normalise import IntensityStatistics, intensity_statistics
-from isbi_infer.stacks import open_stack
+from isbi_infer.pixels.normalise import IntensityStatistics, intensity_statistics
+from isbi_infer.plan.tiles import Window, plan_section, read_mirrored
+from isbi_infer.volumes import open_stack
 from isbi_train.scores.evaluate import named_pair, read_sections, section_range
 
 SYNTHETIC = 3  # sections
@@ -128,7 +128,7 @@ def make_probes(
     network : Module
         As loaded from the checkpoint, with its BatchNorm, in evaluation mode; gives logits.
     stride, border : int
-        Padding, as in `isbi_infer.geometry.plan_section`.
+        Padding, as in `isbi_infer.plan.tiles.plan_section`.
     labelled : Labelled, optional
         Sections of the user's.
 

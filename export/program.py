@@ -12,8 +12,8 @@ from torch import nn
 from torch.fx.experimental import _config
 
 from isbi_export.deployable import Deployable
-from isbi_infer.contract import CONTRACT_KEY, ModelContract, contract_of
 from isbi_infer.errors import ModelError
+from isbi_infer.model.contract import CONTRACT_KEY, ModelContract, contract_of
 
 _PROVENANCE = (
     "stack_trace",

@@ -23,6 +23,7 @@ from isbi_export.contracts import contract_for, contract_halo_error, parity_of, 
 from isbi_export.deployable import Deployable
 from isbi_export.exported import WRITERS, Exported
 from isbi_export.gates import refusals
+from isbi_export.graph.analysis.analyse import GraphAnalysis, analyse
 from isbi_export.graph_file import OPSET, OPSETS
 from isbi_export.parity import Evidence, Scores, compare, reference_scores
 from isbi_export.probes import Labelled, Probe, make_probes, read_labelled
@@ -31,12 +32,11 @@ from isbi_export.runs import Run, file_runner, normalising
 from isbi_export.seams import seam_errors
 from isbi_export.timing import milliseconds_per_section
 from isbi_export.variants import Variant, plan_variants
-from isbi_infer.contract import ModelContract
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.files import check_writable, replacing
-from isbi_infer.graph import GraphAnalysis, analyse
-from isbi_infer.model import open_model
-from isbi_infer.session import OnnxSession
+from isbi_infer.model.contract import ModelContract
+from isbi_infer.model.devices import open_backend
+from isbi_infer.model.opening import open_model
 from isbi_train.networks.checkpoint import Weights, file_sha256
 from isbi_train.networks.weights import load_weights
 
@@ -291,7 +291,7 @@ def _proved(bench: _Bench, variant: Variant, temporary: Path) -> tuple[Evidence,
     run, encoded_from = file_runner(temporary, variant), None
     if variant.io == "uint8":
         graph = bench.exported.graph(variant.precision)
-        encoded_from = normalising(OnnxSession(graph.SerializeToString(), "cpu").run)
+        encoded_from = normalising(open_backend(graph.SerializeToString(), "cpu").run)
     evidence = compare(variant, run, probes, bench.reference, encoded_from)
     if bench.analysis.exact:
         evidence = replace(evidence, seams=seam_errors(run, **bench.tiles))

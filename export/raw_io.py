@@ -14,7 +14,7 @@ _NORMALISED, _PROBABILITY = "normalised", "probability_float"
 def with_raw_io(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Put normalisation and rounding into a graph, so that a quarter of the bytes go to the device and come back.
 
-    The arithmetic is that of `isbi_infer.normalise.normalise` and of results stored as uint8, operation by operation:
+    The arithmetic is that of `isbi_infer.pixels.normalise.normalise` and of results stored as uint8, operation by operation:
     (float32(image) - mean) * inverse_std before, round-half-even(255 p) behind.
 
     Parameters

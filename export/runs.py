@@ -13,10 +13,10 @@ from torch import nn
 
 from isbi_export.program import read_program
 from isbi_export.variants import Variant
-from isbi_infer.backend import Backend
-from isbi_infer.normalise import IntensityStatistics, normalise
-from isbi_infer.session import OnnxSession
-from isbi_infer.torchscript import TorchScriptSession
+from isbi_infer.backends.base import Backend
+from isbi_infer.backends.onnxruntime import OnnxSession
+from isbi_infer.backends.torchscript import TorchScriptSession
+from isbi_infer.pixels.normalise import IntensityStatistics, normalise
 
 Pixels = npt.NDArray[Any]
 Run = Callable[[Pixels, Sequence[IntensityStatistics]], Pixels]

@@ -8,9 +8,9 @@ import numpy as np
 
 from isbi_export.runs import Pixels, Run
 from isbi_export.tissue import synthetic
-from isbi_infer.geometry import Plan, plan_section, read_mirrored
-from isbi_infer.normalise import intensity_statistics
-from isbi_infer.probability import decode
+from isbi_infer.pixels.normalise import intensity_statistics
+from isbi_infer.pixels.probability import decode
+from isbi_infer.plan.tiles import Plan, plan_section, read_mirrored
 
 
 def seam_errors(run: Run, *, stride: int, halo: int, border: int) -> dict[int, float]:
@@ -21,7 +21,7 @@ def seam_errors(run: Run, *, stride: int, halo: int, border: int) -> dict[int, f
     run : callable
         What computes; see `isbi_export.runs.Run`.
     stride, halo, border : int
-        Of the network; see `isbi_infer.geometry.plan_section`.
+        Of the network; see `isbi_infer.plan.tiles.plan_section`.
 
     Returns
     -------

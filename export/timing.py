@@ -11,8 +11,8 @@ import torch
 from isbi_export.runs import Run
 from isbi_export.tissue import synthetic
 from isbi_export.variants import Variant
-from isbi_infer.geometry import plan_section, read_mirrored
-from isbi_infer.normalise import intensity_statistics
+from isbi_infer.pixels.normalise import intensity_statistics
+from isbi_infer.plan.tiles import plan_section, read_mirrored
 
 SIDE, ROUNDS = 512, 5
 
@@ -27,7 +27,7 @@ def milliseconds_per_section(
     runs : mapping of Variant to callable
         What computes. They take turns, so that what else the machine does meets all of them.
     stride, border : int
-        Padding, as in `isbi_infer.geometry.plan_section`.
+        Padding, as in `isbi_infer.plan.tiles.plan_section`.
 
     Returns
     -------

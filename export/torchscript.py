@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from isbi_export.deployable import Deployable
-from isbi_infer.contract import CONTRACT_KEY, ModelContract, contract_of
+from isbi_infer.backends.torchscript import load_script
 from isbi_infer.errors import ModelError
-from isbi_infer.torchscript import load_script
+from isbi_infer.model.contract import CONTRACT_KEY, ModelContract, contract_of
 
 
 def write_torchscript(path: Path, model: Deployable, contract: ModelContract) -> None:
@@ -40,7 +40,7 @@ def write_torchscript(path: Path, model: Deployable, contract: ModelContract) ->
 
 
 def read_torchscript(path: Path) -> tuple[torch.jit.ScriptModule, str]:
-    """Read a TorchScript file for its code; `isbi_infer.torchscript.TorchScriptSession` is what runs it.
+    """Read a TorchScript file for its code; `isbi_infer.backends.torchscript.TorchScriptSession` is what runs it.
 
     Parameters
     ----------

@@ -12,11 +12,11 @@ from typing import Annotated, Literal
 import typer
 
 from isbi_infer._version import __version__
-from isbi_infer.console import exit_codes, section_progress
+from isbi_infer.terminal import exit_codes, section_progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+Provider = Literal["auto", "cpu", "cuda", "openvino", "tensorrt"]
 
 
 def _version(wanted: bool) -> None:
@@ -97,9 +97,9 @@ def infer(
     with exit_codes("isbi-infer", debug=debug):
         from isbi_infer import scoring
         from isbi_infer.files import check_not_input
-        from isbi_infer.memory import parse_bytes
+        from isbi_infer.plan.memory import parse_bytes
         from isbi_infer.segmenter import Segmenter
-        from isbi_infer.stacks import open_stack
+        from isbi_infer.volumes import open_stack
 
         with open_stack(stack) as reader:
             shape = (reader.sections, reader.height, reader.width)

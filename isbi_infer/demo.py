@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.console import exit_codes, require_packages, section_progress
 from isbi_infer.errors import OutputError
 from isbi_infer.files import replacing
 from isbi_infer.sample import PIXEL_NM, SECTION_NM, synthetic_stack
 from isbi_infer.segmenter import Segmenter
-from isbi_infer.stacks import PixelSize, StackInfo, open_stack, write_stack
+from isbi_infer.terminal import exit_codes, require_packages, section_progress
+from isbi_infer.volumes import PixelSize, StackInfo, open_stack, write_stack
 
 OUTLINE_RGB = (255, 140, 0)
 CAPTION_HEIGHT = 24

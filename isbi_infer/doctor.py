@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata as metadata
-import io
 import json
 import os
 import platform
@@ -20,22 +18,16 @@ from typing import Annotated
 import typer
 
 from isbi_infer._version import __version__
-from isbi_infer.console import exit_codes
+from isbi_infer.backends.nvidia import list_gpus
 from isbi_infer.errors import DependencyError, IsbiError
+from isbi_infer.model.devices import DEVICES
+
+from isbi_infer.terminal import exit_codes
+
+RUNTIMES = next(row.clashes for row in DEVICES if row.name == "cpu")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-RUNTIMES = (  # all of them provide the module onnxruntime
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-openvino",
-    "onnxruntime-directml",
-    "onnxruntime-qnn",
-    "onnxruntime-rocm",
-    "onnxruntime-training",
-    "ort-nightly",
-    "ort-nightly-gpu",
-)
 _CPU_ONLY = "pip uninstall -y onnxruntime-gpu && pip install 'isbi-infer[cpu]'"
 
 
@@ -89,7 +81,7 @@ def installed_runtimes() -> list[metadata.Distribution]:
 
 def check_runtimes(wheels: Sequence[metadata.Distribution]) -> Iterator[Finding]:
     """Say which onnxruntime there is; two wheels overwrite each other, unseen by ``pip check``."""
-    from isbi_infer.session import import_onnxruntime
+    from isbi_infer.backends.onnxruntime import import_onnxruntime
 
     names = [str(wheel.metadata["Name"]) for wheel in wheels]
     again = [
@@ -110,7 +102,7 @@ def check_runtimes(wheels: Sequence[metadata.Distribution]) -> Iterator[Finding]
         )
         return
     try:
-        import_onnxruntime()
+        import_onnxruntime(RUNTIMES)
     except DependencyError as error:
         if wheels:
             yield Finding("onnxruntime", False, f"cannot be imported ({error.__cause__})", again[0])
@@ -130,14 +122,6 @@ def lost_files(wheel: metadata.Distribution) -> list[str]:
             if not path.is_file() or path.stat().st_size != file.size:
                 lost.append(str(file))
     return lost
-
-
-def list_gpus() -> list[str]:
-    """Ask the NVIDIA driver's own tool which GPUs there are; none where it is not there or fails."""
-    fields = "name,driver_version,memory.free,memory.total"
-    said = _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits") or ""
-    lines = [line.split(", ") for line in said.splitlines()]
-    return [f"{x[0]}, driver {x[1]}, {x[2]} of {x[3]} MiB free" for x in lines if len(x) == 4]
 
 
 def check_libraries(folders: Iterable[Path], ldconfig: str) -> Finding:
@@ -166,18 +150,17 @@ def check_provider(provider: str, model: bytes, remedy: str | None) -> Finding:
     """Run a tile on one provider; one without a remedy is none that has to run."""
     import numpy as np
 
-    from isbi_infer.contract import contract_of
-    from isbi_infer.session import OnnxSession
+    from isbi_infer.model.contract import contract_of
+    from isbi_infer.model.devices import open_backend
+    from isbi_infer.model.file import read_model_file
 
-    said = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):  # onnxruntime prints which libraries it misses
-            session = OnnxSession(model, provider)
-            stride = contract_of(session.metadata).stride
-            session.run(np.zeros((1, 1, stride, stride), np.float32))
+        backend = open_backend(model, provider)
+        file = read_model_file(model)
+        stride = contract_of(file.metadata, file.digest).stride
+        backend.run(np.zeros((1, 1, stride, stride), np.float32))
     except IsbiError as error:
-        missing = dict.fromkeys(re.findall(r"Failed to load (\S+):", said.getvalue()))
-        reason = f"{', '.join(missing)} cannot be loaded" if missing else str(error).partition("; run: ")[0]
+        reason = str(error).partition("; run: ")[0]
         if remedy is None:
             return Finding(provider, None, f"compiled in, does not run here ({reason})")
         return Finding(provider, False, reason, remedy, error.exit_code)
@@ -186,29 +169,30 @@ def check_provider(provider: str, model: bytes, remedy: str | None) -> Finding:
 
 def check_providers(model: bytes, *, gpu_wheel: bool, gpu_found: bool) -> Iterator[Finding]:
     """Say which providers are compiled in, and run each of them."""
-    from isbi_infer.session import PROVIDERS, import_onnxruntime
+    from isbi_infer.backends.onnxruntime import import_onnxruntime
 
-    available = import_onnxruntime().get_available_providers()
+    available = import_onnxruntime(RUNTIMES).get_available_providers()
     yield Finding("compiled in", None, ", ".join(available))
     remedies = {
         "cpu": "pip install --force-reinstall 'isbi-infer[cpu]'",
         "cuda": "pip install --upgrade 'isbi-infer[gpu]'" if gpu_found else _CPU_ONLY,
         "openvino": "pip install --force-reinstall onnxruntime-openvino",
     }
-    for provider, name in PROVIDERS.items():
-        if name in available:
+    names = {row.name: row.runtime_name for row in DEVICES if "onnx" in row.formats}
+    for provider in sorted(names, key=lambda name: (name != "cpu", name)):
+        if names[provider] in available:
             yield check_provider(provider, model, remedies.get(provider))
-    if PROVIDERS["cuda"] not in available and gpu_wheel:
+    if names["cuda"] not in available and gpu_wheel:
         detail = "not compiled in, though onnxruntime-gpu is installed; its files are another wheel's"
         yield Finding("cuda", False, detail, "pip install --force-reinstall --no-deps onnxruntime-gpu")
-    elif PROVIDERS["cuda"] not in available and gpu_found:
+    elif names["cuda"] not in available and gpu_found:
         yield Finding("cuda", None, "not compiled in; 'isbi-infer[gpu]' would use the GPU")
 
 
 def check_machine() -> Iterator[Finding]:
     """Say what memory and how many cores this process may use."""
-    from isbi_infer.memory import available_memory
-    from isbi_infer.session import available_cores
+    from isbi_infer.backends.cores import available_cores
+    from isbi_infer.plan.memory import available_memory
 
     yield Finding("memory", None, f"{available_memory() / 2**30:.1f} GiB free for this process")
     yield Finding("cores", None, f"{available_cores()} of {os.cpu_count()} may be used")
@@ -216,7 +200,7 @@ def check_machine() -> Iterator[Finding]:
 
 def check_model(model: Path | None, *, runs: bool) -> Iterator[Finding]:
     """Open a model on the CPU, with all checks of a run, and sum its contract up; None is the released one."""
-    from isbi_infer.model import open_model
+    from isbi_infer.model.opening import open_model
     from isbi_models import released_models
 
     if not runs:

@@ -11,8 +11,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
-from isbi_infer.console import require_packages
 from isbi_infer.errors import DependencyError
+from isbi_infer.terminal import require_packages
 
 GROUP, NAME = "isbi_infer.scorers", "thinned"
 

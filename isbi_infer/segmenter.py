@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.contract import ModelContract
-from isbi_infer.engine import Engine, Results
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
-from isbi_infer.geometry import Plan
-from isbi_infer.model import open_model
-from isbi_infer.probability import Emit, OutputDtype, check_encoding, decode, encode
-from isbi_infer.resampling import choose_scaling
-from isbi_infer.stacks import StackReader, open_stack, write_stack
-from isbi_infer.summary import Estimate, RunSummary
-from isbi_infer.symmetry import ALL_EIGHT, IDENTITY
-from isbi_infer.tiling import Tiling, choose_halo
+from isbi_infer.model.contract import ModelContract
+from isbi_infer.model.opening import open_model
+from isbi_infer.pixels.probability import Emit, OutputDtype, check_encoding, decode, encode
+from isbi_infer.plan.scaling import choose_scaling
+from isbi_infer.plan.symmetry import ALL_EIGHT, IDENTITY
+from isbi_infer.plan.tiles import Plan
+from isbi_infer.plan.tiling import Tiling, choose_halo
+from isbi_infer.run.engine import Engine, Results
+from isbi_infer.run.summary import Estimate, RunSummary
+from isbi_infer.volumes import StackReader, open_stack, write_stack
 
 Progress = Callable[[int, int], None]
 
@@ -105,21 +105,21 @@ class Segmenter:
         opened = open_model(model, provider, precision)
         self.contract: ModelContract = opened.contract
         self.model_sha256 = opened.sha256
-        self.provider = opened.session.provider
+        self.provider = opened.backend.device.name
         chosen, halo_notes = choose_halo(self.contract, halo)
         self._pixel_size = pixel_size
         self._scaling, scaling_notes = choose_scaling(self.contract.pixel_size_nm, pixel_size, None)
         self.notes = (*halo_notes, *scaling_notes)
         tiling = Tiling(
             contract=self.contract,
-            lanes=opened.session.lanes,
+            lanes=opened.backend.workers,
             on_cpu=self.provider == "cpu",
             halo=chosen,
             tile=tile,
             batch=batch,
             memory=memory,
         )
-        self._engine = Engine(opened.session, tiling, ALL_EIGHT if tta else IDENTITY)
+        self._engine = Engine(opened.backend, tiling, ALL_EIGHT if tta else IDENTITY)
         self.plan((1, 1))  # an impossible tile is said now, not after the stack was opened
 
     def plan(self, shape: tuple[int, int]) -> Plan:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from isbi_infer.console import exit_codes, require_packages, section_progress
+from isbi_infer.terminal import exit_codes, require_packages, section_progress
 from isbi_train import data_cli, fit_cli
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def evaluate(
     """Score PREDICTION against LABELS as the ISBI 2012 challenge does: V_rand and V_info after border thinning."""
     with exit_codes("isbi-train", debug=debug):
         require_packages("scores", "numba", "skimage", *(["matplotlib"] if plot else []))
-        from isbi_infer.stacks import open_stack
+        from isbi_infer.volumes import open_stack
         from isbi_train.scores.evaluate import evaluate as score
 
         if plot:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from isbi_infer.console import exit_codes, require_packages, section_progress
+from isbi_infer.terminal import exit_codes, require_packages, section_progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -154,7 +154,7 @@ def analyse(
     """Segment STACK into a challenge submission (float32, 1 = cell), single sections and a contact sheet."""
     with exit_codes("isbi-train", debug=debug):
         require_packages("scores", "matplotlib", "skimage", "numba")
-        from isbi_infer.stacks import open_stack
+        from isbi_infer.volumes import open_stack
         from isbi_train.pictures.analyse import analyse as run
 
         with open_stack(stack) as reader:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from isbi_infer.console import exit_codes, require_packages
 from isbi_infer.errors import UsageError
+from isbi_infer.terminal import exit_codes, require_packages
 
 if TYPE_CHECKING:
     from isbi_train.training.settings import Layer

@@ -10,9 +10,9 @@ import pytest
 import tifffile
 import torch
 
-from isbi_infer.contract import contract_of
+from isbi_infer.model.contract import contract_of
+from isbi_infer.model.devices import open_backend
 from isbi_infer.sample import synthetic_stack
-from isbi_infer.session import OnnxSession
 from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.training.validate import predict_whole
 
@@ -67,7 +67,7 @@ def test_the_network_has_learnt_something(walked):
 def test_the_exported_model_tells_where_it_comes_from(walked):
     folder, _, _ = walked
     model = (folder / "run" / "model.onnx").read_bytes()
-    contract = contract_of(OnnxSession(model, "cpu").metadata)
+    contract = contract_of(open_backend(model, "cpu").metadata)
     assert (contract.stride, contract.border, contract.pixel_size_nm) == (8, 8, 4.0)
     assert contract.training["sections"] == "0:3"
     assert contract.scores["sections"] == "3:4"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from isbi_infer.geometry import read_mirrored
-from isbi_infer.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.plan.tiles import read_mirrored
 
 AT_ONCE = "the whole section at once"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.store import Stored
-from isbi_infer.contract import contract_of
-from isbi_infer.onnxgraph.onnxfile import read_onnx
+from isbi_export.graph.analysis.onnxfile import read_onnx
+from isbi_infer.model.contract import contract_of
 from isbi_models import ReleasedModel, default_model
 
 from .cells import origin

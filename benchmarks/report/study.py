@@ -86,8 +86,8 @@ def points(measured: dict[str, Any]) -> list[Point]:
 
 def released_network() -> dict[str, Any]:
     """Give the settings of the network that `isbi_infer` loads by default, as its file says them."""
-    from isbi_infer.contract import contract_of
-    from isbi_infer.onnxgraph.onnxfile import read_onnx
+    from isbi_export.graph.analysis.onnxfile import read_onnx
+    from isbi_infer.model.contract import contract_of
     from isbi_models import default_model
 
     contract = contract_of(read_onnx(default_model().path.read_bytes()).metadata)

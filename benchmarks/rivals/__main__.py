@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isbi_infer.console import exit_codes
 from isbi_infer.errors import UsageError
 from isbi_infer.files import replacing
+from isbi_infer.terminal import exit_codes
 
 if TYPE_CHECKING:
     from isbi_train.stacks.data import LabelledStack

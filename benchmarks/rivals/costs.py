@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from isbi_infer.console import exit_codes, require_packages
+from isbi_infer.terminal import exit_codes, require_packages
 
 RECIPES = ("original", "unet-64", "released")
 SECTIONS, SIDE = 25, 512  # what the recipes train on

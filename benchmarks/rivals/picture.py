@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isbi_infer.console import exit_codes, require_packages
 from isbi_infer.errors import UsageError
+from isbi_infer.terminal import exit_codes, require_packages
 
 if TYPE_CHECKING:
     import numpy as np

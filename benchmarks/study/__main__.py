@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.store import store
-from isbi_infer.console import exit_codes, require_packages
 from isbi_infer.errors import UsageError
+from isbi_infer.terminal import exit_codes, require_packages
 
 if TYPE_CHECKING:
     from isbi_train.stacks.data import LabelledStack

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from isbi_infer.console import require_packages
 from isbi_infer.errors import DependencyError, ModelError
+from isbi_infer.terminal import require_packages
 
 _LFS_POINTER = b"version https://git-lfs"
 _PICKLE = b"\x80\x02"  # how files of torch before 1.6 begin

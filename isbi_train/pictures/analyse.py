@@ -13,7 +13,7 @@ import numpy.typing as npt
 from isbi_infer.errors import UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
 from isbi_infer.segmenter import Segmenter
-from isbi_infer.stacks import open_stack, write_stack
+from isbi_infer.volumes import open_stack, write_stack
 from isbi_train.pictures.sheets import draw_contact_sheet
 from isbi_train.scores.evaluate import read_sections
 from isbi_train.scores.predict import predict

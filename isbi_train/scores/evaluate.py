@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
-from isbi_infer.stacks import StackReader, open_stack
+from isbi_infer.volumes import StackReader, open_stack
 from isbi_train.scores.metrics import (
     AdaptedRand,
     PixelScores,

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.console import require_packages
 from isbi_infer.errors import DependencyError, ModelError, ResourceError, UsageError
 from isbi_infer.segmenter import Segmenter
+from isbi_infer.terminal import require_packages
 
 Progress = Callable[[int, int], None]
 

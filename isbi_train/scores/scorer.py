@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from isbi_infer.errors import ImageError
-from isbi_infer.stacks import open_stack
+from isbi_infer.volumes import open_stack
 from isbi_train.scores.evaluate import headline, named_pair, pixel_figures, read_sections, without_nan
 from isbi_train.scores.metrics import pixel_scores, thinned_scores
 

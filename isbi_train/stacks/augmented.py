@@ -25,8 +25,8 @@ from torch import Tensor
 from isbi_infer._version import __version__
 from isbi_infer.errors import UsageError
 from isbi_infer.files import check_writable, replacing
-from isbi_infer.normalise import intensity_statistics, normalise
-from isbi_infer.stacks import PixelSize, StackInfo, write_stack
+from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.volumes import PixelSize, StackInfo, write_stack
 from isbi_train.config import AugmentConfig
 from isbi_train.stacks.data import LabelledStack
 from isbi_train.stacks.folders import check_free, made_folder

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
-from isbi_infer.stacks import PixelSize, open_stack
+from isbi_infer.volumes import PixelSize, open_stack
 from isbi_train.stacks.labels import LabelKind, cell_mask
 from isbi_train.stacks.omezarr import is_zarr, read_omezarr
 

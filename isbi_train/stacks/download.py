@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.console import require_packages
 from isbi_infer.errors import DependencyError, ImageError, OutputError, UsageError
 from isbi_infer.files import check_writable, replacing
-from isbi_infer.stacks import PixelSize, StackInfo, open_stack, write_stack
+from isbi_infer.terminal import require_packages
+from isbi_infer.volumes import PixelSize, StackInfo, open_stack, write_stack
 from isbi_train.stacks.folders import made_folder
 
 URL = "https://downloads.imagej.net/ISBI-2012-challenge.zip"

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.console import require_packages
 from isbi_infer.errors import ImageError, ResourceError
-from isbi_infer.stackinfo import PixelSize, in_nm
+from isbi_infer.terminal import require_packages
+from isbi_infer.volumes.pixel_size import PixelSize, in_nm
 
 _MARKS = ("zarr.json", ".zgroup", ".zarray")
 

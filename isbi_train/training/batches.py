@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from isbi_infer.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_train.config import AugmentConfig, TrainConfig
 from isbi_train.stacks.data import LabelledStack
 from isbi_train.training.augment import ALL, random_crops

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.segmenter import Segmenter
-from isbi_infer.stacks import open_stack
+from isbi_infer.volumes import open_stack
 from isbi_train.config import TrainConfig
 from isbi_train.stacks.data import LabelledStack
 from isbi_train.stacks.sections import ranges

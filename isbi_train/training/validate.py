@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from isbi_infer.errors import ModelError
-from isbi_infer.geometry import plan_section, read_mirrored
-from isbi_infer.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.plan.tiles import plan_section, read_mirrored
 from isbi_train.scores.metrics import thinned_scores
 from isbi_train.stacks.data import LabelledStack
 
@@ -29,7 +29,7 @@ def predict_whole(
     image_ZYX : ndarray, shape (Z, Y, X)
         Grey values as stored.
     stride, border : int
-        Padding, as in `isbi_infer.geometry.plan_section`.
+        Padding, as in `isbi_infer.plan.tiles.plan_section`.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def validate(network: nn.Module, held_out: LabelledStack, *, stride: int, border
     held_out : LabelledStack
         Sections that training never sees.
     stride, border : int
-        Padding, as in `isbi_infer.geometry.plan_section`.
+        Padding, as in `isbi_infer.plan.tiles.plan_section`.
 
     Returns
     -------

@@ -16,8 +16,8 @@ from isbi_export.gates import GATES
 from isbi_export.graph_file import graph_of, write_onnx
 from isbi_export.publish import NotPublishedError, publish
 from isbi_export.torchscript import write_torchscript
-from isbi_infer.contract import parse_contract
 from isbi_infer.errors import OutputError
+from isbi_infer.model.contract import parse_contract
 from isbi_train.networks.checkpoint import load_checkpoint
 
 FLOAT32_TOLERANCE = GATES["float32"].largest

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from isbi_export.cli import app
 from isbi_export.gates import GATES, Gate
-from isbi_infer.contract import parse_contract
+from isbi_infer.model.contract import parse_contract
 from isbi_train.config import NetworkConfig
 
 REPORT = ["model.parity.html", "model.parity.json"]

@@ -22,7 +22,7 @@ from isbi_export.publish import publish
 from isbi_export.seams import rounded_up
 from isbi_export.variants import Variant
 from isbi_infer.errors import ImageError, UsageError
-from isbi_infer.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_infer.sample import synthetic_stack
 
 SAME = Scores(v_rand=0.0, v_info=0.0)

@@ -2,7 +2,7 @@
 
 The network is run on impulses with every weight made positive and every bias zero. No two contributions can then
 cancel, ReLU and max pooling let all of them pass, and the pixels where the output differs from zero are exactly those
-that can depend on the impulse. Nothing here shares a line with `isbi_infer.graph`.
+that can depend on the impulse. Nothing here shares a line with `isbi_export.graph.analysis.analyse`.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isbi_export.deployable import Deployable
-from isbi_infer.graph import analyse
+from isbi_export.graph.analysis.analyse import analyse
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.networks.network import UNet

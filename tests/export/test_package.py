@@ -15,14 +15,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from isbi_export.graph.analysis.onnxfile import read_onnx
 from isbi_export.package import package_terms, write_package
 from isbi_infer import Segmenter
-from isbi_infer.contract import contract_of
 from isbi_infer.errors import ModelError, UsageError
-from isbi_infer.normalise import intensity_statistics, normalise
-from isbi_infer.onnxgraph.onnxfile import read_onnx
+from isbi_infer.model.contract import contract_of
+from isbi_infer.model.devices import open_backend
+from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_infer.sample import synthetic_stack
-from isbi_infer.session import OnnxSession
 from isbi_models import default_model
 
 SCALES = {"uint8": 1, "uint16": 200, "float32": 1, "float64": 1 / 255}
@@ -144,7 +144,7 @@ def test_at_the_border_tiled_prediction_differs_by_its_mirrored_halo_and_by_noth
 ):
     normal_YX = normalise(section_YX, intensity_statistics(section_YX))
     padded_YX = np.pad(normal_YX, contract.halo, mode="symmetric")
-    session = OnnxSession((published / "model.onnx").read_bytes(), "cpu")
+    session = open_backend((published / "model.onnx").read_bytes(), "cpu")
     expected_YX = session.run(padded_YX[None, None])[0, 0][_inside(contract)]
     np.testing.assert_allclose(stranger["package tiled"], expected_YX, rtol=0, atol=1e-4)
 

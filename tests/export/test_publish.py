@@ -27,8 +27,8 @@ from isbi_export.graph_file import OPSET
 from isbi_export.probes import probe_shapes
 from isbi_export.publish import publish
 from isbi_export.torchscript import read_torchscript
-from isbi_infer.contract import CONTRACT_KEY, contract_of, parse_contract
 from isbi_infer.errors import ModelError, OutputError, UsageError
+from isbi_infer.model.contract import CONTRACT_KEY, contract_of, parse_contract
 from isbi_train.config import NetworkConfig, TrainConfig
 from isbi_train.networks.checkpoint import file_sha256, load_checkpoint
 

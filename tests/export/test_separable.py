@@ -10,10 +10,10 @@ from isbi_export.calibration import Calibration
 from isbi_export.contracts import contract_for
 from isbi_export.deployable import Deployable
 from isbi_export.exported import Exported
+from isbi_export.graph.analysis.analyse import analyse
 from isbi_export.graph_file import OPSET, write_onnx
 from isbi_export.variants import plan_variants
 from isbi_infer import Segmenter
-from isbi_infer.graph import analyse
 from isbi_infer.sample import synthetic_stack
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.checkpoint import Weights

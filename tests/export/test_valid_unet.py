@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from isbi_export.deployable import Deployable
 from isbi_export.foreign import ForeignModel, adopt
+from isbi_export.graph.analysis.analyse import analyse
 from isbi_export.graph_file import graph_of
 from isbi_infer import Segmenter
-from isbi_infer.graph import analyse
-from isbi_infer.session import OnnxSession
+from isbi_infer.model.devices import open_backend
 from isbi_train.config import NetworkConfig
 
 CONFIG = NetworkConfig.of("valid-unet", base=4)
@@ -35,7 +35,7 @@ def test_its_graph_is_exact_and_looks_as_far_as_the_padded_network(exported):
 
 def test_its_file_computes_what_the_network_does(exported):
     path, network = exported
-    run = OnnxSession(path.read_bytes(), "cpu").run
+    run = open_backend(path.read_bytes(), "cpu").run
     for shape in ((1, 1, 64, 64), (3, 1, 128, 64), (1, 1, 192, 320)):
         image_NCYX = torch.randn(shape)
         with torch.inference_mode():

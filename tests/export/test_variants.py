@@ -22,12 +22,12 @@ from isbi_export.program import read_program
 from isbi_export.publish import NotPublishedError, publish
 from isbi_export.variants import Variant, plan_variants
 from isbi_infer import Segmenter
-from isbi_infer.contract import parse_contract
 from isbi_infer.errors import ModelError, UsageError
-from isbi_infer.model import open_model
-from isbi_infer.probability import encode
+from isbi_infer.model.contract import parse_contract
+from isbi_infer.model.devices import open_backend
+from isbi_infer.model.opening import open_model
+from isbi_infer.pixels.probability import encode
 from isbi_infer.sample import synthetic_stack
-from isbi_infer.session import OnnxSession
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.checkpoint import load_checkpoint
 
@@ -144,7 +144,7 @@ def test_upsampling_written_as_a_convolution_is_the_same_function(side):
     assert [node.op_type for node in rewritten.graph.node] == ["Conv", "DepthToSpace"]
     image_NCYX = generator.standard_normal((2, 5, 4, 7), np.float32)
     found, expected = (
-        OnnxSession(proto.SerializeToString(), "cpu").run(image_NCYX) for proto in (rewritten, model)
+        open_backend(proto.SerializeToString(), "cpu").run(image_NCYX) for proto in (rewritten, model)
     )
     assert expected.shape == (2, 3, 4 * side, 7 * side)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

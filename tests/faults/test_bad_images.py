@@ -14,7 +14,7 @@ import pytest
 import tifffile
 
 from isbi_infer.errors import ImageError, ResourceError
-from isbi_infer.stacks import open_stack
+from isbi_infer.volumes import open_stack
 
 GREY = {"photometric": "minisblack", "metadata": None}
 TINY_ZYX = np.arange(1, 31, dtype="uint8").reshape(2, 3, 5)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isbi_infer.contract import CONTRACT_KEY, ModelContract, contract_of, parse_contract
 from isbi_infer.errors import ModelError
+from isbi_infer.model.contract import CONTRACT_KEY, ModelContract, contract_of, parse_contract
 
 PLAIN = {
     "schema": 2,

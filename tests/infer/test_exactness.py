@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from isbi_export.foreign import ForeignModel, adopt
 from isbi_infer import ModelError, Segmenter
+from isbi_infer.model.devices import open_backend
 from isbi_infer.sample import synthetic_stack
-from isbi_infer.session import OnnxSession
 
 KINDS = [  # depth, upsampling, unshuffle
     (1, "nearest", 1),
@@ -134,8 +134,8 @@ def test_tiled_equals_whole_bit_for_bit(adopted, kind, height, width, extra, bat
 def test_the_number_of_threads_changes_no_bit(adopted, threads):
     path, _ = adopted[KINDS[0]]
     batch_NCYX = np.random.default_rng(0).standard_normal((2, 1, 240, 320), dtype=np.float32)
-    one = OnnxSession(path.read_bytes(), "cpu", threads=1).run(batch_NCYX)
-    assert (OnnxSession(path.read_bytes(), "cpu", threads=threads).run(batch_NCYX) == one).all()
+    one = open_backend(path.read_bytes(), "cpu", threads=1).run(batch_NCYX)
+    assert (open_backend(path.read_bytes(), "cpu", threads=threads).run(batch_NCYX) == one).all()
 
 
 def test_a_network_with_a_global_operation_is_run_whole_or_not_at_all(tmp_path):

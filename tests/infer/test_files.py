@@ -224,7 +224,7 @@ def test_file_size_limit_gives_an_output_error_and_keeps_the_old_stack(tmp_path,
         "import numpy as np\n"
         "from isbi_infer.errors import OutputError\n"
         "from isbi_infer.files import replacing\n"
-        "from isbi_infer.stacks import StackInfo, write_stack\n"
+        "from isbi_infer.volumes import StackInfo, write_stack\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "size = int(sys.argv[2])\n"
         "sections = (np.zeros((size, size), np.uint8) for _ in range(50))\n"

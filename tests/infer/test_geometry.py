@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer.errors import ResourceError, UsageError
-from isbi_infer.geometry import plan_section, read_mirrored
+from isbi_infer.plan.tiles import plan_section, read_mirrored
 
 sizes = st.integers(1, 400)
 strides = st.sampled_from([1, 4, 16])

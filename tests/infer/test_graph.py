@@ -19,11 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
+from isbi_export.graph.analysis.analyse import analyse
+from isbi_export.graph.analysis.onnxfile import read_onnx
 from isbi_infer import ModelError, Segmenter
-from isbi_infer.contract import CONTRACT_KEY, contract_of
-from isbi_infer.graph import analyse
-from isbi_infer.model import open_model
-from isbi_infer.onnxgraph.onnxfile import read_onnx
+from isbi_infer.model.contract import CONTRACT_KEY, contract_of
+from isbi_infer.model.opening import open_model
 from isbi_models import default_model
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.network import UNet

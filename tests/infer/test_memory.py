@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from isbi_infer.errors import UsageError
-from isbi_infer.memory import available_memory, parse_bytes
+from isbi_infer.plan.memory import available_memory, parse_bytes
 
 GIB = 2**30
 
@@ -99,7 +99,7 @@ def test_a_limit_on_the_address_space_is_met_and_not_exceeded():
     """In a process of its own: nine tenths of what is said can be had, and a tenth more cannot."""
     code = (
         "import resource, numpy as np\n"
-        "from isbi_infer.memory import available_memory\n"
+        "from isbi_infer.plan.memory import available_memory\n"
         "size = int(next(l for l in open('/proc/self/status') if l.startswith('VmSize')).split()[1]) * 1024\n"
         "resource.setrlimit(resource.RLIMIT_AS, (size + 2**29, size + 2**29))\n"
         "room = available_memory()\n"

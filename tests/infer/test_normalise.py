@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isbi_infer.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.normalise import intensity_statistics, normalise
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from isbi_export.graph.analysis.analyse import GraphAnalysis, analyse
+from isbi_export.graph.analysis.onnxfile import Graph, OnnxFile, Tensor, read_onnx
 from isbi_infer.errors import ModelError
-from isbi_infer.graph import GraphAnalysis, analyse
-from isbi_infer.onnxgraph.onnxfile import Graph, OnnxFile, Tensor, read_onnx
 from isbi_models import default_model
 
 IMAGE = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, "height", None])

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer.errors import ModelError, ResourceError
-from isbi_infer.geometry import plan_section
-from isbi_infer.jobs import Settings
-from isbi_infer.normalise import intensity_statistics, normalise
-from isbi_infer.pipeline import run_sections
-from isbi_infer.symmetry import ALL_EIGHT, IDENTITY
+from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.plan.symmetry import ALL_EIGHT, IDENTITY
+from isbi_infer.plan.tiles import plan_section
+from isbi_infer.run.pipeline import run_sections
+from isbi_infer.run.section import Settings
 
 
 class Blur:

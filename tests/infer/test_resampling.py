@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer import Segmenter, UsageError
-from isbi_infer.resampling import choose_scaling, resample
+from isbi_infer.pixels.resample import resample
+from isbi_infer.plan.scaling import choose_scaling
 from isbi_infer.sample import synthetic_stack
-from isbi_infer.stackinfo import PixelSize
+from isbi_infer.volumes.pixel_size import PixelSize
 
 SIZES = st.integers(1, 40)
 

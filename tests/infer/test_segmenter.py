@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import isbi_infer
 from isbi_infer import ImageError, ModelError, ResourceError, Segmenter, UsageError
+from isbi_infer.backends.onnxruntime import available_cores
 from isbi_infer.sample import synthetic_stack
-from isbi_infer.session import available_cores
 from isbi_models import default_model
 
 

@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from isbi_infer import DependencyError, ModelError, Segmenter
-from isbi_infer.session import PROVIDERS, OnnxSession, available_cores, open_session
+from isbi_infer.backends.onnxruntime import PROVIDERS, available_cores, open_session
+from isbi_infer.model.devices import open_backend
 from isbi_models import default_model
 
 MODEL = default_model().path.read_bytes()
@@ -36,7 +37,7 @@ def test_a_provider_that_is_not_there_is_an_error_and_never_the_cpu(provider):
     if PROVIDERS[provider] in onnxruntime.get_available_providers():
         pytest.skip(f"this onnxruntime has {provider}")
     with pytest.raises(DependencyError, match="pip install"):
-        OnnxSession(MODEL, provider)
+        open_backend(MODEL, provider)
 
 
 def test_auto_says_which_provider_it_took():
@@ -58,7 +59,7 @@ def test_weights_outside_the_file_are_never_read(tmp_path, monkeypatch):
 
     assert "lie outside" in refused(tmp_path, stamped(outside))
     with pytest.raises(ModelError, match="cannot load"):
-        OnnxSession(stamped(outside), "cpu")
+        open_backend(stamped(outside), "cpu")
 
 
 def test_damaged_weights_are_noticed_at_load(tmp_path):
@@ -105,7 +106,7 @@ def test_a_model_without_a_contract_says_how_to_get_one(tmp_path):
 
 
 def test_one_session_serves_several_lanes_and_one_alone_all_cores():
-    session = OnnxSession(MODEL, "cpu")
+    session = open_backend(MODEL, "cpu")
     assert session.lanes == available_cores()
     batch_NCYX = np.random.default_rng(0).standard_normal((2, 1, 64, 96), dtype=np.float32)
     assert session.alone().lanes == 1
@@ -114,7 +115,7 @@ def test_one_session_serves_several_lanes_and_one_alone_all_cores():
 
 
 def test_a_stopped_session_can_run_again():
-    session = OnnxSession(MODEL, "cpu")
+    session = open_backend(MODEL, "cpu")
     large_NCYX = np.zeros((8, 1, 512, 512), np.float32)
     failures = []
 
@@ -138,10 +139,10 @@ def test_memory_that_runs_out_is_told_from_other_failures():
     """The real thing: a process whose address space is limited."""
     script = (
         "import resource, numpy as np\n"
-        "from isbi_infer.session import OnnxSession\n"
+        "from isbi_infer.backends.onnxruntime import OnnxSession\n"
         "from isbi_infer.errors import ResourceError, ModelError\n"
         "from isbi_models import default_model\n"
-        "session = OnnxSession(default_model().path.read_bytes(), 'cpu')\n"
+        "session = open_backend(default_model().path.read_bytes(), 'cpu')\n"
         "batch = np.zeros((1, 1, 2048, 2048), np.float32)\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)\n"
@@ -156,7 +157,7 @@ def test_memory_that_runs_out_is_told_from_other_failures():
 
 def test_input_and_output_can_stay_on_the_device(monkeypatch):
     """The path that CUDA takes, with the CPU as the device."""
-    session = OnnxSession(MODEL, "cpu")
+    session = open_backend(MODEL, "cpu")
     batches = [np.random.default_rng(i).standard_normal((1, 1, 64, 64), dtype=np.float32) for i in range(3)]
     expected = [session.run(batch) for batch in batches]
     monkeypatch.setattr(session, "_device", "cpu")

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isbi_infer.errors import ImageError
-from isbi_infer.stackinfo import in_nm, in_unit, pixels_per
-from isbi_infer.stacks import PixelSize, StackInfo, open_stack, output_kind, write_stack
+from isbi_infer.volumes import PixelSize, StackInfo, open_stack, output_kind, write_stack
+from isbi_infer.volumes.pixel_size import in_nm, in_unit, pixels_per
 
 DTYPES = [
     "uint8",
@@ -340,7 +340,7 @@ def test_what_a_format_cannot_hold_goes_to_the_next(like, dtype, shape, kind):
 
 @pytest.mark.parametrize("kind", ["imagej", "ome", "tiff"])
 def test_stacks_too_large_for_classic_tiff_are_bigtiff_with_their_pixel_size(path, kind, monkeypatch):
-    monkeypatch.setattr("isbi_infer.tiff.writer._CLASSIC_BYTES", 2000)
+    monkeypatch.setattr("isbi_infer.volumes.tiff.writer._CLASSIC_BYTES", 2000)
     info = StackInfo(shape=(3, 23, 41), kind=kind, pixel_size=EM)
     written = write_stack(path, _stack(), like=info, dtype="uint8")
     assert written == {"imagej": "ome"}.get(kind, kind)
@@ -471,7 +471,7 @@ def test_no_log_record_of_tifffile_reaches_standard_error(path):
     path.write_bytes(path.read_bytes()[:-50])
     code = (
         "import logging, sys\n"
-        "from isbi_infer.stacks import open_stack, ImageError\n"
+        "from isbi_infer.volumes import open_stack, ImageError\n"
         "for _ in range(2):\n"
         "    try:\n"
         "        open_stack(sys.argv[1])\n"

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 import isbi_infer
 from isbi_export.deployable import Deployable
 from isbi_export.torchscript import write_torchscript
-from isbi_infer.contract import CONTRACT_KEY, contract_of
+from isbi_infer.backends.onnxruntime import available_cores
+from isbi_infer.backends.torchscript import open_torchscript
 from isbi_infer.errors import DependencyError, ModelError, UsageError
-from isbi_infer.geometry import plan_section, read_mirrored
-from isbi_infer.session import OnnxSession, available_cores
-from isbi_infer.torchscript import TorchScriptSession, open_torchscript
+from isbi_infer.model.contract import CONTRACT_KEY, contract_of
+from isbi_infer.model.devices import open_backend, rows
+from isbi_infer.plan.tiles import plan_section, read_mirrored
 from isbi_models import default_model
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.network import UNet
@@ -33,7 +34,7 @@ from isbi_train.networks.network import UNet
 ROOT = Path(__file__).parents[2]
 CONFIG = NetworkConfig(base=12, depth=2, unshuffle=2)
 HALO = 48
-RELEASED = contract_of(OnnxSession(default_model().path.read_bytes(), "cpu").metadata)
+RELEASED = contract_of(open_backend(default_model().path.read_bytes(), "cpu").metadata)
 CONTRACT = replace(RELEASED, stride=CONFIG.stride, halo=HALO)
 
 
@@ -64,7 +65,7 @@ def script(network, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def session(script):
-    return TorchScriptSession(script, "cpu")
+    return open_backend(script, next(rows("torchscript", "cpu")))
 
 
 @pytest.fixture(autouse=True)
@@ -172,14 +173,14 @@ def test_lanes_at_once_give_the_same_bits_and_leave_the_threads_of_torch_alone(s
 )
 def test_foreign_files_are_refused_in_one_line(content):
     with pytest.raises(ModelError, match="not a readable TorchScript file") as refused:
-        TorchScriptSession(content, "cpu")
+        open_backend(content, next(rows("torchscript", "cpu")))
     assert "\n" not in str(refused.value)
 
 
 def test_a_truncated_file_is_refused_wherever_it_ends(script):
     for size in random.Random(5).sample(range(len(script)), 30):
         with pytest.raises(ModelError, match="not a readable"):
-            TorchScriptSession(script[:size], "cpu")
+            open_backend(script[:size], next(rows("torchscript", "cpu")))
 
 
 def test_a_file_with_any_flipped_byte_is_refused_or_gives_the_right_result(script, session):
@@ -190,7 +191,7 @@ def test_a_file_with_any_flipped_byte_is_refused_or_gives_the_right_result(scrip
         damaged = bytearray(script)
         damaged[at] ^= 0x10
         try:
-            found_NCYX = TorchScriptSession(bytes(damaged), "cpu").run(image_NCYX)
+            found_NCYX = open_backend(bytes(damaged), next(rows("torchscript", "cpu"))).run(image_NCYX)
         except ModelError as error:
             refusals.append(str(error))
         else:
@@ -205,7 +206,7 @@ def test_a_flipped_weight_is_noticed_by_its_checksum(script):
     damaged = bytearray(script)
     damaged[largest.header_offset + largest.file_size // 2] ^= 1
     with pytest.raises(ModelError, match="another checksum"):
-        TorchScriptSession(bytes(damaged), "cpu")
+        open_backend(bytes(damaged), next(rows("torchscript", "cpu")))
 
 
 def test_a_pickle_with_a_payload_is_not_run(tmp_path):
@@ -216,13 +217,13 @@ def test_a_pickle_with_a_payload_is_not_run(tmp_path):
     buffer = io.BytesIO()
     torch.save(Payload(), buffer)
     with pytest.raises(ModelError, match="not a readable"):
-        TorchScriptSession(buffer.getvalue(), "cpu")
+        open_backend(buffer.getvalue(), next(rows("torchscript", "cpu")))
     assert os.listdir(tmp_path) == []
 
 
 def test_a_script_without_a_contract_is_refused():
     with pytest.raises(ModelError, match="carries no contract"):
-        TorchScriptSession(saved(torch.nn.Conv2d(1, 1, 3, padding=1), None), "cpu")
+        open_backend(saved(torch.nn.Conv2d(1, 1, 3, padding=1), None), next(rows("torchscript", "cpu")))
 
 
 def test_a_script_that_gives_something_else_is_a_model_error():
@@ -231,7 +232,7 @@ def test_a_script_that_gives_something_else_is_a_model_error():
             return x, x
 
     with pytest.raises(ModelError, match="gives a tuple"):
-        TorchScriptSession(saved(Two()), "cpu").run(np.zeros((1, 1, 16, 16), np.float32))
+        open_backend(saved(Two()), next(rows("torchscript", "cpu"))).run(np.zeros((1, 1, 16, 16), np.float32))
 
 
 def test_a_batch_that_the_network_refuses_is_a_model_error_in_one_line(session):
@@ -258,7 +259,7 @@ def test_cuda_that_is_not_there_is_an_error_and_auto_takes_the_cpu(script):
 @pytest.mark.cuda
 def test_cuda_agrees_with_the_cpu_and_leaves_the_settings_of_torch_alone(script, session):
     try:
-        on_cuda = TorchScriptSession(script, "cuda")
+        on_cuda = open_backend(script, next(rows("torchscript", "cuda")))
     except DependencyError as error:
         pytest.skip(f"torch runs no CUDA here: {error}")
     image_NCYX = random_values(2, 1, 256, 320)
@@ -283,7 +284,7 @@ def python(code, *arguments, **environment):
 
 def test_the_light_path_brings_in_no_torch():
     code = (
-        "import sys, numpy as np, isbi_infer, isbi_infer.torchscript\n"
+        "import sys, numpy as np, isbi_infer, isbi_infer.backends.torchscript\n"
         "isbi_infer.Segmenter(provider='cpu')(np.zeros((1, 64, 64), np.uint8))\n"
         "print(sorted({'torch', 'scipy', 'skimage', 'zarr', 'dask'} & set(sys.modules)))\n"
     )
@@ -297,7 +298,7 @@ def test_without_torch_one_line_says_what_to_install(script, tmp_path):
         (tmp_path / name).symlink_to(site / name)
     (tmp_path / "isbi_infer").symlink_to(Path(isbi_infer.__file__).parent)
     code = (
-        "from isbi_infer.torchscript import open_torchscript\n"
+        "from isbi_infer.backends.torchscript import open_torchscript\n"
         "from isbi_infer.errors import DependencyError\n"
         "try:\n"
         "    open_torchscript(b'PK', 'auto')\n"
@@ -315,7 +316,7 @@ def test_too_little_memory_is_said_and_a_smaller_tile_still_runs(script, tmp_pat
     code = (
         "import pathlib, resource, sys, numpy as np\n"
         "from isbi_infer.errors import ResourceError\n"
-        "from isbi_infer.torchscript import TorchScriptSession\n"
+        "from isbi_infer.backends.torchscript import TorchScriptSession\n"
         "session = TorchScriptSession(pathlib.Path(sys.argv[1]).read_bytes(), 'cpu')\n"
         "session.run(np.zeros((1, 1, 64, 64), np.float32))\n"
         "large = np.zeros((1, 1, 2048, 2048), np.float32)\n"

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from isbi_infer.contract import contract_of
-from isbi_infer.graph import analyse
-from isbi_infer.onnxgraph.onnxfile import read_onnx
+from isbi_export.graph.analysis.analyse import analyse
+from isbi_export.graph.analysis.onnxfile import read_onnx
+from isbi_infer.model.contract import contract_of
 from isbi_models import released_models
 
 CARD = (Path(__file__).parents[2] / "models" / "CARD.md").read_text(encoding="utf-8")

@@ -82,7 +82,7 @@ def test_the_installed_wheel_segments_without_torch(wheel, tmp_path):
 
 def test_importing_the_core_brings_in_nothing_heavy():
     script = (
-        "import sys, isbi_infer; from isbi_infer import Segmenter; import isbi_infer.stacks, isbi_infer.sample\n"
+        "import sys, isbi_infer; from isbi_infer import Segmenter; import isbi_infer.volumes, isbi_infer.sample\n"
         f"heavy = set({LIGHT_ONLY!r}.split()) & set(sys.modules); assert not heavy, heavy"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

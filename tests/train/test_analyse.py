@@ -11,7 +11,7 @@ import isbi_models
 from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, ModelError, OutputError, UsageError
 from isbi_infer.sample import synthetic_stack
-from isbi_infer.stacks import open_stack
+from isbi_infer.volumes import open_stack
 from isbi_train.networks.checkpoint import save_checkpoint
 from isbi_train.pictures.analyse import analyse
 from isbi_train.pictures.sheets import draw_contact_sheet, section_panel

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from isbi_infer.errors import DependencyError, ImageError, OutputError, UsageError
-from isbi_infer.stacks import PixelSize, open_stack
+from isbi_infer.volumes import PixelSize, open_stack
 from isbi_train.stacks.data import load_labelled
 from isbi_train.stacks.download import PIXELS_SHA256, TERMS, URL, download
 

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from isbi_infer.errors import ImageError, OutputError, UsageError
 from isbi_infer.files import replacing
-from isbi_infer.stacks import PixelSize, StackInfo, open_stack, write_stack
+from isbi_infer.volumes import PixelSize, StackInfo, open_stack, write_stack
 from isbi_train.stacks.folders import filled_at_once, natural_key
 from isbi_train.stacks.section_files import merge_sections, split_stack
 

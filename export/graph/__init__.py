@@ -1,0 +1,1 @@
+"""ONNX graphs: analysed, written and changed."""

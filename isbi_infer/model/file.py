@@ -1,0 +1,151 @@
+"""What a model file holds, read without its runtime: the format, the metadata, and a digest of everything else.
+
+An ONNX file is a protobuf message (``onnx.proto``: ModelProto), of which only the outer levels are walked; a
+TorchScript file is a zip archive. The digest covers the graph and all its weights, so that a contract can be tied to them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from isbi_infer.errors import ModelError
+
+_ZIP = b"PK\x03\x04"
+_GRAPH, _METADATA = 7, 14  # of ModelProto
+_INITIALIZER = 5  # of GraphProto
+_NAME, _DATA_LOCATION = 8, 14  # of TensorProto
+_OUTSIDE = ("metadata", ".data/serialization_id")  # of an archive: what torch derives from the rest
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model file's outside.
+
+    Attributes
+    ----------
+    format : {"onnx", "torchscript"}
+        What kind of file it is.
+    metadata : mapping of str to str
+        ONNX ``metadata_props``, or TorchScript extra files.
+    digest : str
+        SHA-256 of everything but the metadata, in hexadecimal.
+    """
+
+    format: Literal["onnx", "torchscript"]
+    metadata: Mapping[str, str]
+    digest: str
+
+
+def read_model_file(content: bytes) -> ModelFile:
+    """Read the outside of an ONNX or TorchScript file.
+
+    Parameters
+    ----------
+    content : bytes
+        The whole file.
+
+    Raises
+    ------
+    ModelError
+        If it is neither, is cut, names a metadata key twice, or keeps weights in other files.
+    """
+    try:
+        if content.startswith(_ZIP):
+            return _read_archive(content)
+        return _read_onnx(content)
+    except (zipfile.BadZipFile, UnicodeDecodeError, EOFError, RuntimeError, NotImplementedError) as error:
+        raise ModelError(f"damaged model file ({error}); export it again") from error
+
+
+def _read_onnx(content: bytes) -> ModelFile:
+    pairs: list[tuple[str, str]] = []
+    digest = hashlib.sha256()
+    for number, value, raw in _fields(memoryview(content)):
+        if number == _METADATA and isinstance(value, memoryview):
+            entry = {n: bytes(v).decode() for n, v, _ in _fields(value) if isinstance(v, memoryview)}
+            pairs.append((entry.get(1, ""), entry.get(2, "")))
+            continue
+        if number == _GRAPH and isinstance(value, memoryview):
+            _require_weights_inside(value)
+        digest.update(raw)
+    return ModelFile("onnx", _unique(pairs), digest.hexdigest())
+
+
+def _require_weights_inside(graph: memoryview) -> None:
+    tensors = (value for number, value, _ in _fields(graph) if number == _INITIALIZER)
+    outside = []
+    for tensor in tensors:
+        if isinstance(tensor, memoryview):
+            fields = {number: value for number, value, _ in _fields(tensor)}
+            if fields.get(_DATA_LOCATION) == 1:
+                name = fields.get(_NAME, b"")
+                outside.append(bytes(name).decode() if isinstance(name, memoryview) else "")
+    if outside:
+        raise ModelError(
+            f"the weights lie outside the file ({len(outside)} tensors, {outside[0]!r} first); "
+            "export it with isbi-export, or save it with external_data=False"
+        )
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview, memoryview]]:
+    """Walk one level of a protobuf message: number, value and raw bytes of each field."""
+    at = 0
+    while at < len(message):
+        start = at
+        key, at = _varint(message, at)
+        number, wire = key >> 3, key & 7
+        value: int | memoryview
+        if wire == 0:
+            value, at = _varint(message, at)
+        elif wire in (1, 2, 5):
+            length, at = (8 if wire == 1 else 4, at) if wire != 2 else _varint(message, at)
+            value, at = message[at : at + length], at + length
+        else:
+            raise ModelError("not a readable ONNX file (unknown wire type); export it again")
+        if at > len(message) or number == 0:
+            raise ModelError("not a readable ONNX file (it ends in the middle of a field); export it again")
+        yield number, value, message[start:at]
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            break
+        byte = message[at]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return value, at
+    raise ModelError("not a readable ONNX file (a number is cut or too long); export it again")
+
+
+def _read_archive(content: bytes) -> ModelFile:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = archive.namelist()
+        if not any(name.endswith("/constants.pkl") for name in names):  # which every TorchScript archive has
+            raise ModelError(
+                "this is a PyTorch file but no TorchScript; run isbi-export on it and use the .onnx file"
+            )
+        digest, pairs = hashlib.sha256(), []
+        for name in sorted(names):
+            inner = name.partition("/")[2]
+            data = archive.read(name)  # which compares the checksum
+            if inner.startswith("extra/"):
+                pairs.append((inner.removeprefix("extra/"), data.decode()))
+            elif inner not in _OUTSIDE:
+                digest.update(inner.encode() + b"\0" + len(data).to_bytes(8, "little") + data)
+    return ModelFile("torchscript", _unique(pairs), digest.hexdigest())
+
+
+def _unique(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        doubled = next(key for key in keys if keys.count(key) > 1)
+        raise ModelError(f"the metadata key {doubled!r} stands there twice; export it again")
+    return dict(pairs)

@@ -1,0 +1,1 @@
+"""Arithmetic on pixels: grey values in, probabilities out."""

@@ -1,0 +1,1 @@
+"""What a run will do, decided before any pixel is computed: arithmetic on shapes, memory and wishes."""

@@ -1,0 +1,1 @@
+"""Sections in, results out: the threads that carry out a plan."""

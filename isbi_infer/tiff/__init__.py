@@ -1,1 +1,0 @@
-"""How TIFF files are laid out and described; `isbi_infer.stacks` is the door to it."""

@@ -1,0 +1,236 @@
+"""The pages of a TIFF as greyscale sections: what they declare, and whether the file can hold it.
+
+Errors raised here do not name the file; whoever opens it does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import BinaryIO, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from isbi_infer.errors import ImageError
+from isbi_infer.volumes.tiff.directory import COPY, Tags, walk_directories
+
+_DTYPES = {(1, 8): "u1", (1, 16): "u2", (1, 32): "u4", (1, 64): "u8", (2, 8): "i1", (2, 16): "i2"}
+_DTYPES |= {(2, 32): "i4", (2, 64): "i8", (3, 16): "f2", (3, 32): "f4", (3, 64): "f8"}
+_PHOTOMETRICS = {2: "RGB", 3: "palette colours", 4: "a mask", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
+_PHOTOMETRICS |= {32803: "a colour filter array", 34892: "linear raw data"}
+# More pixels than this are a damaged size, not a section; nor can these codecs shrink data further than this.
+_MAX_PIXELS = 2**36
+_MAX_RATIO = {5: 4096, 8: 1040, 32946: 1040, 50013: 1040, 32773: 65}
+
+
+class Layout(NamedTuple):
+    """What all pages of one stack have in common; the values are those of the tags.
+
+    Attributes
+    ----------
+    height, width, bits, sample_format : int
+        Of the pixels.
+    inverted : bool
+        Whether 0 is white.
+    role : int
+        0 for an image, 1 for a reduced copy, 4 for a mask.
+    """
+
+    height: int
+    width: int
+    bits: int
+    sample_format: int
+    inverted: bool
+    role: int
+
+    def __str__(self) -> str:
+        role = {0: "", 1: ", reduced copy"}.get(self.role, ", mask")
+        white = ", min-is-white" if self.inverted else ""
+        return f"{self.width} x {self.height} px of {self.bits} bits{white}{role}"
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of the pixels, in the machine's byte order."""
+        return np.dtype(_DTYPES[self.sample_format, self.bits])
+
+    @property
+    def nbytes(self) -> int:
+        """Of one section."""
+        return self.height * self.width * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page.
+
+    Attributes
+    ----------
+    layout : Layout
+        Of its pixels.
+    compression, predictor, orientation : int
+        Values of these tags.
+    data_offset : int or None
+        Where its rows begin in the file if they lie there as they are, in one piece; else None.
+    notes : tuple of str
+        What was taken for granted.
+    """
+
+    layout: Layout
+    compression: int
+    predictor: int
+    orientation: int
+    data_offset: int | None
+    notes: tuple[str, ...]
+
+
+def walk_pages(file: BinaryIO) -> tuple[tuple[Page, ...], Literal["<", ">"]]:
+    """Read what all pages declare.
+
+    Parameters
+    ----------
+    file : BinaryIO
+        The open file; its position is moved.
+
+    Returns
+    -------
+    pages : tuple of Page
+        All of the same layout, at least one.
+    order : {"<", ">"}
+        The order of bytes in the file.
+
+    Raises
+    ------
+    ImageError
+        If this is no TIFF, points outside itself, is not greyscale, or holds images of several sizes.
+    """
+    size = os.fstat(file.fileno()).st_size
+    pages = tuple(_page(tags, size) for tags in walk_directories(file, size))
+    if not pages:
+        raise ImageError("a TIFF without pages; expected one greyscale image a section; export it again")
+    layouts = Counter(page.layout for page in pages)
+    if len(layouts) > 1:
+        found = "; ".join(f"{count} of {layout}" for layout, count in layouts.most_common(4))
+        raise ImageError(
+            f"{len(layouts)} series of pages ({found}); expected one; save the wanted one by itself"
+        )
+    file.seek(0)
+    return pages, "<" if file.read(1) == b"I" else ">"
+
+
+def notes_on(pages: tuple[Page, ...]) -> tuple[str, ...]:
+    """Collect what has to be said about reading these pages.
+
+    Parameters
+    ----------
+    pages : tuple of Page
+        From `walk_pages`.
+
+    Returns
+    -------
+    tuple of str
+        One sentence each, without repetitions.
+    """
+    inverted = ["min-is-white pixels were inverted"] if pages[0].layout.inverted else []
+    turned = {page.orientation for page in pages} - {1}
+    return (
+        *inverted,
+        *dict.fromkeys(note for page in pages for note in page.notes),
+        *(f"the orientation tag ({code}) was ignored: pixels are as stored" for code in sorted(turned)),
+    )
+
+
+def _page(tags: Tags, size: int) -> Page:
+    _check_greyscale(tags)
+    layout = Layout(
+        height=tags.first(257, 0),
+        width=tags.first(256, 0),
+        bits=tags.first(258, 1),
+        sample_format=tags.first(339, 1),
+        inverted=tags.first(262, 1) == 0,
+        role=tags.first(254, 0) & 0b101,
+    )
+    pixels = layout.height * layout.width
+    if not 0 < pixels <= _MAX_PIXELS:
+        declared = f"{tags.where} declares {layout.width} x {layout.height} px"
+        raise ImageError(f"{declared}; expected between 1 and {_MAX_PIXELS} px; {COPY}")
+    _check_dtype(layout, tags.where)
+    compression, predictor = tags.first(259, 1), tags.first(317, 1)
+    offsets, counts = _segments(tags, layout, compression, size)
+    plain = compression == predictor == tags.first(266, 1) == 1 and 322 not in tags
+    whole = plain and bool((offsets[:-1] + counts[:-1] == offsets[1:]).all())
+    unsaid = "" if 262 in tags else "the file does not say whether 0 is black or white; taken for black"
+    copies = "reduced copies in the file were left aside" if tags.count(330) else ""
+    return Page(
+        layout=layout,
+        compression=compression,
+        predictor=predictor,
+        orientation=tags.first(274, 1),
+        data_offset=int(offsets[0]) if whole else None,
+        notes=tuple(filter(None, (unsaid, copies))),
+    )
+
+
+def _check_greyscale(tags: Tags) -> None:
+    photometric, samples, depth = tags.first(262, 1), tags.first(277, 1), tags.first(32997, 1)
+    found = ""
+    if photometric not in (0, 1):
+        found = _PHOTOMETRICS.get(photometric, f"photometric interpretation {photometric}")
+    elif samples != 1:
+        found = f"{samples} samples a pixel"
+    elif depth != 1:
+        found = f"{depth} slices in one page"
+    if found:
+        raise ImageError(f"{tags.where} is {found}; expected greyscale; convert it to 8- or 16-bit greyscale")
+
+
+def _check_dtype(layout: Layout, where: str) -> None:
+    if (layout.sample_format, layout.bits) not in _DTYPES:
+        found = {1: "integers", 2: "integers", 3: "floats", 5: "complex integers", 6: "complex numbers"}.get(
+            layout.sample_format, f"samples of format {layout.sample_format}"
+        )
+        expected = "8- or 16-bit integers or 32-bit floats"
+        raise ImageError(f"{where} holds {layout.bits}-bit {found}; expected {expected}; convert it")
+    if layout.inverted and layout.sample_format == 3:
+        raise ImageError(
+            f"{where} holds min-is-white floats; expected min-is-black; invert it and save it again"
+        )
+
+
+def _segments(
+    tags: Tags, layout: Layout, compression: int, size: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Read where the strips or tiles lie, and check that they can hold what the page declares."""
+    where, item = tags.where, layout.dtype.itemsize
+    if 322 in tags:
+        tile_width, tile_height = tags.first(322, 0), tags.first(323, 0)
+        if tile_width < 1 or tile_height < 1:
+            raise ImageError(f"{where} declares tiles of {tile_width} x {tile_height} px; {COPY}")
+        expected = -(-layout.height // tile_height) * -(-layout.width // tile_width)
+        full = last = tile_height * tile_width * item
+    else:
+        rows = min(max(1, tags.first(278, layout.height)), layout.height)
+        expected = -(-layout.height // rows)
+        full = rows * layout.width * item
+        last = layout.nbytes - (expected - 1) * full
+    needed = (expected - 1) * full + last
+    at, of = (324, 325) if 324 in tags else (273, 279)
+    if not tags.count(at) == tags.count(of) == expected:
+        found = f"{tags.count(at)} strips or tiles and {tags.count(of)} lengths of them"
+        raise ImageError(f"{where} lists {found}; expected {expected}; {COPY}")
+    stored_offsets, stored_counts = tags.integers(at), tags.integers(of)
+    if stored_offsets.max() > size or stored_counts.max() > size:  # first, so that no sum below can overflow
+        raise ImageError(f"{where} has pixels beyond the end of the file; {COPY}")
+    offsets, counts = stored_offsets.astype(np.int64), stored_counts.astype(np.int64)
+    if offsets.min() < 8 or counts.min() < 1:
+        raise ImageError(f"{where} lacks the pixels of a strip or tile; {COPY}")
+    stored = int(counts.sum())
+    if (offsets + counts).max() > size or stored > size:
+        raise ImageError(f"{where} has pixels beyond the end of the file; {COPY}")
+    as_they_are = bool((counts[:-1] == full).all() and counts[-1] == last)
+    if compression == 1 and not as_they_are:
+        raise ImageError(f"{where} stores {stored} bytes; {layout} take {needed}; {COPY}")
+    if needed > _MAX_RATIO.get(compression, 2**36) * stored:
+        raise ImageError(f"{where} declares {layout} in {stored} compressed bytes; {COPY}")
+    return offsets, counts

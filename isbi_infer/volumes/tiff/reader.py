@@ -1,0 +1,295 @@
+"""Stacks of greyscale sections out of TIFF files, strictly and one section at a time.
+
+``file -> walk_pages -> declared -> StackReader.read(index) -> section_YX``
+
+A file gives all the sections that it declares, or an error: never fewer of them. tifffile decodes; what the
+file holds is checked before it is asked (see `isbi_infer.volumes.tiff.directory`).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from isbi_infer.errors import ImageError, IsbiError, ResourceError
+from isbi_infer.volumes.pixel_size import Kind, PixelSize
+from isbi_infer.volumes.tiff.description import Declaration, Resolution, declared
+from isbi_infer.volumes.tiff.directory import COPY
+from isbi_infer.volumes.tiff.log import tifffile_errors
+from isbi_infer.volumes.tiff.pages import Layout, Page, notes_on, walk_pages
+
+Section = npt.NDArray[Any]
+
+# They keep sections in ways of their own, which plain pages do not show.
+_FOREIGN = "lsm stk fluoview scanimage mmstack ndtiff mdgel eer ndpi svs scn bif avs qpi philips"
+_TELLING_BYTES = 1024  # below, what follows the pixels may be of this length by chance
+
+
+def open_stack(path: str | os.PathLike[str]) -> StackReader:
+    """Open a greyscale TIFF and check that it holds all that it declares.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A section or a stack: plain TIFF, ImageJ or OME, also BigTIFF, tiled or compressed.
+
+    Returns
+    -------
+    StackReader
+        To be closed, or used in a ``with`` statement.
+
+    Raises
+    ------
+    ImageError
+        If this is not one whole greyscale stack; the message says what was found instead.
+    """
+    shown = Path(path)
+    with _named_errors(shown):
+        try:
+            mode = shown.stat().st_mode
+            if stat.S_ISDIR(mode):
+                raise ImageError("is a folder; expected a TIFF file; name the file itself")
+            if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+                raise ImageError("is a device or a pipe; expected a TIFF file; name the file itself")
+            file = shown.open("rb")
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ImageError(f"cannot be opened ({reason}); expected a readable TIFF file") from error
+    try:
+        with _named_errors(shown):
+            return StackReader(shown, file)
+    except BaseException:
+        file.close()
+        raise
+
+
+class StackReader:
+    """An open stack, read one section at a time; made by `open_stack`.
+
+    Attributes
+    ----------
+    path : Path
+        Of the file.
+    info : StackInfo
+        Shape, axes, kind and pixel size: what an output takes over.
+    dtype : numpy.dtype
+        Of the sections, in the machine's byte order.
+    notes : tuple of str
+        What was done to the pixels or taken for granted, and has to be said.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        pages, self._byte_order = walk_pages(file)
+        file.seek(0)
+        tiff = tifffile.TiffFile(file)
+        _check_decodable(tiff, pages)
+        declaration = _declaration(tiff, pages)
+        _check_whole(declaration, pages, os.fstat(file.fileno()).st_size)
+        self.path = path
+        self.info = declaration.info
+        self.dtype: np.dtype[np.generic] = pages[0].layout.dtype
+        self.notes = notes_on(pages)
+        self._file, self._tiff, self._pages, self._order = file, tiff, pages, declaration.order
+        self._stamp = self._file_stamp()
+        self._lock = threading.Lock()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(Y, X) of a single image, (Z, Y, X) of a stack."""
+        return self.info.shape
+
+    @property
+    def sections(self) -> int:
+        """Number of sections; 1 for a single image."""
+        return self.info.sections
+
+    @property
+    def height(self) -> int:
+        """Pixels along Y."""
+        return self.info.shape[-2]
+
+    @property
+    def width(self) -> int:
+        """Pixels along X."""
+        return self.info.shape[-1]
+
+    @property
+    def axes(self) -> str:
+        """One letter per dimension, as in the file, without those of length 1."""
+        return self.info.axes
+
+    @property
+    def kind(self) -> Kind:
+        """The flavour of TIFF."""
+        return self.info.kind
+
+    @property
+    def pixel_size(self) -> PixelSize | None:
+        """In nanometres; None where the file does not say."""
+        return self.info.pixel_size
+
+    def read(self, index: int) -> Section:
+        """Read one section; safe to call from several threads.
+
+        Parameters
+        ----------
+        index : int
+            0 to ``sections - 1``.
+
+        Returns
+        -------
+        ndarray
+            section_YX of `dtype`, a new array. Min-is-white pixels come inverted.
+
+        Raises
+        ------
+        ImageError
+            If the section cannot be decoded whole, holds NaN or infinite pixels, or the file has changed
+            since it was opened.
+        ResourceError
+            If there is no memory for the section.
+        """
+        if not 0 <= index < self.sections:
+            raise IndexError(f"section {index} of {self.sections}")
+        if self._file.closed:
+            raise ValueError(f"{self.path} is closed")
+        with _named_errors(self.path, f"section {index}: "):
+            try:
+                with self._lock:
+                    section_YX = self._decode(index)
+            except MemoryError as error:  # its size was found sound, so the machine is too small
+                size = self._pages[0].layout.nbytes / 2**30
+                raise ResourceError(f"{self.path}: no memory for a section of {size:.1f} GiB") from error
+            if self._file_stamp() != self._stamp:
+                raise ImageError("the file has changed since it was opened; start again once it is finished")
+            if self._pages[0].layout.inverted:
+                np.invert(section_YX, out=section_YX)
+            _check_finite(section_YX)
+        return section_YX
+
+    def __len__(self) -> int:
+        return self.sections
+
+    def __iter__(self) -> Iterator[Section]:
+        return (self.read(index) for index in range(self.sections))
+
+    def close(self) -> None:
+        """Close the file; what describes the stack stays."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _decode(self, index: int) -> Section:
+        layout = self._pages[0].layout
+        page = self._pages[0 if self._order is None else self._order[index]]
+        if page.data_offset is not None:
+            skipped = index if self._order is None else 0
+            return self._read_plain(page.data_offset + skipped * layout.nbytes, layout)
+        assert self._order is not None
+        # One thread: the log records of others would not be caught.
+        section_YX: Section = self._tiff.pages[self._order[index]].asarray(maxworkers=1)
+        if section_YX.shape != (layout.height, layout.width) or section_YX.dtype != self.dtype:
+            raise ImageError(f"decoded to {section_YX.dtype} {section_YX.shape}; expected {layout}; {COPY}")
+        return section_YX
+
+    def _read_plain(self, offset: int, layout: Layout) -> Section:
+        stored_YX = np.empty((layout.height, layout.width), self.dtype.newbyteorder(self._byte_order))
+        self._file.seek(offset)
+        count = self._file.readinto(stored_YX.view(np.uint8))  # type: ignore[attr-defined]
+        if count != stored_YX.nbytes:
+            raise ImageError(f"only {count} of {stored_YX.nbytes} bytes are there; {COPY}")
+        return stored_YX if stored_YX.dtype.isnative else stored_YX.byteswap(inplace=True).view(self.dtype)
+
+    def _file_stamp(self) -> tuple[int, int]:
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def _named_errors(path: Path, where: str = "") -> Iterator[None]:
+    """Turn all that goes wrong in reading, also what is only logged, into an ImageError naming the file."""
+    with tifffile_errors() as logged:
+        try:
+            yield
+            if logged:
+                raise ImageError(f"damaged ({' '.join(logged[0].split())}); copy or export it again")
+        except ImageError as error:
+            raise ImageError(f"{path}: {where}{error}") from error
+        except IsbiError:
+            raise
+        except Exception as error:
+            # Damaged files make the decoders raise nearly anything.
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise ImageError(f"{path}: {where}not readable ({reason}); {COPY}") from error
+
+
+def _check_decodable(tiff: tifffile.TiffFile, pages: tuple[Page, ...]) -> None:
+    foreign = [name for name in _FOREIGN.split() if getattr(tiff, f"is_{name}", False)]
+    if foreign:
+        raise ImageError(
+            f"found a TIFF of the kind {foreign[0].upper()}; expected a plain, ImageJ or OME one; convert it"
+        )
+    for page in pages:
+        for codecs, code in (
+            (tifffile.TIFF.DECOMPRESSORS, page.compression),
+            (tifffile.TIFF.UNPREDICTORS, page.predictor),
+        ):
+            if code == 1:
+                continue
+            try:
+                codecs[code]
+            except KeyError as error:
+                name = " ".join(str(error.args[0]).split())
+                remedy = "pip install imagecodecs" if "imagecodecs" in name else "save it uncompressed"
+                raise ImageError(f"cannot be decompressed ({name}); {remedy}") from error
+
+
+def _declaration(tiff: tifffile.TiffFile, pages: tuple[Page, ...]) -> Declaration:
+    tags = tiff.pages[0].tags
+    values = [tag.value for tag in tags.getall(270) or ()]
+    # Bytes are left where they are no text in any usual encoding; what they declare still counts.
+    texts = [value.decode("latin-1") if isinstance(value, bytes) else str(value) for value in values]
+    resolution = Resolution(tags.valueof(282), tags.valueof(283), tags.valueof(296, default=2))
+    layout = pages[0].layout
+    return declared(texts, resolution, pages=len(pages), height=layout.height, width=layout.width)
+
+
+def _check_whole(declaration: Declaration, pages: tuple[Page, ...], size: int) -> None:
+    sections, start, one = declaration.info.sections, pages[0].data_offset, pages[0].layout.nbytes
+    if declaration.order is None and (start is None or start + sections * one > size):
+        raise ImageError(f"declares {sections} sections, but has one page and no room for the others; {COPY}")
+    if sections == 1 and start is not None:
+        # ImageJ stacks beyond 4 GB have one page; without their description they would pass for one section.
+        more, rest = divmod(size - start - one, one)
+        if rest == 0 and more > 0 and one >= _TELLING_BYTES:
+            raise ImageError(
+                f"declares 1 section, but holds pixels for {more + 1}; export it again as ImageJ TIFF"
+            )
+
+
+def _check_finite(section_YX: Section) -> None:
+    if section_YX.dtype.kind != "f":
+        return
+    finite = int(np.count_nonzero(np.isfinite(section_YX)))
+    if finite < section_YX.size:
+        nan = int(np.count_nonzero(np.isnan(section_YX)))
+        raise ImageError(
+            f"{nan} NaN and {section_YX.size - finite - nan} infinite pixels; expected finite numbers; "
+            "replace them, for instance by the section's mean"
+        )
