@@ -74,7 +74,7 @@ def _torch_sections(
     import torch
 
     from isbi_train.networks.checkpoint import load_checkpoint
-    from isbi_train.training.validate import predict_whole
+    from isbi_train.networks.whole import predict_whole
 
     device, checkpoint = _device(provider), load_checkpoint(model)
     network = torch.nn.Sequential(checkpoint.load_network(), torch.nn.Sigmoid()).to(device).eval()

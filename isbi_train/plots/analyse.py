@@ -14,11 +14,11 @@ from isbi_infer.errors import UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
 from isbi_infer.segmenter import Segmenter
 from isbi_infer.volumes import open_stack, write_stack
-from isbi_train.pictures.sheets import draw_contact_sheet
-from isbi_train.scores.evaluate import read_sections
-from isbi_train.scores.predict import predict
-from isbi_train.stacks.folders import made_folder
-from isbi_train.stacks.section_files import section_paths, split_stack
+from isbi_train.data.folders import made_folder
+from isbi_train.data.section_files import section_paths, split_stack
+from isbi_train.evaluation.evaluate import read_sections
+from isbi_train.evaluation.predict import predict
+from isbi_train.plots.sheets import draw_contact_sheet
 
 SUBMISSION, SECTIONS, CONTACT_SHEET = "submission.tif", "sections", "contact-sheet.png"
 
