@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import types
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -205,3 +206,8 @@ def test_a_new_device_takes_one_row_and_one_class(monkeypatch):
     assert "abacus" in devices.device_names()
     with pytest.raises(UsageError, match="choose auto, cpu, abacus"):
         Segmenter(provider="abakus")
+
+
+def test_the_names_that_type_checkers_know_are_those_of_the_table():
+    assert set(get_args(devices.ProviderName)) == {"auto", *devices.device_names()}
+    assert set(get_args(devices.PrecisionName)) == {"auto", *devices.precision_names()}
