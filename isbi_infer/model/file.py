@@ -1,7 +1,8 @@
 """What a model file holds, read without its runtime: the format, the metadata, and a digest of everything else.
 
 An ONNX file is a protobuf message (``onnx.proto``: ModelProto), of which only the outer levels are walked; a
-TorchScript file is a zip archive. The digest covers the graph and all its weights, so that a contract can be tied to them.
+TorchScript file is a zip archive. The digest covers the graph and all its weights, so that a contract can be tied
+to them.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def read_model_file(content: bytes) -> ModelFile:
             return _read_archive(content)
         return _read_onnx(content)
     except (zipfile.BadZipFile, UnicodeDecodeError, EOFError, RuntimeError, NotImplementedError) as error:
-        raise ModelError(f"damaged model file ({error}); export it again") from error
+        kind = "PyTorch" if content.startswith(_ZIP) else "ONNX"
+        raise ModelError(f"not a readable {kind} file ({error}); export it again") from error
 
 
 def _read_onnx(content: bytes) -> ModelFile:
