@@ -12,14 +12,16 @@ import hashlib
 import io
 import os
 import re
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
 import numpy as np
 
@@ -42,6 +44,9 @@ _MAX_PIXELS = 2**36
 _MAX_PNG_RATIO, _MAX_JPEG_RATIO = 1040, 4096
 _GREY = "convert it to 8- or 16-bit greyscale"
 _NAMED = 5
+
+T = TypeVar("T")
+_guard = threading.Lock()  # filters of warnings belong to the process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,11 +339,18 @@ def _read_tiff(path: Path, window: Window | None) -> Section:
 
 def _png(file: BinaryIO) -> ImageFile:
     # By its class: Image.open would take large sections for an attack, and guess among all formats.
-    return _pillow_plugins()[0](file)
+    return _quietly(partial(_pillow_plugins()[0], file))
 
 
 def _jpeg(file: BinaryIO) -> ImageFile:
-    return _pillow_plugins()[1](file)
+    return _quietly(partial(_pillow_plugins()[1], file))
+
+
+def _quietly(ask: Callable[[], T]) -> T:
+    """Call Pillow without its warnings on damaged EXIF, which tell nothing about the pixels."""
+    with _guard, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ask()
 
 
 def _pillow_plugins() -> tuple[Callable[[BinaryIO], ImageFile], Callable[[BinaryIO], ImageFile]]:
@@ -392,12 +404,10 @@ def _check_size(image: ImageFile, path: Path, nbytes: int, ratio: int) -> None:
 
 
 def _orientation(image: ImageFile) -> tuple[str, ...]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on damaged EXIF, which says nothing on the pixels
-        try:
-            code = image.getexif().get(_ORIENTATION, 1)
-        except Exception:
-            return ()
+    try:
+        code = _quietly(image.getexif).get(_ORIENTATION, 1)
+    except Exception:  # whatever it says, it is ignored
+        return ()
     return () if code == 1 else (f"the orientation tag ({code}) was ignored: pixels are as stored",)
 
 
