@@ -35,7 +35,7 @@ class OpenModel:
     sha256 : str
         Of its bytes.
     contract : ModelContract
-        What it says about itself.
+        The model's promises, checked.
     backend : Backend
         On the proved device, in the proved precision.
     """
