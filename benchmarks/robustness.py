@@ -19,8 +19,8 @@ from scipy.ndimage import gaussian_filter
 from isbi_infer import Segmenter
 from isbi_infer.errors import IsbiError
 from isbi_infer.pixels.resample import resample
+from isbi_train.data.labelled import LabelledStack, load_labelled
 from isbi_train.scores.metrics import thinned_scores
-from isbi_train.stacks.data import LabelledStack, load_labelled
 
 from .store import store
 

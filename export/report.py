@@ -14,7 +14,7 @@ from isbi_export.parity import Evidence, Scores
 from isbi_export.variants import Variant
 from isbi_infer import __version__
 from isbi_infer.backends.onnxruntime import import_onnxruntime
-from isbi_train.scores.evaluate import without_nan
+from isbi_train.evaluation.evaluate import without_nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

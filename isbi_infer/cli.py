@@ -18,8 +18,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 
 if TYPE_CHECKING:
-    Provider = str
-    Precision = str
+    from isbi_infer.model.devices import PrecisionName as Precision
+    from isbi_infer.model.devices import ProviderName as Provider
 else:  # the choices are those of the table of devices
     Provider = Literal[("auto", *device_names())]
     Precision = Literal[("auto", *precision_names())]
@@ -120,12 +120,12 @@ def infer(
                 check_writable(target)
             segmenter = Segmenter(
                 model,
-                provider=provider,  # type: ignore[arg-type]  # the table's names, checked by it
+                provider=provider,
                 tile=tile,
                 batch=batch,
                 memory=parse_bytes(memory) if memory else None,
                 halo=halo,
-                precision=precision,  # type: ignore[arg-type]
+                precision=precision,
                 pixel_size=pixel_size,
                 tta=tta,
             )

@@ -8,7 +8,7 @@ from contextlib import closing
 from math import ceil, prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.files import check_not_input, check_writable
 from isbi_infer.model.contract import ModelContract
+from isbi_infer.model.devices import PrecisionName, ProviderName
 from isbi_infer.model.opening import open_model
 from isbi_infer.pixels.probability import Emit, OutputDtype, check_encoding, encode
 from isbi_infer.plan.run import (
@@ -30,9 +31,6 @@ from isbi_infer.plan.run import (
 )
 from isbi_infer.run.pipeline import Progress, compute_sections, run_plan
 from isbi_infer.volumes import Sink, Source, TiffSink, open_source
-
-Provider = Literal["auto", "cpu", "cuda", "openvino", "tensorrt"]
-Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 
 
 class Segmenter:
@@ -101,12 +99,12 @@ class Segmenter:
         self,
         model: str | Path | None = None,
         *,
-        provider: Provider = "auto",
+        provider: ProviderName = "auto",
         tile: int | None = None,
         batch: int | None = None,
         memory: int | None = None,
         halo: int | None = None,
-        precision: Precision = "auto",
+        precision: PrecisionName = "auto",
         pixel_size: float | None = None,
         tta: bool = False,
     ) -> None:

@@ -14,7 +14,7 @@ from isbi_infer.model.contract import contract_of
 from isbi_infer.model.devices import open_backend
 from isbi_infer.sample import synthetic_stack
 from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.training.validate import predict_whole
+from isbi_train.networks.whole import predict_whole
 
 BIN = Path(sys.executable).parent
 

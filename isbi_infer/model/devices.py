@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from isbi_infer.backends.base import Backend
 
 ModelFormat = Literal["onnx", "torchscript"]
+# For type checkers, which cannot read the table; a test holds them against it.
+ProviderName = Literal["auto", "cpu", "cuda", "openvino", "tensorrt"]
+PrecisionName = Literal["auto", "fp16", "fp32", "int8"]
 
 _ONNXRUNTIME_WHEELS = (  # all of them provide the module onnxruntime and overwrite each other
     "onnxruntime",

@@ -60,7 +60,8 @@ def read_model_file(content: bytes) -> ModelFile:
             return _read_archive(content)
         return _read_onnx(content)
     except (zipfile.BadZipFile, UnicodeDecodeError, EOFError, RuntimeError, NotImplementedError) as error:
-        raise ModelError(f"damaged model file ({error}); export it again") from error
+        kind = "PyTorch" if content.startswith(_ZIP) else "ONNX"
+        raise ModelError(f"not a readable {kind} file ({error}); export it again") from error
 
 
 def _read_onnx(content: bytes) -> ModelFile:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import UsageError
-from isbi_train.stacks.data import LabelledStack
+from isbi_train.data.labelled import LabelledStack
 
 _LARGEST_FACTOR = 16.0
 

@@ -2,7 +2,7 @@
 
 ::
 
-    pair k: section k mod S, seed (SEED, k) -> isbi_train.training.augment.random_crops -> uint8 image, 255/0 labels
+    pair k: section k mod S, seed (SEED, k) -> augment.crops.random_crops -> uint8 image, 255/0 labels
 
 So a pair depends on its number and the seed only, not on how many are made.
 """
@@ -10,12 +10,12 @@ So a pair depends on its number and the seed only, not on how many are made.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,10 @@ from isbi_infer.errors import UsageError
 from isbi_infer.files import check_writable, replacing
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_infer.volumes import PixelSize, StackInfo, write_stack
+from isbi_train.augment.crops import random_crops
 from isbi_train.config import AugmentConfig
-from isbi_train.stacks.data import LabelledStack
-from isbi_train.stacks.folders import check_free, made_folder
-from isbi_train.training.augment import random_crops
+from isbi_train.data.folders import check_free, made_folder
+from isbi_train.data.labelled import LabelledStack
 
 SETTINGS, PREVIEW = "augmented.json", "preview.png"
 GREY_MEAN, GREY_PER_STD = 128, 32
@@ -41,6 +41,13 @@ _FILE_BYTES = 2**26
 Byte = npt.NDArray[np.uint8]
 Coordinates = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
+
+
+class Draw(Protocol):
+    """What draws pairs into a picture."""
+
+    def __call__(self, pairs: Sequence[ShownPair], path: Path, *, first: int) -> None:
+        """Draw pairs of sections that are counted from `first`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,6 +176,7 @@ def write_pairs(
     crop: int | None = None,
     config: AugmentConfig | None = None,
     per_file: int = _PER_FILE,
+    draw: Draw | None = None,
     shown: int = 4,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -181,8 +189,8 @@ def write_pairs(
         All sections.
     folder : Path
         Made where it is missing. ``images-00000-00099.tif`` and ``labels-00000-00099.tif`` hold pairs 0 to 99, and so
-        on; ``preview.png`` shows a few; ``augmented.json`` says how they were made and comes last, so that a folder
-        without it is unfinished.
+        on; ``preview.png`` shows a few if `draw` is passed; ``augmented.json`` says how they were made and comes last,
+        so that a folder without it is unfinished.
     count, seed : int
         How many pairs, and what they are drawn by.
     sections : range
@@ -191,8 +199,10 @@ def write_pairs(
         See `PairMaker`.
     per_file : int
         Pairs in one file; fewer where a file would have more than 64 MiB.
+    draw : callable, optional
+        Called as ``draw(pairs, path, first=section)`` to draw the picture, see `isbi_train.plots.sheets.draw_pairs`.
     shown : int
-        Pairs in the picture.
+        Number of pairs in the picture.
     overwrite : bool
         Replace such files; not others.
     progress : callable, optional
@@ -224,7 +234,13 @@ def write_pairs(
     with made_folder(folder), _one_thread_each() as pool:
         check_writable(folder / SETTINGS)
         (folder / SETTINGS).unlink(missing_ok=True)
-        _draw(make, folder / PREVIEW, min(shown, count), sections)
+        (folder / PREVIEW).unlink(missing_ok=True)
+        if draw:
+            step = max(
+                1, len(sections) // min(shown, count)
+            )  # of different sections, spread over all of them
+            pairs_shown = [make.shown(number * step) for number in range(min(shown, count))]
+            draw(pairs_shown, folder / PREVIEW, first=sections.start)
         for span, (images, labels) in zip(spans, files, strict=True):
             info = StackInfo(shape=(len(span), make.crop, make.crop), pixel_size=pixel_size)
             pairs = []
@@ -237,7 +253,8 @@ def write_pairs(
                     write_stack(temporary, (pair[part] for pair in pairs), like=info, dtype=np.uint8)
         with replacing(folder / SETTINGS) as temporary:
             temporary.write_text(json.dumps(_settings(make, stack, count, sections), indent=1))
-    return [*(path for pair in files for path in pair), folder / PREVIEW, folder / SETTINGS]
+    preview = [folder / PREVIEW] if draw else []
+    return [*(path for pair in files for path in pair), *preview, folder / SETTINGS]
 
 
 @contextmanager
@@ -265,11 +282,3 @@ def _settings(make: PairMaker, stack: LabelledStack, count: int, sections: range
         "pixel_size_nm": stack.pixel_size_nm,
         "sha256": stack.sha256(),
     }
-
-
-def _draw(make: PairMaker, path: Path, count: int, sections: range) -> None:
-    from isbi_train.pictures.sheets import draw_pairs
-
-    # pairs of different sections, spread over all of them
-    step = max(1, len(sections) // count)
-    draw_pairs([make.shown(number * step) for number in range(count)], path, first=sections.start)

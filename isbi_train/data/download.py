@@ -19,7 +19,7 @@ from isbi_infer.errors import DependencyError, ImageError, OutputError, UsageErr
 from isbi_infer.files import check_writable, replacing
 from isbi_infer.terminal import require_packages
 from isbi_infer.volumes import PixelSize, StackInfo, open_stack, write_stack
-from isbi_train.stacks.folders import made_folder
+from isbi_train.data.folders import made_folder
 
 URL = "https://downloads.imagej.net/ISBI-2012-challenge.zip"
 PIXELS_SHA256: Mapping[str, str] = {

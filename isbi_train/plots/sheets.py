@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_train.pictures.figures import STYLE, save_figure
+from isbi_train.plots.figures import STYLE, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from isbi_train.stacks.augmented import ShownPair
+    from isbi_train.augment.examples import ShownPair
 
 Picture = npt.NDArray[np.float32]
 

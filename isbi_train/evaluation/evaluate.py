@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.volumes import TiffSource, open_stack
+from isbi_train.evaluation.predict import MODEL_SUFFIXES, Progress, predict
+from isbi_train.scores.inputs import ScoringInput, check_scoring_input
 from isbi_train.scores.metrics import (
     AdaptedRand,
     PixelScores,
@@ -32,8 +34,6 @@ from isbi_train.scores.metrics import (
     thinned_scores,
     variation_of_information,
 )
-from isbi_train.scores.pairs import Pair, checked_pair
-from isbi_train.scores.predict import MODEL_SUFFIXES, Progress, predict
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -169,7 +169,7 @@ def evaluate(
         If a model comes without an image or a stack with one, or the sections are not there.
     ImageError
         If a stack cannot be read, the shapes differ, or the pair cannot be scored
-        (see :func:`isbi_train.scores.pairs.checked_pair`).
+        (see :func:`isbi_train.scores.inputs.check_scoring_input`).
     ModelError
         If the model cannot be trusted.
     DependencyError
@@ -304,10 +304,10 @@ def read_sections(stack: TiffSource, sections: Sequence[int]) -> npt.NDArray[Any
     return np.stack([stack.read(section) for section in sections])
 
 
-def named_pair(probability_ZYX: npt.NDArray[Any], label_ZYX: npt.NDArray[Any], files: str) -> Pair:
-    """Check a pair as :func:`isbi_train.scores.pairs.checked_pair` does, naming the files in its errors."""
+def named_pair(probability_ZYX: npt.NDArray[Any], label_ZYX: npt.NDArray[Any], files: str) -> ScoringInput:
+    """Check a pair as :func:`isbi_train.scores.inputs.check_scoring_input` does, naming the files in its errors."""
     try:
-        return checked_pair(probability_ZYX, label_ZYX)
+        return check_scoring_input(probability_ZYX, label_ZYX)
     except ImageError as error:
         raise ImageError(f"{files}: {error}") from error
 

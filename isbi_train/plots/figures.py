@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isbi_infer.files import replacing
+from isbi_infer.errors import UsageError
+from isbi_infer.files import check_writable, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,6 +22,30 @@ STYLE: Any = {
     "lines.linewidth": 1.8,
     "svg.hashsalt": "isbi-train",  # the same picture gives the same bytes
 }
+
+_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def check_plottable(path: Path) -> None:
+    """Make sure, before any work, that a picture can be written.
+
+    Parameters
+    ----------
+    path : Path
+        The picture.
+
+    Raises
+    ------
+    UsageError
+        If the suffix is not one of a known format.
+    OutputError
+        If no file can be created there.
+    """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise UsageError(
+            f"{path}: cannot draw {path.suffix or 'without a suffix'}; use {', '.join(_SUFFIXES)}"
+        )
+    check_writable(path)
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: int = 150) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from isbi_infer.errors import ImageError
 from isbi_infer.volumes import open_stack
-from isbi_train.scores.evaluate import headline, named_pair, pixel_figures, read_sections, without_nan
+from isbi_train.evaluation.evaluate import headline, named_pair, pixel_figures, read_sections, without_nan
 from isbi_train.scores.metrics import pixel_scores, thinned_scores
 
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.volumes import PixelSize, open_stack
-from isbi_train.stacks.labels import LabelKind, cell_mask
-from isbi_train.stacks.omezarr import is_zarr, read_omezarr
+from isbi_train.data.labels import LabelKind, cell_mask
+from isbi_train.data.omezarr import is_zarr, read_omezarr
 
 IMAGES, LABELS = "train-volume.tif", "train-labels.tif"
 
@@ -69,7 +69,7 @@ def load_labelled(
     labels : Path, optional
         The labels of a stack, a TIFF file or an OME-Zarr folder too; in a folder, instead of ``train-labels.tif``.
     labels_are : {"cell", "membrane", "instances"}
-        What the labels mean, see `isbi_train.stacks.labels.cell_mask`.
+        What the labels mean, see `isbi_train.data.labels.cell_mask`.
     pixel_size_nm : float, optional
         Side of a pixel within a section, where the file does not say it or is wrong.
 

@@ -17,7 +17,7 @@ import tomli_w
 from isbi_infer.errors import UsageError
 from isbi_infer.files import replacing
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
-from isbi_train.training.inputs import Inputs
+from isbi_train.config.inputs import Inputs
 
 Layer = Mapping[str, Mapping[str, Any]]
 
@@ -136,7 +136,7 @@ def parse_assignment(text: str) -> Layer:
 @cache
 def recipe_names() -> tuple[str, ...]:
     """Name the recipes that are shipped."""
-    folder = resources.files("isbi_train.training") / "recipes"
+    folder = resources.files("isbi_train.config") / "recipes"
     return tuple(
         sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
     )
@@ -152,7 +152,7 @@ def recipe_layer(name: str) -> Layer:
     """
     if name not in recipe_names():
         raise UsageError(f"no recipe {name!r}; choose from {', '.join(recipe_names())}")
-    text = (resources.files("isbi_train.training") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    text = (resources.files("isbi_train.config") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 

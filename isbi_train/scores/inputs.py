@@ -13,7 +13,7 @@ from isbi_infer.errors import DependencyError, ImageError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pair:
+class ScoringInput:
     """What a score is computed from.
 
     Attributes
@@ -31,7 +31,7 @@ class Pair:
     notes: tuple[str, ...]
 
 
-def checked_pair(probabilities: ArrayLike, labels: ArrayLike) -> Pair:
+def check_scoring_input(probabilities: ArrayLike, labels: ArrayLike) -> ScoringInput:
     """Refuse what cannot be scored, and bring the rest to one form.
 
     Parameters
@@ -43,7 +43,7 @@ def checked_pair(probabilities: ArrayLike, labels: ArrayLike) -> Pair:
 
     Returns
     -------
-    Pair
+    ScoringInput
         Both as stacks, with notes about what was assumed.
 
     Raises
@@ -58,8 +58,8 @@ def checked_pair(probabilities: ArrayLike, labels: ArrayLike) -> Pair:
     proposal, notes = _proposal(found)
     notes += _doubts(proposal, cell)
     if found.ndim == 2:
-        return Pair(proposal[None], cell[None], notes)
-    return Pair(proposal, cell, notes)
+        return ScoringInput(proposal[None], cell[None], notes)
+    return ScoringInput(proposal, cell, notes)
 
 
 def optional_module(name: str) -> Any:

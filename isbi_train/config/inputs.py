@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 from isbi_infer.errors import UsageError
-
-if TYPE_CHECKING:
-    from isbi_train.stacks.data import LabelledStack
-    from isbi_train.stacks.labels import LabelKind
 
 LABEL_KINDS = ("cell", "membrane", "instances")
 
@@ -23,7 +17,7 @@ class Inputs:
     Attributes
     ----------
     data : str
-        Folder or file of the labelled stack, see `isbi_train.stacks.data.load_labelled`.
+        Folder or file of the labelled stack, see `isbi_train.data.labelled.load_labelled`.
     labels : str
         File of its labels, where they do not lie in the folder; empty otherwise.
     labels_are : {"cell", "membrane", "instances"}
@@ -56,31 +50,6 @@ class Inputs:
     def __post_init__(self) -> None:
         if self.labels_are not in LABEL_KINDS:
             raise UsageError(f"labels_are {self.labels_are!r} is not one of {', '.join(LABEL_KINDS)}")
-
-    def labelled_stack(self) -> LabelledStack:
-        """Read the labelled stack, at the pixel size to train at.
-
-        Raises
-        ------
-        UsageError
-            If there is no `data`.
-        ImageError, DependencyError
-            See `isbi_train.stacks.data.load_labelled`.
-        """
-        from isbi_train.stacks.data import load_labelled
-        from isbi_train.stacks.resample import resample
-
-        if not self.data:
-            raise UsageError(
-                "no labelled stack is named; add --data FOLDER, or data under [inputs] in the settings"
-            )
-        stack = load_labelled(
-            Path(self.data),
-            labels=Path(self.labels) if self.labels else None,
-            labels_are=cast("LabelKind", self.labels_are),
-            pixel_size_nm=self.pixel_size_nm,
-        )
-        return resample(stack, self.resample_nm) if self.resample_nm else stack
 
     def check_sha256(self, found: Mapping[str, str]) -> None:
         """Raise UsageError where the settings name other contents than were found."""

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import UsageError
-from isbi_infer.files import check_writable
-from isbi_train.pictures.figures import STYLE, save_figure
-from isbi_train.scores.evaluate import Evaluation, best_index
+from isbi_train.evaluation.evaluate import Evaluation, best_index
+from isbi_train.plots.figures import STYLE, check_plottable, save_figure
 from isbi_train.scores.metrics import SplitMergeScores
 
 if TYPE_CHECKING:
@@ -25,31 +23,8 @@ Mask = npt.NDArray[np.bool_]
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 MERGERS, SPLITS, SCORE = "#d55e00", "#0072b2", "#000000"
 SECTIONS_SHOWN = 6
-_SUFFIXES = (".png", ".svg", ".pdf")
 _SHARE = 0.25
 _WIDTH_IN = 10.5
-
-
-def check_plottable(path: Path) -> None:
-    """Make sure, before any work, that a picture can be written.
-
-    Parameters
-    ----------
-    path : Path
-        The picture.
-
-    Raises
-    ------
-    UsageError
-        If the suffix is not one of a known format.
-    OutputError
-        If no file can be created there.
-    """
-    if path.suffix.lower() not in _SUFFIXES:
-        raise UsageError(
-            f"{path}: cannot draw {path.suffix or 'without a suffix'}; use {', '.join(_SUFFIXES)}"
-        )
-    check_writable(path)
 
 
 def plot_scores(evaluation: Evaluation, path: Path) -> None:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from isbi_train.config import AugmentConfig
-from isbi_train.training.section_faults import (
+from isbi_train.augment.section_faults import (
     Folds,
     blur,
     crop_axis,
@@ -23,6 +22,7 @@ from isbi_train.training.section_faults import (
     draw_folds,
     uniform,
 )
+from isbi_train.config import AugmentConfig
 
 ALL = slice(None)
 

@@ -38,8 +38,8 @@ def download(
 ) -> None:
     """Fetch the data of the ISBI 2012 challenge and check every pixel; what is there already stays."""
     with exit_codes("isbi-train", debug=debug):
-        from isbi_train.stacks.download import TERMS, URL
-        from isbi_train.stacks.download import download as run
+        from isbi_train.data.download import TERMS, URL
+        from isbi_train.data.download import download as run
 
         with _progress("MB", 1e6, quiet=quiet) as progress:
             written = run(data, url=url or URL, archive=archive, progress=progress)
@@ -61,7 +61,7 @@ def split(
 ) -> None:
     """Write each section of STACK into a file of its own; pixels, dtype and pixel size stay as they are."""
     with exit_codes("isbi-train", debug=debug):
-        from isbi_train.stacks.section_files import split_stack
+        from isbi_train.data.section_files import split_stack
 
         with _progress("sections", quiet=quiet) as progress:
             files = split_stack(stack, folder, overwrite=overwrite, progress=progress)
@@ -79,7 +79,7 @@ def merge(
 ) -> None:
     """Write the TIFF files of DIR, in natural order (2 before 10), into one STACK: what split did, undone."""
     with exit_codes("isbi-train", debug=debug):
-        from isbi_train.stacks.section_files import merge_sections
+        from isbi_train.data.section_files import merge_sections
 
         with _progress("sections", quiet=quiet) as progress:
             count, notes = merge_sections(folder, stack, overwrite=overwrite, progress=progress)
@@ -113,9 +113,10 @@ def augment(
     """Write augmented pairs of image and labels, drawn as training draws them, and a picture of a few."""
     with exit_codes("isbi-train", debug=debug):
         require_packages("train", "torch", "matplotlib")
-        from isbi_train.scores.evaluate import section_range
-        from isbi_train.stacks.augmented import PREVIEW, write_pairs
-        from isbi_train.stacks.data import load_labelled
+        from isbi_train.augment.examples import PREVIEW, write_pairs
+        from isbi_train.data.labelled import load_labelled
+        from isbi_train.evaluation.evaluate import section_range
+        from isbi_train.plots.sheets import draw_pairs
 
         stack = load_labelled(data, labels=labels, labels_are=labels_are)
         chosen = section_range(sections, len(stack))
@@ -128,6 +129,7 @@ def augment(
                 seed=seed,
                 sections=chosen,
                 crop=crop,
+                draw=draw_pairs,
                 overwrite=overwrite,
                 progress=progress,
             )
@@ -155,7 +157,7 @@ def analyse(
     with exit_codes("isbi-train", debug=debug):
         require_packages("scores", "matplotlib", "skimage", "numba")
         from isbi_infer.volumes import open_stack
-        from isbi_train.pictures.analyse import analyse as run
+        from isbi_train.plots.analyse import analyse as run
 
         with open_stack(stack) as reader:
             megapixels = reader.height * reader.width / 1e6
@@ -184,7 +186,7 @@ def curves(
     """Draw the losses and scores of a run by epoch, also while it is going on."""
     with exit_codes("isbi-train", debug=debug):
         require_packages("scores", "matplotlib")
-        from isbi_train.pictures.curves import CURVES, plot_curves, read_history
+        from isbi_train.plots.curves import CURVES, plot_curves, read_history
 
         history = read_history(run)
         folder = run if run.is_dir() else run.parent

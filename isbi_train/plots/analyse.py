@@ -12,13 +12,14 @@ import numpy.typing as npt
 
 from isbi_infer.errors import UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
+from isbi_infer.model.devices import ProviderName
 from isbi_infer.segmenter import Segmenter
 from isbi_infer.volumes import open_stack, write_stack
-from isbi_train.pictures.sheets import draw_contact_sheet
-from isbi_train.scores.evaluate import read_sections
-from isbi_train.scores.predict import predict
-from isbi_train.stacks.folders import made_folder
-from isbi_train.stacks.section_files import section_paths, split_stack
+from isbi_train.data.folders import made_folder
+from isbi_train.data.section_files import section_paths, split_stack
+from isbi_train.evaluation.evaluate import read_sections
+from isbi_train.evaluation.predict import predict
+from isbi_train.plots.sheets import draw_contact_sheet
 
 SUBMISSION, SECTIONS, CONTACT_SHEET = "submission.tif", "sections", "contact-sheet.png"
 
@@ -52,7 +53,7 @@ def analyse(
     stack: Path,
     folder: Path,
     *,
-    provider: str = "auto",
+    provider: ProviderName = "auto",
     tta: bool = False,
     progress: Progress | None = None,
 ) -> Analysis:
@@ -112,7 +113,7 @@ def analyse(
 
 
 def _segment(
-    model: Path, stack: Path, submission: Path, provider: str, tta: bool, progress: Progress | None
+    model: Path, stack: Path, submission: Path, provider: ProviderName, tta: bool, progress: Progress | None
 ) -> tuple[str, ...]:
     if model.suffix.lower() == ".onnx":
         segmenter = Segmenter(model, provider=provider, tta=tta)

@@ -13,7 +13,7 @@ from isbi_infer.errors import UsageError
 from isbi_infer.terminal import exit_codes, require_packages
 
 if TYPE_CHECKING:
-    from isbi_train.training.settings import Layer
+    from isbi_train.config.settings import Layer
 
 app = typer.Typer()
 
@@ -143,15 +143,16 @@ def fit(
     given = {name: value for name, value in locals().items() if value is not None}
     with exit_codes("isbi-train", debug=debug):
         require_packages("train", "torch", "numba", "tomli_w")
+        from isbi_train.config.settings import resolve
+        from isbi_train.data.inputs import read_labelled
         from isbi_train.training.distributed import torchrun_team
-        from isbi_train.training.settings import resolve
 
         if fold is not None and folds is None:
             raise UsageError("--fold is one of --folds N; give N too")
         if resume and folds is not None:
             raise UsageError("--folds always goes on where it stopped; leave --resume out")
         chosen = resolve(_layers(given))
-        stack = chosen.inputs.labelled_stack()
+        stack = read_labelled(chosen.inputs)
         with torchrun_team() as team:
             logging.basicConfig(level=logging.INFO if team.leads else logging.ERROR, format="%(message)s")
             parts: dict[str, Any] = {
@@ -177,7 +178,7 @@ def fit(
 
 def _layers(given: dict[str, Any]) -> Iterator[tuple[str, Layer]]:
     """Give the settings of recipe, file and flags, each with where they come from."""
-    from isbi_train.training.settings import parse_assignment, read_layer, recipe_layer
+    from isbi_train.config.settings import parse_assignment, read_layer, recipe_layer
 
     saved = given["out"] / "settings.toml"
     if "recipe" in given:

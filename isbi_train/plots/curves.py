@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isbi_infer.errors import UsageError
-from isbi_train.pictures.figures import STYLE, save_figure
-from isbi_train.pictures.plots import check_plottable
+from isbi_train.plots.figures import STYLE, check_plottable, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ import numpy as np
 
 from isbi_infer.errors import UsageError
 from isbi_train.config import TrainConfig
-from isbi_train.stacks.data import LabelledStack
+from isbi_train.data.labelled import LabelledStack
 
 
 def hold_out(stack: LabelledStack, train: TrainConfig) -> tuple[LabelledStack, LabelledStack]:
