@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .fresh import fresh, fresh_command, fresh_timed
+from .child_process import run_command, run_script, timed_process
 from .machine import cores, load_average
 from .measure import Spread
 
@@ -64,7 +64,7 @@ def test_peak_memory_whatever_the_number_of_sections(
             source, target = write_sections(small_ZYX, count), tmp_path / "out.tif"
             # Whether two lanes are at their peak together is chance; a long stack gives it many.
             runs = [
-                fresh(WHOLE_RUN, str(source), str(target), options.provider, "0")
+                run_script(WHOLE_RUN, str(source), str(target), options.provider, "0")
                 for _ in range(options.rounds if count == counts[0] else 1)
             ]
             peaks, seconds = [run.peak_bytes for run in runs], [run.sample.wall_s for run in runs]
@@ -85,17 +85,17 @@ def test_memory_of_a_tile(benchmark, drawn_ZYX, write_sections, segmenter, tmp_p
     halo, measured = segmenter.contract.halo, {}
 
     def run_all():
-        idle = fresh(
+        idle = run_script(
             "import isbi_infer\nisbi_infer.Segmenter(provider=sys.argv[1], precision='fp32')",
             options.provider,
         )
         for tile in tiles:
-            alone = json.loads(fresh(TILES_AT_ONCE, options.provider, str(tile)).output)
+            alone = json.loads(run_script(TILES_AT_ONCE, options.provider, str(tile)).output)
             side = 2 * tile - 2 * halo  # of a section that is cut into 2 x 2 such tiles
             around = (0, max(0, side - drawn_ZYX.shape[1]))
             section_YX = np.pad(drawn_ZYX[0], (around, around), mode="reflect")[:side, :side]
             source = write_sections(section_YX[None])
-            whole = fresh(WHOLE_RUN, str(source), str(tmp_path / "out.tif"), options.provider, str(tile))
+            whole = run_script(WHOLE_RUN, str(source), str(tmp_path / "out.tif"), options.provider, str(tile))
             pixels = tile**2 * alone["lanes"]
             measured[str(tile)] = {
                 "lanes": alone["lanes"],
@@ -117,16 +117,16 @@ def test_memory_of_a_tile(benchmark, drawn_ZYX, write_sections, segmenter, tmp_p
 def test_start_up_ratio(compare, keep, options):
     python = [sys.executable, "-c"]
     contenders = {
-        "python, nothing": lambda: fresh_command(*python, "pass"),
-        "isbi-infer --help": lambda: fresh_command(PROGRAM, "--help"),
-        "from isbi_infer import Segmenter": lambda: fresh_command(
+        "python, nothing": lambda: run_command(*python, "pass"),
+        "isbi-infer --help": lambda: run_command(PROGRAM, "--help"),
+        "from isbi_infer import Segmenter": lambda: run_command(
             *python, "from isbi_infer import Segmenter"
         ),
-        "first section of 512 x 512": lambda: fresh_command(
+        "first section of 512 x 512": lambda: run_command(
             *python, "import sys" + FIRST_SECTION, options.provider
         ),
     }
-    found, _ = compare("start-up", contenders, "python, nothing", timer=fresh_timed)
+    found, _ = compare("start-up", contenders, "python, nothing", timer=timed_process)
     keep("start-up", found)
 
 
@@ -147,7 +147,7 @@ def test_command_line_from_file_to_file(benchmark, small_ZYX, write_sections, tm
 
     def run():
         loads.append(load_average())
-        samples.append(fresh_command(*command).sample)
+        samples.append(run_command(*command).sample)
 
     benchmark.group = "command line, file to file"
     benchmark.pedantic(run, rounds=options.rounds, warmup_rounds=not options.quick, iterations=1)

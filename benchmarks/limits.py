@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from .machine import OTHERS, cores, load_average
-from .products import PRODUCTS, NotSupportedError, Work, needed
+from .matrix_products import MATRIX_PRODUCTS, NotSupportedError, Work, needed
 
 Limits = dict[str, Any]
 
@@ -145,10 +145,10 @@ def fraction_of_limit(
 
 def _of_cpu(seconds: float, sides: Sequence[int], copied_bytes: int) -> dict[str, Any]:
     counts = sorted({1, cores()})
-    ways = sum(map(len, PRODUCTS.values()))
+    ways = sum(map(len, MATRIX_PRODUCTS.values()))
     each_s = seconds / (len(counts) * (ways * len(sides) + 2))
     found: dict[str, Any] = {"gflop_s": {}, "copy_gb_s": {}, "how": {}, "missing": {}}
-    for precision, makers in PRODUCTS.items():
+    for precision, makers in MATRIX_PRODUCTS.items():
         reached, reasons = [], []
         for library, make in makers.items():
             for side in sides:

@@ -74,7 +74,7 @@ def interleaved(
     rounds : int
         Rounds that count.
     timer : callable, optional
-        Runs one; `fresh_timed` where each run is a process of its own.
+        Runs one; `timed_process` where each run is a process of its own.
     warm_up : bool
         Whether to run the round that does not count.
 

@@ -21,7 +21,7 @@ from isbi_infer import Segmenter, session
 from .layerwise import Layer, Peaks, layers_of, seconds
 from .limits import Limits, limit_of
 from .machine import cores
-from .peers.scene import need
+from .peers.task import need
 from .peers.with_torch import compiled, first_call, require_torch_on
 
 Run = Callable[[], Any]

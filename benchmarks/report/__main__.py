@@ -21,7 +21,7 @@ from .goals import PEERS, reach_table
 from .networks import networks_table
 from .plots import PICTURES as PLOTS
 from .plots import Picture, is_current, write
-from .rivals import recipes_table
+from .baselines import recipes_table
 from .robustness import robustness_table
 from .study import PICTURE as NETWORKS
 from .study import STUDY, study_table

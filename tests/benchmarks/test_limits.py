@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks import limits as measuring
 from benchmarks.limits import fraction_of_limit, limit_of, measure_limits
 from benchmarks.machine import cores
-from benchmarks.products import NotSupportedError, needed
+from benchmarks.matrix_products import NotSupportedError, needed
 from benchmarks.report.cells import of_limit
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_the_fastest_library_counts_and_one_that_is_not_installed_does_not(monke
 
     monkeypatch.setattr(
         measuring,
-        "PRODUCTS",
+        "MATRIX_PRODUCTS",
         {
             "fp32": {
                 "absent": absent,

@@ -1,4 +1,4 @@
-"""The table of recipes and rivals: what each network costs and how it scores on the same sections."""
+"""The table of recipes and baselines: what each network costs and how it scores on the same sections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from isbi_models import ReleasedModel, default_model
 
 from .cells import origin
 
-COSTS, RIVALS = "network-costs", "rivals-"
+COSTS, BASELINES = "network-costs", "baseline-"
 NOT_TRAINED = "not trained to its end"
 _NOTHING = "-"
 _SIDE = 512
@@ -47,9 +47,9 @@ class Row:
 
 
 def recipes_table(stored: Stored) -> Iterable[str]:
-    """Give cost and scores of our recipes and of the rivals."""
+    """Give cost and scores of our recipes and of the baselines."""
     costs = stored[COSTS]["measured"] if COSTS in stored else {}
-    rivals = {name: record for name, record in stored.items() if name.startswith(RIVALS)}
+    baselines = {name: record for name, record in stored.items() if name.startswith(BASELINES)}
     yield (
         "| | parameters | GFLOP, 512 x 512 | ms of CPU time, 512 x 512 | CPU minutes of training (steps) | "
         "V_rand, 25-29 | V_info, 25-29 | V_rand, 5 folds | V_info, 5 folds |"
@@ -58,11 +58,11 @@ def recipes_table(stored: Stored) -> Iterable[str]:
     for recipe in ("original", "unet-64"):
         yield _recipe(recipe, costs).text()
     yield released_row(default_model(), costs).text()
-    for record in rivals.values():
-        yield _rival(record["measured"], costs).text()
-    if not rivals:
-        yield "| the rivals | not measured yet | | | | | | | |"
-    if origins := [f"- {origin(stored[name])}" for name in (COSTS, *rivals) if name in stored]:
+    for record in baselines.values():
+        yield _baseline(record["measured"], costs).text()
+    if not baselines:
+        yield "| the baselines | not measured yet | | | | | | | |"
+    if origins := [f"- {origin(stored[name])}" for name in (COSTS, *baselines) if name in stored]:
         yield from ("", *origins)
 
 
@@ -97,7 +97,7 @@ def _recipe(recipe: str, costs: Mapping[str, Any]) -> Row:
     )
 
 
-def _rival(measured: Mapping[str, Any], costs: Mapping[str, Any]) -> Row:
+def _baseline(measured: Mapping[str, Any], costs: Mapping[str, Any]) -> Row:
     trained = [*measured["per_fold"], *([measured["last"]] if measured["last"] else [])]
     plain = ", plain cross-entropy" if measured["loss"] == "plain" else ""
     seconds = sum(entry["cpu_s"] for entry in trained) / len(trained)

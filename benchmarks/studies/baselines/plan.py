@@ -17,7 +17,7 @@ from isbi_train.stacks.sections import blocks
 from isbi_train.training.settings import recipe_layer, resolve
 
 from .networks import OURS, Network, networks, size
-from .training import Course, cpu_per_step
+from .training import Split, cpu_per_step
 
 PLAN = "plan.json"
 FOLDS, LAST = 5, "last"
@@ -90,7 +90,7 @@ def make_plan(
     folder : Path
         For ``plan.json``.
     name : str
-        One of `benchmarks.rivals.networks.networks`.
+        One of `benchmarks.studies.baselines.networks.networks`.
     augment, train : AugmentConfig, TrainConfig
         See `settings`.
     loss : str
@@ -129,9 +129,9 @@ def make_plan(
                 f"{path}: is of another comparison ({', '.join(differing)}); choose another --out"
             )
         return Plan(name, network, augment, train, record | {"title": network.title})
-    course = Course.of(stack, train.held_out(len(stack)), augment, train)
+    split = Split.of(stack, train.held_out(len(stack)), augment, train)
     found = cpu_per_step(
-        course,
+        split,
         {
             OURS: (known[OURS].build, False),
             name: (network.build, False),
@@ -143,7 +143,7 @@ def make_plan(
         "cpu_s_per_step": {OURS: found[OURS], name: min(found[_PLANAR], found[name])},
         "planar": planar,
         "threads": torch.get_num_threads(),
-        "dtype": str(course.arithmetic.dtype),
+        "dtype": str(split.arithmetic.dtype),
     }
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:

@@ -18,7 +18,7 @@ AT_ONCE = "the whole section at once"
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class Task:
     """What every peer gets.
 
     Attributes
@@ -121,7 +121,7 @@ class Peer:
         }
 
 
-Build = Callable[[Scene], Peer]
+Build = Callable[[Task], Peer]
 
 
 def need(*modules: str) -> None:

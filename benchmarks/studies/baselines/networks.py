@@ -78,7 +78,7 @@ def _of_recipe(recipe: str, title: str) -> Network:
 
 
 def networks() -> dict[str, Network]:
-    """Give the networks by name: the rivals, and ours as the control of what surrounds them."""
+    """Give the networks by name: the baselines, and ours as the control of what surrounds them."""
     return {
         "basicunet": Network("MONAI BasicUNet, 32-32-64-128-256", _basicunet, 16),
         "unet": Network("MONAI UNet, 32-64-128-256, residual", _unet, 8),

@@ -1,4 +1,4 @@
-"""How a model's scores hold when sections look different: `python -m benchmarks.robustness --data DIR [--store]`.
+"""How a model's scores hold when sections look different: `python -m benchmarks.studies.robustness --data DIR [--store]`.
 
 Other microscopes, stains and cameras give other contrast, noise, focus, illumination and pixel size. Here the held-out
 sections are changed in these ways, one at a time, and segmented as a user would. Every change is a fixed one, so that a
@@ -22,7 +22,7 @@ from isbi_infer.pixels.resample import resample
 from isbi_train.scores.metrics import thinned_scores
 from isbi_train.stacks.data import LabelledStack, load_labelled
 
-from .store import store
+from benchmarks.store import store
 
 HELD_OUT = slice(25, 30)
 PIXEL_NM = 4.0  # of the challenge's sections
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         held_out = stack[HELD_OUT]
         found = measure(asked.model, held_out, asked.precision)
     except IsbiError as error:
-        print(f"benchmarks.robustness: {error}", file=sys.stderr)
+        print(f"benchmarks.studies.robustness: {error}", file=sys.stderr)
         return error.exit_code
     for name, scores in found.items():
         print(f"{name:40} V_rand {scores['v_rand']:.4f}  V_info {scores['v_info']:.4f}")
