@@ -12,7 +12,7 @@ import tifffile
 
 from isbi_infer.files import replacing
 from isbi_infer.volumes import open_stack, write_stack
-from isbi_infer.volumes.pixel_size import StackInfo
+from isbi_infer.volumes.protocol import StackInfo
 
 STACKS = ["30x512x512", "large"]
 LARGE_SIDE = 4096  # unless --size says otherwise

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from isbi_infer.volumes import write_stack
-from isbi_infer.volumes.pixel_size import StackInfo
+from isbi_infer.volumes.protocol import StackInfo
 
 from .machine import cores
 from .measure import Sample, timed

@@ -16,7 +16,7 @@ from isbi_infer import Segmenter
 from isbi_infer.errors import IsbiError
 from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import write_stack
-from isbi_infer.volumes.pixel_size import StackInfo
+from isbi_infer.volumes.protocol import StackInfo
 
 from . import limits as limits_of_machine
 from . import measure, store

@@ -21,7 +21,6 @@ from isbi_infer._version import __version__
 from isbi_infer.backends.nvidia import list_gpus
 from isbi_infer.errors import DependencyError, IsbiError
 from isbi_infer.model.devices import DEVICES
-
 from isbi_infer.terminal import exit_codes
 
 RUNTIMES = next(row.clashes for row in DEVICES if row.name == "cpu")

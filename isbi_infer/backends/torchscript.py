@@ -40,8 +40,8 @@ class TorchScriptSession(Backend):
     """A TorchScript model on one proved device.
 
     On the CPU, tiled results equal the whole-image result bit for bit, for every tile, batch and number of workers.
-    torch promises nothing of the kind: this was measured, with torch 2.13 on processors with AVX2 and with AVX-512, where
-    none of 5,000 tiles of six networks differed; older processors differed by up to 3e-6. It takes three things:
+    torch promises nothing of the kind: this was measured, with torch 2.13 on processors with AVX2 and with AVX-512,
+    where none of 5,000 tiles of six networks differed; older processors differed by up to 3e-6. It takes three things:
 
     - One call of `run` computes in one thread. oneDNN and MKL divide some sums among threads depending on the shape
       (differences of up to 2e-7 with three threads). `workers` calls at once use all cores, and torch's own number of

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from isbi_infer.backends.base import Arithmetic, Backend, Device
+from isbi_infer.backends.device import Arithmetic, Device
 from isbi_infer.errors import UsageError
+
+if TYPE_CHECKING:
+    from isbi_infer.backends.base import Backend
 
 ModelFormat = Literal["onnx", "torchscript"]
 

@@ -1,7 +1,8 @@
 """What a model file holds, read without its runtime: the format, the metadata, and a digest of everything else.
 
 An ONNX file is a protobuf message (``onnx.proto``: ModelProto), of which only the outer levels are walked; a
-TorchScript file is a zip archive. The digest covers the graph and all its weights, so that a contract can be tied to them.
+TorchScript file is a zip archive. The digest covers the graph and all its weights, so that a contract can be tied
+to them.
 """
 
 from __future__ import annotations

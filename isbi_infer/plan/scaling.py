@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from isbi_infer.errors import UsageError
-from isbi_infer.pixels.resample import resample
 from isbi_infer.volumes.pixel_size import PixelSize
 
 _SAME = 0.01  # relative differences below this one are not worth an interpolation
@@ -31,22 +25,8 @@ class Scaling:
     x: float
 
     def inner_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Give a section's (Y, X) at the model's pixel size."""
+        """Return a section's (Y, X) at the model's pixel size."""
         return max(1, round(shape[0] * self.y)), max(1, round(shape[1] * self.x))
-
-    def apply(self, sections: Iterable[npt.NDArray[Any]], dtype: str) -> Iterator[npt.NDArray[Any]]:
-        """Bring sections (Y, X) of grey values to the model's pixel size lazily.
-
-        Parameters
-        ----------
-        sections : iterable of ndarray, shape (Y, X)
-            Of one shape.
-        dtype : {"float32", "uint8"}
-            What to give; "uint8" rounds.
-        """
-        for section_YX in sections:
-            inner_YX = resample(section_YX, self.inner_shape((section_YX.shape[0], section_YX.shape[1])))
-            yield np.rint(inner_YX).astype(np.uint8) if dtype == "uint8" else inner_YX
 
 
 def choose_scaling(

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
-from isbi_infer.volumes import StackReader, open_stack
+from isbi_infer.volumes import TiffSource, open_stack
 from isbi_train.scores.metrics import (
     AdaptedRand,
     PixelScores,
@@ -291,7 +291,7 @@ def _source(prediction: Path, image: Path | None) -> Path:
     return image
 
 
-def _check_same_shape(stack: StackReader, truth: StackReader) -> None:
+def _check_same_shape(stack: TiffSource, truth: TiffSource) -> None:
     if stack.shape != truth.shape:
         raise ImageError(
             f"{stack.path} has shape {stack.shape}, {truth.path} {truth.shape}; expected the same shape: --sections "
@@ -299,7 +299,7 @@ def _check_same_shape(stack: StackReader, truth: StackReader) -> None:
         )
 
 
-def read_sections(stack: StackReader, sections: Sequence[int]) -> npt.NDArray[Any]:
+def read_sections(stack: TiffSource, sections: Sequence[int]) -> npt.NDArray[Any]:
     """Read some sections of an open stack as one array, shape (Z, Y, X)."""
     return np.stack([stack.read(section) for section in sections])
 
