@@ -30,7 +30,7 @@ def pytest_generate_tests(metafunc):
 def task(large_YX, segmenter, options, tmp_path_factory, request):
     shorter = not (options.full or options.quick or request.config.option.size)
     side = SHORT_SIDE if shorter else options.size
-    fp32 = segmenter.contract.precision == "float32"
+    fp32 = segmenter.precision == "fp32"
     return Task(
         image_YX=large_YX[:side, :side].copy(),
         segmenter=segmenter,
@@ -86,7 +86,7 @@ def test_peers_ratio(compare, keep, say, built, whole_YX, task, options, request
             f"{error['largest']:.2g} ({error['largest_inside']:.2g} away from the edges), "
             f"{error['changed_class']:.3%} of pixels change class"
         )
-    plan = task.segmenter.plan(task.image_YX.shape)
+    plan = task.segmenter.plan(task.image_YX.shape).section
     keep(
         title,
         found

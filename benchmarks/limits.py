@@ -222,11 +222,11 @@ def fraction_of_limit(
 
 def _of_cpu(seconds: float, sides: Sequence[int], copied_bytes: int) -> dict[str, Any]:
     counts = sorted({1, available_cores()})
-    ways = sum(map(len, MATRIX_PRODUCTS.values()))
-    each_s = seconds / (len(counts) * (ways * len(sides) + 2))
+    libraries = sum(map(len, MATRIX_PRODUCTS.values()))
+    each_s = seconds / (len(counts) * (libraries * len(sides) + 2))
     found: dict[str, Any] = {"gflop_s": {}, "copy_gb_s": {}, "how": {}, "missing": {}}
     for precision, makers in MATRIX_PRODUCTS.items():
-        reached, reasons = [], []
+        ways, reasons = [], []
         for library, make in makers.items():
             for side in sides:
                 try:
@@ -235,9 +235,9 @@ def _of_cpu(seconds: float, sides: Sequence[int], copied_bytes: int) -> dict[str
                 except (NotSupportedError, RuntimeError) as reason:
                     reasons.append(f"{library}: {str(reason).splitlines()[0]}")
                     break
-                reached.append((rates, f"{library}, {side} x {side}"))
-        if reached:
-            best = {n: max(reached, key=lambda way, n=n: way[0][n]) for n in counts}
+                ways.append((rates, f"{library}, {side} x {side}"))
+        if ways:
+            best = {n: max(ways, key=lambda way, n=n: way[0][n]) for n in counts}
             found["gflop_s"][precision] = {str(n): rates[n] for n, (rates, _) in best.items()}
             found["how"][precision] = {str(n): how for n, (_, how) in best.items()}
         else:

@@ -42,7 +42,7 @@ class Spread:
 
 
 def timed(work: Work) -> tuple[Sample, Any]:
-    """Run once; give the times and the result."""
+    """Run once; return the times and the result."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = work()
     return Sample(time.perf_counter() - wall, time.process_time() - cpu), result

@@ -13,7 +13,7 @@ def ours(task: Task) -> Peer:
 
 
 def ours_in(precision: str) -> Build:
-    """Give the released model in another precision than was asked for."""
+    """Return the released model in another precision than was asked for."""
 
     def build(task: Task) -> Peer:
         import pytest
@@ -28,20 +28,20 @@ def ours_in(precision: str) -> Build:
 
 
 def _peer(task: Task, segmenter: Segmenter) -> Peer:
-    plan = segmenter.plan(task.image_YX.shape)
+    plan = segmenter.plan(task.image_YX.shape).section
     return Peer(
         run=lambda: segmenter(task.image_YX),
         does=f"{len(plan.tiles)} tiles with the exact halo" if len(plan.tiles) > 1 else AT_ONCE,
-        precision=segmenter.contract.precision.replace("float", "fp"),
+        precision=segmenter.precision,
         overhead=plan.overhead,
     )
 
 
 def onnxruntime_whole(task: Task) -> Peer:
     """Run the whole padded section in one piece."""
-    session, whole = task.reference._engine.session.alone(), task.padded()
+    backend, whole = task.reference_backend(), task.padded()
     return Peer(
-        run=lambda: whole.crop(session.run(whole.batch(task.normalised()))),
+        run=lambda: whole.crop(backend.run(whole.batch(task.normalised()))),
         does=AT_ONCE,
         precision="fp32",
         overhead=whole.overhead,

@@ -73,17 +73,17 @@ def _seconds(network: Any, batch_NCYX: Any) -> float:
 
 
 def monai_on_onnxruntime(roi: int, overlap: float) -> Build:
-    """MONAI's tiling around our session, so that nothing but the tiling differs; probabilities are averaged."""
+    """MONAI's tiling around our backend, so that nothing but the tiling differs; probabilities are averaged."""
 
     def build(task: Task) -> Peer:
         need("monai")
         require_torch_on(task.device, task.quick)
         import torch
 
-        session = task.reference._engine.session.alone()
+        backend = task.reference_backend()
 
         def predict(batch_NCYX):
-            return torch.from_numpy(session.run(batch_NCYX.cpu().numpy())).to(task.device)
+            return torch.from_numpy(backend.run(batch_NCYX.cpu().numpy())).to(task.device)
 
         return _peer(task, predict, roi, SW_BATCH, overlap, "gaussian", logits=False)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.machine import cores
+from isbi_infer.backends.cores import available_cores
 from isbi_models import default_model
 
 from .task import AT_ONCE, Build, Peer, Task
@@ -32,7 +32,7 @@ def import_openvino() -> Any:
 
 
 def openvino(precision: str, hint: str | None = None) -> Build:
-    """Give OpenVINO on a released file.
+    """Return OpenVINO on a released file.
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ def openvino(precision: str, hint: str | None = None) -> Build:
             pytest.skip(f"the model is not released in {precision}")
         whole, core = task.padded(), runtime.Core()
         model = core.read_model(files[precision].path)
-        model.reshape([1, 1, *whole.padded_shape])
-        settings = {"INFERENCE_NUM_THREADS": cores()} | ({_HINT: hint} if hint else {})
+        model.reshape([1, 1, *whole.plan.padded])
+        settings = {"INFERENCE_NUM_THREADS": available_cores()} | ({_HINT: hint} if hint else {})
         compiled = core.compile_model(model, "CPU", settings)
         request = compiled.create_infer_request()
         kind = str(compiled.get_property(_HINT).to_string())

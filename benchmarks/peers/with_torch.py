@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.machine import cores
+from isbi_infer.backends.cores import available_cores
 from isbi_models import default_model
 
 from .task import AT_ONCE, Peer, Task, need
@@ -38,11 +38,11 @@ def require_torch_on(device: str, quick: bool) -> None:
 
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip(f"torch {torch.__version__} finds no CUDA device")
-    torch.set_num_threads(1 if quick else cores())
+    torch.set_num_threads(1 if quick else available_cores())
 
 
 def without_gradients(work: Callable[[], Any]) -> Callable[[], Any]:
-    """Give what runs `work` and brings its tensor (1, 1, Y, X) back as an array (Y, X)."""
+    """Return what runs `work` and brings its tensor (1, 1, Y, X) back as an array (Y, X)."""
     import torch
 
     def run():
@@ -61,7 +61,7 @@ def compiled(model: Any, quick: bool) -> Any:
 
 
 def first_call(work: Callable[[], Any]) -> float:
-    """Run for the first time, which compiles; give the seconds, or skip by name where there is no compiler."""
+    """Run for the first time, which compiles; return the seconds, or skip by name where there is no compiler."""
     import torch
 
     started = time.perf_counter()

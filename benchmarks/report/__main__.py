@@ -17,12 +17,12 @@ from pathlib import Path
 from benchmarks.machine import slug
 from benchmarks.store import Stored, newest
 
+from .baselines import recipes_table
 from .cells import MISSING
 from .goals import PEERS, goals_table
 from .networks import networks_table
 from .plots import PICTURES as PLOTS
 from .plots import Picture, is_current, write
-from .baselines import recipes_table
 from .robustness import robustness_table
 from .study import PICTURE as NETWORKS
 from .study import STUDY, study_table
@@ -96,7 +96,7 @@ def update_pages(docs: Path, stored: Stored, check: bool) -> list[str]:
 
 
 def update_pictures(docs: Path, stored: Stored, check: bool) -> list[str]:
-    """Draw the pictures whose data have changed, or only compare them; return a line for each. One without a stored result is left out."""
+    """Draw the pictures whose data have changed, or only compare them; return a line for each that differs."""
     found = []
     for name, picture in PICTURES.items():
         data, path = picture.data(stored), docs / "images" / f"bench-{name}.png"

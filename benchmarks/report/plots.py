@@ -172,7 +172,7 @@ def _cores(data: Any) -> str:
 
 
 def _project(name: str) -> str:
-    """Tell whose a contender is by the first word of its name; TorchScript and torch.compile are torch's."""
+    """Return whose a contender is by the first word of its name; TorchScript and torch.compile are torch's."""
     word = re.match(r"[A-Za-z]*", name)[0].lower()
     return "torch" if word.startswith("torch") else word
 

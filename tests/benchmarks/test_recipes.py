@@ -7,10 +7,10 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from benchmarks.report.baselines import NOT_TRAINED, BASELINES, recipes_table, released_row
+from benchmarks.report.baselines import BASELINES, NOT_TRAINED, recipes_table, released_row
 from benchmarks.studies.baselines.costs import _forward, training_cost
 from benchmarks.studies.baselines.networks import Network
-from benchmarks.studies.baselines.picture import Panel, draw, main, baseline_panels
+from benchmarks.studies.baselines.picture import Panel, baseline_panels, draw, main
 from isbi_infer.errors import UsageError
 from isbi_infer.sample import synthetic_stack
 from isbi_models import default_model
@@ -88,7 +88,9 @@ def test_a_baseline_is_shown_with_what_it_took_and_its_scores():
 
 def test_a_baseline_whose_folds_are_not_all_there_has_no_mean_and_plain_loss_is_named():
     half = baseline(per_fold=[baseline()["last"]], loss="plain", last=None)
-    row = cells({f"{BASELINES}unet-plain": record("baseline-unet-plain", half)}, "a baseline, plain cross-entropy")
+    row = cells(
+        {f"{BASELINES}unet-plain": record("baseline-unet-plain", half)}, "a baseline, plain cross-entropy"
+    )
     assert row[3:] == ["-", "10 (500)", "-", "-", "-", "-"]
 
 
@@ -103,7 +105,7 @@ def test_the_released_model_is_read_off_its_own_files():
 
 
 def test_nothing_stored_leaves_a_table_that_says_so():
-    assert "| the baselines | not measured yet | | | | | | | |" in list(recipes_table({}))
+    assert "| the baselines | not measured yet |  |  |  |  |  |  |  |" in list(recipes_table({}))
 
 
 def test_a_recipes_training_is_timed_and_its_steps_are_those_of_25_sections():

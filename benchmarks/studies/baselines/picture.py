@@ -31,7 +31,7 @@ class Panel:
 
 
 def baseline_panels(runs: Sequence[Path], image_YX: Any, cell_YX: Any) -> list[Panel]:
-    """Run the weights that `python -m benchmarks.studies.baselines` left, trained without the last sections, on a section.
+    """Run the weights that `python -m benchmarks.studies.baselines --fold last` left, on a section.
 
     Parameters
     ----------
@@ -150,7 +150,9 @@ def draw(image_YX: Any, cell_YX: Any, panels: Sequence[Panel], path: Path) -> No
 
 def main(argv: list[str] | None = None) -> None:
     """Draw the picture."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.baselines.picture", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.baselines.picture", description=__doc__
+    )
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="*", help="such as runs/baselines/basicunet")
     parser.add_argument("--out", type=Path, required=True, help=".png, .svg or .pdf")
     parser.add_argument("--side", type=int, default=SIDE, help="of the section, in pixels [%(default)s]")

@@ -49,7 +49,7 @@ class Plan:
     record: dict[str, Any]
 
     def steps(self, our_steps: int) -> int:
-        """Give the steps that take as much CPU time as ours, or as was asked for."""
+        """Return the steps that take as much CPU time as ours, or as was asked for."""
         seconds = self.record["cpu_s_per_step"]
         minutes = self.record["minutes"]
         budget = our_steps * seconds[OURS] if minutes is None else 60 * minutes
@@ -63,7 +63,7 @@ def held_out_blocks(sections: int, train: TrainConfig) -> dict[str, slice]:
 
 
 def settings(loss: str) -> tuple[AugmentConfig, TrainConfig]:
-    """Give our recipe's settings, on the CPU, with its loss ("weighted") or plain cross-entropy ("plain")."""
+    """Return our recipe's settings, on the CPU, with its loss ("weighted") or plain cross-entropy ("plain")."""
     recipe = resolve([(f"recipe {OURS}", recipe_layer(OURS))])
     train = replace(recipe.train, device="cpu")
     if loss == "plain":

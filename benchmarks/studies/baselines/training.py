@@ -98,7 +98,7 @@ class Split:
         return self.train.epochs * steps_per_epoch(self.sections.images_ZCYX.numel(), self.train)
 
     def new_training(self, build: Build, *, planar: bool = False, average: float | None = None) -> Training:
-        """Give a network with fresh weights and what it is trained with."""
+        """Return a network with random weights and what it is trained with."""
         train = self.train if average is None else replace(self.train, average=average)
         layout = torch.contiguous_format if planar else torch.channels_last
         torch.manual_seed(train.seed)
@@ -106,7 +106,7 @@ class Split:
         return Training(new_run(model, train, self.arithmetic), _Planar(model) if planar else model)
 
     def step(self, training: Training, step: int, total: int) -> Tensor:
-        """Draw crops, take one step, average the weights; give the loss."""
+        """Draw crops, take one step, average the weights; return the loss."""
         run, train = training.run, self.train
         for group in run.optimiser.param_groups:
             group["lr"] = learning_rate(step, total, train)
@@ -136,7 +136,9 @@ def cpu_per_step(
     dict of str to float
         Median seconds of a step, all threads of this process together.
     """
-    trainings = {name: split.new_training(build, planar=planar) for name, (build, planar) in contenders.items()}
+    trainings = {
+        name: split.new_training(build, planar=planar) for name, (build, planar) in contenders.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in trainings}
     for step in range(WARM_UP + rounds):
         for name, training in trainings.items():
@@ -147,7 +149,7 @@ def cpu_per_step(
 
 
 def same_share(average: float, our_steps: int, steps: int) -> float:
-    """Give the decay per step that averages over the same share of a run of another length."""
+    """Return the decay per step that averages over the same share of a run of another length."""
     return max(0.0, 1 - (1 - average) * our_steps / steps)
 
 
@@ -219,7 +221,7 @@ def scored(network: nn.Module, split: Split, stride: int) -> dict[str, Any]:
     network : Module
         In evaluation mode.
     split : Split
-        Gives the sections, and whether a factor and an offset are fitted to their logits, as our recipe does.
+        Holds the sections, and whether a factor and an offset are fitted to their logits, as our recipe does.
     stride : int
         What section sizes must be multiples of.
 
