@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.store import Stored
-from isbi_export.graph.analysis.onnxfile import read_onnx
-from isbi_infer.model.contract import contract_of
+from isbi_infer.model.contract import read_contract
 from isbi_models import ReleasedModel, default_model
 
 from .cells import origin
@@ -68,8 +67,7 @@ def recipes_table(stored: Stored) -> Iterable[str]:
 
 def released_row(model: ReleasedModel, costs: Mapping[str, Any]) -> Row:
     """Read the released model's scores off its own file, and those of its folds off the file beside it."""
-    contract = contract_of(read_onnx(model.path.read_bytes()).metadata)
-    assert contract is not None
+    contract = read_contract(model.path.read_bytes())
     path = model.path.with_name(f"{model.name}.folds.json")
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     row = _recipe("released", costs)
@@ -81,7 +79,7 @@ def released_row(model: ReleasedModel, costs: Mapping[str, Any]) -> Row:
         f"{contract.flops_per_pixel * _SIDE**2 / 1e9:.1f}",
         row.milliseconds,
         row.training,
-        tuple(f"{contract.scores[score]:.4f}" for score in _SCORES),
+        tuple(f"{contract.provenance['scores'][score]:.4f}" for score in _SCORES),
         _folds(found),
     )
 

@@ -86,15 +86,13 @@ def points(measured: dict[str, Any]) -> list[Point]:
 
 def released_network() -> dict[str, Any]:
     """Give the settings of the network that `isbi_infer` loads by default, as its file says them."""
-    from isbi_export.graph.analysis.onnxfile import read_onnx
-    from isbi_infer.model.contract import contract_of
+    from isbi_infer.model.contract import read_contract
     from isbi_models import default_model
 
-    contract = contract_of(read_onnx(default_model().path.read_bytes()).metadata)
-    assert contract is not None
+    contract = read_contract(default_model().path.read_bytes())
     return {
         "separable": False,
-        **contract.training["network"],
+        **contract.provenance["training"]["network"],
     }  # files made before there were such do not say it
 
 
