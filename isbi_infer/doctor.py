@@ -227,8 +227,10 @@ def check_model(model: Path | None, *, runs: bool) -> Iterator[Finding]:
         f"stride {contract.stride}, halo {contract.halo}, border {contract.border}, {exact}; "
         f"{contract.normalisation}, {contract.precision}, {contract.polarity} = 1",
     )
+    found = contract.provenance.get("scores")
     scores = ", ".join(
-        f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in contract.scores.items()
+        f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in (found.items() if isinstance(found, dict) else ())
     )
     yield Finding("scores", None, scores or "none in the contract")
 

@@ -158,7 +158,9 @@ def _open_variant(path: Path, contract: ModelContract, provider: str, wanted: st
             f"run isbi-export --precision {wanted} on its checkpoint, or leave --precision out"
         )
     variant = open_model(sibling, provider)
-    if PRECISIONS[variant.contract.precision] != wanted or variant.contract.training != contract.training:
+    if PRECISIONS[variant.contract.precision] != wanted or variant.contract.provenance.get(
+        "training"
+    ) != contract.provenance.get("training"):
         raise ModelError(f"{sibling}: is not the {wanted} variant of {path}; export both from one checkpoint")
     return variant
 
