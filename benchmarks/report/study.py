@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.store import Stored
+from isbi_infer.model.contract import read_contract
 from isbi_models import default_model
 
 from .cells import MISSING, origin, table
