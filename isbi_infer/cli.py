@@ -32,7 +32,7 @@ def _version(wanted: bool) -> None:
 
 
 @app.command(
-    epilog="isbi-infer doctor says what is installed and what of it really runs. (A stack of that name: ./doctor)"
+    epilog="isbi-infer doctor reports what is installed and what of it really runs. (A stack of that name: ./doctor)"
 )
 def infer(
     stack: Annotated[
@@ -68,13 +68,14 @@ def infer(
         typer.Option(help="What the network may take, such as 4GiB. [default: half of what is free]"),
     ] = None,
     halo: Annotated[
-        int | None, typer.Option(help="Context in pixels; less than the model's own is not exact, and said.")
+        int | None,
+        typer.Option(help="Context in pixels; less than the model's own is not exact, as a note then says."),
     ] = None,
     pixel_size: Annotated[
         float | None,
         typer.Option(
             help="Side of a pixel in nanometres: sections are resampled to the model's and results back. "
-            "[default: what the file says]"
+            "[default: what the file holds]"
         ),
     ] = None,
     tta: Annotated[

@@ -63,6 +63,7 @@ DEVICES = (
             "arena_extend_strategy": "kSameAsRequested",
         },
         memory_space="cuda",
+        repair="pip install --upgrade 'isbi-infer[gpu]'",
     ),
     Device(
         name="tensorrt",
@@ -94,6 +95,7 @@ DEVICES = (
         arithmetic=(_FP32,),
         tile_pixels=_CPU_TILE,
         in_auto=False,
+        repair="pip install --force-reinstall onnxruntime-openvino",
     ),
     Device(
         name="cuda",
@@ -122,6 +124,7 @@ DEVICES = (
         proof="the session lists it first",
         arithmetic=(_INT8, _FP32, _FP16),
         tile_pixels=_CPU_TILE,
+        repair="pip install --force-reinstall 'isbi-infer[cpu]'",
     ),
     Device(
         name="cpu",

@@ -236,7 +236,7 @@ def test_a_script_that_gives_something_else_is_a_model_error():
         def forward(self, x):
             return x, x
 
-    with pytest.raises(ModelError, match="gives a tuple"):
+    with pytest.raises(ModelError, match="returns a tuple"):
         open_backend(saved(Two()), next(rows("torchscript", "cpu"))).run(np.zeros((1, 1, 16, 16), np.float32))
 
 

@@ -1,4 +1,4 @@
-"""How a model's scores hold when sections look different: `python -m benchmarks.robustness --data DIR [--store]`.
+"""How a model's scores hold when sections look different: `python -m benchmarks.studies.robustness --data DIR`.
 
 Other microscopes, stains and cameras give other contrast, noise, focus, illumination and pixel size. Here the held-out
 sections are changed in these ways, one at a time, and segmented as a user would. Every change is a fixed one, so that a
@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.store import store
 from isbi_infer import Segmenter
 from isbi_infer.errors import IsbiError
 from isbi_infer.pixels.resample import resample
 from isbi_train.data.labelled import LabelledStack, load_labelled
 from isbi_train.scores.metrics import thinned_scores
-
-from .store import store
 
 HELD_OUT = slice(25, 30)
 PIXEL_NM = 4.0  # of the challenge's sections
@@ -43,7 +42,7 @@ def contrast(factor: float) -> Change:
 
 
 def equalised(stack_ZYX: Any) -> Any:
-    """Give every section a flat histogram."""
+    """Return every section a flat histogram."""
     ranks = np.stack([np.argsort(np.argsort(section_YX, axis=None)) for section_YX in stack_ZYX])
     return _grey(ranks.reshape(stack_ZYX.shape) * (255 / (stack_ZYX[0].size - 1)))
 
@@ -132,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         held_out = stack[HELD_OUT]
         found = measure(asked.model, held_out, asked.precision)
     except IsbiError as error:
-        print(f"benchmarks.robustness: {error}", file=sys.stderr)
+        print(f"benchmarks.studies.robustness: {error}", file=sys.stderr)
         return error.exit_code
     for name, scores in found.items():
         print(f"{name:40} V_rand {scores['v_rand']:.4f}  V_info {scores['v_info']:.4f}")

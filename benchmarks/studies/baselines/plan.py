@@ -17,7 +17,7 @@ from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.sections import blocks
 
 from .networks import OURS, Network, networks, size
-from .training import Course, cpu_per_step
+from .training import Split, cpu_per_step
 
 PLAN = "plan.json"
 FOLDS, LAST = 5, "last"
@@ -49,7 +49,7 @@ class Plan:
     record: dict[str, Any]
 
     def steps(self, our_steps: int) -> int:
-        """Give the steps that take as much CPU time as ours, or as was asked for."""
+        """Return the steps that take as much CPU time as ours, or as was asked for."""
         seconds = self.record["cpu_s_per_step"]
         minutes = self.record["minutes"]
         budget = our_steps * seconds[OURS] if minutes is None else 60 * minutes
@@ -63,7 +63,7 @@ def held_out_blocks(sections: int, train: TrainConfig) -> dict[str, slice]:
 
 
 def settings(loss: str) -> tuple[AugmentConfig, TrainConfig]:
-    """Give our recipe's settings, on the CPU, with its loss ("weighted") or plain cross-entropy ("plain")."""
+    """Return our recipe's settings, on the CPU, with its loss ("weighted") or plain cross-entropy ("plain")."""
     recipe = resolve([(f"recipe {OURS}", recipe_layer(OURS))])
     train = replace(recipe.train, device="cpu")
     if loss == "plain":
@@ -90,7 +90,7 @@ def make_plan(
     folder : Path
         For ``plan.json``.
     name : str
-        One of `benchmarks.rivals.networks.networks`.
+        One of `benchmarks.studies.baselines.networks.networks`.
     augment, train : AugmentConfig, TrainConfig
         See `settings`.
     loss : str
@@ -129,9 +129,9 @@ def make_plan(
                 f"{path}: is of another comparison ({', '.join(differing)}); choose another --out"
             )
         return Plan(name, network, augment, train, record | {"title": network.title})
-    course = Course.of(stack, train.held_out(len(stack)), augment, train)
+    split = Split.of(stack, train.held_out(len(stack)), augment, train)
     found = cpu_per_step(
-        course,
+        split,
         {
             OURS: (known[OURS].build, False),
             name: (network.build, False),
@@ -143,7 +143,7 @@ def make_plan(
         "cpu_s_per_step": {OURS: found[OURS], name: min(found[_PLANAR], found[name])},
         "planar": planar,
         "threads": torch.get_num_threads(),
-        "dtype": str(course.arithmetic.dtype),
+        "dtype": str(split.arithmetic.dtype),
     }
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:

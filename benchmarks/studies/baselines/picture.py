@@ -1,4 +1,4 @@
-"""Draw what the released model and trained rivals make of a synthetic section; real sections may not be shown."""
+"""Draw what the released model and trained baselines make of a synthetic section; real sections may not be shown."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Panel:
     scores: str
 
 
-def rival_panels(runs: Sequence[Path], image_YX: Any, cell_YX: Any) -> list[Panel]:
-    """Run the weights that `python -m benchmarks.rivals` left, trained without the last sections, on a section.
+def baseline_panels(runs: Sequence[Path], image_YX: Any, cell_YX: Any) -> list[Panel]:
+    """Run the weights that `python -m benchmarks.studies.baselines --fold last` left, on a section.
 
     Parameters
     ----------
     runs : sequence of Path
-        Folders of networks, such as ``runs/rivals/basicunet``.
+        Folders of networks, such as ``runs/baselines/basicunet``.
     image_YX, cell_YX : ndarray
         The section, and True where there is cell.
 
@@ -62,7 +62,7 @@ def rival_panels(runs: Sequence[Path], image_YX: Any, cell_YX: Any) -> list[Pane
         weights, plan = run / _LAST / WEIGHTS, run / PLAN
         if not (weights.exists() and plan.exists()):
             raise UsageError(
-                f"{run}: no {_LAST}/{WEIGHTS} in it; run python -m benchmarks.rivals --fold last first"
+                f"{run}: no {_LAST}/{WEIGHTS} in it; run python -m benchmarks.studies.baselines --fold last first"
             )
         known = networks()[json.loads(plan.read_text(encoding="utf-8"))["network"]]
         network = known.build().eval()
@@ -150,8 +150,10 @@ def draw(image_YX: Any, cell_YX: Any, panels: Sequence[Panel], path: Path) -> No
 
 def main(argv: list[str] | None = None) -> None:
     """Draw the picture."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rivals.picture", description=__doc__)
-    parser.add_argument("runs", metavar="RUN", type=Path, nargs="*", help="such as runs/rivals/basicunet")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.baselines.picture", description=__doc__
+    )
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="*", help="such as runs/baselines/basicunet")
     parser.add_argument("--out", type=Path, required=True, help=".png, .svg or .pdf")
     parser.add_argument("--side", type=int, default=SIDE, help="of the section, in pixels [%(default)s]")
     asked = parser.parse_args(argv)
@@ -163,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
         check_plottable(asked.out)
         image_ZYX, label_ZYX = synthetic_stack(SECTION + 1, asked.side, asked.side, seed=SEED)
         image_YX, cell_YX = image_ZYX[SECTION], label_ZYX[SECTION] > 0
-        panels = [released_panel(image_YX, cell_YX), *rival_panels(asked.runs, image_YX, cell_YX)]
+        panels = [released_panel(image_YX, cell_YX), *baseline_panels(asked.runs, image_YX, cell_YX)]
         draw(image_YX, cell_YX, panels, asked.out)
         for panel in panels:
             print(f"{panel.title}: {panel.scores}")

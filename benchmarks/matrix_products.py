@@ -72,7 +72,7 @@ def _torch_int8(side: int) -> Work:
     return lambda: torch._int_mm(a, b)
 
 
-PRODUCTS: dict[str, dict[str, Callable[[int], Work]]] = {
+MATRIX_PRODUCTS: dict[str, dict[str, Callable[[int], Work]]] = {
     "fp32": {"ONNX Runtime": _onnxruntime_product, "NumPy": _numpy_product},
     "bf16": {"torch": _torch_bf16},
     "int8": {

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.rivals.__main__ import NAMES, RESULT, SUMMARY, WEIGHTS, compare, main
-from benchmarks.rivals.networks import OURS, Network, networks, recipe_network, size
-from benchmarks.rivals.plan import FOLDS, LAST, PLAN, Plan, held_out_blocks, make_plan, settings
-from benchmarks.rivals.training import Course, same_share, scored, train_and_score
+from benchmarks.studies.baselines.__main__ import NAMES, RESULT, SUMMARY, WEIGHTS, compare, main
+from benchmarks.studies.baselines.networks import OURS, Network, networks, recipe_network, size
+from benchmarks.studies.baselines.plan import FOLDS, LAST, PLAN, Plan, held_out_blocks, make_plan, settings
+from benchmarks.studies.baselines.training import Split, same_share, scored, train_and_score
 from isbi_infer.errors import UsageError
 from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
@@ -43,9 +43,9 @@ def stack():
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Let a tiny network stand in for the rival's and for ours, which would take minutes."""
+    """Let a tiny network stand in for the baseline's and for ours, which would take minutes."""
     known = {name: Network(name, lambda: UNet(TINY), TINY.stride) for name in ("basicunet", OURS)}
-    monkeypatch.setattr("benchmarks.rivals.plan.networks", lambda: known)
+    monkeypatch.setattr("benchmarks.studies.baselines.plan.networks", lambda: known)
 
 
 def plan_of(stack, folder, **changes):
@@ -54,7 +54,7 @@ def plan_of(stack, folder, **changes):
 
 
 @pytest.mark.parametrize("name", ["basicunet", "unet", "dynunet"])
-def test_a_rival_maps_a_section_to_logits_of_its_shape(name):
+def test_a_baseline_maps_a_section_to_logits_of_its_shape(name):
     pytest.importorskip("monai")
     network = networks()[name]
     side = 2 * network.stride
@@ -83,28 +83,28 @@ def test_our_network_trained_here_is_what_fit_makes_of_it(stack, tmp_path):
 
     history = []
     fit(stack, tmp_path / "run", network=TINY, augment=AUGMENT, train=TRAIN, report=keep)
-    course = Course.of(stack, TRAIN.held_out(len(stack)), AUGMENT, TRAIN)
-    result, _ = train_and_score(course, lambda: UNet(TINY), TINY.stride, course.our_steps)
+    split = Split.of(stack, TRAIN.held_out(len(stack)), AUGMENT, TRAIN)
+    result, _ = train_and_score(split, lambda: UNet(TINY), TINY.stride, split.our_steps)
     for score in ("loss", "v_rand_thin", "v_info_thin"):
         assert result[score] == history[-1][score]
 
 
 def test_images_laid_out_plane_by_plane_train_alike(stack):
-    course = Course.of(stack, slice(0, 1), AUGMENT, TRAIN)
+    split = Split.of(stack, slice(0, 1), AUGMENT, TRAIN)
     losses = {
-        planar: train_and_score(course, lambda: UNet(TINY), TINY.stride, 3, planar=planar)[0]["loss"]
+        planar: train_and_score(split, lambda: UNet(TINY), TINY.stride, 3, planar=planar)[0]["loss"]
         for planar in (False, True)
     }
     assert losses[True] == pytest.approx(losses[False], rel=1e-4)
 
 
 def test_what_is_held_out_is_never_trained_on(stack):
-    course = Course.of(stack, slice(1, 3), AUGMENT, TRAIN)
-    assert len(course.sections) == 3
-    assert len(course.held_out) == 2
-    trained = course.sections.maps_ZKYX[:, 0].numpy() > 0
+    split = Split.of(stack, slice(1, 3), AUGMENT, TRAIN)
+    assert len(split.sections) == 3
+    assert len(split.held_out) == 2
+    trained = split.sections.maps_ZKYX[:, 0].numpy() > 0
     np.testing.assert_array_equal(trained, stack.cell_ZYX[[0, 3, 4]])
-    np.testing.assert_array_equal(course.held_out.image_ZYX, stack.image_ZYX[1:3])
+    np.testing.assert_array_equal(split.held_out.image_ZYX, stack.image_ZYX[1:3])
 
 
 class Scaled(torch.nn.Module):
@@ -119,14 +119,14 @@ class Scaled(torch.nn.Module):
 
 
 def test_calibrated_scores_do_not_depend_on_the_scale_of_the_logits(stack):
-    course = Course.of(stack, slice(0, 2), AUGMENT, replace(TRAIN, calibrate=True))
-    plain, far = scored(Scaled(1.0, 0.0), course, 1), scored(Scaled(3.0, -2.0), course, 1)
+    split = Split.of(stack, slice(0, 2), AUGMENT, replace(TRAIN, calibrate=True))
+    plain, far = scored(Scaled(1.0, 0.0), split, 1), scored(Scaled(3.0, -2.0), split, 1)
     assert far["loss"] == pytest.approx(plain["loss"], abs=1e-5)
     assert far["v_rand_thin"] == pytest.approx(plain["v_rand_thin"], abs=1e-3)
     calibration = far["calibration"]
     assert calibration["factor"] * 3 == pytest.approx(plain["calibration"]["factor"], rel=1e-3)
     assert far["loss"] < calibration["before"]["loss"]
-    assert calibration["before"] == scored(Scaled(3.0, -2.0), replace(course, train=TRAIN), 1)
+    assert calibration["before"] == scored(Scaled(3.0, -2.0), replace(split, train=TRAIN), 1)
 
 
 @given(average=st.floats(0, 0.9999), ours=st.integers(1, 5000), theirs=st.integers(1, 5000))
@@ -164,16 +164,16 @@ def test_finished_blocks_are_not_trained_again_and_all_are_summed_up(stack, tiny
     assert set(plan.record["cpu_s_per_step"]) == {"basicunet", OURS}
     first = compare(stack, tmp_path, plan, ["fold-1"])
     assert (first["last"], len(first["per_fold"]), first["spread"]["loss"]) == (None, 1, None)
-    monkeypatch.setattr("benchmarks.rivals.plan.cpu_per_step", None)  # measured once and for all
+    monkeypatch.setattr("benchmarks.studies.baselines.plan.cpu_per_step", None)  # measured once and for all
     again = plan_of(stack, tmp_path)
     assert again.record == plan.record
     trained = []
 
-    def counted(course, *arguments, **options):
-        trained.append(len(course.held_out))
-        return train_and_score(course, *arguments, **options)
+    def counted(split, *arguments, **options):
+        trained.append(len(split.held_out))
+        return train_and_score(split, *arguments, **options)
 
-    monkeypatch.setattr("benchmarks.rivals.training.train_and_score", counted)
+    monkeypatch.setattr("benchmarks.studies.baselines.training.train_and_score", counted)
     found = compare(stack, tmp_path, again)
     assert len(trained) == FOLDS  # the last sections and four of five folds
     assert json.loads((tmp_path / SUMMARY).read_text()) == found
@@ -189,10 +189,10 @@ def test_the_weights_that_are_kept_are_those_that_were_scored(stack, tiny, tmp_p
     found = compare(stack, tmp_path, plan_of(stack, tmp_path), ["fold-2"])
     network = UNet(TINY).eval()
     network.load_state_dict(torch.load(tmp_path / "fold-2" / WEIGHTS, weights_only=True))
-    course = Course.of(stack, slice(2, 3), AUGMENT, TRAIN)
+    split = Split.of(stack, slice(2, 3), AUGMENT, TRAIN)
     stored = json.loads((tmp_path / "fold-2" / RESULT).read_text())
-    assert scored(network, course, TINY.stride).items() <= stored.items()
-    assert stored["steps"] == plan_of(stack, tmp_path).steps(course.our_steps)
+    assert scored(network, split, TINY.stride).items() <= stored.items()
+    assert stored["steps"] == plan_of(stack, tmp_path).steps(split.our_steps)
     assert found["per_fold"] == [{"fold": 2, **stored}]
 
 
@@ -219,7 +219,7 @@ def test_missing_data_is_one_line_and_an_exit_code(tmp_path, capsys):
 
 def test_help_loads_no_torch():
     code = (
-        "import sys; from benchmarks.rivals.__main__ import main\n"
+        "import sys; from benchmarks.studies.baselines.__main__ import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "assert 'torch' not in sys.modules"

@@ -1,4 +1,4 @@
-"""Train, export, score and time the networks of networks.toml: `python -m benchmarks.study [--data DIR] [--store]`."""
+"""Train, export, score and time the networks of networks.toml: `python -m benchmarks.studies.networks [--store]`."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def measure_all(study: Study, stack: LabelledStack, sections: Path, out: Path, r
     -------
     dict
         ``networks`` by name: ``network``, ``parameters``, ``epochs``, ``training_s``, ``checkpoint_sha256``,
-        ``files`` by precision (see `benchmarks.study.measure.score`) and ``refused``; ``one_core`` and ``all_cores``
-        times of the files ("NAME PRECISION"); ``left_out``, the names of those not trained; ``load_average``.
+        ``files`` by precision (see `benchmarks.studies.networks.measure.score`) and ``refused``; ``one_core`` and
+        ``all_cores``, times of the files ("NAME PRECISION"); ``left_out``, the names of those not trained;
+        ``load_average``.
 
     Raises
     ------
@@ -99,7 +100,7 @@ def train_all(study: Study, stack: LabelledStack, out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Train what is not trained, measure all, and store it where that is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.networks", description=__doc__)
     parser.add_argument(
         "--data",
         type=Path,

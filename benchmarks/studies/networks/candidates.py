@@ -77,7 +77,7 @@ def read_study(path: Path, data: Path, only: Sequence[str] = ()) -> Study:
 
 
 def finished_run(candidate: Candidate, stack: LabelledStack, folder: Path) -> Checkpoint | None:
-    """Give what a finished training of this very candidate left in a folder.
+    """Return what a finished training of this very candidate left in a folder.
 
     Returns
     -------

@@ -10,11 +10,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import cores
 from benchmarks.measure import compared, interleaved
 from isbi_export.publish import NotPublishedError, publish
 from isbi_export.variants import PRECISIONS as LONG
 from isbi_infer import Segmenter
+from isbi_infer.backends.cores import available_cores
 from isbi_infer.errors import UsageError
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.evaluation.evaluate import headline
@@ -30,7 +30,7 @@ _COUNTED = (".weight", ".bias")  # of what a state dictionary holds; the rest ar
 
 
 def describe(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Say what a network is and what training it took."""
+    """Return what a network is and what training it took."""
     sizes = {name: shape for name, shape in shapes_of(checkpoint.network).items() if name.endswith(_COUNTED)}
     return {
         "network": checkpoint.network.to_plain(),
@@ -97,12 +97,12 @@ def times(
     rounds : int
         That count.
     baseline : str
-        The name that the others' times are also given as ratios to.
+        The name whose times the others' are divided by.
 
     Returns
     -------
     dict
-        ``one_core`` and ``all_cores``, each as `benchmarks.measure.compared` gives it.
+        ``one_core`` and ``all_cores``, each as `benchmarks.measure.compared` returns it.
     """
     section_YX, sections_ZYX = held_out.image_ZYX[0], held_out.image_ZYX
 
@@ -113,7 +113,7 @@ def times(
 
     with _one_core():
         alone = found(section_YX)
-    together = {**found(sections_ZYX), "cores": cores(), "sections": len(sections_ZYX)}
+    together = {**found(sections_ZYX), "cores": available_cores(), "sections": len(sections_ZYX)}
     return {"one_core": alone, "all_cores": together}
 
 

@@ -27,7 +27,7 @@ class Network:
     title : str
         For tables.
     build : callable
-        Gives it with fresh weights: (N, 1, Y, X) to logits of the same shape.
+        Returns it with random weights: (N, 1, Y, X) to logits of the same shape.
     stride : int
         What Y and X must be multiples of.
     """
@@ -68,7 +68,7 @@ def _dynunet() -> nn.Module:
 
 
 def recipe_network(recipe: str) -> NetworkConfig:
-    """Give the network of one of our recipes."""
+    """Return the network of one of our recipes."""
     return resolve([(f"recipe {recipe}", recipe_layer(recipe))]).network
 
 
@@ -78,7 +78,7 @@ def _of_recipe(recipe: str, title: str) -> Network:
 
 
 def networks() -> dict[str, Network]:
-    """Give the networks by name: the rivals, and ours as the control of what surrounds them."""
+    """Return the networks by name: the baselines, and ours as the control of what surrounds them."""
     return {
         "basicunet": Network("MONAI BasicUNet, 32-32-64-128-256", _basicunet, 16),
         "unet": Network("MONAI UNet, 32-64-128-256, residual", _unet, 8),

@@ -16,7 +16,7 @@ from .measure import Sample
 
 
 @dataclass(frozen=True, slots=True)
-class Fresh:
+class Finished:
     """A finished process: its times, its peak of resident memory where it was asked for, and what it printed."""
 
     sample: Sample
@@ -39,22 +39,22 @@ atexit.register(_peak)
 """
 
 
-def fresh(script: str, *arguments: str) -> Fresh:
+def run_script(script: str, *arguments: str) -> Finished:
     """Run a Python script in a process of its own and record its peak of resident memory."""
     with tempfile.TemporaryDirectory() as folder:
         note = Path(folder) / "peak"
         command = [sys.executable, "-c", _WATCHED + script, *arguments]
         sample, output = _process(command, os.environ | {"BENCH_PEAK": str(note)})
-        return Fresh(sample, int(note.read_text()), output)
+        return Finished(sample, int(note.read_text()), output)
 
 
-def fresh_command(*command: str) -> Fresh:
+def run_command(*command: str) -> Finished:
     """Run a program as a user does; unwatched."""
     sample, output = _process(list(command), dict(os.environ))
-    return Fresh(sample, None, output)
+    return Finished(sample, None, output)
 
 
-def fresh_timed(work: Callable[[], Fresh]) -> tuple[Sample, Fresh]:
+def timed_process(work: Callable[[], Finished]) -> tuple[Sample, Finished]:
     """Time what starts a process by that process; for `interleaved`."""
     result = work()
     return result.sample, result

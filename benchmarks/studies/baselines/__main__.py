@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .plan import Plan
 
 NAMES = ("basicunet", "unet", "dynunet", "unet-64", "released")
-RESULT, WEIGHTS, SUMMARY = "result.json", "weights.pth", "rivals.json"
+RESULT, WEIGHTS, SUMMARY = "result.json", "weights.pth", "baselines.json"
 
 
 def compare(stack: LabelledStack, folder: Path, plan: Plan, only: list[str] | None = None) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def compare(stack: LabelledStack, folder: Path, plan: Plan, only: list[str] | No
     stack : LabelledStack
         All labelled sections.
     folder : Path
-        For ``last``, ``fold-0`` ..., each with ``result.json`` and ``weights.pth``, and ``rivals.json``.
+        For ``last``, ``fold-0`` ..., each with ``result.json`` and ``weights.pth``, and ``baselines.json``.
     plan : Plan
         What to do.
     only : list of str, optional
@@ -38,7 +38,7 @@ def compare(stack: LabelledStack, folder: Path, plan: Plan, only: list[str] | No
     Returns
     -------
     dict
-        What is in ``rivals.json``, see `summed_up`.
+        What is in ``baselines.json``, see `summed_up`.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def compare(stack: LabelledStack, folder: Path, plan: Plan, only: list[str] | No
     import torch
 
     from .plan import held_out_blocks
-    from .training import Course, train_and_score
+    from .training import Split, train_and_score
 
     blocks = held_out_blocks(len(stack), plan.train)
     unknown = sorted(set(only or ()) - set(blocks))
@@ -57,11 +57,11 @@ def compare(stack: LabelledStack, folder: Path, plan: Plan, only: list[str] | No
     for part in only or blocks:
         if (folder / part / RESULT).exists():
             continue
-        course = Course.of(stack, blocks[part], plan.augment, plan.train)
-        steps = plan.steps(course.our_steps)
+        split = Split.of(stack, blocks[part], plan.augment, plan.train)
+        steps = plan.steps(split.our_steps)
         say = partial(_say_step, f"{plan.name} {part}")
         result, weights = train_and_score(
-            course,
+            split,
             plan.network.build,
             plan.network.stride,
             steps,
@@ -130,7 +130,7 @@ def _say(found: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Train, score, sum up."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rivals", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.baselines", description=__doc__)
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with train-volume.tif and train-labels.tif"
     )
@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> None:
         if asked.store:
             if found["last"] is None or len(found["per_fold"]) < found["folds"]:
                 raise UsageError(f"{folder}: not all blocks are done, so nothing is stored; leave --fold out")
-            print(store(f"rivals-{name}", found, {"recipe": "released", "data": "ISBI 2012"}))
+            print(store(f"baseline-{name}", found, {"recipe": "released", "data": "ISBI 2012"}))
 
 
 if __name__ == "__main__":

@@ -1,25 +1,29 @@
-"""What every peer gets, what it has to give, and how that is compared."""
+"""What every peer is asked to do, what it returns, and how results are compared."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.limits import device_of
+from isbi_infer.backends.base import Backend
+from isbi_infer.model.opening import open_model
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
-from isbi_infer.plan.tiles import read_mirrored
+from isbi_infer.plan.tiles import SectionPlan, read_mirrored
 
 AT_ONCE = "the whole section at once"
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """What every peer gets.
+class Task:
+    """One section to segment, with the same weights for all.
 
     Attributes
     ----------
@@ -28,7 +32,7 @@ class Scene:
     segmenter : Segmenter
         Ours, in the precision that was asked for.
     reference : Segmenter
-        Ours in fp32, whose session gives the whole-image result.
+        Ours in fp32; its model also computes the whole-image result.
     folder : Path
         For a peer that needs files.
     quick : bool
@@ -43,7 +47,12 @@ class Scene:
 
     @property
     def device(self) -> str:
-        return "cpu" if self.segmenter.provider == "cpu" else "cuda"
+        """What torch calls the device: "cpu" or "cuda"."""
+        return device_of(self.segmenter.provider)
+
+    def reference_backend(self) -> Backend:
+        """Open the released model in fp32, on all cores for one call, without anything around it."""
+        return open_model(None, self.reference.provider, "fp32").backend.on_all_cores()
 
     def normalised(self) -> Any:
         """Normalise the whole section by its own statistics."""
@@ -56,37 +65,31 @@ class Scene:
         return torch.from_numpy(self.normalised())[None, None].to(self.device)
 
     def padded(self) -> Whole:
-        """Give what mirrors the section out to what the whole-image result is computed on, and crops it again."""
-        return Whole(self.image_YX.shape, self.reference.plan(self.image_YX.shape).pad)
+        """Return what mirrors the section out to what the whole-image result is computed on, and crops it again."""
+        return Whole(self.reference.plan(self.image_YX.shape).section)
 
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A section padded in one piece."""
+    """A section padded in one piece, as `plan` pads it."""
 
-    shape: tuple[int, int]
-    pad: tuple[tuple[int, int], tuple[int, int]]
-
-    @property
-    def padded_shape(self) -> tuple[int, ...]:
-        return tuple(
-            before + side + after for (before, after), side in zip(self.pad, self.shape, strict=True)
-        )
+    plan: SectionPlan
 
     @property
     def overhead(self) -> float:
         """Pixels computed per pixel of the section."""
-        return float(np.prod(self.padded_shape) / np.prod(self.shape))
+        return prod(self.plan.padded) / prod(self.plan.shape)
 
     def batch(self, pixels_YX: Any) -> Any:
         """Mirror the edges; (1, 1, Y, X)."""
-        everything = tuple(slice(0, side) for side in self.padded_shape)
-        return read_mirrored(pixels_YX, self.pad, everything)[None, None]
+        height, width = self.plan.padded
+        return read_mirrored(pixels_YX, self.plan.pad, (slice(0, height), slice(0, width)))[None, None]
 
     def crop(self, result_NCYX: Any) -> Any:
         """Take what was mirrored off again; (Y, X)."""
+        plan = self.plan
         inside = (
-            slice(before, before + side) for (before, _), side in zip(self.pad, self.shape, strict=True)
+            slice(before, before + side) for (before, _), side in zip(plan.pad, plan.shape, strict=True)
         )
         return result_NCYX[(0, 0, *inside)]
 
@@ -113,7 +116,7 @@ class Peer:
     overhead: float
 
     def described(self) -> dict[str, Any]:
-        """Give what is stored of it."""
+        """Return what is stored of it."""
         return {
             "does": self.does,
             "precision": self.precision,
@@ -121,7 +124,7 @@ class Peer:
         }
 
 
-Build = Callable[[Scene], Peer]
+Build = Callable[[Task], Peer]
 
 
 def need(*modules: str) -> None:

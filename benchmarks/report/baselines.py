@@ -1,24 +1,34 @@
-"""The table of recipes and rivals: what each network costs and how it scores on the same sections."""
+"""The table of recipes and baselines: what each network costs and how it scores on the same sections."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.store import Stored
-from isbi_export.graph.analysis.onnxfile import read_onnx
-from isbi_infer.model.contract import contract_of
+from isbi_infer.model.contract import read_contract
 from isbi_models import ReleasedModel, default_model
 
-from .cells import origin
+from .cells import origin, table
 
-COSTS, RIVALS = "network-costs", "rivals-"
+COSTS, BASELINES = "network-costs", "baseline-"
 NOT_TRAINED = "not trained to its end"
 _NOTHING = "-"
 _SIDE = 512
 _SCORES = ("v_rand_thin", "v_info_thin")
+_HEADER = (
+    "",
+    "parameters",
+    "GFLOP, 512 x 512",
+    "ms of CPU time, 512 x 512",
+    "CPU minutes of training (steps)",
+    "V_rand, 25-29",
+    "V_info, 25-29",
+    "V_rand, 5 folds",
+    "V_info, 5 folds",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,43 +43,30 @@ class Row:
     last: tuple[str, str]
     folds: tuple[str, str]
 
-    def text(self) -> str:
-        cells = (
-            self.title,
-            self.parameters,
-            self.gflop,
-            self.milliseconds,
-            self.training,
-            *self.last,
-            *self.folds,
-        )
-        return f"| {' | '.join(cells)} |"
+    def cells(self) -> list[str]:
+        """Return the cells in the order of the table."""
+        network = [self.title, self.parameters, self.gflop, self.milliseconds, self.training]
+        return [*network, *self.last, *self.folds]
 
 
-def recipes_table(stored: Stored) -> Iterable[str]:
-    """Give cost and scores of our recipes and of the rivals."""
+def recipes_table(stored: Stored) -> Iterator[str]:
+    """Write cost and scores of our recipes and of the baselines."""
     costs = stored[COSTS]["measured"] if COSTS in stored else {}
-    rivals = {name: record for name, record in stored.items() if name.startswith(RIVALS)}
-    yield (
-        "| | parameters | GFLOP, 512 x 512 | ms of CPU time, 512 x 512 | CPU minutes of training (steps) | "
-        "V_rand, 25-29 | V_info, 25-29 | V_rand, 5 folds | V_info, 5 folds |"
-    )
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-    for recipe in ("original", "unet-64"):
-        yield _recipe(recipe, costs).text()
-    yield released_row(default_model(), costs).text()
-    for record in rivals.values():
-        yield _rival(record["measured"], costs).text()
-    if not rivals:
-        yield "| the rivals | not measured yet | | | | | | | |"
-    if origins := [f"- {origin(stored[name])}" for name in (COSTS, *rivals) if name in stored]:
+    baselines = {name: record for name, record in stored.items() if name.startswith(BASELINES)}
+    rows = [
+        *(_recipe(recipe, costs) for recipe in ("original", "unet-64")),
+        released_row(default_model(), costs),
+        *(_baseline(record["measured"], costs) for record in baselines.values()),
+    ]
+    cells = [row.cells() for row in rows]
+    yield from table(_HEADER, cells if baselines else [*cells, ["the baselines", "not measured yet"]])
+    if origins := [f"- {origin(stored[name])}" for name in (COSTS, *baselines) if name in stored]:
         yield from ("", *origins)
 
 
 def released_row(model: ReleasedModel, costs: Mapping[str, Any]) -> Row:
     """Read the released model's scores off its own file, and those of its folds off the file beside it."""
-    contract = contract_of(read_onnx(model.path.read_bytes()).metadata)
-    assert contract is not None
+    contract = read_contract(model.path.read_bytes())
     path = model.path.with_name(f"{model.name}.folds.json")
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     row = _recipe("released", costs)
@@ -81,13 +78,13 @@ def released_row(model: ReleasedModel, costs: Mapping[str, Any]) -> Row:
         f"{contract.flops_per_pixel * _SIDE**2 / 1e9:.1f}",
         row.milliseconds,
         row.training,
-        tuple(f"{contract.scores[score]:.4f}" for score in _SCORES),
+        tuple(f"{contract.provenance['scores'][score]:.4f}" for score in _SCORES),
         _folds(found),
     )
 
 
 def _recipe(recipe: str, costs: Mapping[str, Any]) -> Row:
-    """Give a recipe's cost; its training is so many steps of the measured time, not a training."""
+    """Return a recipe's cost; its training is so many steps of the measured time, not a training."""
     cost, training = costs.get("networks", {}).get(recipe), costs.get("training", {}).get(recipe)
     minutes = (
         _minutes(training["steps"] * training["cpu_s_per_step"], training["steps"]) if training else _NOTHING
@@ -97,7 +94,7 @@ def _recipe(recipe: str, costs: Mapping[str, Any]) -> Row:
     )
 
 
-def _rival(measured: Mapping[str, Any], costs: Mapping[str, Any]) -> Row:
+def _baseline(measured: Mapping[str, Any], costs: Mapping[str, Any]) -> Row:
     trained = [*measured["per_fold"], *([measured["last"]] if measured["last"] else [])]
     plain = ", plain cross-entropy" if measured["loss"] == "plain" else ""
     seconds = sum(entry["cpu_s"] for entry in trained) / len(trained)

@@ -46,7 +46,7 @@ class _Planar(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Trainee:
+class Training:
     """A network in training.
 
     Attributes
@@ -62,7 +62,7 @@ class Trainee:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Split:
     """What all networks get for one held-out block.
 
     Attributes
@@ -84,7 +84,7 @@ class Course:
     arithmetic: Arithmetic
 
     @classmethod
-    def of(cls, stack: LabelledStack, block: slice, augment: AugmentConfig, train: TrainConfig) -> Course:
+    def of(cls, stack: LabelledStack, block: slice, augment: AugmentConfig, train: TrainConfig) -> Split:
         """Hold a block of sections out, and prepare the others."""
         train = fold_config(train, block)
         training, held_out = hold_out(stack, train)
@@ -98,34 +98,34 @@ class Course:
         """How many steps our recipe takes."""
         return self.train.epochs * steps_per_epoch(self.sections.images_ZCYX.numel(), self.train)
 
-    def trainee(self, build: Build, *, planar: bool = False, average: float | None = None) -> Trainee:
-        """Give a network with fresh weights and what it is trained with."""
+    def new_training(self, build: Build, *, planar: bool = False, average: float | None = None) -> Training:
+        """Return a network with random weights and what it is trained with."""
         train = self.train if average is None else replace(self.train, average=average)
         layout = torch.contiguous_format if planar else torch.channels_last
         torch.manual_seed(train.seed)
         model = build().to(self.arithmetic.device, memory_format=layout)  # type: ignore[call-overload]
-        return Trainee(new_run(model, train, self.arithmetic), _Planar(model) if planar else model)
+        return Training(new_run(model, train, self.arithmetic), _Planar(model) if planar else model)
 
-    def step(self, trainee: Trainee, step: int, total: int) -> Tensor:
-        """Draw crops, take one step, average the weights; give the loss."""
-        run, train = trainee.run, self.train
+    def step(self, training: Training, step: int, total: int) -> Tensor:
+        """Draw crops, take one step, average the weights; return the loss."""
+        run, train = training.run, self.train
         for group in run.optimiser.param_groups:
             group["lr"] = learning_rate(step, total, train)
         batch = draw_batch(self.sections, self.augment, train, step)
         torch.manual_seed(step_seed(train, step))
-        loss = take_step(run, trainee.network, self.arithmetic, *batch, train, self.sections.weight_scale)
+        loss = take_step(run, training.network, self.arithmetic, *batch, train, self.sections.weight_scale)
         run.average.update_parameters(run.model)
         return loss
 
 
 def cpu_per_step(
-    course: Course, contenders: Mapping[str, tuple[Build, bool]], rounds: int = ROUNDS
+    split: Split, contenders: Mapping[str, tuple[Build, bool]], rounds: int = ROUNDS
 ) -> dict[str, float]:
     """Measure the CPU time of a step of several networks, in turn, so that other work on the machine hits all alike.
 
     Parameters
     ----------
-    course : Course
+    split : Split
         What they are trained on.
     contenders : mapping of str to (callable, bool)
         The networks, and whether images are laid out plane by plane.
@@ -137,23 +137,25 @@ def cpu_per_step(
     dict of str to float
         Median seconds of a step, all threads of this process together.
     """
-    trainees = {name: course.trainee(build, planar=planar) for name, (build, planar) in contenders.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in trainees}
+    trainings = {
+        name: split.new_training(build, planar=planar) for name, (build, planar) in contenders.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in trainings}
     for step in range(WARM_UP + rounds):
-        for name, trainee in trainees.items():
+        for name, training in trainings.items():
             started = time.process_time()
-            course.step(trainee, step, WARM_UP + rounds)
+            split.step(training, step, WARM_UP + rounds)
             seconds[name].append(time.process_time() - started)
     return {name: statistics.median(taken[WARM_UP:]) for name, taken in seconds.items()}
 
 
 def same_share(average: float, our_steps: int, steps: int) -> float:
-    """Give the decay per step that averages over the same share of a run of another length."""
+    """Return the decay per step that averages over the same share of a run of another length."""
     return max(0.0, 1 - (1 - average) * our_steps / steps)
 
 
 def train_and_score(
-    course: Course,
+    split: Split,
     build: Build,
     stride: int,
     steps: int,
@@ -165,7 +167,7 @@ def train_and_score(
 
     Parameters
     ----------
-    course : Course
+    split : Split
         What it is trained and scored on.
     build : callable
         The network.
@@ -188,39 +190,39 @@ def train_and_score(
     ModelError
         If the loss or the logits are no longer numbers.
     """
-    average = same_share(course.train.average, course.our_steps, steps)
-    trainee = course.trainee(build, planar=planar, average=average)
+    average = same_share(split.train.average, split.our_steps, steps)
+    training = split.new_training(build, planar=planar, average=average)
     cpu, wall = time.process_time(), time.perf_counter()
     losses: list[float] = []
     for step in range(steps):
-        losses.append(course.step(trainee, step, steps).item())
+        losses.append(split.step(training, step, steps).item())
         if not np.isfinite(losses[-1]):
             raise ModelError(f"the loss is no longer a number at step {step + 1}")
         if progress and ((step + 1) % _SAY_STEPS == 0 or step + 1 == steps):
             progress(step + 1, steps, statistics.fmean(losses[-_SAY_STEPS:]))
     taken = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
-    weights = trainee.run.average.module.eval()
-    start = course.train.held_out(len(course.sections) + len(course.held_out))
+    weights = training.run.average.module.eval()
+    start = split.train.held_out(len(split.sections) + len(split.held_out))
     result = {
         "sections": f"{start.start}:{start.stop}",
         "steps": steps,
         "average": average,
         "training_loss": statistics.fmean(losses[-_SAY_STEPS:]),
         **taken,
-        **scored(weights, course, stride),
+        **scored(weights, split, stride),
     }
     return result, {name: tensor.detach().cpu().clone() for name, tensor in weights.state_dict().items()}
 
 
-def scored(network: nn.Module, course: Course, stride: int) -> dict[str, Any]:
+def scored(network: nn.Module, split: Split, stride: int) -> dict[str, Any]:
     """Score a network on whole held-out sections.
 
     Parameters
     ----------
     network : Module
         In evaluation mode.
-    course : Course
-        Gives the sections, and whether a factor and an offset are fitted to their logits, as our recipe does.
+    split : Split
+        Holds the sections, and whether a factor and an offset are fitted to their logits, as our recipe does.
     stride : int
         What section sizes must be multiples of.
 
@@ -230,7 +232,7 @@ def scored(network: nn.Module, course: Course, stride: int) -> dict[str, Any]:
         ``loss``, ``v_rand_thin``, ``v_info_thin``; where they are calibrated, ``calibration`` has the factor, the
         offset and the scores before.
     """
-    held_out, train = course.held_out, course.train
+    held_out, train = split.held_out, split.train
     logits_ZYX = predict_whole(network, held_out.image_ZYX, stride=stride, border=train.border)
     before = scores_of(logits_ZYX, held_out)
     if not train.calibrate:

@@ -90,21 +90,21 @@ def training_cost(recipe: str, steps: int, **changes: Any) -> dict[str, float]:
     from isbi_train.networks.network import UNet
     from isbi_train.training.batches import steps_per_epoch
 
-    from .training import Course, cpu_per_step
+    from .training import Split, cpu_per_step
 
     chosen = resolve([(f"recipe {recipe}", recipe_layer(recipe))])
     train = replace(chosen.train, device="cpu", **changes)
     side = max(64, train.crop)
     image_ZYX, label_ZYX = synthetic_stack(2, side, side)
-    course = Course.of(LabelledStack(image_ZYX, label_ZYX > 0, 4.0), slice(0, 1), chosen.augment, train)
-    found = cpu_per_step(course, {recipe: (lambda: UNet(chosen.network), False)}, steps)
+    split = Split.of(LabelledStack(image_ZYX, label_ZYX > 0, 4.0), slice(0, 1), chosen.augment, train)
+    found = cpu_per_step(split, {recipe: (lambda: UNet(chosen.network), False)}, steps)
     whole = chosen.train.epochs * steps_per_epoch(SECTIONS * SIDE**2, chosen.train)
     return {"steps": whole, "cpu_s_per_step": found[recipe]}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and say, and store where that is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rivals.costs", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.baselines.costs", description=__doc__)
     parser.add_argument("--store", action="store_true", help="write benchmarks/results/")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each network's section [%(default)s]")
     asked = parser.parse_args(argv)
