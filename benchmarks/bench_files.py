@@ -117,7 +117,7 @@ def test_writing_tiff_ratio(measured, stack_ZYX, tmp_path):
 def test_reading_zarr_ratio(measured, stack_ZYX, tmp_path):
     """OME-Zarr with zarr's own compression, in chunks of a section or 512 x 512 of it."""
     zarr = pytest.importorskip("zarr")
-    from isbi_train.stacks.omezarr import read_omezarr
+    from isbi_train.data.omezarr import read_omezarr
 
     path = tmp_path / "stack.zarr"
     group = zarr.open_group(path, mode="w", zarr_format=3)

@@ -83,10 +83,10 @@ class Training:
 def recipe(options):
     torch = pytest.importorskip("torch")
 
-    from isbi_train.stacks.data import LabelledStack
+    from isbi_train.config.settings import recipe_layer, resolve
+    from isbi_train.data.labelled import LabelledStack
     from isbi_train.training.arithmetic import choose_arithmetic
     from isbi_train.training.batches import bring_sections
-    from isbi_train.training.settings import recipe_layer, resolve
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if options.quick else available_cores())

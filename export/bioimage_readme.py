@@ -82,7 +82,7 @@ def _exactness(contract: ModelContract) -> str:
 
 
 def _training(contract: ModelContract) -> str:
-    training = contract.training
+    training = contract.provenance.get("training", {})
     data: Any = training.get("data_sha256", {})
     named = data.items() if isinstance(data, Mapping) else [("data", data)]
     pixel = "unknown" if contract.pixel_size_nm is None else f"{contract.pixel_size_nm:g} nm"
@@ -93,7 +93,7 @@ def _training(contract: ModelContract) -> str:
         ("network", _plain(training.get("network", "unknown"))),
         *((f"sha256 of the {name}", f"`{digest}`") for name, digest in named),
         ("sha256 of the checkpoint", f"`{training.get('checkpoint_sha256', 'unknown')}`"),
-        ("written by", f"isbi-export {contract.code_version}"),
+        ("written by", f"isbi-export {contract.provenance.get('code_version', 'unknown')}"),
     ]
     return "## Training\n\n" + _table(rows)
 
@@ -103,14 +103,11 @@ def _validation(contract: ModelContract) -> str:
         f"`{TEST_INPUT}` gives `{TEST_OUTPUT}` with all weights of this package; `bioimageio test` checks it. "
         "On labels of your own, compare with `isbi-train evaluate prediction.tif labels.tif`."
     )
-    rows = [
-        (_SCORES[key], f"{contract.scores[key]:.4f}")
-        for key in _SCORES
-        if _is_number(contract.scores.get(key))
-    ]
+    scores = contract.provenance.get("scores", {})
+    rows = [(_SCORES[key], f"{scores[key]:.4f}") for key in _SCORES if _is_number(scores.get(key))]
     if not rows:
         return f"## Validation\n\nNo section was held out from training, so there are no scores. {reproduce}"
-    held_out = contract.scores.get("sections", "unknown")
+    held_out = scores.get("sections", "unknown")
     return (
         f"## Validation\n\nOn sections {held_out} of the training stack, which were held out from training. "
         f"They are not comparable with the figures of an official test set.\n\n{_table(rows)}\n\n{reproduce}"

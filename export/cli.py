@@ -162,13 +162,12 @@ def _authors(given: list[str] | None) -> tuple[str, ...]:
 def _pack(
     folder: Path, report: Report, licence: str | None, authors: tuple[str, ...], *, as_json: bool
 ) -> None:
-    from isbi_export.graph.analysis.onnxfile import read_onnx
     from isbi_export.package import SUFFIX, write_package
-    from isbi_infer.model.contract import contract_of
+    from isbi_infer.model.contract import read_contract
 
     paths = {str(file.variant): file.path for file in report.files}
     target = folder / f"{Path(report.checkpoint).stem}{SUFFIX}"
-    contract = contract_of(read_onnx(paths["onnx"].read_bytes()).metadata)
+    contract = read_contract(paths["onnx"].read_bytes())
     write_package(
         target,
         onnx=paths["onnx"],

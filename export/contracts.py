@@ -13,7 +13,7 @@ from isbi_export.raw_io import INVERSE_STD, MEAN
 from isbi_export.seams import contract_errors, rounded_up
 from isbi_export.variants import Variant
 from isbi_infer import __version__
-from isbi_infer.model.contract import SCHEMA, ModelContract
+from isbi_infer.model.contract import ModelContract
 from isbi_train.networks.checkpoint import Weights
 
 
@@ -69,7 +69,6 @@ def contract_for(
         if data and part in data:
             training[f"{part}_sha256"] = data[part]
     return ModelContract(
-        schema=SCHEMA,
         input_name=INPUT,
         input_dtype=variant.io,
         input_channels=1,
@@ -89,10 +88,13 @@ def contract_for(
         polarity="cell",
         pixel_size_nm=data["pixel_size_nm"] if data else None,
         precision=variant.precision,
-        parity=parity or {},
-        training=training,
-        scores=weights.scores,
-        code_version=__version__,
+        digest=None,  # of what is written in the end
+        provenance={
+            "parity": parity or {},
+            "training": training,
+            "scores": weights.scores,
+            "code_version": __version__,
+        },
     )
 
 

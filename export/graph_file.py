@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -15,6 +16,7 @@ import torch
 from isbi_export.deployable import Deployable
 from isbi_infer import __version__
 from isbi_infer.model.contract import CONTRACT_KEY, ModelContract
+from isbi_infer.model.file import read_model_file
 
 OPSET = 20
 OPSETS = range(18, 24)
@@ -78,9 +80,23 @@ def write_onnx(path: Path, graph: onnx.ModelProto, contract: ModelContract) -> N
 
 
 def stamp(proto: onnx.ModelProto, contract: ModelContract) -> bytes:
-    """Put a contract into a graph's metadata and give the file's bytes, the same for the same graph and contract."""
+    """Put a contract into a graph's metadata, bound to the graph and its weights by their digest.
+
+    Parameters
+    ----------
+    proto : onnx.ModelProto
+        The graph; its metadata is changed in place.
+    contract : ModelContract
+        What to say about it; a digest in it is replaced.
+
+    Returns
+    -------
+    bytes
+        The whole file, the same for the same graph and contract.
+    """
     others = {entry.key: entry.value for entry in proto.metadata_props if entry.key != CONTRACT_KEY}
-    onnx.helper.set_model_props(proto, {**others, CONTRACT_KEY: contract.to_json()})
+    digest = read_model_file(proto.SerializeToString(deterministic=True)).digest
+    onnx.helper.set_model_props(proto, {**others, CONTRACT_KEY: replace(contract, digest=digest).to_json()})
     onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString(deterministic=True))
 

@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,9 @@ from isbi_export.bioimage_description import (
 )
 from isbi_export.bioimage_readme import readme
 from isbi_export.cover import SIDE, cover_png
-from isbi_export.graph.analysis.onnxfile import read_onnx
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.files import replacing
-from isbi_infer.model.contract import ModelContract, contract_of
+from isbi_infer.model.contract import ModelContract, read_contract
 from isbi_infer.model.devices import open_backend, rows
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_infer.sample import synthetic_stack
@@ -87,7 +86,7 @@ def write_package(
     UsageError
         If the licence is missing, or name, licence or authors are not what bioimage.io takes.
     """
-    checkpoint = str(contract.training.get("checkpoint_sha256"))
+    checkpoint = str(_training(contract).get("checkpoint_sha256"))
     terms = package_terms(target, checkpoint, name=name, licence=licence, authors=authors)
     if (contract.input_dtype, contract.output_dtype) != ("float32", "float32"):
         raise ModelError(
@@ -193,7 +192,7 @@ def _name(target: Path) -> str:
 
 
 def _licence(checkpoint_sha256: str) -> str:
-    if checkpoint_sha256 in [released.training["checkpoint_sha256"] for released in _released()]:
+    if checkpoint_sha256 in [_training(released).get("checkpoint_sha256") for released in _released()]:
         return RELEASED_LICENCE
     raise UsageError(
         "a package says under which licence its weights may be used; give --licence with an SPDX identifier, e.g. "
@@ -202,11 +201,16 @@ def _licence(checkpoint_sha256: str) -> str:
 
 
 def _released() -> list[ModelContract]:
-    return [contract_of(read_onnx(model.path.read_bytes()).metadata) for model in released_models().values()]
+    return [read_contract(model.path.read_bytes()) for model in released_models().values()]
+
+
+def _training(contract: ModelContract) -> Mapping[str, Any]:
+    training: Mapping[str, Any] = contract.provenance.get("training", {})
+    return training
 
 
 def _data(contract: ModelContract) -> Any:
-    return contract.training.get("data_sha256")
+    return _training(contract).get("data_sha256")
 
 
 def _read(path: Path) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from torch.fx.experimental import _config
 from isbi_export.deployable import Deployable
 from isbi_infer.errors import ModelError
 from isbi_infer.model.contract import CONTRACT_KEY, ModelContract, contract_of
+from isbi_infer.model.file import read_archive
+
+_MARKER = "archive_format"  # a record that every such archive has
 
 _PROVENANCE = (
     "stack_trace",
@@ -63,11 +66,16 @@ def write_program(path: Path, program: torch.export.ExportedProgram, contract: M
     program : ExportedProgram
         From `program_of`.
     contract : ModelContract
-        Stored under `CONTRACT_KEY`.
+        Stored under `CONTRACT_KEY`, with the digest of what is written.
     """
+    digest = read_archive(_archive(program, contract), _MARKER).digest
+    path.write_bytes(_archive(program, replace(contract, digest=digest)))
+
+
+def _archive(program: torch.export.ExportedProgram, contract: ModelContract) -> bytes:
     buffer = io.BytesIO()  # the archive would otherwise carry the temporary file's name
     torch.export.save(program, buffer, extra_files={CONTRACT_KEY: contract.to_json()})
-    path.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_program(path: Path) -> tuple[nn.Module, ModelContract]:
@@ -88,22 +96,17 @@ def read_program(path: Path) -> tuple[nn.Module, ModelContract]:
     ModelError
         If the file is damaged or carries no contract.
     """
-    extra: dict[str, Any] = {CONTRACT_KEY: ""}
     try:
         content = path.read_bytes()
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"{damaged} has another checksum")
-        program = torch.export.load(io.BytesIO(content), extra_files=extra)
-        module: nn.Module = program.module()
+        file = read_archive(content, _MARKER)  # which compares the checksums
+        module: nn.Module = torch.export.load(io.BytesIO(content)).module()
     except Exception as error:
         # Damaged files make zipfile and torch raise nearly anything.
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ModelError(
             f"{path}: not a readable torch.export program ({reason}); export it again"
         ) from error
-    document = extra[CONTRACT_KEY]
     try:
-        return module, contract_of({CONTRACT_KEY: document} if document else {})
+        return module, contract_of(file.metadata, file.digest)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error

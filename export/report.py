@@ -14,7 +14,8 @@ from isbi_export.parity import Evidence, Scores
 from isbi_export.variants import Variant
 from isbi_infer import __version__
 from isbi_infer.backends.onnxruntime import import_onnxruntime
-from isbi_train.scores.evaluate import without_nan
+from isbi_infer.model.devices import rows
+from isbi_train.evaluation.evaluate import without_nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +120,7 @@ class Report:
                 "made_by": {
                     "isbi-export": __version__,
                     **versions,
-                    "onnxruntime": import_onnxruntime().__version__,
+                    "onnxruntime": import_onnxruntime(next(rows("onnx", "cpu")).clashes).__version__,
                 },
                 "timed_on": f"{processor()}, one thread",
                 "scored_on": self.scored_on,

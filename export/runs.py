@@ -14,8 +14,7 @@ from torch import nn
 from isbi_export.program import read_program
 from isbi_export.variants import Variant
 from isbi_infer.backends.base import Backend
-from isbi_infer.backends.onnxruntime import OnnxSession
-from isbi_infer.backends.torchscript import TorchScriptSession
+from isbi_infer.model.devices import open_backend, rows
 from isbi_infer.pixels.normalise import IntensityStatistics, normalise
 
 Pixels = npt.NDArray[Any]
@@ -72,8 +71,8 @@ def file_runner(path: Path, variant: Variant) -> Run:
     """
     if variant.file_format == "program":
         return module_runner(read_program(path)[0])
-    session = TorchScriptSession if variant.file_format == "torchscript" else OnnxSession
-    return backend_runner(session(path.read_bytes(), "cpu"), variant)
+    device = next(rows("torchscript" if variant.file_format == "torchscript" else "onnx", "cpu"))
+    return backend_runner(open_backend(path.read_bytes(), device), variant)
 
 
 def backend_runner(backend: Backend, variant: Variant) -> Run:

@@ -10,7 +10,7 @@ from isbi_export.runs import Pixels, Run
 from isbi_export.tissue import synthetic
 from isbi_infer.pixels.normalise import intensity_statistics
 from isbi_infer.pixels.probability import decode
-from isbi_infer.plan.tiles import Plan, plan_section, read_mirrored
+from isbi_infer.plan.tiles import SectionPlan, plan_section, read_mirrored
 
 
 def seam_errors(run: Run, *, stride: int, halo: int, border: int) -> dict[int, float]:
@@ -43,7 +43,7 @@ def seam_errors(run: Run, *, stride: int, halo: int, border: int) -> dict[int, f
     return errors
 
 
-def segment(run: Run, section_YX: Pixels, plan: Plan) -> Pixels:
+def segment(run: Run, section_YX: Pixels, plan: SectionPlan) -> Pixels:
     """Compute one section tile by tile.
 
     Parameters
@@ -52,7 +52,7 @@ def segment(run: Run, section_YX: Pixels, plan: Plan) -> Pixels:
         What computes; see `isbi_export.runs.Run`.
     section_YX : ndarray, shape (Y, X)
         Grey values as stored.
-    plan : Plan
+    plan : SectionPlan
         Its tiles.
 
     Returns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from isbi_export.deployable import Deployable
 from isbi_infer.backends.torchscript import load_script
 from isbi_infer.errors import ModelError
-from isbi_infer.model.contract import CONTRACT_KEY, ModelContract, contract_of
+from isbi_infer.model.contract import CONTRACT_KEY, ModelContract, read_contract
+from isbi_infer.model.file import read_model_file
 
 
 def write_torchscript(path: Path, model: Deployable, contract: ModelContract) -> None:
@@ -26,7 +28,7 @@ def write_torchscript(path: Path, model: Deployable, contract: ModelContract) ->
     model : Deployable
         What to export; it has no control flow that depends on data, so that a trace holds for every shape.
     contract : ModelContract
-        Stored under `CONTRACT_KEY`.
+        Stored under `CONTRACT_KEY`, with the digest of what is written.
     """
     example_NCYX = torch.zeros(1, 1, 2 * contract.stride, 3 * contract.stride)
     # A trace takes these flags over: no TensorFloat-32, which is good for three digits only, on any GPU.
@@ -34,9 +36,14 @@ def write_torchscript(path: Path, model: Deployable, contract: ModelContract) ->
     with warnings.catch_warnings(), torch.inference_mode(), flags:
         warnings.simplefilter("ignore", DeprecationWarning)
         traced = torch.jit.freeze(torch.jit.trace(model, example_NCYX))
-        # Through a buffer: the archive would otherwise carry the temporary file's name.
-        extra: dict[str, Any] = {CONTRACT_KEY: contract.to_json()}
-        path.write_bytes(_without_provenance(traced.save_to_buffer(_extra_files=extra)))
+        digest = read_model_file(_archive(traced, contract)).digest
+        path.write_bytes(_archive(traced, replace(contract, digest=digest)))
+
+
+def _archive(script: torch.jit.ScriptModule, contract: ModelContract) -> bytes:
+    # Through a buffer: the archive would otherwise carry the temporary file's name.
+    extra: dict[str, Any] = {CONTRACT_KEY: contract.to_json()}
+    return _without_provenance(script.save_to_buffer(_extra_files=extra))
 
 
 def read_torchscript(path: Path) -> tuple[torch.jit.ScriptModule, str]:
@@ -58,8 +65,9 @@ def read_torchscript(path: Path) -> tuple[torch.jit.ScriptModule, str]:
         If the file is no TorchScript or carries no contract.
     """
     try:
-        model, document = load_script(path.read_bytes())
-        contract_of({CONTRACT_KEY: document} if document else {})
+        content = path.read_bytes()
+        model, document = load_script(content)
+        read_contract(content)
     except (OSError, ModelError) as error:
         raise ModelError(f"{path}: {error}") from error
     return model, document

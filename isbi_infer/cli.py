@@ -18,8 +18,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 
 if TYPE_CHECKING:
-    Provider = str
-    Precision = str
+    from isbi_infer.model.devices import PrecisionName as Precision
+    from isbi_infer.model.devices import ProviderName as Provider
 else:  # the choices are those of the table of devices
     Provider = Literal[("auto", *device_names())]
     Precision = Literal[("auto", *precision_names())]
@@ -32,7 +32,7 @@ def _version(wanted: bool) -> None:
 
 
 @app.command(
-    epilog="isbi-infer doctor says what is installed and what of it really runs. (A stack of that name: ./doctor)"
+    epilog="isbi-infer doctor reports what is installed and what of it really runs. (A stack of that name: ./doctor)"
 )
 def infer(
     stack: Annotated[
@@ -68,13 +68,14 @@ def infer(
         typer.Option(help="What the network may take, such as 4GiB. [default: half of what is free]"),
     ] = None,
     halo: Annotated[
-        int | None, typer.Option(help="Context in pixels; less than the model's own is not exact, and said.")
+        int | None,
+        typer.Option(help="Context in pixels; less than the model's own is not exact, as a note then says."),
     ] = None,
     pixel_size: Annotated[
         float | None,
         typer.Option(
             help="Side of a pixel in nanometres: sections are resampled to the model's and results back. "
-            "[default: what the file says]"
+            "[default: what the file holds]"
         ),
     ] = None,
     tta: Annotated[
@@ -120,12 +121,12 @@ def infer(
                 check_writable(target)
             segmenter = Segmenter(
                 model,
-                provider=provider,  # type: ignore[arg-type]  # the table's names, checked by it
+                provider=provider,
                 tile=tile,
                 batch=batch,
                 memory=parse_bytes(memory) if memory else None,
                 halo=halo,
-                precision=precision,  # type: ignore[arg-type]
+                precision=precision,
                 pixel_size=pixel_size,
                 tta=tta,
             )

@@ -8,7 +8,7 @@ from contextlib import closing
 from math import ceil, prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.files import check_not_input, check_writable
 from isbi_infer.model.contract import ModelContract
+from isbi_infer.model.devices import PrecisionName, ProviderName
 from isbi_infer.model.opening import open_model
 from isbi_infer.pixels.probability import Emit, OutputDtype, check_encoding, encode
 from isbi_infer.plan.run import (
@@ -30,9 +31,6 @@ from isbi_infer.plan.run import (
 )
 from isbi_infer.run.pipeline import Progress, compute_sections, run_plan
 from isbi_infer.volumes import Sink, Source, TiffSink, open_source
-
-Provider = Literal["auto", "cpu", "cuda", "openvino", "tensorrt"]
-Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 
 
 class Segmenter:
@@ -55,13 +53,13 @@ class Segmenter:
         Bytes that the network's activations may take; half of what is free when not given. It bounds the tiles.
     halo : int, optional
         Pixels of context, a multiple of the stride; the model's own, which makes tiles exact, when not given. Less is
-        faster and no longer exact: `notes` then gives the error that was measured when the model was exported.
+        faster and no longer exact: `notes` then names the error that was measured when the model was exported.
     precision : str
         "auto" takes the fastest file of the released model for the provider that passed its gate (int8 on CPU, fp16 on
         CUDA), and a `model` that is given as it is. Another one is looked for beside `model`.
     pixel_size : float, optional
         Side of a pixel of the sections, in nanometres: they are resampled to the model's, and results back. When not
-        given, `segment_file` takes what the file says, and arrays go in as they are.
+        given, `segment_file` takes what the file holds, and arrays go in as they are.
     tta : bool
         Average the results of the eight flips and rotations of each section: eight times the work.
 
@@ -72,7 +70,7 @@ class Segmenter:
     precision : str
         Of the arithmetic, as proved.
     contract : ModelContract
-        What the model says about itself.
+        The model's promises about its input, output and tiling.
     model_sha256 : str
         Of the model file.
     notes : tuple of str
@@ -101,12 +99,12 @@ class Segmenter:
         self,
         model: str | Path | None = None,
         *,
-        provider: Provider = "auto",
+        provider: ProviderName = "auto",
         tile: int | None = None,
         batch: int | None = None,
         memory: int | None = None,
         halo: int | None = None,
-        precision: Precision = "auto",
+        precision: PrecisionName = "auto",
         pixel_size: float | None = None,
         tta: bool = False,
     ) -> None:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.store import Stored
-from isbi_infer.model.contract import contract_of
-from isbi_infer.model.file import read_model_file
+from isbi_infer.model.contract import read_contract
 from isbi_models import ReleasedModel, default_model
 
 from .cells import origin, table
@@ -67,8 +66,7 @@ def recipes_table(stored: Stored) -> Iterator[str]:
 
 def released_row(model: ReleasedModel, costs: Mapping[str, Any]) -> Row:
     """Read the released model's scores off its own file, and those of its folds off the file beside it."""
-    file = read_model_file(model.path.read_bytes())
-    contract = contract_of(file.metadata, file.digest)
+    contract = read_contract(model.path.read_bytes())
     path = model.path.with_name(f"{model.name}.folds.json")
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     row = _recipe("released", costs)
@@ -80,7 +78,7 @@ def released_row(model: ReleasedModel, costs: Mapping[str, Any]) -> Row:
         f"{contract.flops_per_pixel * _SIDE**2 / 1e9:.1f}",
         row.milliseconds,
         row.training,
-        tuple(f"{contract.scores[score]:.4f}" for score in _SCORES),
+        tuple(f"{contract.provenance['scores'][score]:.4f}" for score in _SCORES),
         _folds(found),
     )
 

@@ -38,7 +38,7 @@ class Picture:
     data : callable
         Takes the stored results and returns all that is plotted, as JSON can hold it; None where it is not stored yet.
     draw : callable
-        Takes that data and nothing else, under `isbi_train.pictures.figures.STYLE`.
+        Takes that data and nothing else, under `isbi_train.plots.figures.STYLE`.
     alt : str
         What it shows.
     """
@@ -69,7 +69,7 @@ def write(picture: Picture, data: Any, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from isbi_train.pictures.figures import STYLE
+    from isbi_train.plots.figures import STYLE
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE), replacing(path) as temporary:

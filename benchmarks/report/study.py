@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.store import Stored
-from isbi_infer.model.contract import contract_of
-from isbi_infer.model.file import read_model_file
+from isbi_infer.model.contract import read_contract
 from isbi_models import default_model
 
 from .cells import MISSING, origin, table
@@ -89,9 +88,8 @@ def points(measured: dict[str, Any]) -> list[Point]:
 
 def released_network() -> dict[str, Any]:
     """Return the settings of the network that `isbi_infer` loads by default, as stored in its file."""
-    file = read_model_file(default_model().path.read_bytes())
-    network: dict[str, Any] = contract_of(file.metadata, file.digest).training["network"]
-    return {"separable": False} | network  # older files do not name it
+    contract = read_contract(default_model().path.read_bytes())
+    return {"separable": False} | contract.provenance["training"]["network"]  # older files do not name it
 
 
 def frontier(found: Sequence[Point], score: str) -> list[Point]:

@@ -19,8 +19,8 @@ from benchmarks.store import store
 from isbi_infer import Segmenter
 from isbi_infer.pixels.resample import resample
 from isbi_infer.terminal import exit_codes
+from isbi_train.data.labelled import LabelledStack, load_labelled
 from isbi_train.scores.metrics import thinned_scores
-from isbi_train.stacks.data import LabelledStack, load_labelled
 
 HELD_OUT = slice(25, 30)
 PIXEL_NM = 4.0  # of the challenge's sections

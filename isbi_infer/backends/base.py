@@ -13,7 +13,7 @@ from isbi_infer.errors import ModelError, ResourceError
 
 __all__ = ["CONTRACT_KEY", "Arithmetic", "Backend", "Device", "Pixels", "Stop"]
 
-CONTRACT_KEY = "isbi_infer.contract"  # under which a model file carries what it says about itself
+CONTRACT_KEY = "isbi_infer.contract"  # under which a model file carries its contract
 
 Pixels = npt.NDArray[Any]
 

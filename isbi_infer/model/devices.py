@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from isbi_infer.backends.base import Backend
 
 ModelFormat = Literal["onnx", "torchscript"]
+# For type checkers, which cannot read the table; a test holds them against it.
+ProviderName = Literal["auto", "cpu", "cuda", "openvino", "tensorrt"]
+PrecisionName = Literal["auto", "fp16", "fp32", "int8"]
 
 _ONNXRUNTIME_WHEELS = (  # all of them provide the module onnxruntime and overwrite each other
     "onnxruntime",
@@ -60,6 +63,7 @@ DEVICES = (
             "arena_extend_strategy": "kSameAsRequested",
         },
         memory_space="cuda",
+        repair="pip install --upgrade 'isbi-infer[gpu]'",
     ),
     Device(
         name="tensorrt",
@@ -91,6 +95,7 @@ DEVICES = (
         arithmetic=(_FP32,),
         tile_pixels=_CPU_TILE,
         in_auto=False,
+        repair="pip install --force-reinstall onnxruntime-openvino",
     ),
     Device(
         name="cuda",
@@ -119,6 +124,7 @@ DEVICES = (
         proof="the session lists it first",
         arithmetic=(_INT8, _FP32, _FP16),
         tile_pixels=_CPU_TILE,
+        repair="pip install --force-reinstall 'isbi-infer[cpu]'",
     ),
     Device(
         name="cpu",

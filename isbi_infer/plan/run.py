@@ -334,7 +334,7 @@ def plan_run(
         emit=emit,
         dtype=dtype,
         memory_bytes=int(tile_pixels * bytes_per_pixel * batch * workers),
-        notes=tuple(dict.fromkeys((*notes, *halo_notes, *scaling_notes))),
+        notes=tuple(dict.fromkeys((*notes, *opened.notes, *halo_notes, *scaling_notes))),
     )
 
 

@@ -19,8 +19,8 @@ from benchmarks.studies.baselines.training import Split, same_share, scored, tra
 from isbi_infer.errors import UsageError
 from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.data.labelled import LabelledStack
 from isbi_train.networks.network import UNet
-from isbi_train.stacks.data import LabelledStack
 from isbi_train.training.train import fit
 
 TINY = NetworkConfig(base=2, depth=2, unshuffle=2, dropout=0.1)

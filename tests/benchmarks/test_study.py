@@ -19,8 +19,8 @@ from benchmarks.studies.networks import __main__ as study_main
 from benchmarks.studies.networks.candidates import NETWORKS, finished_run, read_study, train, training_seconds
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.sample import synthetic_stack
+from isbi_train.data.labelled import load_labelled
 from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.stacks.data import load_labelled
 
 TINY = """
 recipe = "released"

@@ -90,7 +90,7 @@ def with_a_wrong_epsilon(path, exported, variant, contract):
 
 def changed_when_stamped(path, exported, variant, contract):
     """Give what is published other weights than what was compared."""
-    (perturbed_onnx if contract.parity else WRITERS_ONNX)(path, exported, variant, contract)
+    (perturbed_onnx if contract.provenance["parity"] else WRITERS_ONNX)(path, exported, variant, contract)
 
 
 WRITERS_ONNX = WRITERS["onnx"]
@@ -133,7 +133,7 @@ def test_one_file_that_differs_keeps_back_itself_alone(monkeypatch, save, tmp_pa
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", *REPORT, "model.pt", "model.pth"]
     assert (tmp_path / "model.pt").read_bytes() == b"older"
     contract = parse_contract(onnx.load(tmp_path / "model.onnx").metadata_props[0].value)
-    assert 0 < contract.parity["largest"] <= FLOAT32_TOLERANCE
+    assert 0 < contract.provenance["parity"]["largest"] <= FLOAT32_TOLERANCE
     described = json.loads((tmp_path / "model.parity.json").read_text())["files"]
     assert [file["published"] for file in described] == [True, False]
     assert "differs from the checkpoint" in described[1]["refused"][0]

@@ -70,13 +70,15 @@ def test_a_file_says_what_it_is_and_the_runtime_agrees(everything, name):
     assert found.precision == precision
     assert (found.input_dtype, found.output_dtype) == ("uint8", "uint8") if raw else ("float32", "float32")
     assert found.statistics_inputs == (("mean", "inverse_std") if raw else ())
-    for field in ("stride", "halo", "border", "training", "scores", "flops_per_pixel", "exact"):
+    for field in ("stride", "halo", "border", "flops_per_pixel", "exact"):
         assert getattr(found, field) == getattr(plain, field), field
+    for part in ("training", "scores"):
+        assert found.provenance[part] == plain.provenance[part] != {}, part
     assert found.activation_bytes_per_pixel == plain.activation_bytes_per_pixel
     assert set(found.halo_error) == set(plain.halo_error) != set()
-    assert found.parity["gate"] == GATES[precision].to_plain()
-    assert 0 < found.parity["largest"] < 0.2
-    assert ("calibrated_on" in found.parity) == (precision == "int8")
+    assert found.provenance["parity"]["gate"] == GATES[precision].to_plain()
+    assert 0 < found.provenance["parity"]["largest"] < 0.2
+    assert ("calibrated_on" in found.provenance["parity"]) == (precision == "int8")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -13,7 +13,7 @@ from isbi_infer.files import replacing
 from isbi_infer.terminal import exit_codes
 
 if TYPE_CHECKING:
-    from isbi_train.stacks.data import LabelledStack
+    from isbi_train.data.labelled import LabelledStack
 
     from .plan import Plan
 
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
         if asked.minutes is not None and not asked.minutes > 0:
             raise UsageError(f"--minutes {asked.minutes:g} is not above 0")
         from benchmarks.store import store
-        from isbi_train.stacks.data import load_labelled
+        from isbi_train.data.labelled import load_labelled
 
         from .plan import make_plan, settings
 

@@ -85,10 +85,10 @@ def training_cost(recipe: str, steps: int, **changes: Any) -> dict[str, float]:
         ``steps`` of the whole recipe on 25 sections of 512 x 512, and ``cpu_s_per_step``.
     """
     from isbi_infer.sample import synthetic_stack
+    from isbi_train.config.settings import recipe_layer, resolve
+    from isbi_train.data.labelled import LabelledStack
     from isbi_train.networks.network import UNet
-    from isbi_train.stacks.data import LabelledStack
     from isbi_train.training.batches import steps_per_epoch
-    from isbi_train.training.settings import recipe_layer, resolve
 
     from .training import Split, cpu_per_step
 

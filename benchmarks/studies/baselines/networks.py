@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from isbi_train.config import NetworkConfig
+from isbi_train.config.settings import recipe_layer, resolve
 from isbi_train.networks.network import UNet
-from isbi_train.training.settings import recipe_layer, resolve
 
 SIDE = 512  # of the section that operations are counted for
 OURS = "released"

@@ -51,7 +51,7 @@ def baseline_panels(runs: Sequence[Path], image_YX: Any, cell_YX: Any) -> list[P
     """
     import torch
 
-    from isbi_train.training.validate import predict_whole
+    from isbi_train.networks.whole import predict_whole
 
     from .__main__ import RESULT, WEIGHTS
     from .networks import networks
@@ -108,7 +108,7 @@ def draw(image_YX: Any, cell_YX: Any, panels: Sequence[Panel], path: Path) -> No
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
 
-    from isbi_train.pictures.figures import STYLE, save_figure
+    from isbi_train.plots.figures import STYLE, save_figure
 
     low, high = (float(grey) for grey in np.percentile(image_YX, (0.5, 99.5)))
     grey_YX = np.clip((image_YX.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
     with exit_codes(parser().prog):
         require_packages("bench", "torch", "matplotlib")
         from isbi_infer.sample import synthetic_stack
-        from isbi_train.pictures.plots import check_plottable
+        from isbi_train.plots.figures import check_plottable
 
         check_plottable(asked.out)
         image_ZYX, label_ZYX = synthetic_stack(SECTION + 1, asked.side, asked.side, seed=SEED)

@@ -12,9 +12,9 @@ import torch
 from isbi_infer.errors import UsageError
 from isbi_infer.files import replacing
 from isbi_train.config import AugmentConfig, TrainConfig
-from isbi_train.stacks.data import LabelledStack
-from isbi_train.stacks.sections import blocks
-from isbi_train.training.settings import recipe_layer, resolve
+from isbi_train.config.settings import recipe_layer, resolve
+from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.sections import blocks
 
 from .networks import OURS, Network, networks, size
 from .training import Split, cpu_per_step

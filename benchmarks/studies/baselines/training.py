@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from isbi_infer.errors import ModelError
 from isbi_train.config import AugmentConfig, TrainConfig
-from isbi_train.stacks.data import LabelledStack
-from isbi_train.stacks.sections import hold_out
+from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.sections import hold_out
+from isbi_train.networks.whole import predict_whole
 from isbi_train.training.arithmetic import Arithmetic, choose_arithmetic
 from isbi_train.training.batches import Sections, bring_sections, draw_batch, step_seed, steps_per_epoch
 from isbi_train.training.calibrate import fit_calibration
 from isbi_train.training.folds import fold_config
 from isbi_train.training.run import Run
 from isbi_train.training.train import learning_rate, new_run, take_step
-from isbi_train.training.validate import predict_whole, scores_of
+from isbi_train.training.validate import scores_of
 
 log = logging.getLogger(__name__)
 Build = Callable[[], nn.Module]

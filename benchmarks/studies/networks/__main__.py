@@ -11,7 +11,7 @@ from isbi_infer.errors import UsageError
 from isbi_infer.terminal import exit_codes, require_packages
 
 if TYPE_CHECKING:
-    from isbi_train.stacks.data import LabelledStack
+    from isbi_train.data.labelled import LabelledStack
 
     from .candidates import Study
 
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
         require_packages("export", "torch", "onnx", "onnxscript")
         from benchmarks.report.study import lines, points
         from benchmarks.report.terminal import as_text
-        from isbi_train.stacks.data import IMAGES, load_labelled
+        from isbi_train.data.labelled import IMAGES, load_labelled
 
         from .candidates import read_study
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from isbi_infer.errors import ModelError, UsageError
+from isbi_train.config.inputs import Inputs
+from isbi_train.config.settings import Settings, read_layer, recipe_layer, resolve
+from isbi_train.data.labelled import LabelledStack
 from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint
-from isbi_train.stacks.data import LabelledStack
 from isbi_train.training.calibrate import calibrate_file
-from isbi_train.training.inputs import Inputs
 from isbi_train.training.run import HISTORY, MODEL, RunSettings
-from isbi_train.training.settings import Settings, read_layer, recipe_layer, resolve
 from isbi_train.training.train import fit
 
 NETWORKS = Path(__file__).with_name("networks.toml")

@@ -16,10 +16,10 @@ from isbi_export.variants import PRECISIONS as LONG
 from isbi_infer import Segmenter
 from isbi_infer.backends.cores import available_cores
 from isbi_infer.errors import UsageError
+from isbi_train.data.labelled import LabelledStack
+from isbi_train.evaluation.evaluate import headline
 from isbi_train.networks.checkpoint import Checkpoint, file_sha256, shapes_of
-from isbi_train.scores.evaluate import headline
 from isbi_train.scores.metrics import thinned_scores
-from isbi_train.stacks.data import LabelledStack
 from isbi_train.training.run import MODEL
 
 from .candidates import training_seconds

@@ -2,7 +2,7 @@
 
 ``file -> walk_pages -> declared -> TiffSource.read(index) -> section_YX``
 
-A file gives all the sections that it declares, or an error: never fewer of them. tifffile decodes; what the
+A file yields all the sections that it declares, or an error: never fewer of them. tifffile decodes; what the
 file holds is checked before it is asked (see `isbi_infer.volumes.tiff.directory`).
 """
 
@@ -87,7 +87,7 @@ class TiffSource:
     dtype : numpy.dtype
         Of the sections, in the machine's byte order.
     notes : tuple of str
-        What was done to the pixels or taken for granted, and has to be said.
+        What was done to the pixels or taken for granted: what the reader of the results must know.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -137,7 +137,7 @@ class TiffSource:
 
     @property
     def pixel_size(self) -> PixelSize | None:
-        """In nanometres; None where the file does not say."""
+        """In nanometres; None where the file does not hold it."""
         return self.info.pixel_size
 
     def read(self, index: int, window: Window | None = None) -> Section:
