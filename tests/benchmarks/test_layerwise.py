@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from benchmarks.layerwise import Layer, Peaks, layers_of, seconds
-from isbi_export.deployable import Deployable
+from isbi_export.formats.deployable import Deployable
+from isbi_export.formats.onnx_export import OPSET, graph_of
 from isbi_export.graph.analysis.analyse import analyse
-from isbi_export.graph_file import OPSET, graph_of
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.network import UNet
 

@@ -265,7 +265,7 @@ class _Walk:
 
 
 def _needed(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Give the operations that the first output depends on, in the graph's order."""
+    """Return the operations that the first output depends on, in the graph's order."""
     wanted = {value.name for value in graph.output[:1]}
     nodes: list[onnx.NodeProto] = []
     for node in reversed(graph.node):
@@ -290,7 +290,7 @@ def _starts_and_ends_with(tensor: TensorInfo, axis: int) -> bool:
 
 
 def _beyond(extents: list[Extent]) -> tuple[int, int]:
-    """Give how far the elements of one period look before its first and behind its last pixel."""
+    """Return how far the elements of one period look before its first and behind its last pixel."""
     before = max((-int(extent.ends[0].min()) for extent in extents), default=0)
     behind = max((-int(extent.ends[1].min()) - extent.period_px + 1 for extent in extents), default=0)
     return max(before, 0), max(behind, 0)

@@ -125,7 +125,7 @@ class Extent:
         return replace(self, ends=np.concatenate(copies, axis=self.dim + 1)).checked()
 
     def checked(self) -> Extent:
-        """Give itself, unless its period is no stride that a tile could have."""
+        """Return itself, unless its period is no stride that a tile could have."""
         if self.period_px > _LONGEST_PERIOD_PX:
             raise Unproved(f"repeats after more than {_LONGEST_PERIOD_PX} pixels only")
         return self
@@ -196,7 +196,7 @@ class Extent:
 
 
 def aligned(extents: Sequence[Extent]) -> list[Extent]:
-    """Give extents of one rank the same period, or raise `Unproved` where they do not lie on each other."""
+    """Return extents of one rank the same period, or raise `Unproved` where they do not lie on each other."""
     if len({(extent.dim, extent.step) for extent in extents}) > 1:
         steps = " and ".join(str(float(extent.step)) for extent in extents)
         raise Unproved(f"joins tensors that do not lie on each other (pixels per element: {steps})")

@@ -46,7 +46,7 @@ def computed(call: Call) -> Array | None:
     Raises
     ------
     Unproved
-        If the operation cannot be meant.
+        If the operation is invalid.
     """
     kind = call.node.op_type
     if kind == "Shape":

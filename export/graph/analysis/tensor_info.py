@@ -51,11 +51,11 @@ class TensorInfo:
         return bool(self.extents or self.flattened)
 
     def axis_at(self, dim: int) -> int | None:
-        """Give the axis of the image that a dimension runs along, if any."""
+        """Return the axis of the image that a dimension runs along, if any."""
         return next((axis for axis, extent in self.extents.items() if extent.dim == dim), None)
 
     def with_extents(self, shape: Sequence[int], extents: Mapping[int, Extent]) -> TensorInfo:
-        """Give what is computed from this tensor alone."""
+        """Return what is computed from this tensor alone."""
         return TensorInfo(tuple(shape), extents, fixed=self.fixed)
 
     def mixed(self, dims: Sequence[int]) -> TensorInfo:
@@ -63,7 +63,7 @@ class TensorInfo:
         return replace(self, extents={axis: extent.mixed(dims) for axis, extent in self.extents.items()})
 
     def resized(self, dim: int, size: int) -> TensorInfo:
-        """Give it another size along a dimension that is no axis of the image, every element depending on all."""
+        """Return it another size along a dimension that is no axis of the image, every element depending on all."""
         shape = (*self.shape[:dim], size, *self.shape[dim + 1 :])
         return self.mixed([dim]).with_extents(shape, self.mixed([dim]).extents)
 
@@ -82,7 +82,7 @@ class TensorInfo:
         return self.with_extents([self.shape[dim] for dim in order], extents)
 
     def reshaped(self, shape: Sequence[int]) -> TensorInfo:
-        """Give it another shape of as many elements, or raise `Unproved` where that mixes up axes of the image."""
+        """Return it another shape of as many elements, or raise `Unproved` where that mixes up axes of the image."""
         if prod(self.shape) != prod(shape) or not prod(shape):
             raise Unproved(f"reshapes {list(self.shape)} to {list(shape)}")
         cuts = sorted({*_cuts(self.shape), *_cuts(shape)})
@@ -101,7 +101,7 @@ class TensorInfo:
 
 
 def _cuts(shape: Sequence[int]) -> list[int]:
-    """Give the products of the first 0, 1, 2 ... sizes."""
+    """Return the products of the first 0, 1, 2 ... sizes."""
     return [prod(shape[:count]) for count in range(len(shape) + 1)]
 
 
@@ -151,7 +151,7 @@ def refuse_fixed_over_image(
 
 
 def broadcast_shape(shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Give the shape that shapes have together; NumPy's own function stops at 2**63 elements."""
+    """Return the shape that shapes have together; NumPy's own function stops at 2**63 elements."""
     sizes = []
     for column in zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1):
         several = {size for size in column if size != 1} or {1}
@@ -201,18 +201,18 @@ class Call:
         return f"{domain}.{self.node.op_type}" if domain else str(self.node.op_type)
 
     def given(self, number: int) -> TensorInfo:
-        """Give an input that must be there."""
+        """Return an input that must be there."""
         tensor = self.optional(number)
         if tensor is None:
             raise Unproved(f"lacks input {number}")
         return tensor
 
     def optional(self, number: int) -> TensorInfo | None:
-        """Give an input that need not be there."""
+        """Return an input that need not be there."""
         return self.inputs[number] if number < len(self.inputs) else None
 
     def attribute(self, name: str, default: Any) -> Any:
-        """Give an attribute of the default's type; a tuple's elements are integers."""
+        """Return an attribute of the default's type; a tuple's elements are integers."""
         value = self.attributes.get(name, default)
         if not isinstance(value, type(default)) or (
             isinstance(value, tuple) and not all(isinstance(number, int) for number in value)
@@ -221,14 +221,14 @@ class Call:
         return value
 
     def sizes(self, name: str, count: int, default: int) -> tuple[int, ...]:
-        """Give an attribute of so many integers, all of them at least `default`."""
+        """Return an attribute of so many integers, all of them at least `default`."""
         value: tuple[int, ...] = self.attribute(name, (default,) * count) or (default,) * count
         if len(value) != count or min(value, default=default) < default:
             raise Unproved(f"has {name}={list(value)}")
         return value
 
     def integers(self, number: int) -> tuple[int, ...] | None:
-        """Give the numbers of an input of integers; None if it is not given or empty."""
+        """Return the numbers of an input of integers; None if it is not given or empty."""
         tensor = self.optional(number)
         if tensor is None or not prod(tensor.shape):
             return None
@@ -237,7 +237,7 @@ class Call:
         return tuple(int(value) for value in tensor.value.reshape(-1).tolist())
 
     def axis(self, rank: int, default: int | None = None) -> int:
-        """Give the attribute ``axis`` counted from the front."""
+        """Return the attribute ``axis`` counted from the front."""
         axis = self.attribute("axis", 0 if default is None else default)
         return self.dim(axis, rank)
 

@@ -299,7 +299,7 @@ def _resampled(call: Call, extent: Extent, size: int, factor: Fraction) -> Exten
 def _taps(
     call: Call, mode: str, place: IntArray, scale: int, *, modern: bool
 ) -> tuple[IntArray, np.ndarray[tuple[int, ...], np.dtype[np.bool_]] | None]:
-    """Give the elements that are read at the coordinates ``place / scale``."""
+    """Return the elements that are read at the coordinates ``place / scale``."""
     floor = place // scale
     if mode == "nearest":
         rounding = call.attribute("nearest_mode", "round_prefer_floor" if modern else "floor")
