@@ -13,7 +13,7 @@ import torch
 from isbi_infer.model.contract import read_contract
 from isbi_infer.sample import synthetic_stack
 from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.training.validate import predict_whole
+from isbi_train.networks.whole import predict_whole
 
 BIN = Path(sys.executable).parent
 

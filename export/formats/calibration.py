@@ -16,7 +16,7 @@ from isbi_infer.errors import UsageError
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_infer.plan.tiles import plan_section, read_mirrored
 from isbi_infer.volumes import open_stack
-from isbi_train.scores.evaluate import read_sections
+from isbi_train.evaluation.evaluate import read_sections
 
 SECTIONS = 8
 _LONGEST = 1024  # pixels of a section's middle; all tensors of a network are held at once

@@ -18,7 +18,7 @@ from isbi_infer.errors import ImageError
 from isbi_infer.pixels.normalise import IntensityStatistics, intensity_statistics
 from isbi_infer.plan.tiles import Window, plan_section, read_mirrored
 from isbi_infer.volumes import open_stack
-from isbi_train.scores.evaluate import named_pair, read_sections, section_range
+from isbi_train.evaluation.evaluate import named_pair, read_sections, section_range
 
 SYNTHETIC = 3  # sections
 _LONGEST = 1024  # pixels of a section's middle, run at once

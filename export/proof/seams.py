@@ -10,7 +10,7 @@ from isbi_export.proof.runners import Pixels, Runner
 from isbi_export.synthetic import synthetic_sections
 from isbi_infer.pixels.normalise import intensity_statistics
 from isbi_infer.pixels.probability import decode
-from isbi_infer.plan.tiles import Plan, plan_section, read_mirrored
+from isbi_infer.plan.tiles import SectionPlan, plan_section, read_mirrored
 
 
 def seam_errors(run: Runner, *, stride: int, halo: int, border: int) -> dict[int, float]:
@@ -43,7 +43,7 @@ def seam_errors(run: Runner, *, stride: int, halo: int, border: int) -> dict[int
     return errors
 
 
-def segment(run: Runner, section_YX: Pixels, plan: Plan) -> Pixels:
+def segment(run: Runner, section_YX: Pixels, plan: SectionPlan) -> Pixels:
     """Compute one section tile by tile.
 
     Parameters
@@ -52,7 +52,7 @@ def segment(run: Runner, section_YX: Pixels, plan: Plan) -> Pixels:
         What computes; see `isbi_export.proof.runners.Runner`.
     section_YX : ndarray, shape (Y, X)
         Grey values as stored.
-    plan : Plan
+    plan : SectionPlan
         Its tiles.
 
     Returns

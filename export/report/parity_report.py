@@ -15,7 +15,7 @@ from isbi_export.variants import Variant
 from isbi_infer import __version__
 from isbi_infer.backends.onnxruntime import import_onnxruntime
 from isbi_infer.model.devices import rows
-from isbi_train.scores.evaluate import without_nan
+from isbi_train.evaluation.evaluate import without_nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """What a model file holds, read without its runtime: the format, the metadata, and a digest of everything else.
 
 An ONNX file is a protobuf message (``onnx.proto``: ModelProto), of which only the outer levels are walked; a
-TorchScript file is a zip archive. The digest covers the graph and all its weights, so that a contract can be tied to
-them.
+TorchScript file is a zip archive. The digest covers the graph and all its weights, so that a contract can be tied
+to them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def read_model_file(content: bytes) -> ModelFile:
     try:
         return _read_onnx(content)
     except UnicodeDecodeError as error:
-        raise ModelError(f"damaged model file ({error}); export it again") from error
+        raise ModelError(f"not a readable ONNX file ({error}); export it again") from error
 
 
 def read_archive(content: bytes, marker: str) -> ModelFile:
@@ -97,7 +97,9 @@ def read_archive(content: bytes, marker: str) -> ModelFile:
             return _read_records(archive, marker)
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"damaged model file ({reason or type(error).__name__}); export it again") from error
+        raise ModelError(
+            f"not a readable PyTorch file ({reason or type(error).__name__}); export it again"
+        ) from error
 
 
 def _read_onnx(content: bytes) -> ModelFile:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from isbi_infer.errors import UsageError
-from isbi_train.scores.pairs import Pair, checked_pair, optional_module
+from isbi_train.scores.inputs import ScoringInput, check_scoring_input, optional_module
 from isbi_train.scores.thinned import THRESHOLDS, SplitMergeScores, ThinnedScores, thinned_scores
 
 __all__ = [
@@ -126,7 +126,7 @@ def pixel_scores(probabilities: ArrayLike, labels: ArrayLike, threshold: float =
     Raises
     ------
     ImageError
-        If the pair cannot be scored: see :func:`isbi_train.scores.pairs.checked_pair`.
+        If the pair cannot be scored: see :func:`isbi_train.scores.inputs.check_scoring_input`.
     UsageError
         If the threshold lies outside [0, 1].
     """
@@ -255,17 +255,19 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins
     """
     if bins < 1:
         raise UsageError(f"bins is {bins}; expected at least 1")
-    pair = checked_pair(probabilities, labels)
+    pair = check_scoring_input(probabilities, labels)
     p = pair.proposal.ravel().astype(np.float64)
     index = np.minimum((p * bins).astype(np.intp), bins - 1)
     surplus = np.bincount(index, weights=p - pair.cell.ravel(), minlength=bins)
     return math.fsum(np.abs(surplus)) / p.size
 
 
-def _segmented(probabilities: ArrayLike, labels: ArrayLike, threshold: float) -> tuple[Pair, np.ndarray]:
+def _segmented(
+    probabilities: ArrayLike, labels: ArrayLike, threshold: float
+) -> tuple[ScoringInput, np.ndarray]:
     if not 0 <= threshold <= 1:
         raise UsageError(f"threshold is {threshold}; expected a number in [0, 1]")
-    pair = checked_pair(probabilities, labels)
+    pair = check_scoring_input(probabilities, labels)
     # a Python float would be rounded to the array's float32
     return pair, pair.proposal > np.float64(threshold)
 

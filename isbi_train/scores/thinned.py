@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from isbi_infer.errors import UsageError
-from isbi_train.scores.pairs import checked_pair, optional_module
+from isbi_train.scores.inputs import check_scoring_input, optional_module
 
 
 def _thresholds() -> tuple[float, ...]:
@@ -175,7 +175,7 @@ def thinned_scores(
     Raises
     ------
     ImageError
-        If the pair cannot be scored: see :func:`isbi_train.scores.pairs.checked_pair`.
+        If the pair cannot be scored: see :func:`isbi_train.scores.inputs.check_scoring_input`.
     UsageError
         If ``workers`` is below 1.
     DependencyError
@@ -188,7 +188,7 @@ def thinned_scores(
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}; expected at least 1, or None for one per core")
-    pair = checked_pair(probabilities, labels)
+    pair = check_scoring_input(probabilities, labels)
     optional_module("numba")
     sections = len(pair.cell)
     thresholds = np.array(THRESHOLDS)

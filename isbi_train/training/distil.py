@@ -14,9 +14,9 @@ from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.segmenter import Segmenter
 from isbi_infer.volumes import open_stack
 from isbi_train.config import TrainConfig
-from isbi_train.stacks.data import LabelledStack
-from isbi_train.stacks.sections import ranges
-from isbi_train.training.inputs import Inputs
+from isbi_train.config.inputs import Inputs
+from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.sections import ranges
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from typing import Any
 from isbi_infer.errors import UsageError
 from isbi_infer.files import replacing
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.config.inputs import Inputs
+from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.sections import blocks
 from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.stacks.data import LabelledStack
-from isbi_train.stacks.sections import blocks
 from isbi_train.training.distributed import ALONE, Team
-from isbi_train.training.inputs import Inputs
 from isbi_train.training.run import BEST, MODEL
 from isbi_train.training.train import fit
 

@@ -19,17 +19,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from isbi_infer.errors import UsageError
 from isbi_infer.files import holding
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.config.inputs import Inputs
+from isbi_train.config.settings import Settings, write_settings
+from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.sections import hold_out
 from isbi_train.networks.checkpoint import file_sha256
 from isbi_train.networks.network import UNet
 from isbi_train.networks.weights import load_weights
-from isbi_train.stacks.data import LabelledStack
-from isbi_train.stacks.sections import hold_out
 from isbi_train.training.arithmetic import Arithmetic, choose_arithmetic
 from isbi_train.training.batches import Sections, batches, bring_sections, step_seed, steps_per_epoch
 from isbi_train.training.calibrate import calibrate_file
 from isbi_train.training.distil import Teaching
 from isbi_train.training.distributed import ALONE, Team
-from isbi_train.training.inputs import Inputs
 from isbi_train.training.losses import loss as weighted_loss
 from isbi_train.training.run import (
     BEST,
@@ -41,7 +42,6 @@ from isbi_train.training.run import (
     check_no_run,
     make_run_folder,
 )
-from isbi_train.training.settings import Settings, write_settings
 from isbi_train.training.stopping import stop_between_steps
 from isbi_train.training.validate import validate
 

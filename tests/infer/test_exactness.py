@@ -1,6 +1,7 @@
 """The promise, for networks of several kinds: a tiled result is the whole-image result, bit for bit on the CPU."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 from isbi_export.foreign import ForeignModel, add_contract
 from isbi_infer import ModelError, Segmenter
 from isbi_infer.model.devices import open_backend
+from isbi_infer.model.opening import open_model
+from isbi_infer.run.pipeline import compute_sections
 from isbi_infer.sample import synthetic_stack
 
 KINDS = [  # depth, upsampling, unshuffle
@@ -116,18 +119,20 @@ def test_the_context_of_a_foreign_network_is_found(with_contracts, kind):
     width=st.integers(1, 260),
     extra=st.integers(1, 9),
     batch=st.integers(1, 4),
-    lanes=st.integers(1, 3),
+    workers=st.integers(1, 3),
     seed=st.integers(0, 100),
 )
-def test_tiled_equals_whole_bit_for_bit(with_contracts, kind, height, width, extra, batch, lanes, seed):
+def test_tiled_equals_whole_bit_for_bit(with_contracts, kind, height, width, extra, batch, workers, seed):
     path, contract = with_contracts[kind]
     tile = 2 * contract.halo + extra * contract.stride
     section_YX = np.random.default_rng(seed).integers(0, 256, (height, width)).astype(np.uint8)
-    tiled = Segmenter(path, provider="cpu", tile=tile, batch=batch)
-    tiled._engine.session.lanes = lanes
+    tiled = replace(
+        Segmenter(path, provider="cpu", tile=tile, batch=batch).plan((height, width)), workers=workers
+    )
+    (tiled_YX,) = compute_sections(tiled, [section_YX], open_model(path, "cpu").backend)
     whole = Segmenter(path, provider="cpu")
-    assert len(whole.plan((height, width)).tiles) == 1
-    assert (tiled(section_YX) == whole(section_YX)).all()
+    assert len(whole.plan((height, width)).section.tiles) == 1
+    assert (tiled_YX == whole(section_YX)).all()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from isbi_infer.errors import UsageError
 from isbi_infer.files import holding
+from isbi_train.config.settings import resolve
+from isbi_train.data.labelled import load_labelled
 from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.stacks.data import load_labelled
+from isbi_train.networks.whole import predict_whole
 from isbi_train.training.distributed import ALONE, Team, TeamDropout2d, torchrun_team
-from isbi_train.training.settings import resolve
 from isbi_train.training.train import fit
-from isbi_train.training.validate import predict_whole
 
 NETWORK = {"base": 2, "depth": 2, "dropout": 0.3}
 TRAIN = {

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from isbi_infer.errors import DependencyError, ImageError, UsageError
 from isbi_infer.sample import synthetic_stack
-from isbi_train.stacks.data import load_labelled
-from isbi_train.stacks.labels import cell_mask, instance_interiors
+from isbi_train.data.labelled import load_labelled
+from isbi_train.data.labels import cell_mask, instance_interiors
 
 ids = hnp.arrays(np.int32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.integers(0, 4))
 

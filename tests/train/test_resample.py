@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer.errors import UsageError
-from isbi_train.stacks.data import LabelledStack
-from isbi_train.stacks.resample import resample
+from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.resample import resample
 
 
 def stripes(side=64, width=16):

@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 from isbi_infer.errors import ImageError, OutputError, UsageError
 from isbi_infer.files import replacing
 from isbi_infer.volumes import PixelSize, StackInfo, open_stack, write_stack
-from isbi_train.stacks.folders import filled_at_once, natural_key
-from isbi_train.stacks.section_files import merge_sections, split_stack
+from isbi_train.data.folders import filled_at_once, natural_key
+from isbi_train.data.section_files import merge_sections, split_stack
 
 DTYPES = st.sampled_from([np.uint8, np.uint16, np.uint32, np.int16, np.float32, np.float64])
 SIZES = st.sampled_from([None, PixelSize(y_nm=4.0, x_nm=4.0, z_nm=50.0), PixelSize(y_nm=4.6, x_nm=5.1)])

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from isbi_infer.errors import UsageError
 from isbi_models import default_model
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
-from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.training.inputs import Inputs
-from isbi_train.training.settings import (
+from isbi_train.config.inputs import Inputs
+from isbi_train.config.settings import (
     Settings,
     parse_assignment,
     read_layer,
@@ -20,6 +19,8 @@ from isbi_train.training.settings import (
     resolve,
     write_settings,
 )
+from isbi_train.data.inputs import read_labelled
+from isbi_train.networks.checkpoint import load_checkpoint
 
 
 def test_later_settings_are_laid_over_earlier_ones():
@@ -154,13 +155,13 @@ def test_other_inputs_are_not_held_to_the_contents_of_the_former_ones():
 
 def test_a_run_without_data_says_what_to_add():
     with pytest.raises(UsageError, match="add --data"):
-        Inputs().labelled_stack()
+        read_labelled(Inputs())
 
 
 def test_inputs_are_read_with_their_labels_and_resampled(tmp_path, sample, write_labelled):
     write_labelled(tmp_path, sample[0], 255 - sample[1])
     inputs = Inputs(data=str(tmp_path), labels_are="membrane", pixel_size_nm=8.0)
-    stack = inputs.labelled_stack()
+    stack = read_labelled(inputs)
     assert stack.pixel_size_nm == 8.0
     assert (stack.cell_ZYX == (sample[1] > 0)).all()
-    assert replace(inputs, resample_nm=4.0).labelled_stack().image_ZYX.shape == (4, 128, 128)
+    assert read_labelled(replace(inputs, resample_nm=4.0)).image_ZYX.shape == (4, 128, 128)

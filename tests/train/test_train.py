@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from isbi_infer.errors import DependencyError, Interrupted, ModelError, OutputError, UsageError
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.data.labelled import LabelledStack, load_labelled
 from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.stacks.data import LabelledStack, load_labelled
+from isbi_train.networks.whole import predict_whole
 from isbi_train.training.arithmetic import choose_arithmetic
 from isbi_train.training.train import fit, learning_rate
-from isbi_train.training.validate import predict_whole
 
 
 def weights(folder, name="model.pth"):
