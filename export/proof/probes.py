@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from isbi_export.runs import Pixels, module_runner
-from isbi_export.tissue import synthetic
+from isbi_export.proof.runners import Pixels, module_runner
+from isbi_export.synthetic import synthetic_sections
 from isbi_infer.errors import ImageError
 from isbi_infer.pixels.normalise import IntensityStatistics, intensity_statistics
 from isbi_infer.plan.tiles import Window, plan_section, read_mirrored
@@ -109,7 +109,7 @@ def read_labelled(image: Path, labels: Path, sections: str | None) -> Labelled:
 
 
 def probe_shapes(stride: int) -> tuple[tuple[int, int, int, int], ...]:
-    """Give the shapes of random inputs: the smallest, odd multiples of the stride, not square, batches of 1 and 3."""
+    """Return the shapes of random inputs: the smallest, odd multiples of the stride, not square, batches of 1 and 3."""
     return (
         (1, 1, stride, stride),
         (1, 1, 3 * stride, 7 * stride),
@@ -151,7 +151,7 @@ def make_probes(
         )
 
     probes = [probe("random", image_NCYX, list(image_NCYX[:, 0])) for image_NCYX in _random(stride)]
-    stacks: list[tuple[str, Pixels, Pixels]] = [("synthetic", *synthetic(SYNTHETIC))]
+    stacks: list[tuple[str, Pixels, Pixels]] = [("synthetic", *synthetic_sections(SYNTHETIC))]
     if labelled:
         stacks.append(("image", labelled.image_ZYX, labelled.cell_ZYX))
     for data, image_ZYX, label_ZYX in stacks:

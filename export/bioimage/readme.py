@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from isbi_export.bioimage_description import ONNX, TEST_INPUT, TEST_OUTPUT, Terms, smallest_input
+from isbi_export.bioimage.description import ONNX, TEST_INPUT, TEST_OUTPUT, Terms, smallest_input
 from isbi_infer.model.contract import ModelContract
 
 _SCORES = {

@@ -8,8 +8,8 @@ from math import inf
 
 import torch
 
-from isbi_export.runs import Run
-from isbi_export.tissue import synthetic
+from isbi_export.proof.runners import Runner
+from isbi_export.synthetic import synthetic_sections
 from isbi_export.variants import Variant
 from isbi_infer.pixels.normalise import intensity_statistics
 from isbi_infer.plan.tiles import plan_section, read_mirrored
@@ -18,7 +18,7 @@ SIDE, ROUNDS = 512, 5
 
 
 def milliseconds_per_section(
-    runs: Mapping[Variant, Run], *, stride: int, border: int, **_: int
+    runs: Mapping[Variant, Runner], *, stride: int, border: int, **_: int
 ) -> dict[Variant, float]:
     """Time a whole section of 512 x 512 pixels in one thread, from grey values to probabilities.
 
@@ -34,7 +34,7 @@ def milliseconds_per_section(
     dict of Variant to float
         The best of `ROUNDS` runs, after one more, in milliseconds.
     """
-    section_YX = synthetic(1, SIDE)[0][0]
+    section_YX = synthetic_sections(1, SIDE)[0][0]
     plan = plan_section(section_YX.shape, stride=stride, halo=0, border=border)
     padded_NCYX = read_mirrored(section_YX, plan.pad, plan.tiles[0].reads)[None, None]
     statistics = (intensity_statistics(section_YX),)

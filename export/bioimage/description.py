@@ -122,7 +122,7 @@ def description(
 
 
 def smallest_input(contract: ModelContract) -> int:
-    """Give the smallest side in pixels that leaves something when the halo is cropped from both ends."""
+    """Return the smallest side in pixels that leaves something when the halo is cropped from both ends."""
     return 2 * contract.halo + contract.stride
 
 

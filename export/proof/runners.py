@@ -1,28 +1,28 @@
-"""Every exported file behind one call: sections as stored and their statistics in, what the file gives out."""
+"""Every exported file behind one call: sections as stored and their statistics in, the file's own result out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
-from isbi_export.program import read_program
 from isbi_export.variants import Variant
 from isbi_infer.backends.base import Backend
 from isbi_infer.model.devices import open_backend, rows
 from isbi_infer.pixels.normalise import IntensityStatistics, normalise
 
+if TYPE_CHECKING:
+    from torch import nn
+
 Pixels = npt.NDArray[Any]
-Run = Callable[[Pixels, Sequence[IntensityStatistics]], Pixels]
+Runner = Callable[[Pixels, Sequence[IntensityStatistics]], Pixels]
 """From grey values (N, 1, Y, X) and the statistics of the N sections to float32 probabilities or bytes (N, 1, Y, X)."""
 
 
-def normalising(compute: Callable[[npt.NDArray[np.float32]], Pixels]) -> Run:
+def normalising(compute: Callable[[npt.NDArray[np.float32]], Pixels]) -> Runner:
     """Run what takes normalised grey values."""
 
     def run(image_NCYX: Pixels, statistics: Sequence[IntensityStatistics]) -> Pixels:
@@ -32,7 +32,7 @@ def normalising(compute: Callable[[npt.NDArray[np.float32]], Pixels]) -> Run:
     return run
 
 
-def as_stored(backend: Backend) -> Run:
+def as_stored(backend: Backend) -> Runner:
     """Run what takes grey values as stored and normalises them itself."""
 
     def run(image_NCYX: Pixels, statistics: Sequence[IntensityStatistics]) -> Pixels:
@@ -43,8 +43,9 @@ def as_stored(backend: Backend) -> Run:
     return run
 
 
-def module_runner(module: nn.Module) -> Run:
+def module_runner(module: nn.Module) -> Runner:
     """Run a module of torch from normalised grey values to probabilities, on the CPU."""
+    import torch
 
     def compute(batch_NCYX: npt.NDArray[np.float32]) -> Pixels:
         with torch.inference_mode():
@@ -54,7 +55,7 @@ def module_runner(module: nn.Module) -> Run:
     return normalising(compute)
 
 
-def file_runner(path: Path, variant: Variant) -> Run:
+def file_runner(path: Path, variant: Variant) -> Runner:
     """Run an exported file on the CPU: through the sessions that ship, or for a program through torch.
 
     Parameters
@@ -70,11 +71,13 @@ def file_runner(path: Path, variant: Variant) -> Run:
         If it cannot be loaded.
     """
     if variant.file_format == "program":
+        from isbi_export.formats.program import read_program
+
         return module_runner(read_program(path)[0])
     device = next(rows("torchscript" if variant.file_format == "torchscript" else "onnx", "cpu"))
     return backend_runner(open_backend(path.read_bytes(), device), variant)
 
 
-def backend_runner(backend: Backend, variant: Variant) -> Run:
+def backend_runner(backend: Backend, variant: Variant) -> Runner:
     """Run a session of the kind of input that a variant has."""
     return as_stored(backend) if variant.io == "uint8" else normalising(backend.run)

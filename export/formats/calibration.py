@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_export.tissue import synthetic
+from isbi_export.synthetic import synthetic_sections
 from isbi_infer.errors import UsageError
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_infer.plan.tiles import plan_section, read_mirrored
@@ -38,7 +38,7 @@ class Calibration:
     source: dict[str, Any]
 
     def batches(self, *, stride: int, border: int) -> list[npt.NDArray[np.float32]]:
-        """Give each section normalised and mirrored, or its middle where it is large; float32 (1, 1, Y, X)."""
+        """Return each section normalised and mirrored, or its middle where it is large; float32 (1, 1, Y, X)."""
         plan = plan_section(self.section_ZYX.shape[1:], stride=stride, halo=0, border=border)
         (tile,) = plan.tiles
         most = _LONGEST // stride * stride
@@ -54,7 +54,7 @@ class Calibration:
 
 def synthetic_calibration() -> Calibration:
     """Calibrate on synthetic tissue, where nobody gave sections."""
-    image_ZYX, _ = synthetic(SECTIONS)
+    image_ZYX, _ = synthetic_sections(SECTIONS)
     return Calibration(
         section_ZYX=image_ZYX, source={"data": "synthetic sample", "sections": list(range(SECTIONS))}
     )

@@ -39,7 +39,7 @@ from onnxruntime.quantization import (
     create_calibrator,
 )
 
-from isbi_export.graph_file import INPUT, finished
+from isbi_export.graph.metadata import INPUT, finished
 
 _QUANTISED = ["Conv", "Relu", "MaxPool", "Concat", "DepthToSpace", "Slice"]
 
@@ -53,7 +53,7 @@ def eight_bits(graph: onnx.ModelProto, batches: Sequence[npt.NDArray[np.float32]
     Parameters
     ----------
     graph : onnx.ModelProto
-        From `isbi_export.graph_file.graph_of`; not changed.
+        From `isbi_export.formats.onnx_export.graph_of`; not changed.
     batches : sequence of ndarray of float32, shape (N, 1, Y, X)
         Normalised grey values that show the ranges of all tensors.
 

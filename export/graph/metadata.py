@@ -1,60 +1,17 @@
-"""Writing the ONNX file: one self-contained graph, the contract in its metadata, no trace of this machine."""
+"""The metadata of an ONNX file: the contract, bound to graph and weights, and no trace of the machine that wrote it."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
-import torch
 
-from isbi_export.deployable import Deployable
 from isbi_infer import __version__
 from isbi_infer.model.contract import CONTRACT_KEY, ModelContract
 from isbi_infer.model.file import read_model_file
 
-OPSET = 20
-OPSETS = range(18, 24)
 INPUT, OUTPUT = "image", "probability"
-
-
-def graph_of(model: Deployable, opset: int = OPSET) -> onnx.ModelProto:
-    """Export a network as a graph with dynamic batch, height and width, and all weights inside.
-
-    Parameters
-    ----------
-    model : Deployable
-        What to export.
-    opset : int
-        Version of the operators, one of `OPSETS`.
-
-    Returns
-    -------
-    onnx.ModelProto
-        From `INPUT` to `OUTPUT`, without a contract.
-    """
-    stride = model.network.config.stride
-    example_NCYX = torch.zeros(2, 1, 2 * stride, 3 * stride)
-    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
-    with _quiet_exporter():
-        program = torch.onnx.export(
-            model,
-            (example_NCYX,),
-            dynamo=True,
-            opset_version=opset,
-            dynamic_shapes=({0: batch, 2: stride * height, 3: stride * width},),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            external_data=False,
-            verbose=False,
-        )
-    assert program is not None
-    return finished(program.model_proto)
 
 
 def finished(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -72,7 +29,7 @@ def write_onnx(path: Path, graph: onnx.ModelProto, contract: ModelContract) -> N
     path : Path
         Where to; written directly, so give a temporary name.
     graph : onnx.ModelProto
-        From `graph_of`.
+        Without metadata of its own.
     contract : ModelContract
         Stamped into ``metadata_props``.
     """
@@ -116,17 +73,3 @@ def _strip_provenance(proto: onnx.ModelProto) -> None:
         part.ClearField("metadata_props")
     for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("doc_string")
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's progress lines and its own libraries' deprecation warnings from our user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

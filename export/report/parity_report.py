@@ -9,8 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from isbi_export.gates import GATES
-from isbi_export.parity import Evidence, Scores
+from isbi_export.proof.gates import GATES
+from isbi_export.proof.parity import Evidence, Scores
 from isbi_export.variants import Variant
 from isbi_infer import __version__
 from isbi_infer.backends.onnxruntime import import_onnxruntime
@@ -57,7 +57,7 @@ class FileReport:
         return f"{self.path}: the {self.variant} file {', '.join(self.refused)}; it was not published"
 
     def to_plain(self) -> dict[str, Any]:
-        """Give it as plain types, sizes in bytes and times in milliseconds."""
+        """Return it as plain types, sizes in bytes and times in milliseconds."""
         plain = {
             "file": self.path.name,
             "path": str(self.path),
@@ -111,7 +111,7 @@ class Report:
     files: tuple[FileReport, ...]
 
     def to_plain(self) -> dict[str, Any]:
-        """Give it as plain types without NaN."""
+        """Return it as plain types without NaN."""
         versions = {name: metadata.version(name) for name in ("torch", "onnx", "numpy")}
         plain: dict[str, Any] = without_nan(
             {
@@ -142,7 +142,7 @@ def write_json(path: Path, report: Report) -> None:
 
 def write_html(path: Path, report: Report) -> None:
     """Write the report for people, as one page that needs no other file."""
-    from isbi_export.page import page  # matplotlib takes its time
+    from isbi_export.report.page import page  # matplotlib takes its time
 
     path.write_text(page(report.to_plain()), encoding="utf-8")
 

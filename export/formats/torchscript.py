@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from isbi_export.deployable import Deployable
+from isbi_export.formats.deployable import Deployable
 from isbi_infer.backends.torchscript import load_script
 from isbi_infer.errors import ModelError
 from isbi_infer.model.contract import CONTRACT_KEY, ModelContract, read_contract

@@ -17,7 +17,8 @@ import tifffile
 import torch
 import yaml
 
-from isbi_export.bioimage_description import (
+from isbi_export.bioimage.cover import SIDE, cover_png
+from isbi_export.bioimage.description import (
     COVER,
     ONNX,
     README,
@@ -30,8 +31,7 @@ from isbi_export.bioimage_description import (
     description,
     smallest_input,
 )
-from isbi_export.bioimage_readme import readme
-from isbi_export.cover import SIDE, cover_png
+from isbi_export.bioimage.readme import readme
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.files import replacing
 from isbi_infer.model.contract import ModelContract, read_contract

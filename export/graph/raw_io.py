@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from isbi_export.graph_file import INPUT, OUTPUT
+from isbi_export.graph.metadata import INPUT, OUTPUT
 
 MEAN, INVERSE_STD = "mean", "inverse_std"
 _NORMALISED, _PROBABILITY = "normalised", "probability_float"
@@ -14,8 +14,8 @@ _NORMALISED, _PROBABILITY = "normalised", "probability_float"
 def with_raw_io(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Put normalisation and rounding into a graph, so that a quarter of the bytes go to the device and come back.
 
-    The arithmetic is that of `isbi_infer.pixels.normalise.normalise` and of results stored as uint8, operation by operation:
-    (float32(image) - mean) * inverse_std before, round-half-even(255 p) behind.
+    The arithmetic is that of `isbi_infer.pixels.normalise.normalise` and of results stored as uint8, operation by
+    operation: (float32(image) - mean) * inverse_std before, round-half-even(255 p) behind.
 
     Parameters
     ----------

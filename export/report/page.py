@@ -33,7 +33,7 @@ def page(report: dict[str, Any]) -> str:
     Parameters
     ----------
     report : dict
-        From `isbi_export.report.Report.to_plain`.
+        From `isbi_export.report.parity_report.Report.to_plain`.
 
     Returns
     -------

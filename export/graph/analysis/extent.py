@@ -36,7 +36,7 @@ class Unproved(Exception):  # noqa: N818  it is no error, but an answer
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class Extent:
     """One tensor along one axis of the image.
 
     Attributes
@@ -69,7 +69,7 @@ class Reach:
 
     def read(
         self, index: IntArray, size: int, step: Fraction, valid: npt.NDArray[np.bool_] | None = None
-    ) -> Reach:
+    ) -> Extent:
         """Let every new element read old ones.
 
         Parameters
@@ -85,7 +85,7 @@ class Reach:
 
         Returns
         -------
-        Reach
+        Extent
         """
         if index.size * self.ends.size // self.period > _LARGEST:
             raise Unproved("reads too many elements at once")
@@ -103,18 +103,18 @@ class Reach:
         new = replace(self, step=step, ends=ends.min(axis=self.dim + 2))
         return new.checked()
 
-    def window(self, size: int, kernel: int, stride: int, dilation: int, pad: int) -> Reach:
+    def window(self, size: int, kernel: int, stride: int, dilation: int, pad: int) -> Extent:
         """Let element ``i`` read the elements from ``i * stride - pad`` on, `kernel` of them `dilation` apart."""
         count = lcm(self.period, stride) // stride
         index = np.arange(count)[:, None] * stride + np.arange(kernel) * dilation - pad
         return self.read(index, size, self.step * stride)
 
-    def spread(self, size: int, kernel: int, stride: int, dilation: int, pad: int) -> Reach:
+    def spread(self, size: int, kernel: int, stride: int, dilation: int, pad: int) -> Extent:
         """Let element ``i`` be written to ``i * stride - pad`` and on, `kernel` elements `dilation` apart."""
         target = np.arange(self.period * stride)[:, None] + pad - np.arange(kernel) * dilation
         return self.read(target // stride, size, self.step / stride, target % stride == 0)
 
-    def repeated(self, period: int) -> Reach:
+    def repeated(self, period: int) -> Extent:
         """Write several periods out; `period` is a multiple of the period there is."""
         if period == self.period:
             return self
@@ -124,24 +124,24 @@ class Reach:
         copies = [self.ends + turn * shift for turn in range(period // self.period)]
         return replace(self, ends=np.concatenate(copies, axis=self.dim + 1)).checked()
 
-    def checked(self) -> Reach:
-        """Give itself, unless its period is no stride that a tile could have."""
+    def checked(self) -> Extent:
+        """Return itself, unless its period is no stride that a tile could have."""
         if self.period_px > _LONGEST_PERIOD_PX:
             raise Unproved(f"repeats after more than {_LONGEST_PERIOD_PX} pixels only")
         return self
 
-    def mixed(self, dims: Sequence[int]) -> Reach:
+    def mixed(self, dims: Sequence[int]) -> Extent:
         """Let every element depend on all along some other dimensions."""
         along = tuple(dim + 1 for dim in dims if dim != self.dim and self.ends.shape[dim + 1] > 1)
         return replace(self, ends=self.ends.min(axis=along, keepdims=True)) if along else self
 
-    def picked(self, dim: int, which: IntArray | slice) -> Reach:
+    def picked(self, dim: int, which: IntArray | slice) -> Extent:
         """Take some elements along another dimension."""
         if self.ends.shape[dim + 1] == 1:
             return self
         return replace(self, ends=self.ends[(slice(None),) * (dim + 1) + (which,)])
 
-    def lifted(self, rank: int) -> Reach:
+    def lifted(self, rank: int) -> Extent:
         """Put dimensions of size 1 in front, as broadcasting does."""
         more = rank - (self.ends.ndim - 1)
         if not more:
@@ -149,12 +149,12 @@ class Reach:
         ends = self.ends.reshape(2, *(1,) * more, *self.ends.shape[1:])
         return replace(self, dim=self.dim + more, ends=ends)
 
-    def transposed(self, order: Sequence[int]) -> Reach:
+    def transposed(self, order: Sequence[int]) -> Extent:
         """Reorder the dimensions; new dimension ``i`` is the old ``order[i]``."""
         ends = self.ends.transpose(0, *(dim + 1 for dim in order))
         return replace(self, dim=list(order).index(self.dim), ends=ends)
 
-    def regrouped(self, pieces: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> Reach:
+    def regrouped(self, pieces: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> Extent:
         """Split dimensions into pieces and merge the pieces into other dimensions, as a Reshape does.
 
         Parameters
@@ -192,21 +192,21 @@ class Reach:
         if prod(shape) > _LARGEST:
             raise Unproved("merges too many elements")
         ends = np.broadcast_to(whole.ends.reshape(split), shape).reshape(merged)
-        return Reach(dim, step, self.image, ends)
+        return Extent(dim, step, self.image, ends)
 
 
-def aligned(reaches: Sequence[Reach]) -> list[Reach]:
-    """Give reaches of one rank the same period, or raise `Unproved` where they do not lie on each other."""
-    if len({(reach.dim, reach.step) for reach in reaches}) > 1:
-        steps = " and ".join(str(float(reach.step)) for reach in reaches)
+def aligned(extents: Sequence[Extent]) -> list[Extent]:
+    """Return extents of one rank the same period, or raise `Unproved` where they do not lie on each other."""
+    if len({(extent.dim, extent.step) for extent in extents}) > 1:
+        steps = " and ".join(str(float(extent.step)) for extent in extents)
         raise Unproved(f"joins tensors that do not lie on each other (pixels per element: {steps})")
-    period = lcm(*(reach.period for reach in reaches))
-    return [reach.repeated(period) for reach in reaches]
+    period = lcm(*(extent.period for extent in extents))
+    return [extent.repeated(period) for extent in extents]
 
 
-def union(reaches: Sequence[Reach]) -> Reach:
-    """Let every element depend on what any of the reaches depends on."""
-    first, *others = aligned(reaches)
+def union(extents: Sequence[Extent]) -> Extent:
+    """Let every element depend on what any of the extents depends on."""
+    first, *others = aligned(extents)
     ends = first.ends
     for other in others:
         if other.ends is not ends:
@@ -214,10 +214,10 @@ def union(reaches: Sequence[Reach]) -> Reach:
     return replace(first, ends=ends)
 
 
-def stacked(reaches: Sequence[Reach | None], sizes: Sequence[int], dim: int) -> Reach:
+def stacked(extents: Sequence[Extent | None], sizes: Sequence[int], dim: int) -> Extent:
     """Concatenate along another dimension; None is what depends on no pixel."""
-    known = iter(aligned([reach for reach in reaches if reach]))
-    parts = [next(known) if reach else None for reach in reaches]
+    known = iter(aligned([extent for extent in extents if extent]))
+    parts = [next(known) if extent else None for extent in extents]
     first = next(part for part in parts if part)
     if dim == first.dim:
         raise Unproved("joins images side by side")

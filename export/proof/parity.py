@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from isbi_export.probes import Probe
-from isbi_export.runs import Pixels, Run
+from isbi_export.proof.probes import Probe
+from isbi_export.proof.runners import Pixels, Runner
 from isbi_export.variants import Variant
 from isbi_infer.errors import ModelError
 from isbi_infer.pixels.probability import decode, encode
@@ -47,7 +47,7 @@ class Scores:
     v_info: float
 
     def minus(self, other: Scores) -> Scores:
-        """Give the change from `other`."""
+        """Return the change from `other`."""
         return Scores(v_rand=self.v_rand - other.v_rand, v_info=self.v_info - other.v_info)
 
 
@@ -64,7 +64,7 @@ class Evidence:
     scores, changes : dict of str to Scores
         On labelled sections, by their `Comparison.data`; and how far they are from the checkpoint's.
     seams : dict of int to float
-        See `isbi_export.seams.seam_errors`; empty where the graph is not exact.
+        See `isbi_export.proof.seams.seam_errors`; empty where the graph is not exact.
     misencoded : int
         Of bytes: how many pixels are not round(255 p) of what the same graph gives as p.
     """
@@ -84,14 +84,14 @@ class Evidence:
     @property
     def mean(self) -> float:
         """Mean absolute difference of a probability on tissue, synthetic and real."""
-        pixels = [np.prod(comparison.shape) for comparison in self._tissue]
-        return float(np.average([comparison.mean for comparison in self._tissue], weights=pixels))
+        pixels = [np.prod(comparison.shape) for comparison in self._sections]
+        return float(np.average([comparison.mean for comparison in self._sections], weights=pixels))
 
     @property
     def changed(self) -> float:
         """Fraction of the pixels of tissue, synthetic and real, whose class at 0.5 differs."""
-        pixels = sum(int(np.prod(comparison.shape)) for comparison in self._tissue)
-        return sum(comparison.changed for comparison in self._tissue) / pixels
+        pixels = sum(int(np.prod(comparison.shape)) for comparison in self._sections)
+        return sum(comparison.changed for comparison in self._sections) / pixels
 
     @property
     def tiles(self) -> float | None:
@@ -104,16 +104,16 @@ class Evidence:
         return self.changes["image" if "image" in self.changes else "synthetic"].v_rand
 
     @property
-    def _tissue(self) -> list[Comparison]:
+    def _sections(self) -> list[Comparison]:
         return [comparison for comparison in self.comparisons if comparison.data != "random"]
 
 
 def compare(
     variant: Variant,
-    run: Run,
+    run: Runner,
     probes: Sequence[Probe],
     reference: Mapping[str, Scores],
-    encoded_from: Run | None = None,
+    encoded_from: Runner | None = None,
 ) -> Evidence:
     """Run a file on inputs whose results by its checkpoint are known.
 

@@ -6,20 +6,20 @@ from math import floor, log10
 
 import numpy as np
 
-from isbi_export.runs import Pixels, Run
-from isbi_export.tissue import synthetic
+from isbi_export.proof.runners import Pixels, Runner
+from isbi_export.synthetic import synthetic_sections
 from isbi_infer.pixels.normalise import intensity_statistics
 from isbi_infer.pixels.probability import decode
 from isbi_infer.plan.tiles import SectionPlan, plan_section, read_mirrored
 
 
-def seam_errors(run: Run, *, stride: int, halo: int, border: int) -> dict[int, float]:
+def seam_errors(run: Runner, *, stride: int, halo: int, border: int) -> dict[int, float]:
     """Measure the largest difference of a probability from the whole-image result, for every halo up to the exact one.
 
     Parameters
     ----------
     run : callable
-        What computes; see `isbi_export.runs.Run`.
+        What computes; see `isbi_export.proof.runners.Runner`.
     stride, halo, border : int
         Of the network; see `isbi_infer.plan.tiles.plan_section`.
 
@@ -29,7 +29,7 @@ def seam_errors(run: Run, *, stride: int, halo: int, border: int) -> dict[int, f
         By the halo's pixels; the last is of `halo` itself, 0 where tiles are exact to the bit.
     """
     side = max(512, 4 * halo)
-    section_YX = synthetic(1, side)[0][0]
+    section_YX = synthetic_sections(1, side)[0][0]
 
     def result(halo_px: int, tile: int | None) -> Pixels:
         plan = plan_section(section_YX.shape, stride=stride, halo=halo_px, border=border, tile=tile)
@@ -43,13 +43,13 @@ def seam_errors(run: Run, *, stride: int, halo: int, border: int) -> dict[int, f
     return errors
 
 
-def segment(run: Run, section_YX: Pixels, plan: SectionPlan) -> Pixels:
+def segment(run: Runner, section_YX: Pixels, plan: SectionPlan) -> Pixels:
     """Compute one section tile by tile.
 
     Parameters
     ----------
     run : callable
-        What computes; see `isbi_export.runs.Run`.
+        What computes; see `isbi_export.proof.runners.Runner`.
     section_YX : ndarray, shape (Y, X)
         Grey values as stored.
     plan : SectionPlan
@@ -73,7 +73,7 @@ def segment(run: Run, section_YX: Pixels, plan: SectionPlan) -> Pixels:
 
 
 def contract_errors(errors: dict[int, float], halo: int) -> dict[str, float]:
-    """Give the errors of halos below the exact one as a contract holds them, rounded up to two digits."""
+    """Return the errors of halos below the exact one as a contract holds them, rounded up to two digits."""
     return {str(halo_px): rounded_up(error) for halo_px, error in errors.items() if halo_px < halo}
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import onnx
 import torch
 
-from isbi_export.calibration import Calibration
-from isbi_export.deployable import Deployable
-from isbi_export.float16 import half_precision
-from isbi_export.graph_file import graph_of, write_onnx
-from isbi_export.program import program_of, write_program
-from isbi_export.raw_io import with_raw_io
-from isbi_export.torchscript import write_torchscript
+from isbi_export.formats.calibration import Calibration
+from isbi_export.formats.deployable import Deployable
+from isbi_export.formats.onnx_export import graph_of
+from isbi_export.formats.program import program_of, write_program
+from isbi_export.formats.torchscript import write_torchscript
+from isbi_export.graph.float16 import half_precision
+from isbi_export.graph.metadata import write_onnx
+from isbi_export.graph.raw_io import with_raw_io
 from isbi_export.variants import Variant
 from isbi_infer.model.contract import ModelContract
 
@@ -46,13 +47,13 @@ class Exported:
         return program_of(self.module)
 
     def graph(self, precision: str) -> onnx.ModelProto:
-        """Give the graph of a precision with float32 input and output, made once."""
+        """Return the graph of a precision with float32 input and output, made once."""
         if precision not in self._graphs:
             self._graphs[precision] = self._make(precision)
         return self._graphs[precision]
 
     def graph_for(self, variant: Variant) -> onnx.ModelProto:
-        """Give the graph of an ONNX variant."""
+        """Return the graph of an ONNX variant."""
         graph = self.graph(variant.precision)
         return with_raw_io(graph) if variant.io == "uint8" else graph
 
@@ -62,7 +63,7 @@ class Exported:
         if precision == "float16":
             return half_precision(self.graph("float32"))
         assert self._calibration is not None
-        from isbi_export.int8 import eight_bits  # needs onnxruntime, whose absence OnnxSession explains
+        from isbi_export.graph.int8 import eight_bits  # needs onnxruntime, whose absence OnnxSession explains
 
         stride = self.module.network.config.stride
         batches = self._calibration.batches(stride=stride, border=self._border)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.fx.experimental import _config
 
-from isbi_export.deployable import Deployable
+from isbi_export.formats.deployable import Deployable
 from isbi_infer.errors import ModelError
 from isbi_infer.model.contract import CONTRACT_KEY, ModelContract, contract_of
 from isbi_infer.model.file import read_archive

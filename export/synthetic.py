@@ -13,8 +13,8 @@ Image = npt.NDArray[np.uint8]
 
 
 @cache
-def synthetic(sections: int, side: int = 512) -> tuple[Image, Image]:
-    """Give square synthetic sections and their labels; not to be written to.
+def synthetic_sections(sections: int, side: int = 512) -> tuple[Image, Image]:
+    """Return square synthetic sections and their labels; not to be written to.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from isbi_export.graph_file import INPUT, OUTPUT
+from isbi_export.graph.metadata import INPUT, OUTPUT
 
 
 def half_precision(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -18,7 +18,7 @@ def half_precision(graph: onnx.ModelProto) -> onnx.ModelProto:
     Parameters
     ----------
     graph : onnx.ModelProto
-        From `isbi_export.graph_file.graph_of`; not changed.
+        From `isbi_export.formats.onnx_export.graph_of`; not changed.
 
     Returns
     -------

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
 
-from isbi_export.parity import Evidence
+from isbi_export.proof.parity import Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Gate:
     v_rand: float | None = None
 
     def to_plain(self) -> dict[str, Any]:
-        """Give the limits that there are."""
+        """Return the limits that there are."""
         return {name: limit for name, limit in asdict(self).items() if limit not in (None, inf)}
 
 
