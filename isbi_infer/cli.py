@@ -36,7 +36,11 @@ def _version(wanted: bool) -> None:
 )
 def infer(
     stack: Annotated[
-        Path, typer.Argument(metavar="STACK", help="Greyscale TIFF section or stack: plain, ImageJ or OME.")
+        Path,
+        typer.Argument(
+            metavar="STACK",
+            help="Greyscale TIFF section or stack (plain, ImageJ, OME), or a folder of images.",
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Output TIFF. [default: STACK.probability.tif]")
