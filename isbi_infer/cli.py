@@ -12,7 +12,7 @@ import typer
 
 from isbi_infer._version import __version__
 from isbi_infer.model.devices import device_names, precision_names
-from isbi_infer.terminal import exit_codes, section_progress
+from isbi_infer.terminal import counted, exit_codes, section_progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -149,7 +149,7 @@ def infer(
             return
         if not quiet:
             typer.echo(
-                f"{summary.provider} {summary.precision}: {summary.sections} sections in {summary.seconds:.2f} s, "
+                f"{summary.provider} {summary.precision}: {counted(summary.sections, 'section')} in {summary.seconds:.2f} s, "
                 f"{summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
             )
         if scores:

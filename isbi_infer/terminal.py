@@ -67,6 +67,11 @@ class _Notes(logging.Handler):
         print(f"{self._program}: note: {record.getMessage()}", file=sys.stderr)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun: "1 section", "30 sections"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def require_packages(extra: str, *packages: str) -> None:
     """Raise DependencyError, saying what to install, unless all packages of an extra are there.
 
