@@ -143,7 +143,7 @@ def make_plan(
         "cpu_s_per_step": {OURS: found[OURS], name: min(found[_PLANAR], found[name])},
         "planar": planar,
         "threads": torch.get_num_threads(),
-        "dtype": str(course.arithmetic.dtype),
+        "dtype": str(course.device.dtype),
     }
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
