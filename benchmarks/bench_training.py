@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
+from isbi_infer.backends.cores import available_cores
 from isbi_infer.sample import synthetic_stack
-
-from .machine import cores
 
 # Torch warns of things to come.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -70,7 +69,7 @@ class Training:
         self.ready = recipe.batch()
 
     def step(self, batch: Any = None) -> float:
-        """Take a step on a batch, the ready one where none is given, and give its loss."""
+        """Take a step on a batch, the ready one by default, and return its loss."""
         from isbi_train.training.train import take_step
 
         image_NCYX, maps_NKYX = batch or self.ready
@@ -90,7 +89,7 @@ def recipe(options):
     from isbi_train.training.device import choose_device
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1 if options.quick else cores())
+    torch.set_num_threads(1 if options.quick else available_cores())
     settings = resolve([(RECIPE, recipe_layer(RECIPE))])
     device = "cpu" if options.provider in ("cpu", "openvino") else "cuda"
     smaller = {"crop": 64, "batch": 1} if options.quick else {}

@@ -96,7 +96,7 @@ def section_progress(megapixels_per_section: float, *, quiet: bool) -> Iterator[
 
 
 class SectionProgress:
-    """Takes note of sections done; this one says nothing."""
+    """Takes note of sections done; this one shows nothing."""
 
     def __call__(self, done: int, total: int) -> None:
         """Take note that `done` of `total` sections are finished."""

@@ -30,7 +30,7 @@ _PRELOADING = threading.Lock()
 
 
 def import_onnxruntime(wheels: tuple[str, ...]) -> Any:
-    """Import onnxruntime, or raise DependencyError that says in one line why it cannot be used.
+    """Import onnxruntime, or raise DependencyError with one line on why it cannot be used.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ class OnnxSession(Backend):
         return ModelError(f"onnxruntime cannot load the model ({kind}: {reason[:300]})")
 
     def _mend(self, found: str = "") -> str:
-        """Say why a provider that is compiled in does not run, from what the machine shows, and what to do."""
+        """Return why a provider that is compiled in does not run, from what the machine shows, and what to do."""
         if self.device.kind == "gpu" and not list_gpus():
             return "nvidia-smi finds no NVIDIA GPU or driver; install the driver, or use --provider cpu"
         if self.device.kind == "gpu":

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from isbi_infer.backends.base import Arithmetic, Backend, Device
+from isbi_infer.backends.device import Arithmetic, Device
 from isbi_infer.errors import UsageError
 
+if TYPE_CHECKING:
+    from isbi_infer.backends.base import Backend
+
 ModelFormat = Literal["onnx", "torchscript"]
+# For type checkers, which cannot read the table; a test holds them against it.
+ProviderName = Literal["auto", "cpu", "cuda", "openvino", "tensorrt"]
+PrecisionName = Literal["auto", "fp16", "fp32", "int8"]
 
 _ONNXRUNTIME_WHEELS = (  # all of them provide the module onnxruntime and overwrite each other
     "onnxruntime",
@@ -57,6 +63,7 @@ DEVICES = (
             "arena_extend_strategy": "kSameAsRequested",
         },
         memory_space="cuda",
+        repair="pip install --upgrade 'isbi-infer[gpu]'",
     ),
     Device(
         name="tensorrt",
@@ -88,6 +95,7 @@ DEVICES = (
         arithmetic=(_FP32,),
         tile_pixels=_CPU_TILE,
         in_auto=False,
+        repair="pip install --force-reinstall onnxruntime-openvino",
     ),
     Device(
         name="cuda",
@@ -116,6 +124,7 @@ DEVICES = (
         proof="the session lists it first",
         arithmetic=(_INT8, _FP32, _FP16),
         tile_pixels=_CPU_TILE,
+        repair="pip install --force-reinstall 'isbi-infer[cpu]'",
     ),
     Device(
         name="cpu",

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
 from isbi_infer.volumes import open_stack, write_stack
-from isbi_infer.volumes.pixel_size import StackInfo
+from isbi_infer.volumes.protocol import StackInfo
 from isbi_train.data.folders import check_free, filled_at_once, tiff_files
 
 Progress = Callable[[int, int], None]

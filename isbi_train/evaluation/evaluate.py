@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
-from isbi_infer.volumes import StackReader, open_stack
+from isbi_infer.model.devices import ProviderName
+from isbi_infer.volumes import TiffSource, open_stack
 from isbi_train.evaluation.predict import MODEL_SUFFIXES, Progress, predict
 from isbi_train.scores.inputs import ScoringInput, check_scoring_input
 from isbi_train.scores.metrics import (
@@ -138,7 +139,7 @@ def evaluate(
     *,
     image: Path | None = None,
     sections: str | slice = ":",
-    provider: str = "auto",
+    provider: ProviderName = "auto",
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score a probability stack, or a model run on an image, against labels.
@@ -291,7 +292,7 @@ def _source(prediction: Path, image: Path | None) -> Path:
     return image
 
 
-def _check_same_shape(stack: StackReader, truth: StackReader) -> None:
+def _check_same_shape(stack: TiffSource, truth: TiffSource) -> None:
     if stack.shape != truth.shape:
         raise ImageError(
             f"{stack.path} has shape {stack.shape}, {truth.path} {truth.shape}; expected the same shape: --sections "
@@ -299,7 +300,7 @@ def _check_same_shape(stack: StackReader, truth: StackReader) -> None:
         )
 
 
-def read_sections(stack: StackReader, sections: Sequence[int]) -> npt.NDArray[Any]:
+def read_sections(stack: TiffSource, sections: Sequence[int]) -> npt.NDArray[Any]:
     """Read some sections of an open stack as one array, shape (Z, Y, X)."""
     return np.stack([stack.read(section) for section in sections])
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import DependencyError, ModelError, ResourceError, UsageError
+from isbi_infer.model.devices import ProviderName
 from isbi_infer.segmenter import Segmenter
 from isbi_infer.terminal import require_packages
 
@@ -19,7 +20,11 @@ MODEL_SUFFIXES = (".onnx", ".pth", ".pt")
 
 
 def predict(
-    model: Path, image_ZYX: npt.NDArray[Any], *, provider: str = "auto", progress: Progress | None = None
+    model: Path,
+    image_ZYX: npt.NDArray[Any],
+    *,
+    provider: ProviderName = "auto",
+    progress: Progress | None = None,
 ) -> tuple[npt.NDArray[np.float32], str]:
     """Run a model over a stack.
 
@@ -68,7 +73,7 @@ def predict(
 
 
 def _torch_sections(
-    model: Path, image_ZYX: npt.NDArray[Any], provider: str
+    model: Path, image_ZYX: npt.NDArray[Any], provider: ProviderName
 ) -> tuple[Iterator[npt.NDArray[np.float32]], str]:
     require_packages("train", "torch")
     import torch
@@ -98,7 +103,7 @@ def _torch_sections(
     return sections(), how
 
 
-def _device(provider: str) -> str:
+def _device(provider: ProviderName) -> str:
     import torch
 
     if provider not in ("auto", "cpu", "cuda"):

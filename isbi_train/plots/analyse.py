@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from isbi_infer.errors import UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
+from isbi_infer.model.devices import ProviderName
 from isbi_infer.segmenter import Segmenter
 from isbi_infer.volumes import open_stack, write_stack
 from isbi_train.data.folders import made_folder
@@ -52,7 +53,7 @@ def analyse(
     stack: Path,
     folder: Path,
     *,
-    provider: str = "auto",
+    provider: ProviderName = "auto",
     tta: bool = False,
     progress: Progress | None = None,
 ) -> Analysis:
@@ -112,7 +113,7 @@ def analyse(
 
 
 def _segment(
-    model: Path, stack: Path, submission: Path, provider: str, tta: bool, progress: Progress | None
+    model: Path, stack: Path, submission: Path, provider: ProviderName, tta: bool, progress: Progress | None
 ) -> tuple[str, ...]:
     if model.suffix.lower() == ".onnx":
         segmenter = Segmenter(model, provider=provider, tta=tta)
