@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import ModelError, ResourceError
+from isbi_infer.errors import IsbiError, ModelError, ResourceError
 
 CONTRACT_KEY = "isbi_infer.contract"  # under which a model file carries what it says about itself
 
@@ -167,7 +167,7 @@ class Backend(ABC):
         """
         try:
             return self._compute(batch_NCYX, statistics_N111, out, stop)
-        except ModelError:
+        except IsbiError:
             raise
         except Exception as error:
             # The runtimes' exceptions share no base but Exception.
