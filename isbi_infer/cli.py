@@ -149,8 +149,8 @@ def infer(
             return
         if not quiet:
             typer.echo(
-                f"{summary.provider} {summary.precision}: {counted(summary.sections, 'section')} in {summary.seconds:.2f} s, "
-                f"{summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
+                f"{summary.provider} {summary.precision}: {counted(summary.sections, 'section')} in "
+                f"{summary.seconds:.2f} s, {summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
             )
         if scores:
             typer.echo(scoring.summary(scores))
