@@ -65,7 +65,7 @@ def eight_bits(graph: onnx.ModelProto, batches: Sequence[npt.NDArray[np.float32]
     model = onnx.shape_inference.infer_shapes(_upsampling_by_convolution(graph))
     ranges = _ranges(model, batches)
     # Without VNNI, x86 adds two products of 8 x 8 bits in 16 bits, which overflow. With weights of 7 bits they fit
-    # (2 x 255 x 64 < 2^15), and all processors give one result.
+    # (2 x 255 x 64 < 2^15), and the result is the same on all processors.
     quantizer = QDQQuantizer(
         model,
         per_channel=True,

@@ -253,7 +253,9 @@ def _parse(text: str) -> tuple[int, ModelContract]:
         _check_provenance(provenance)
         plain |= {"digest": None, "provenance": provenance}
     contract = ModelContract(**plain)
-    _check(schema < SCHEMA or checksum == contract._checksum(), "its checksum is another; export the model again")
+    _check(
+        schema < SCHEMA or checksum == contract._checksum(), "its checksum is another; export the model again"
+    )
     return schema, contract
 
 
