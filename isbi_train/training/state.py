@@ -1,4 +1,4 @@
-"""A run in the making: what changes from step to step, how it is kept, and how a stopped one goes on."""
+"""What changes from step to step of a run, how it is kept, and how a stopped run goes on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from isbi_infer.errors import ModelError, OutputError, UsageError
 from isbi_infer.files import check_writable, replacing
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from isbi_train.training.device import Device
 
 log = logging.getLogger(__name__)
 
@@ -68,27 +69,66 @@ class RunSettings:
 
 
 @dataclass(slots=True)
-class Run:
+class TrainingState:
     """What changes from step to step.
 
     Attributes
     ----------
+    device : Device
+        Where the network runs, and in which precision.
     model, average : UNet and AveragedModel
         The trained weights, and their average, which is what is validated and exported.
+    network : Module
+        What is called in training: `model`, or a wrapper around it.
     optimiser, scaler : AdamW and GradScaler
-        With their state.
+        Both with their state.
     history : list of dict
         One entry per validation.
     losses : list of Tensor
-        Of the steps since the last validation.
+        Losses of the steps since the last validation.
     """
 
+    device: Device
     model: nn.Module
+    network: nn.Module
     average: AveragedModel
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, model: nn.Module, train: TrainConfig, device: Device) -> TrainingState:
+        """Return the state before the first step.
+
+        Parameters
+        ----------
+        model : Module
+            On its device, with its first weights.
+        train : TrainConfig
+            Settings of averaging and optimiser.
+        device : Device
+            Where the network runs, and in which precision.
+
+        Returns
+        -------
+        TrainingState
+        """
+        return cls(
+            device=device,
+            model=model,
+            network=model,
+            average=AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(train.average), use_buffers=True),
+            optimiser=torch.optim.AdamW(
+                model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay
+            ),
+            scaler=torch.amp.GradScaler(device.torch_device.type, enabled=device.dtype == torch.float16),
+        )
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the rate of the next step."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
 
     def _stateful(self) -> dict[str, Any]:
         return {
@@ -103,12 +143,12 @@ class Run:
         """The epoch of the last validation; 0 before."""
         return int(self.history[-1]["epoch"]) if self.history else 0
 
-    def step(self, steps_per_epoch: int) -> int:
-        """Count the steps taken."""
+    def steps_taken(self, steps_per_epoch: int) -> int:
+        """Return how many steps were taken."""
         return self.epoch * steps_per_epoch + len(self.losses)
 
     def finished(self, epochs: int, patience: int) -> bool:
-        """Say whether all epochs are done, or V_rand has not risen for `patience` validations."""
+        """Return whether all epochs are done, or V_rand has not risen for `patience` validations."""
         if not self.history:
             return False
         scores = [entry["v_rand_thin"] for entry in self.history]

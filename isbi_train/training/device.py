@@ -1,4 +1,4 @@
-"""Where and how narrowly training computes."""
+"""The device that training computes on, and the precision that it computes in."""
 
 from __future__ import annotations
 
@@ -13,18 +13,26 @@ from isbi_train.config import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Arithmetic:
-    """A device, and the dtype that the network runs in there."""
+class Device:
+    """A device and a precision.
 
-    device: torch.device
+    Attributes
+    ----------
+    torch_device : torch.device
+        The device, as torch names it.
+    dtype : torch.dtype
+        Precision that the network runs in there; its weights are float32.
+    """
+
+    torch_device: torch.device
     dtype: torch.dtype
 
     def autocast(self) -> torch.autocast:
-        """Give the context in which the network runs."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        """Return the context in which the network runs."""
+        return torch.autocast(self.torch_device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
-def choose_arithmetic(config: TrainConfig, local_rank: int = 0) -> Arithmetic:
+def choose_device(config: TrainConfig, local_rank: int = 0) -> Device:
     """Resolve "auto" to what this machine has.
 
     Parameters
@@ -32,11 +40,11 @@ def choose_arithmetic(config: TrainConfig, local_rank: int = 0) -> Arithmetic:
     config : TrainConfig
         Gives ``device`` and ``precision``.
     local_rank : int
-        Which CUDA device, where there are several processes on one machine.
+        Number of the CUDA device, where there are several processes on one machine.
 
     Returns
     -------
-    Arithmetic
+    Device
 
     Raises
     ------
@@ -57,9 +65,9 @@ def choose_arithmetic(config: TrainConfig, local_rank: int = 0) -> Arithmetic:
             "start fewer processes with torchrun --nproc-per-node"
         )
     if config.precision != "auto":
-        return Arithmetic(device, getattr(torch, config.precision))
+        return Device(device, getattr(torch, config.precision))
     if device.type == "cuda":
-        return Arithmetic(device, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16)
+        return Device(device, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16)
     features: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     native = features.get("avx512_bf16") or features.get("amx_bf16")
-    return Arithmetic(device, torch.bfloat16 if native else torch.float32)
+    return Device(device, torch.bfloat16 if native else torch.float32)
