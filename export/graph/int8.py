@@ -2,7 +2,7 @@
 
 Weights have 7 bits, so that the sums of products are the same on processors without VNNI (see `eight_bits`). Upsampling
 is written as convolutions, for which ONNX Runtime has integer kernels. The ranges are the extremes of the calibration
-sections, rounded outwards. What a file made like this loses is measured whenever one is exported: see the parity report.
+sections, rounded outwards. What a file loses is measured whenever one is exported, and stands in the parity report.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _QUANTISED = ["Conv", "Relu", "MaxPool", "Concat", "DepthToSpace", "Slice"]
 def eight_bits(graph: onnx.ModelProto, batches: Sequence[npt.NDArray[np.float32]]) -> onnx.ModelProto:
     """Quantise a graph: QuantizeLinear and DequantizeLinear around operations that ONNX Runtime then does in integers.
 
-    The first convolution, which reads the image, and the head with all behind it stay in float32: both are cheap, and the
-    head decides the class of pixels near 0.5.
+    The first convolution, which reads the image, and the head with all behind it stay in float32: both are cheap, and
+    the head decides the class of pixels near 0.5.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ SIDE, ROUNDS = 512, 5
 def milliseconds_per_section(
     runs: Mapping[Variant, Runner], *, stride: int, border: int, **_: int
 ) -> dict[Variant, float]:
-    """Measure the processor time of a whole section of 512 x 512 pixels in one thread, from grey values to probabilities.
+    """Measure the processor time of a section of 512 x 512 pixels in one thread, from grey values to probabilities.
 
     On an idle machine that is the time it takes; on a busy one it does not count the others.
 
