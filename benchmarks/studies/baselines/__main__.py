@@ -86,7 +86,7 @@ def summed_up(folder: Path, plan: Plan, parts: list[str]) -> dict[str, Any]:
     -------
     dict
         The plan's record; ``last``, the result on the last sections, or None; ``folds``, ``per_fold``, ``mean`` and
-        ``spread`` as in `isbi_train.training.folds.summary`.
+        ``spread`` as in `isbi_train.training.folds.collect_scores`.
     """
     from isbi_train.training.folds import averaged
 
