@@ -52,7 +52,7 @@ Segmenter(provider=sys.argv[1])(np.zeros((512, 512), np.uint8))
 
 def limit_bytes(contract):
     """Return the goal per tile pixel and worker for the model's network."""
-    network = contract.training["network"]
+    network = contract.provenance["training"]["network"]
     return 8.5 * network["base"] * 4 / network["unshuffle"] ** 2
 
 
