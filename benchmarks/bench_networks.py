@@ -62,7 +62,9 @@ def sections_for(batch, options):
 @pytest.fixture
 def case(network, drawn_ZYX, options, tmp_path):
     pytest.importorskip("torch", reason="torch is not installed")
-    pytest.importorskip("isbi_export.exported", reason="the packages of isbi-export are not installed")
+    pytest.importorskip(
+        "isbi_export.formats.exported", reason="the packages of isbi-export are not installed"
+    )
     from isbi_train.config import NetworkConfig
 
     from .networks import Case

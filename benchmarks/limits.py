@@ -318,13 +318,18 @@ def _best_on_device_s(torch: Any, work: Work, seconds: float) -> float:
     return _best_s([finished], seconds) / 8
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    found.add_argument("--provider", default="cpu", help="as isbi-infer takes it [cpu]")
+    found.add_argument("--seconds", type=float, default=LONG_S, help="for all measurements together [10]")
+    found.add_argument("--json", action="store_true", help="print them as they are stored")
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print the limits of this machine."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--provider", default="cpu", help="as isbi-infer takes it [cpu]")
-    parser.add_argument("--seconds", type=float, default=LONG_S, help="for all measurements together [10]")
-    parser.add_argument("--json", action="store_true", help="print them as they are stored")
-    asked = parser.parse_args(argv)
+    asked = parser().parse_args(argv)
     if asked.json:
         print(json.dumps(measure_limits(asked.provider, asked.seconds)))
     else:

@@ -25,8 +25,8 @@ def layers_of(network: nn.Module, shape: tuple[int, int]) -> list[Layer]:
     Parameters
     ----------
     network : torch.nn.Module
-        From (1, 1, Y, X) to the same shape, without BatchNorm, as `isbi_export.deployable.Deployable` is. It goes to
-        torch's "meta" device and is of no use afterwards.
+        From (1, 1, Y, X) to the same shape, without BatchNorm, as `isbi_export.formats.deployable.Deployable` is. It
+        goes to torch's "meta" device and is of no use afterwards.
     shape : (int, int)
         (Y, X) of the image, in pixels.
 

@@ -67,15 +67,15 @@ class Case:
 
     def module(self) -> Any:
         """Return the network as torch runs it best: BatchNorm folded; from normalised sections to probabilities."""
-        from isbi_export.deployable import Deployable
+        from isbi_export.formats.deployable import Deployable
 
         return Deployable(self._weights.load_network())
 
     @cached_property
     def _exported(self) -> Any:
-        from isbi_export.calibration import Calibration
-        from isbi_export.exported import Exported
-        from isbi_export.graph_file import OPSET
+        from isbi_export.formats.calibration import Calibration
+        from isbi_export.formats.exported import Exported
+        from isbi_export.formats.onnx_export import OPSET
 
         calibration = Calibration(section_ZYX=self.stack_ZYX[:1], source={"data": "synthetic sample"})
         return Exported(self.module(), OPSET, self._weights.border, calibration)
@@ -84,7 +84,7 @@ class Case:
         """Write the ONNX file that takes and returns bytes, once; return its path."""
         if precision not in self._files:
             from isbi_export.contracts import contract_for
-            from isbi_export.exported import WRITERS
+            from isbi_export.formats.exported import WRITERS
             from isbi_export.graph.analysis.analyse import analyse
             from isbi_export.variants import Variant
 

@@ -12,9 +12,9 @@ import onnx
 from onnx import helper
 
 from isbi_export.graph.analysis.analyse import GraphAnalysis, analyse
-from isbi_export.graph_file import stamp
-from isbi_export.runs import normalising
-from isbi_export.seams import contract_errors, seam_errors
+from isbi_export.graph.metadata import stamp
+from isbi_export.proof.runners import normalising
+from isbi_export.proof.seams import contract_errors, seam_errors
 from isbi_infer import __version__
 from isbi_infer.errors import ModelError
 from isbi_infer.files import check_not_input, replacing
@@ -41,7 +41,7 @@ class ForeignModel:
     pixel_size_nm: float | None = None
 
 
-def adopt(source: Path, target: Path, foreign: ForeignModel) -> ModelContract:
+def add_contract(source: Path, target: Path, foreign: ForeignModel) -> ModelContract:
     """Write a copy of a foreign ONNX model that gives probabilities of cell interior and carries a contract.
 
     Parameters

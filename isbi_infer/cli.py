@@ -12,7 +12,7 @@ import typer
 
 from isbi_infer._version import __version__
 from isbi_infer.model.devices import device_names, precision_names
-from isbi_infer.terminal import exit_codes, section_progress
+from isbi_infer.terminal import counted, exit_codes, section_progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -36,7 +36,11 @@ def _version(wanted: bool) -> None:
 )
 def infer(
     stack: Annotated[
-        Path, typer.Argument(metavar="STACK", help="Greyscale TIFF section or stack: plain, ImageJ or OME.")
+        Path,
+        typer.Argument(
+            metavar="STACK",
+            help="Greyscale TIFF section or stack (plain, ImageJ, OME), or a folder of images.",
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Output TIFF. [default: STACK.probability.tif]")
@@ -145,8 +149,8 @@ def infer(
             return
         if not quiet:
             typer.echo(
-                f"{summary.provider} {summary.precision}: {summary.sections} sections in {summary.seconds:.2f} s, "
-                f"{summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
+                f"{summary.provider} {summary.precision}: {counted(summary.sections, 'section')} in "
+                f"{summary.seconds:.2f} s, {summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
             )
         if scores:
             typer.echo(scoring.summary(scores))

@@ -168,7 +168,8 @@ def check_device(row: Device, model: bytes, remedy: str | None) -> Finding:
 
 def check_devices(model: bytes, *, gpu_found: bool) -> Iterator[Finding]:
     """Run each device whose runtime is installed, and report what is missing of those that could be used."""
-    from isbi_infer.backends.onnxruntime import import_onnxruntime, installed_wheels
+    from isbi_infer.backends.onnxruntime import import_onnxruntime
+    from isbi_infer.backends.wheels import installed_wheels
 
     available = import_onnxruntime(RUNTIMES).get_available_providers()
     yield Finding("compiled in", None, ", ".join(available))
@@ -177,7 +178,8 @@ def check_devices(model: bytes, *, gpu_found: bool) -> Iterator[Finding]:
         if row is None:
             continue
         wheels = installed_wheels(row.wheels)
-        if row.runtime_name in available if row.clashes else wheels:
+        there = row.runtime_name in available if "onnxruntime" in row.clashes else wheels
+        if there:
             yield check_device(row, model, _CPU_ONLY if row.repair and _lacks(row, gpu_found) else row.repair)
         elif wheels and row.repair:
             detail = f"not compiled in, though {wheels[0]} is installed; its files are another wheel's"

@@ -268,7 +268,8 @@ class Segmenter:
         Parameters
         ----------
         stack : path or Source
-            A greyscale TIFF: plain, ImageJ or OME; axes and pixel size are kept. Or an open source, which stays open.
+            A greyscale TIFF (plain, ImageJ or OME; axes and pixel size are kept) or a folder of section images. Or an
+            open source, which stays open.
         output : path
             Replaced only when the new file is whole.
         emit : {"cell", "membrane"}

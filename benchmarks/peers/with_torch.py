@@ -18,10 +18,10 @@ CHECKPOINT = default_model().path.with_suffix(".pth")
 
 def released_network(task: Task) -> Any:
     """Load the released weights on the device, or skip by name."""
-    need("torch", "isbi_export.deployable")
+    need("torch", "isbi_export.formats.deployable")
     import torch
 
-    from isbi_export.deployable import Deployable
+    from isbi_export.formats.deployable import Deployable
     from isbi_train.networks.checkpoint import load_checkpoint
 
     if not CHECKPOINT.exists():

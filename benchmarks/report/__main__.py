@@ -19,6 +19,7 @@ from benchmarks.store import Stored, newest
 
 from .baselines import recipes_table
 from .cells import MISSING
+from .contracts import halo_error_table
 from .goals import PEERS, goals_table
 from .networks import networks_table
 from .plots import PICTURES as PLOTS
@@ -34,6 +35,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "goals": goals_table,
+    "halo-error": halo_error_table,
     "limits": limits_table,
     "peers-one-core": lambda stored: peers_table(stored, PEERS),
     "peers": lambda stored: peers_table(stored, "peers-4096"),
@@ -107,10 +109,10 @@ def update_pictures(docs: Path, stored: Stored, check: bool) -> list[str]:
     return found
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write the pages and pictures, say with --check whether that would change them, or print this machine's tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    what = parser.add_mutually_exclusive_group()
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    what = found.add_mutually_exclusive_group()
     what.add_argument(
         "--check", action="store_true", help="change nothing; exit 1 if a page or picture is out of date"
     )
@@ -119,7 +121,12 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="change nothing; print the tables of what was stored on this machine",
     )
-    asked = parser.parse_args(argv)
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the pages and pictures, say with --check whether that would change them, or print this machine's tables."""
+    asked = parser().parse_args(argv)
     if asked.print:
         stored = newest(machine_slug=slug())
         for name, table in TABLES.items():

@@ -8,7 +8,6 @@ repetition gives the same figures.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from scipy.ndimage import gaussian_filter
 
 from benchmarks.store import store
 from isbi_infer import Segmenter
-from isbi_infer.errors import IsbiError
 from isbi_infer.pixels.resample import resample
+from isbi_infer.terminal import exit_codes
 from isbi_train.data.labelled import LabelledStack, load_labelled
 from isbi_train.scores.metrics import thinned_scores
 
@@ -117,34 +116,37 @@ def measure(model: Path | None, held_out: LabelledStack, precision: str) -> dict
     return found
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of the challenge's training stack")
-    parser.add_argument("--model", type=Path, help="another model than the released one")
-    parser.add_argument("--precision", default="auto", help="of the released model [the fastest]")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.robustness", description=__doc__.splitlines()[0]
+    )
+    found.add_argument("--data", type=Path, required=True, help="folder of the challenge's training stack")
+    found.add_argument("--model", type=Path, help="another model than the released one")
+    found.add_argument("--precision", default="auto", help="of the released model [the fastest]")
+    found.add_argument(
         "--store", action="store_true", help="write benchmarks/results/MACHINE-DATE-robustness.json"
     )
-    asked = parser.parse_args(argv)
-    try:
-        stack = load_labelled(asked.data)
-        held_out = stack[HELD_OUT]
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Score, print, and store where that is asked for."""
+    asked = parser().parse_args(argv)
+    with exit_codes(parser().prog):
+        held_out = load_labelled(asked.data)[HELD_OUT]
         found = measure(asked.model, held_out, asked.precision)
-    except IsbiError as error:
-        print(f"benchmarks.studies.robustness: {error}", file=sys.stderr)
-        return error.exit_code
-    for name, scores in found.items():
-        print(f"{name:40} V_rand {scores['v_rand']:.4f}  V_info {scores['v_info']:.4f}")
-    if asked.store:
-        used = Segmenter(asked.model, precision=asked.precision)
-        settings = {
-            "sections": "25:30",
-            "model_sha256": used.model_sha256,
-            "precision": used.contract.precision,
-        }
-        print(store("robustness", {"by_change": found}, settings))
-    return 0
+        for name, scores in found.items():
+            print(f"{name:40} V_rand {scores['v_rand']:.4f}  V_info {scores['v_info']:.4f}")
+        if asked.store:
+            used = Segmenter(asked.model, precision=asked.precision)
+            settings = {
+                "sections": "25:30",
+                "model_sha256": used.model_sha256,
+                "precision": used.contract.precision,
+            }
+            print(store("robustness", {"by_change": found}, settings))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -52,7 +52,7 @@ def fit(
     with exit_codes("isbi-train", debug=debug):
         require_packages("train", "torch", "numba", "tomli_w")
         from isbi_train.data.inputs import read_labelled
-        from isbi_train.training.distributed import torchrun_team
+        from isbi_train.training.distributed import torchrun_processes
 
         if fold is not None and folds is None:
             raise UsageError("--fold is one of --folds N; give N too")
@@ -63,26 +63,28 @@ def fit(
             settings = saved
         chosen = resolve([*_layers(recipe, settings, assignments or []), ("flags", flags)])
         stack = read_labelled(chosen.inputs)
-        with torchrun_team() as team:
-            logging.basicConfig(level=logging.INFO if team.leads else logging.ERROR, format="%(message)s")
+        with torchrun_processes() as processes:
+            logging.basicConfig(
+                level=logging.INFO if processes.is_main else logging.ERROR, format="%(message)s"
+            )
             parts: dict[str, Any] = {
                 "network": chosen.network,
                 "augment": chosen.augment,
                 "train": chosen.train,
                 "inputs": chosen.inputs,
-                "team": team,
+                "processes": processes,
             }
             if folds is not None:
                 from isbi_train.training.folds import cross_validate
 
                 found = cross_validate(stack, out, folds=folds, only=fold, report=_say_fold, **parts)
-                if team.leads:
+                if processes.is_main:
                     _say_folds(out, found)
             else:
                 from isbi_train.training.train import fit as run
 
                 model = run(stack, out, resume=resume, report=_say, **parts)
-                if team.leads:
+                if processes.is_main:
                     typer.echo(f"{model}: next, isbi-export {model}")
 
 

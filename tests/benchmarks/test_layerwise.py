@@ -6,9 +6,9 @@ import torch
 from benchmarks.layerwise import Layer, Peaks, layerwise_limits, seconds
 from benchmarks.network_layers import layers_of
 from benchmarks.store import newest
-from isbi_export.deployable import Deployable
+from isbi_export.formats.deployable import Deployable
+from isbi_export.formats.onnx_export import OPSET, graph_of
 from isbi_export.graph.analysis.analyse import analyse
-from isbi_export.graph_file import OPSET, graph_of
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.network import UNet
 

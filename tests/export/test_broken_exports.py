@@ -10,12 +10,13 @@ import onnx
 import pytest
 import torch
 
-from isbi_export.deployable import Deployable
-from isbi_export.exported import WRITERS
-from isbi_export.gates import GATES
-from isbi_export.graph_file import graph_of, write_onnx
+from isbi_export.formats.deployable import Deployable
+from isbi_export.formats.exported import WRITERS
+from isbi_export.formats.onnx_export import graph_of
+from isbi_export.formats.torchscript import write_torchscript
+from isbi_export.graph.metadata import write_onnx
+from isbi_export.proof.gates import GATES
 from isbi_export.publish import NotPublishedError, publish
-from isbi_export.torchscript import write_torchscript
 from isbi_infer.errors import OutputError
 from isbi_infer.model.contract import parse_contract
 from isbi_train.networks.checkpoint import load_checkpoint

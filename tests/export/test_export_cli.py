@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from isbi_export.cli import app
-from isbi_export.gates import GATES, Gate
+from isbi_export.proof.gates import GATES, Gate
 from isbi_infer.model.contract import parse_contract
 from isbi_train.config import NetworkConfig
 

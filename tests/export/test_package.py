@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from isbi_export.package import package_terms, write_package
+from isbi_export.bioimage.package import package_terms, write_package
 from isbi_infer import Segmenter
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.model.contract import read_contract

@@ -21,12 +21,12 @@ import pytest
 import torch
 
 from isbi_export import publish as publish_module
-from isbi_export.exported import WRITERS
-from isbi_export.gates import GATES
-from isbi_export.graph_file import OPSET
-from isbi_export.probes import probe_shapes
+from isbi_export.formats.exported import WRITERS
+from isbi_export.formats.onnx_export import OPSET
+from isbi_export.formats.torchscript import read_torchscript
+from isbi_export.proof.gates import GATES
+from isbi_export.proof.probes import probe_shapes
 from isbi_export.publish import publish
-from isbi_export.torchscript import read_torchscript
 from isbi_infer.errors import ModelError, OutputError, UsageError
 from isbi_infer.model.contract import CONTRACT_KEY, SCHEMA, parse_contract, read_contract
 from isbi_train.config import NetworkConfig, TrainConfig

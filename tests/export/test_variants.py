@@ -13,12 +13,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from isbi_export import raw_io
-from isbi_export.exported import WRITERS
-from isbi_export.gates import GATES, Gate
-from isbi_export.graph_file import stamp
-from isbi_export.int8 import _upsampling_by_convolution
-from isbi_export.probes import probe_shapes
-from isbi_export.program import read_program
+from isbi_export.formats.exported import WRITERS
+from isbi_export.formats.program import read_program
+from isbi_export.graph.int8 import _upsampling_by_convolution
+from isbi_export.graph.metadata import stamp
+from isbi_export.proof.gates import GATES, Gate
+from isbi_export.proof.probes import probe_shapes
 from isbi_export.publish import NotPublishedError, publish
 from isbi_export.variants import Variant, plan_variants
 from isbi_infer import Segmenter
@@ -255,7 +255,7 @@ def test_swapped_statistics_are_caught(monkeypatch, save, tmp_path):
             node.input[:] = [names.get(name, name) for name in node.input]
         return model
 
-    monkeypatch.setattr("isbi_export.exported.with_raw_io", swapped)
+    monkeypatch.setattr("isbi_export.formats.exported.with_raw_io", swapped)
     with pytest.raises(NotPublishedError, match="differs from the checkpoint"):
         publish(save(), tmp_path, ["onnx"], ios=["uint8"])
 

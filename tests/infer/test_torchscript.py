@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import isbi_infer
-from isbi_export.deployable import Deployable
-from isbi_export.torchscript import write_torchscript
+from isbi_export.formats.deployable import Deployable
+from isbi_export.formats.torchscript import write_torchscript
 from isbi_infer import Segmenter
 from isbi_infer.backends.cores import available_cores
 from isbi_infer.errors import DependencyError, ModelError, UsageError

@@ -51,7 +51,7 @@ def test_the_wheel_holds_the_packages_the_model_and_nothing_else(wheel):
 
 
 def test_the_installed_wheel_segments_without_torch(wheel, tmp_path):
-    """A fresh environment that sees only NumPy, tifffile, typer and onnxruntime of this one."""
+    """A fresh environment that sees only NumPy, tifffile, filelock, typer and onnxruntime of this one."""
     environment = tmp_path / "env"
     venv.create(environment, with_pip=False)
     site = next(environment.glob("lib/python*/site-packages"))
@@ -60,7 +60,7 @@ def test_the_installed_wheel_segments_without_torch(wheel, tmp_path):
     allowed.mkdir()
     here = Path(sys.modules["pytest"].__file__).parents[1]
     needed = (
-        "numpy numpy.libs tifffile typer click rich pygments markdown_it mdurl annotated_doc shellingham "
+        "numpy numpy.libs tifffile filelock typer click rich pygments markdown_it mdurl annotated_doc shellingham "
         "typing_extensions.py onnxruntime flatbuffers google packaging"
     )
     for name in needed.split():

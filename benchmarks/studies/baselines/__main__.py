@@ -86,7 +86,7 @@ def summed_up(folder: Path, plan: Plan, parts: list[str]) -> dict[str, Any]:
     -------
     dict
         The plan's record; ``last``, the result on the last sections, or None; ``folds``, ``per_fold``, ``mean`` and
-        ``spread`` as in `isbi_train.training.folds.summary`.
+        ``spread`` as in `isbi_train.training.folds.collect_scores`.
     """
     from isbi_train.training.folds import averaged
 
@@ -128,30 +128,35 @@ def _say(found: dict[str, Any]) -> None:
             )
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Train, score, sum up."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.baselines", description=__doc__)
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(prog="python -m benchmarks.studies.baselines", description=__doc__)
+    found.add_argument(
         "--data", type=Path, required=True, help="folder with train-volume.tif and train-labels.tif"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for a folder of the network")
-    parser.add_argument("--network", choices=NAMES, default=NAMES[0], help="[%(default)s]; released is ours")
-    parser.add_argument(
+    found.add_argument("--out", type=Path, required=True, help="folder for a folder of the network")
+    found.add_argument("--network", choices=NAMES, default=NAMES[0], help="[%(default)s]; released is ours")
+    found.add_argument(
         "--loss",
         choices=("weighted", "plain"),
         default="weighted",
         help="our recipe's, or plain [%(default)s]",
     )
-    parser.add_argument("--minutes", type=float, help="CPU minutes of one training [as many as ours takes]")
-    parser.add_argument(
+    found.add_argument("--minutes", type=float, help="CPU minutes of one training [as many as ours takes]")
+    found.add_argument(
         "--fold",
         action="append",
         metavar="K",
         help="only this one: 0 to 4, or last for the last five sections; repeatable [all six]",
     )
-    parser.add_argument("--store", action="store_true", help="write benchmarks/results/ once all are done")
-    asked = parser.parse_args(argv)
-    with exit_codes(parser.prog):
+    found.add_argument("--store", action="store_true", help="write benchmarks/results/ once all are done")
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train, score, sum up."""
+    asked = parser().parse_args(argv)
+    with exit_codes(parser().prog):
         if asked.minutes is not None and not asked.minutes > 0:
             raise UsageError(f"--minutes {asked.minutes:g} is not above 0")
         from benchmarks.store import store

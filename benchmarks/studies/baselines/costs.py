@@ -102,13 +102,18 @@ def training_cost(recipe: str, steps: int, **changes: Any) -> dict[str, float]:
     return {"steps": whole, "cpu_s_per_step": found[recipe]}
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(prog="python -m benchmarks.studies.baselines.costs", description=__doc__)
+    found.add_argument("--store", action="store_true", help="write benchmarks/results/")
+    found.add_argument("--rounds", type=int, default=ROUNDS, help="of each network's section [%(default)s]")
+    return found
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measure and say, and store where that is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.baselines.costs", description=__doc__)
-    parser.add_argument("--store", action="store_true", help="write benchmarks/results/")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each network's section [%(default)s]")
-    asked = parser.parse_args(argv)
-    with exit_codes(parser.prog):
+    asked = parser().parse_args(argv)
+    with exit_codes(parser().prog):
         require_packages("bench", "torch", "monai")
         from benchmarks.store import store
 

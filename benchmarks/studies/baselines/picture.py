@@ -148,16 +148,21 @@ def draw(image_YX: Any, cell_YX: Any, panels: Sequence[Panel], path: Path) -> No
         save_figure(figure, path, dpi=80)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Draw the picture."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.baselines.picture", description=__doc__
     )
-    parser.add_argument("runs", metavar="RUN", type=Path, nargs="*", help="such as runs/baselines/basicunet")
-    parser.add_argument("--out", type=Path, required=True, help=".png, .svg or .pdf")
-    parser.add_argument("--side", type=int, default=SIDE, help="of the section, in pixels [%(default)s]")
-    asked = parser.parse_args(argv)
-    with exit_codes(parser.prog):
+    found.add_argument("runs", metavar="RUN", type=Path, nargs="*", help="such as runs/baselines/basicunet")
+    found.add_argument("--out", type=Path, required=True, help=".png, .svg or .pdf")
+    found.add_argument("--side", type=int, default=SIDE, help="of the section, in pixels [%(default)s]")
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draw the picture."""
+    asked = parser().parse_args(argv)
+    with exit_codes(parser().prog):
         require_packages("bench", "torch", "matplotlib")
         from isbi_infer.sample import synthetic_stack
         from isbi_train.plots.figures import check_plottable

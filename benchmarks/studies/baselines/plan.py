@@ -143,7 +143,7 @@ def make_plan(
         "cpu_s_per_step": {OURS: found[OURS], name: min(found[_PLANAR], found[name])},
         "planar": planar,
         "threads": torch.get_num_threads(),
-        "dtype": str(split.arithmetic.dtype),
+        "dtype": str(split.device.dtype),
     }
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:

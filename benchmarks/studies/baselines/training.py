@@ -18,12 +18,12 @@ from isbi_train.config import AugmentConfig, TrainConfig
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.sections import hold_out
 from isbi_train.networks.whole import predict_whole
-from isbi_train.training.arithmetic import Arithmetic, choose_arithmetic
 from isbi_train.training.batches import Sections, bring_sections, draw_batch, step_seed, steps_per_epoch
 from isbi_train.training.calibrate import fit_calibration
+from isbi_train.training.device import Device, choose_device
 from isbi_train.training.folds import fold_config
-from isbi_train.training.run import Run
-from isbi_train.training.train import learning_rate, new_run, take_step
+from isbi_train.training.state import TrainingState
+from isbi_train.training.train import learning_rate, take_step
 from isbi_train.training.validate import scores_of
 
 log = logging.getLogger(__name__)
@@ -51,14 +51,11 @@ class Training:
 
     Attributes
     ----------
-    run : Run
+    run : TrainingState
         Its weights and what changes with them.
-    network : Module
-        What is run in a step.
     """
 
-    run: Run
-    network: nn.Module
+    run: TrainingState
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +70,24 @@ class Split:
         Scored on.
     augment, train : AugmentConfig, TrainConfig
         The settings.
-    arithmetic : Arithmetic
-        Where and how narrowly.
+    device : Device
+        Where to train, and in which precision.
     """
 
     sections: Sections
     held_out: LabelledStack
     augment: AugmentConfig
     train: TrainConfig
-    arithmetic: Arithmetic
+    device: Device
 
     @classmethod
     def of(cls, stack: LabelledStack, block: slice, augment: AugmentConfig, train: TrainConfig) -> Split:
         """Hold a block of sections out, and prepare the others."""
         train = fold_config(train, block)
         training, held_out = hold_out(stack, train)
-        arithmetic = choose_arithmetic(train)
+        device = choose_device(train)
         return cls(
-            bring_sections(training, train, None, arithmetic.device), held_out, augment, train, arithmetic
+            bring_sections(training, train, None, device.torch_device), held_out, augment, train, device
         )
 
     @property
@@ -103,17 +100,18 @@ class Split:
         train = self.train if average is None else replace(self.train, average=average)
         layout = torch.contiguous_format if planar else torch.channels_last
         torch.manual_seed(train.seed)
-        model = build().to(self.arithmetic.device, memory_format=layout)  # type: ignore[call-overload]
-        return Training(new_run(model, train, self.arithmetic), _Planar(model) if planar else model)
+        model = build().to(self.device.torch_device, memory_format=layout)  # type: ignore[call-overload]
+        state = TrainingState.start(model, train, self.device)
+        state.network = _Planar(model) if planar else model
+        return Training(state)
 
     def step(self, training: Training, step: int, total: int) -> Tensor:
         """Draw crops, take one step, average the weights; return the loss."""
         run, train = training.run, self.train
-        for group in run.optimiser.param_groups:
-            group["lr"] = learning_rate(step, total, train)
+        run.set_learning_rate(learning_rate(step, total, train))
         batch = draw_batch(self.sections, self.augment, train, step)
         torch.manual_seed(step_seed(train, step))
-        loss = take_step(run, training.network, self.arithmetic, *batch, train, self.sections.weight_scale)
+        loss = take_step(run, *batch, train, self.sections.weight_scale)
         run.average.update_parameters(run.model)
         return loss
 

@@ -98,30 +98,35 @@ def train_all(study: Study, stack: LabelledStack, out: Path) -> None:
             print(f"{candidate.name}: was trained before", flush=True)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Train what is not trained, measure all, and store it where that is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.networks", description=__doc__)
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(prog="python -m benchmarks.studies.networks", description=__doc__)
+    found.add_argument(
         "--data",
         type=Path,
         default=Path("data/isbi2012"),
         help="folder with train-volume.tif and train-labels.tif, as isbi-train download leaves it [%(default)s]",
     )
-    parser.add_argument(
+    found.add_argument(
         "--out",
         type=Path,
         default=Path("runs/study"),
         help="folder for a folder of each network [%(default)s]",
     )
-    parser.add_argument("--networks", type=Path, default=_HERE / "networks.toml", help="what to compare")
-    parser.add_argument(
+    found.add_argument("--networks", type=Path, default=_HERE / "networks.toml", help="what to compare")
+    found.add_argument(
         "--only", action="append", default=[], metavar="NAME", help="only this one; repeatable"
     )
-    parser.add_argument("--measure", action="store_true", help="train nothing: measure what is trained")
-    parser.add_argument("--rounds", type=int, default=9, help="of the timing [%(default)s]")
-    parser.add_argument("--store", action="store_true", help="write benchmarks/results/")
-    asked = parser.parse_args(argv)
-    with exit_codes(parser.prog):
+    found.add_argument("--measure", action="store_true", help="train nothing: measure what is trained")
+    found.add_argument("--rounds", type=int, default=9, help="of the timing [%(default)s]")
+    found.add_argument("--store", action="store_true", help="write benchmarks/results/")
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train what is not trained, measure all, and store it where that is asked for."""
+    asked = parser().parse_args(argv)
+    with exit_codes(parser().prog):
         if asked.rounds < 1:
             raise UsageError(f"--rounds {asked.rounds} is below 1")
         require_packages("export", "torch", "onnx", "onnxscript")

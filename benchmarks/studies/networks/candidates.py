@@ -14,7 +14,7 @@ from isbi_train.config.settings import Settings, read_layer, recipe_layer, resol
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint
 from isbi_train.training.calibrate import calibrate_file
-from isbi_train.training.run import HISTORY, MODEL, RunSettings
+from isbi_train.training.state import HISTORY, MODEL, RunSettings
 from isbi_train.training.train import fit
 
 NETWORKS = Path(__file__).with_name("networks.toml")

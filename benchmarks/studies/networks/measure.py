@@ -20,7 +20,7 @@ from isbi_train.data.labelled import LabelledStack
 from isbi_train.evaluation.evaluate import headline
 from isbi_train.networks.checkpoint import Checkpoint, file_sha256, shapes_of
 from isbi_train.scores.metrics import thinned_scores
-from isbi_train.training.run import MODEL
+from isbi_train.training.state import MODEL
 
 from .candidates import training_seconds
 

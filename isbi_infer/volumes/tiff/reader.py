@@ -21,6 +21,7 @@ import numpy as np
 import tifffile
 
 from isbi_infer.errors import ImageError, IsbiError, ResourceError
+from isbi_infer.volumes.formats import HEAD_BYTES, recognise
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Kind, Section, Window
 from isbi_infer.volumes.tiff.description import Declaration, Resolution, declared
@@ -65,6 +66,9 @@ def open_stack(path: str | os.PathLike[str]) -> TiffSource:
             raise ImageError(f"cannot be opened ({reason}); expected a readable TIFF file") from error
     try:
         with _named_errors(shown):
+            head = file.read(HEAD_BYTES)
+            if head[:2] not in (b"II", b"MM") and (found := recognise(head, shown)) is not None:
+                raise ImageError(found)
             return TiffSource(shown, file)
     except BaseException:
         file.close()
