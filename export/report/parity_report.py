@@ -35,7 +35,7 @@ class FileReport:
     bytes, sha256 : int, str or None
         Of the file.
     milliseconds : float or None
-        For a section of 512 x 512 pixels in one thread of this machine.
+        Processor time for a section of 512 x 512 pixels in one thread of this machine.
     """
 
     path: Path
@@ -148,7 +148,7 @@ def write_html(path: Path, report: Report) -> None:
 
 
 def processor() -> str:
-    """Name this machine's processor."""
+    """Return the name of this machine's processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

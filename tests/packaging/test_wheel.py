@@ -45,7 +45,20 @@ def test_the_wheel_holds_the_packages_the_model_and_nothing_else(wheel):
         "isbi_train",
     }
     assert "isbi_infer/py.typed" in names
-    assert "isbi_infer/tiff/pages.py" in names
+    folders = {
+        "isbi_infer": "isbi_infer",
+        "isbi_train": "isbi_train",
+        "export": "isbi_export",
+        "models": "isbi_models",
+    }
+    for folder, package in folders.items():
+        here = {
+            f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
+            for path in (ROOT / folder).rglob("*.py")
+        }
+        assert here <= set(names), (
+            f"[tool.setuptools] packages lacks a folder of {sorted(here - set(names))[:3]}"
+        )
     assert sum(name.startswith("isbi_models/") and name.endswith(".onnx") for name in names) == 3
     assert not any(name.endswith(".pth") for name in names)
 
