@@ -56,7 +56,7 @@ bench-report: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.report
 
 study: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.study --store
+	$(BIN)/python -m benchmarks.studies.networks --store
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.version.split()[0]} found; run: make PYTHON=python3.11")'

@@ -70,7 +70,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="module")
 def stacks(small_ZYX, large_YX, write_sections, options):
-    """Give a stack by the comparison that it is for: its shape and its path."""
+    """Return a stack by the comparison that it is for: its shape and its path."""
     side = QUICK_SIDE if options.quick else min(MORE_SIDE, len(large_YX))
     more_ZYX = np.stack([large_YX[:side, :side], large_YX[:side, :side][::-1]])
     return {
@@ -99,16 +99,17 @@ def runs(stacks, tmp_path_factory, options):
 
 def work(segmenter, setting, shape):
     """Count what a run computes."""
-    plan = segmenter.plan(shape[1:])
+    run_plan = segmenter.plan(shape, dtype=setting.dtype)
+    plan = run_plan.section
     pixels = prod(shape)
-    computed = plan.overhead * pixels * (8 if setting.tta else 1)
+    computed = plan.overhead * pixels * len(run_plan.views)
     return {
         "sections": shape[0],
         "pixels": pixels,
         "pixels_computed_per_pixel": computed / pixels,
         "gflop": computed * segmenter.contract.flops_per_pixel / 1e9,
         "tile_shape": plan.tile_shape,
-        "batch": segmenter._engine.tiling.tiles_per_batch(plan),
+        "batch": run_plan.batch,
         "precision": setting.precision,
         "model_sha256": segmenter.model_sha256,
     }

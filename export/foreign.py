@@ -12,13 +12,13 @@ import onnx
 from onnx import helper
 
 from isbi_export.graph.analysis.analyse import GraphAnalysis, analyse
-from isbi_export.graph_file import stamp
-from isbi_export.runs import normalising
-from isbi_export.seams import contract_errors, seam_errors
+from isbi_export.graph.metadata import stamp
+from isbi_export.proof.runners import normalising
+from isbi_export.proof.seams import contract_errors, seam_errors
 from isbi_infer import __version__
 from isbi_infer.errors import ModelError
 from isbi_infer.files import check_not_input, replacing
-from isbi_infer.model.contract import SCHEMA, ModelContract
+from isbi_infer.model.contract import ModelContract, read_contract
 from isbi_infer.model.devices import open_backend
 
 
@@ -41,7 +41,7 @@ class ForeignModel:
     pixel_size_nm: float | None = None
 
 
-def adopt(source: Path, target: Path, foreign: ForeignModel) -> ModelContract:
+def add_contract(source: Path, target: Path, foreign: ForeignModel) -> ModelContract:
     """Write a copy of a foreign ONNX model that gives probabilities of cell interior and carries a contract.
 
     Parameters
@@ -81,8 +81,9 @@ def adopt(source: Path, target: Path, foreign: ForeignModel) -> ModelContract:
     model = proto.SerializeToString(deterministic=True)
     contract = _contract(source, content, model, analysis, foreign)
     with replacing(target) as temporary:
-        temporary.write_bytes(stamp(proto, contract))
-    return contract
+        stamped = stamp(proto, contract)
+        temporary.write_bytes(stamped)
+    return read_contract(stamped)
 
 
 def _make_probability_of_cell(proto: onnx.ModelProto, output: str) -> None:
@@ -124,7 +125,6 @@ def _contract(
         )
         errors = contract_errors(found, analysis.halo)
     return ModelContract(
-        schema=SCHEMA,
         input_name=session.inputs[0],
         input_dtype="float32",
         input_channels=1,
@@ -144,8 +144,11 @@ def _contract(
         polarity="cell",
         pixel_size_nm=foreign.pixel_size_nm,
         precision="float32",
-        parity={},
-        training={"source": source.name, "source_sha256": hashlib.sha256(content).hexdigest()},
-        scores={},
-        code_version=__version__,
+        digest=None,
+        provenance={
+            "parity": {},
+            "training": {"source": source.name, "source_sha256": hashlib.sha256(content).hexdigest()},
+            "scores": {},
+            "code_version": __version__,
+        },
     )

@@ -12,7 +12,7 @@ import typer
 
 from isbi_infer._version import __version__
 from isbi_infer.model.devices import device_names, precision_names
-from isbi_infer.terminal import exit_codes, section_progress
+from isbi_infer.terminal import counted, exit_codes, section_progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -32,11 +32,15 @@ def _version(wanted: bool) -> None:
 
 
 @app.command(
-    epilog="isbi-infer doctor says what is installed and what of it really runs. (A stack of that name: ./doctor)"
+    epilog="isbi-infer doctor reports what is installed and what of it really runs. (A stack of that name: ./doctor)"
 )
 def infer(
     stack: Annotated[
-        Path, typer.Argument(metavar="STACK", help="Greyscale TIFF section or stack: plain, ImageJ or OME.")
+        Path,
+        typer.Argument(
+            metavar="STACK",
+            help="Greyscale TIFF section or stack (plain, ImageJ, OME), or a folder of images.",
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Output TIFF. [default: STACK.probability.tif]")
@@ -68,13 +72,14 @@ def infer(
         typer.Option(help="What the network may take, such as 4GiB. [default: half of what is free]"),
     ] = None,
     halo: Annotated[
-        int | None, typer.Option(help="Context in pixels; less than the model's own is not exact, and said.")
+        int | None,
+        typer.Option(help="Context in pixels; less than the model's own is not exact, as a note then says."),
     ] = None,
     pixel_size: Annotated[
         float | None,
         typer.Option(
             help="Side of a pixel in nanometres: sections are resampled to the model's and results back. "
-            "[default: what the file says]"
+            "[default: what the file holds]"
         ),
     ] = None,
     tta: Annotated[
@@ -144,8 +149,8 @@ def infer(
             return
         if not quiet:
             typer.echo(
-                f"{summary.provider} {summary.precision}: {summary.sections} sections in {summary.seconds:.2f} s, "
-                f"{summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
+                f"{summary.provider} {summary.precision}: {counted(summary.sections, 'section')} in "
+                f"{summary.seconds:.2f} s, {summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
             )
         if scores:
             typer.echo(scoring.summary(scores))

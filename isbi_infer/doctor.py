@@ -18,9 +18,10 @@ from typing import Annotated
 import typer
 
 from isbi_infer._version import __version__
+from isbi_infer.backends.device import Device
 from isbi_infer.backends.nvidia import list_gpus
 from isbi_infer.errors import DependencyError, IsbiError
-from isbi_infer.model.devices import DEVICES
+from isbi_infer.model.devices import DEVICES, device_names, open_backend
 from isbi_infer.terminal import exit_codes
 
 RUNTIMES = next(row.clashes for row in DEVICES if row.name == "cpu")
@@ -56,7 +57,7 @@ class Finding:
 
 
 def check_packages() -> Iterator[Finding]:
-    """Say what is installed, from its metadata; nothing is imported."""
+    """Report what is installed, from its metadata; nothing is imported."""
     yield Finding("python", None, f"{platform.python_version()} at {sys.executable}, {platform.platform()}")
     yield Finding("isbi-infer", None, f"{__version__} in {Path(__file__).parent}")
     for package in ("numpy", "tifffile", "typer"):
@@ -79,7 +80,7 @@ def installed_runtimes() -> list[metadata.Distribution]:
 
 
 def check_runtimes(wheels: Sequence[metadata.Distribution]) -> Iterator[Finding]:
-    """Say which onnxruntime there is; two wheels overwrite each other, unseen by ``pip check``."""
+    """Report which onnxruntime there is; two wheels overwrite each other, unseen by ``pip check``."""
     from isbi_infer.backends.onnxruntime import import_onnxruntime
 
     names = [str(wheel.metadata["Name"]) for wheel in wheels]
@@ -124,7 +125,7 @@ def lost_files(wheel: metadata.Distribution) -> list[str]:
 
 
 def check_libraries(folders: Iterable[Path], ldconfig: str) -> Finding:
-    """Say where the CUDA and cuDNN libraries are: in these folders, or where ``ldconfig -p`` says."""
+    """Report where the CUDA and cuDNN libraries are: in these folders, or where ``ldconfig -p`` says."""
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())]
     cached = (Path(line.split("=> ")[1]) for line in ldconfig.splitlines() if "=> " in line)
     files += [file for file in cached if file.is_file()]
@@ -145,51 +146,54 @@ def library_folders() -> Iterator[Path]:
         yield from (Path(part) for part in os.environ.get(variable, "").split(os.pathsep) if part)
 
 
-def check_provider(provider: str, model: bytes, remedy: str | None) -> Finding:
-    """Run a tile on one provider; one without a remedy is none that has to run."""
+def check_device(row: Device, model: bytes, remedy: str | None) -> Finding:
+    """Run a tile on one device; one without a remedy does not have to run."""
     import numpy as np
 
     from isbi_infer.model.contract import contract_of
-    from isbi_infer.model.devices import open_backend
     from isbi_infer.model.file import read_model_file
 
     try:
-        backend = open_backend(model, provider)
+        backend = open_backend(model, row)
         file = read_model_file(model)
         stride = contract_of(file.metadata, file.digest).stride
         backend.run(np.zeros((1, 1, stride, stride), np.float32))
     except IsbiError as error:
         reason = str(error).partition("; run: ")[0]
         if remedy is None:
-            return Finding(provider, None, f"compiled in, does not run here ({reason})")
-        return Finding(provider, False, reason, remedy, error.exit_code)
-    return Finding(provider, True, "runs")
+            return Finding(row.name, None, f"compiled in, does not run here ({reason})")
+        return Finding(row.name, False, reason, remedy, error.exit_code)
+    return Finding(row.name, True, "runs")
 
 
-def check_providers(model: bytes, *, gpu_wheel: bool, gpu_found: bool) -> Iterator[Finding]:
-    """Say which providers are compiled in, and run each of them."""
+def check_devices(model: bytes, *, gpu_found: bool) -> Iterator[Finding]:
+    """Run each device whose runtime is installed, and report what is missing of those that could be used."""
     from isbi_infer.backends.onnxruntime import import_onnxruntime
+    from isbi_infer.backends.wheels import installed_wheels
 
     available = import_onnxruntime(RUNTIMES).get_available_providers()
     yield Finding("compiled in", None, ", ".join(available))
-    remedies = {
-        "cpu": "pip install --force-reinstall 'isbi-infer[cpu]'",
-        "cuda": "pip install --upgrade 'isbi-infer[gpu]'" if gpu_found else _CPU_ONLY,
-        "openvino": "pip install --force-reinstall onnxruntime-openvino",
-    }
-    names = {row.name: row.runtime_name for row in DEVICES if "onnx" in row.formats}
-    for provider in sorted(names, key=lambda name: (name != "cpu", name)):
-        if names[provider] in available:
-            yield check_provider(provider, model, remedies.get(provider))
-    if names["cuda"] not in available and gpu_wheel:
-        detail = "not compiled in, though onnxruntime-gpu is installed; its files are another wheel's"
-        yield Finding("cuda", False, detail, "pip install --force-reinstall --no-deps onnxruntime-gpu")
-    elif names["cuda"] not in available and gpu_found:
-        yield Finding("cuda", None, "not compiled in; 'isbi-infer[gpu]' would use the GPU")
+    for name in device_names():
+        row = next((row for row in DEVICES if row.name == name and "onnx" in row.formats), None)
+        if row is None:
+            continue
+        wheels = installed_wheels(row.wheels)
+        there = row.runtime_name in available if "onnxruntime" in row.clashes else wheels
+        if there:
+            yield check_device(row, model, _CPU_ONLY if row.repair and _lacks(row, gpu_found) else row.repair)
+        elif wheels and row.repair:
+            detail = f"not compiled in, though {wheels[0]} is installed; its files are another wheel's"
+            yield Finding(name, False, detail, f"pip install --force-reinstall --no-deps {wheels[0]}")
+        elif row.kind == "gpu" and row.in_auto and gpu_found:
+            yield Finding(name, None, "not compiled in; 'isbi-infer[gpu]' would use the GPU")
+
+
+def _lacks(row: Device, gpu_found: bool) -> bool:
+    return row.kind == "gpu" and not gpu_found
 
 
 def check_machine() -> Iterator[Finding]:
-    """Say what memory and how many cores this process may use."""
+    """Report what memory and how many cores this process may use."""
     from isbi_infer.backends.cores import available_cores
     from isbi_infer.plan.memory import available_memory
 
@@ -225,8 +229,10 @@ def check_model(model: Path | None, *, runs: bool) -> Iterator[Finding]:
         f"stride {contract.stride}, halo {contract.halo}, border {contract.border}, {exact}; "
         f"{contract.normalisation}, {contract.precision}, {contract.polarity} = 1",
     )
+    found = contract.provenance.get("scores")
     scores = ", ".join(
-        f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in contract.scores.items()
+        f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in (found.items() if isinstance(found, dict) else ())
     )
     yield Finding("scores", None, scores or "none in the contract")
 
@@ -253,8 +259,7 @@ def examine(model: Path | None) -> Iterator[Finding]:
     yield from models
     if runs:
         usable = model if model and models[0].ok and model.suffix.lower() == ".onnx" else default_model().path
-        gpu_wheel = any(wheel.metadata["Name"] == "onnxruntime-gpu" for wheel in wheels)
-        yield from check_providers(usable.read_bytes(), gpu_wheel=gpu_wheel, gpu_found=bool(gpus))
+        yield from check_devices(usable.read_bytes(), gpu_found=bool(gpus))
 
 
 @app.command()
@@ -265,7 +270,7 @@ def doctor(
         bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
     ] = False,
 ) -> None:
-    """Say what is installed and what of it really runs; end with the command that mends what does not."""
+    """Report what is installed and what of it really runs; end with the command that mends what does not."""
     with exit_codes("isbi-infer doctor", debug=debug):
         findings = []
         for finding in examine(model):

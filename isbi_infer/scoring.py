@@ -21,7 +21,7 @@ class Scorer(Protocol):
     """Scores a stack that was written, against labels that are read already."""
 
     def __call__(self, prediction: Path, *, membrane: bool) -> dict[str, Any]:
-        """Give the scores as plain types; `membrane` says that 1 means membrane in the stack."""
+        """Return the scores as plain types; `membrane` is true where 1 means membrane in the stack."""
         ...
 
 
@@ -58,7 +58,7 @@ def open_scorer(labels: Path, shape: tuple[int, ...]) -> Scorer:
 
 
 def summary(scores: Mapping[str, Any]) -> str:
-    """Say the scores in two lines.
+    """Return the scores in two lines of text.
 
     Parameters
     ----------

@@ -53,13 +53,13 @@ class Segmenter:
         Bytes that the network's activations may take; half of what is free when not given. It bounds the tiles.
     halo : int, optional
         Pixels of context, a multiple of the stride; the model's own, which makes tiles exact, when not given. Less is
-        faster and no longer exact: `notes` then gives the error that was measured when the model was exported.
+        faster and no longer exact: `notes` then names the error that was measured when the model was exported.
     precision : str
         "auto" takes the fastest file of the released model for the provider that passed its gate (int8 on CPU, fp16 on
         CUDA), and a `model` that is given as it is. Another one is looked for beside `model`.
     pixel_size : float, optional
         Side of a pixel of the sections, in nanometres: they are resampled to the model's, and results back. When not
-        given, `segment_file` takes what the file says, and arrays go in as they are.
+        given, `segment_file` takes what the file holds, and arrays go in as they are.
     tta : bool
         Average the results of the eight flips and rotations of each section: eight times the work.
 
@@ -70,7 +70,7 @@ class Segmenter:
     precision : str
         Of the arithmetic, as proved.
     contract : ModelContract
-        What the model says about itself.
+        The model's promises about its input, output and tiling.
     model_sha256 : str
         Of the model file.
     notes : tuple of str
@@ -268,7 +268,8 @@ class Segmenter:
         Parameters
         ----------
         stack : path or Source
-            A greyscale TIFF: plain, ImageJ or OME; axes and pixel size are kept. Or an open source, which stays open.
+            A greyscale TIFF (plain, ImageJ or OME; axes and pixel size are kept) or a folder of section images. Or an
+            open source, which stays open.
         output : path
             Replaced only when the new file is whole.
         emit : {"cell", "membrane"}

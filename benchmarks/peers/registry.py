@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .ours import onnxruntime_whole, ours, ours_in
-from .scene import Build, Peer, Scene, need
+from .task import Build, Peer, Task, need
 from .with_monai import monai, monai_on_onnxruntime, monai_tuned
 from .with_openvino import openvino
 from .with_torch import torch_bf16, torch_compile, torch_eager, torchscript
@@ -17,11 +17,11 @@ _ON_GPU = ("fp32", "fp16")
 def bioimageio(block: int) -> Build:
     """bioimageio.core's tiled prediction of a package that declares our halo; `block` counts the halos in."""
 
-    def build(scene: Scene) -> Peer:
+    def build(task: Task) -> Peer:
         need("bioimageio.core")
         from .with_bioimageio import tiled_prediction
 
-        return tiled_prediction(scene, block)
+        return tiled_prediction(task, block)
 
     return build
 

@@ -64,6 +64,8 @@ class Device:
         Where inputs and outputs stay between runs, as the runtime calls it; None is the processor's memory.
     in_auto : bool
         Whether "auto" tries it.
+    repair : str or None
+        The command that mends it where its runtime is installed and it does not run; None where that is no fault.
     """
 
     name: str
@@ -82,3 +84,4 @@ class Device:
     options: Mapping[str, str] = field(default_factory=dict)
     memory_space: str | None = None
     in_auto: bool = True
+    repair: str | None = None

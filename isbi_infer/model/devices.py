@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ModelFormat = Literal["onnx", "torchscript"]
 # For type checkers, which cannot read the table; a test holds them against it.
 ProviderName = Literal["auto", "cpu", "cuda", "openvino", "tensorrt"]
-PrecisionName = Literal["auto", "fp16", "fp32", "int8"]
+PrecisionName = Literal["auto", "bf16", "fp16", "fp32", "int8"]
 
 _ONNXRUNTIME_WHEELS = (  # all of them provide the module onnxruntime and overwrite each other
     "onnxruntime",
@@ -63,6 +63,7 @@ DEVICES = (
             "arena_extend_strategy": "kSameAsRequested",
         },
         memory_space="cuda",
+        repair="pip install --upgrade 'isbi-infer[gpu]'",
     ),
     Device(
         name="tensorrt",
@@ -84,16 +85,22 @@ DEVICES = (
     Device(
         name="openvino",
         formats=("onnx",),
-        backend="isbi_infer.backends.onnxruntime:OnnxSession",
+        backend="isbi_infer.backends.openvino:OpenVinoModel",
         kind="cpu",
-        runtime_name="OpenVINOExecutionProvider",
-        wheels=("onnxruntime-openvino",),
-        clashes=_ONNXRUNTIME_WHEELS,
-        remedy="pip uninstall -y onnxruntime && pip install onnxruntime-openvino",
-        proof="the session lists it first, with falling back to the CPU forbidden, and a tile runs on it",
-        arithmetic=(_FP32,),
+        runtime_name="CPU",
+        wheels=("openvino", "openvino-nightly"),
+        clashes=("openvino", "openvino-nightly"),
+        remedy="pip install 'isbi-infer[openvino]'",
+        proof="the compiled model reports the precision asked for, in its hint and in its convolutions",
+        arithmetic=(
+            Arithmetic(name="int8", file="int8", memory=1.0),
+            Arithmetic(name="bf16", file="float32", memory=1.0),
+            Arithmetic(name="fp32", file="float32", memory=2.3),
+            Arithmetic(name="fp16", file="float16", memory=2.3),
+        ),
         tile_pixels=_CPU_TILE,
         in_auto=False,
+        repair="pip install --force-reinstall 'isbi-infer[openvino]'",
     ),
     Device(
         name="cuda",
@@ -122,6 +129,7 @@ DEVICES = (
         proof="the session lists it first",
         arithmetic=(_INT8, _FP32, _FP16),
         tile_pixels=_CPU_TILE,
+        repair="pip install --force-reinstall 'isbi-infer[cpu]'",
     ),
     Device(
         name="cpu",

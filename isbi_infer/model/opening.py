@@ -15,7 +15,7 @@ from isbi_infer.errors import DependencyError, ModelError, UsageError
 from isbi_infer.model.contract import PRECISIONS, ModelContract, contract_of
 from isbi_infer.model.devices import open_backend, precision_names, rows
 from isbi_infer.model.file import read_model_file
-from isbi_models import ReleasedFile, default_model
+from isbi_models import ReleasedFile, default_model, released_models
 
 _SNIFFED = (
     (b"version https://git-lfs", "a Git LFS pointer; run: git lfs pull"),
@@ -35,15 +35,18 @@ class OpenModel:
     sha256 : str
         Of its bytes.
     contract : ModelContract
-        What it says about itself.
+        The model's promises, checked.
     backend : Backend
         On the proved device, in the proved precision.
+    notes : tuple of str
+        What the reader of the results must know about the file.
     """
 
     path: Path
     sha256: str
     contract: ModelContract
     backend: Backend
+    notes: tuple[str, ...] = ()
 
 
 def open_model(model: str | Path | None, provider: str, precision: str = "auto") -> OpenModel:
@@ -158,7 +161,9 @@ def _open_variant(path: Path, contract: ModelContract, provider: str, wanted: st
             f"run isbi-export --precision {wanted} on its checkpoint, or leave --precision out"
         )
     variant = open_model(sibling, provider)
-    if PRECISIONS[variant.contract.precision] != wanted or variant.contract.training != contract.training:
+    if PRECISIONS[variant.contract.precision] != wanted or variant.contract.provenance.get(
+        "training"
+    ) != contract.provenance.get("training"):
         raise ModelError(f"{sibling}: is not the {wanted} variant of {path}; export both from one checkpoint")
     return variant
 
@@ -179,7 +184,11 @@ def _opened(
         contract = contract_of(file.metadata, file.digest)
     backend = open_backend(content, device, arithmetic)
     _probe(backend, contract)
-    return OpenModel(path, sha256, contract, backend)
+    trusted = any(
+        sha256 == file.sha256 for model in released_models().values() for file in model.files.values()
+    )
+    notes = () if trusted or contract.trust_note is None else (contract.trust_note,)
+    return OpenModel(path, sha256, contract, backend, notes)
 
 
 @contextmanager

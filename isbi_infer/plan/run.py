@@ -25,6 +25,7 @@ from isbi_infer.plan.memory import available_memory
 from isbi_infer.plan.scaling import Scaling, choose_scaling
 from isbi_infer.plan.symmetry import ALL_EIGHT, IDENTITY, Symmetry
 from isbi_infer.plan.tiles import SectionPlan, plan_section
+from isbi_infer.terminal import counted
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Block, Source
 
@@ -334,7 +335,7 @@ def plan_run(
         emit=emit,
         dtype=dtype,
         memory_bytes=int(tile_pixels * bytes_per_pixel * batch * workers),
-        notes=tuple(dict.fromkeys((*notes, *halo_notes, *scaling_notes))),
+        notes=tuple(dict.fromkeys((*notes, *opened.notes, *halo_notes, *scaling_notes))),
     )
 
 
@@ -485,14 +486,13 @@ class Estimate:
 
     def __str__(self) -> str:
         plan, tile_shape = self.plan, self.plan.section.tile_shape
-        (height, width), sections = plan.source.shape, plan.source.sections
+        height, width = plan.source.shape
         return (
-            f"{plan.device} {plan.precision}: {sections} {'section' if sections == 1 else 'sections'} of "
-            f"{height} x {width}, each in {len(plan.section.tiles)} tiles of {tile_shape[0]} x {tile_shape[1]} "
-            f"with a halo of {plan.section.halo}\n"
-            f"overhead {plan.section.overhead:.3f}, batch {plan.batch} x {plan.workers} "
-            f"{'worker' if plan.workers == 1 else 'workers'}, about {plan.memory_bytes / 2**20:.0f} MiB for "
-            f"activations, about {self.seconds:.1f} s of computing"
+            f"{plan.device} {plan.precision}: {counted(plan.source.sections or 1, 'section')} of {height} x {width}, "
+            f"each in {counted(len(plan.section.tiles), 'tile')} of {tile_shape[0]} x {tile_shape[1]} with a halo of "
+            f"{plan.section.halo}\n"
+            f"overhead {plan.section.overhead:.3f}, batch {plan.batch} x {counted(plan.workers, 'worker')}, about "
+            f"{plan.memory_bytes / 2**20:.0f} MiB for activations, about {self.seconds:.1f} s of computing"
         )
 
 

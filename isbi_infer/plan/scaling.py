@@ -32,16 +32,16 @@ class Scaling:
 def choose_scaling(
     model_nm: float | None, given_nm: float | None, found: PixelSize | None
 ) -> tuple[Scaling | None, tuple[str, ...]]:
-    """Decide whether sections are resampled, and what has to be said about it.
+    """Decide whether sections are resampled, and the notes about it.
 
     Parameters
     ----------
     model_nm : float or None
         Side of a pixel in the model's training data.
     given_nm : float or None
-        What the user says about the sections.
+        The user's own figure for the sections.
     found : PixelSize or None
-        What the file says, if the user does not.
+        What the file holds; used where the user passes none.
 
     Returns
     -------
@@ -51,10 +51,10 @@ def choose_scaling(
     Raises
     ------
     UsageError
-        If the user gives a size, and it is not positive or the model's is not known.
+        If the user's size is not positive, or the model's is not known.
     """
     if given_nm is not None and not 0 < given_nm < float("inf"):
-        raise UsageError(f"a pixel size of {given_nm} nm cannot be; give the side of a pixel in nanometres")
+        raise UsageError(f"a pixel size of {given_nm} nm is invalid; pass the side of a pixel in nanometres")
     if model_nm is None:
         if given_nm is None:
             return None, ()

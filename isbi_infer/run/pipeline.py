@@ -43,11 +43,11 @@ def run_plan(
     plan : RunPlan
         Made for this source and this backend.
     source : Source
-        Gives the sections.
+        The sections.
     backend : Backend
-        Computes.
+        The model on the plan's device.
     sinks : sequence of Sink
-        Each is handed every block, encoded as the plan says; they are not finished here.
+        Each is handed every block, encoded by the plan; they are not finished here.
     progress : callable, optional
         Called with the sections done and their total after each section.
 
@@ -85,7 +85,7 @@ def compute_sections(
     sections : iterable of ndarray, shape (Y, X)
         Grey values, all finite. Iterated in a thread of its own, a bounded number of sections ahead.
     backend : Backend
-        Computes.
+        The model on the plan's device.
 
     Yields
     ------

@@ -1,6 +1,6 @@
 """How large a pixel is.
 
-Pixel sizes are nanometres here; files give them in many units and in three ways: ImageJ (pixels per unit,
+Pixel sizes are nanometres here; files hold them in many units and in three ways: ImageJ (pixels per unit,
 and the unit in the description), OME-XML (a size and its unit) and plain TIFF tags (pixels per centimetre).
 """
 
@@ -44,7 +44,7 @@ class PixelSize:
     y_nm, x_nm : float
         Within a section.
     z_nm : float or None
-        From one section to the next; None where the file does not say.
+        From one section to the next; None where the file does not hold it.
     """
 
     y_nm: float

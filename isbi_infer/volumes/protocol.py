@@ -1,4 +1,4 @@
-"""What the engine knows of storage: a source gives sections, a sink takes blocks of the result."""
+"""What the engine knows of storage: a source holds sections, a sink takes blocks of the result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StackInfo:
         (Y, X) of one section, (Z, Y, X) of a stack.
     axes : str
         One letter per dimension of `shape`, as the file names them: "YX", "ZYX", "TYX"; "I" or "Q" where
-        it does not say what the sections are along.
+        it does not name the axis of the sections.
     kind : {"imagej", "ome", "tiff"}
         The flavour of TIFF.
     pixel_size : PixelSize or None
@@ -88,7 +88,7 @@ class Source(Protocol):
     dtype : numpy.dtype
         Of the sections, in the machine's byte order.
     notes : tuple of str
-        What was done to the pixels or taken for granted, and has to be said.
+        What was done to the pixels or taken for granted: what the reader of the results must know.
     """
 
     name: str

@@ -12,13 +12,13 @@ from typing import Annotated, Literal
 import typer
 
 from isbi_infer.terminal import exit_codes, require_packages, section_progress
+from isbi_train.config.inputs import LabelKind
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no summary.")]
 Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
-LabelKind = Literal["cell", "membrane", "instances"]
 
 _DATA = Path("data/isbi2012")
 _INTERVAL_S = 2.0

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from isbi_infer.errors import UsageError
+from isbi_train.config.flags import flag
 
-LABEL_KINDS = ("cell", "membrane", "instances")
+LabelKind = Literal["cell", "membrane", "instances"]
+LABEL_KINDS: tuple[str, ...] = get_args(LabelKind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +40,18 @@ class Inputs:
         ``unlabelled``, ``teacher 0`` and so on. Names that are absent are not compared.
     """
 
-    data: str = ""
-    labels: str = ""
-    labels_are: str = "cell"
-    pixel_size_nm: float | None = None
-    resample_nm: float | None = None
-    init: str = ""
-    teachers: tuple[str, ...] = ()
-    unlabelled: str = ""
+    data: str = flag(
+        "", "Folder with train-volume.tif and train-labels.tif (255 = cell), or a stack.", path=True
+    )
+    labels: str = flag("", "The labels of a stack.", path=True)
+    labels_are: str = flag("cell", "What labels above 0 mean; cell when not given.", choices=LABEL_KINDS)
+    pixel_size_nm: float | None = flag(
+        None, "Pixel size of the stack in nm, where it does not say.", name="--pixel-size"
+    )
+    resample_nm: float | None = flag(None, "Pixel size to train at, in nm.", name="--resample")
+    init: str = flag("", "Start from these weights: fine-tuning.", path=True)
+    teachers: tuple[str, ...] = flag((), "ONNX model to learn from; repeatable.", name="--teacher", path=True)
+    unlabelled: str = flag("", "TIFF stack that only the teachers label.", path=True)
     sha256: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

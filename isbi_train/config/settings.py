@@ -12,8 +12,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import tomli_w
-
 from isbi_infer.errors import UsageError
 from isbi_infer.files import replacing
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
@@ -187,6 +185,8 @@ def write_settings(path: Path, settings: Settings) -> None:
     OutputError
         If the file cannot be written.
     """
+    import tomli_w
+
     plain = {
         section: {key: value for key, value in values.items() if value not in (None, "", (), {})}
         for section, values in asdict(settings).items()

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import cast
 
 from isbi_infer.errors import UsageError
-from isbi_train.config.inputs import Inputs
+from isbi_train.config.inputs import Inputs, LabelKind
 from isbi_train.data.labelled import LabelledStack, load_labelled
-from isbi_train.data.labels import LabelKind
 from isbi_train.data.resample import resample
 
 

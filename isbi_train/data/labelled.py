@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.volumes import PixelSize, open_stack
-from isbi_train.data.labels import LabelKind, cell_mask
+from isbi_train.config.inputs import LabelKind
+from isbi_train.data.labels import cell_mask
 from isbi_train.data.omezarr import is_zarr, read_omezarr
 
 IMAGES, LABELS = "train-volume.tif", "train-labels.tif"

@@ -5,14 +5,13 @@ Errors raised here do not name the file; whoever read the labels does.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
-
-LabelKind = Literal["cell", "membrane", "instances"]
+from isbi_train.config.inputs import LABEL_KINDS, LabelKind
 
 _SHOWN = 5
 
@@ -41,8 +40,8 @@ def cell_mask(label_ZYX: npt.NDArray[Any], labels_are: LabelKind = "cell") -> np
     UsageError
         If the kind is unknown.
     """
-    if labels_are not in get_args(LabelKind):
-        raise UsageError(f"labels are {labels_are!r}; expected {', '.join(get_args(LabelKind))}")
+    if labels_are not in LABEL_KINDS:
+        raise UsageError(f"labels are {labels_are!r}; expected {', '.join(LABEL_KINDS)}")
     if label_ZYX.dtype.kind not in "biuf":
         raise ImageError(f"labels are {label_ZYX.dtype}; expected numbers")
     if labels_are == "instances":

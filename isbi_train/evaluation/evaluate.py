@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
+from isbi_infer.model.devices import ProviderName
 from isbi_infer.volumes import TiffSource, open_stack
 from isbi_train.evaluation.predict import MODEL_SUFFIXES, Progress, predict
 from isbi_train.scores.inputs import ScoringInput, check_scoring_input
@@ -138,7 +139,7 @@ def evaluate(
     *,
     image: Path | None = None,
     sections: str | slice = ":",
-    provider: str = "auto",
+    provider: ProviderName = "auto",
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score a probability stack, or a model run on an image, against labels.

@@ -148,7 +148,7 @@ def check_teachers(teachers: tuple[Path, ...], stack: LabelledStack, train: Trai
     images = stack.sha256()["images"] if teachers else ""
     for teacher in teachers:
         segmenter = Segmenter(teacher)
-        training = segmenter.contract.training
+        training = segmenter.contract.provenance.get("training", {})
         seen = str(training.get("sections", ""))
         same = dict(training.get("data_sha256", {})).get("images") == images
         if same and any(r.start < held_out.stop and held_out.start < r.stop for r in ranges(seen)):

@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isbi_export.deployable import Deployable
+from isbi_export.formats.deployable import Deployable
 from isbi_export.graph.analysis.analyse import analyse
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.checkpoint import load_checkpoint

@@ -77,7 +77,7 @@ def test_bytes_in_want_bytes(everything, image_ZYX):
 def test_torchscript_is_run_with_the_same_contract_plan_and_exactness(everything, image_ZYX):
     folder, _ = everything
     script, onnx = (Segmenter(folder / name, provider="cpu") for name in ("model.pt", "model.onnx"))
-    assert script.contract.training == onnx.contract.training
+    assert script.contract.provenance["training"] == onnx.contract.provenance["training"]
     assert script.plan((1000, 1000)) == onnx.plan((1000, 1000))
     whole_ZYX = script(image_ZYX)
     assert np.abs(whole_ZYX - onnx(image_ZYX)).max() < 1e-5

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isbi_export.calibration import Calibration
 from isbi_export.contracts import contract_for
-from isbi_export.deployable import Deployable
-from isbi_export.exported import Exported
+from isbi_export.formats.calibration import Calibration
+from isbi_export.formats.deployable import Deployable
+from isbi_export.formats.exported import Exported
+from isbi_export.formats.onnx_export import OPSET
 from isbi_export.graph.analysis.analyse import analyse
-from isbi_export.graph_file import OPSET, write_onnx
+from isbi_export.graph.metadata import write_onnx
 from isbi_export.variants import plan_variants
 from isbi_infer import Segmenter
 from isbi_infer.sample import synthetic_stack

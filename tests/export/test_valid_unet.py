@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isbi_export.deployable import Deployable
-from isbi_export.foreign import ForeignModel, adopt
+from isbi_export.foreign import ForeignModel, add_contract
+from isbi_export.formats.deployable import Deployable
+from isbi_export.formats.onnx_export import graph_of
 from isbi_export.graph.analysis.analyse import analyse
-from isbi_export.graph_file import graph_of
 from isbi_infer import Segmenter
 from isbi_infer.model.devices import open_backend
 from isbi_train.config import NetworkConfig
@@ -23,7 +23,7 @@ def exported(seasoned, tmp_path_factory):
     folder, network = tmp_path_factory.mktemp("valid"), seasoned(CONFIG)
     graph = graph_of(Deployable(seasoned(CONFIG)))
     (folder / "valid.onnx").write_bytes(graph.SerializeToString())
-    adopt(folder / "valid.onnx", folder / "model.onnx", ForeignModel(output="cell"))
+    add_contract(folder / "valid.onnx", folder / "model.onnx", ForeignModel(output="cell"))
     return folder / "model.onnx", network
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import isbi_infer
 from isbi_infer import doctor
+from isbi_infer.model.devices import rows
 from isbi_models import default_model
 
 PROGRAM = Path(sys.executable).with_name("isbi-infer")
@@ -225,11 +226,12 @@ def test_a_missing_base_package_is_found_before_it_is_needed(site):
 
 def test_a_provider_that_does_not_run_is_wrong_only_where_it_has_to():
     model = default_model().path.read_bytes()
-    cuda = doctor.check_provider("cuda", model, "the remedy")
-    assert (cuda.ok, cuda.remedy, cuda.exit_code) == (False, "the remedy", 3)
-    tensorrt = doctor.check_provider("tensorrt", model, None)
-    assert (tensorrt.ok, tensorrt.remedy) == (None, None)
-    assert doctor.check_provider("cpu", model, "the remedy").ok
+    cuda, tensorrt, cpu = (next(rows("onnx", name)) for name in ("cuda", "tensorrt", "cpu"))
+    found = doctor.check_device(cuda, model, "the remedy")
+    assert (found.ok, found.remedy, found.exit_code) == (False, "the remedy", 3)
+    found = doctor.check_device(tensorrt, model, None)
+    assert (found.ok, found.remedy) == (None, None)
+    assert doctor.check_device(cpu, model, "the remedy").ok
 
 
 def tool(folder, name, code):

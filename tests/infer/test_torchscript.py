@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import isbi_infer
-from isbi_export.deployable import Deployable
-from isbi_export.torchscript import write_torchscript
+from isbi_export.formats.deployable import Deployable
+from isbi_export.formats.torchscript import write_torchscript
 from isbi_infer import Segmenter
 from isbi_infer.backends.cores import available_cores
 from isbi_infer.errors import DependencyError, ModelError, UsageError
@@ -236,7 +236,7 @@ def test_a_script_that_gives_something_else_is_a_model_error():
         def forward(self, x):
             return x, x
 
-    with pytest.raises(ModelError, match="gives a tuple"):
+    with pytest.raises(ModelError, match="returns a tuple"):
         open_backend(saved(Two()), next(rows("torchscript", "cpu"))).run(np.zeros((1, 1, 16, 16), np.float32))
 
 

@@ -2,9 +2,12 @@ import subprocess
 import sys
 import venv
 import zipfile
+from email.parser import Parser
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from isbi_models import released_models
 
@@ -56,22 +59,36 @@ def test_the_wheel_holds_every_module_the_models_and_nothing_else(wheel):
     assert {Path(name).name for name in names if name.endswith(".onnx")} == shipped
 
 
+def installed_files(wheel):
+    """Find the modules and folders of all that the wheel needs, and of what that needs in turn."""
+    (metadata,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
+    asked = [
+        Requirement(need)
+        for need in Parser().parsestr(zipfile.ZipFile(wheel).read(metadata).decode()).get_all("Requires-Dist")
+    ]
+    needs = [need for need in asked if need.marker is None or need.marker.evaluate({"extra": "cpu"})]
+    seen = set()
+    while needs:
+        found = distribution(needs.pop().name)
+        if found.name not in seen:
+            seen.add(found.name)
+            further = map(Requirement, found.requires or ())
+            needs += [need for need in further if need.marker is None or need.marker.evaluate({"extra": ""})]
+            for top in {file.parts[0] for file in found.files if file.parts[0] != ".."}:
+                yield Path(found.locate_file(top))
+
+
 def test_the_installed_wheel_segments_without_torch(wheel, tmp_path):
-    """A fresh environment that sees only NumPy, tifffile, typer and onnxruntime of this one."""
+    """A fresh environment that sees of this one only what the wheel asks for, with the extra for a CPU."""
     environment = tmp_path / "env"
     venv.create(environment, with_pip=False)
     site = next(environment.glob("lib/python*/site-packages"))
     zipfile.ZipFile(wheel).extractall(site)
     allowed = tmp_path / "allowed"
     allowed.mkdir()
-    here = Path(sys.modules["pytest"].__file__).parents[1]
-    needed = (
-        "numpy numpy.libs tifffile typer click rich pygments markdown_it mdurl annotated_doc shellingham "
-        "typing_extensions.py onnxruntime flatbuffers google packaging"
-    )
-    for name in needed.split():
-        if (here / name).exists():
-            (allowed / name).symlink_to(here / name)
+    for path in installed_files(wheel):
+        if not (allowed / path.name).exists():
+            (allowed / path.name).symlink_to(path)
     (site / "allowed.pth").write_text(str(allowed))
     script = (
         "import sys, numpy as np, isbi_infer\n"

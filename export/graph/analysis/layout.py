@@ -7,12 +7,19 @@ from math import prod
 
 import numpy as np
 
-from isbi_export.graph.analysis.reach import Unproved
+from isbi_export.graph.analysis.extent import Unproved
 from isbi_export.graph.analysis.shape_arithmetic import reshaped
-from isbi_export.graph.analysis.trace import Call, Flattened, Trace, broadcast, broadcast_shape, concatenated
+from isbi_export.graph.analysis.tensor_info import (
+    Call,
+    Flattened,
+    TensorInfo,
+    broadcast,
+    broadcast_shape,
+    concatenated,
+)
 
 
-def reshape(call: Call) -> Trace:
+def reshape(call: Call) -> TensorInfo:
     """``Reshape``."""
     x = call.given(0)
     wanted = call.attribute("shape", ()) or call.integers(1) or ()
@@ -23,10 +30,10 @@ def reshape(call: Call) -> Trace:
         return x.reshaped(shape)
     except Flattened as remark:
         call.remarks.append(str(remark))
-        return Trace(shape, flattened=x)
+        return TensorInfo(shape, flattened=x)
 
 
-def flatten(call: Call) -> Trace:
+def flatten(call: Call) -> TensorInfo:
     """``Flatten``."""
     x = call.given(0)
     at = call.attribute("axis", 1)
@@ -34,7 +41,7 @@ def flatten(call: Call) -> Trace:
     return x.reshaped((prod(x.shape[:at]), prod(x.shape[at:])))
 
 
-def squeeze(call: Call) -> Trace:
+def squeeze(call: Call) -> TensorInfo:
     """``Squeeze``."""
     x, rank = call.given(0), len(call.given(0).shape)
     given = call.attribute("axes", ()) or call.integers(1)
@@ -46,7 +53,7 @@ def squeeze(call: Call) -> Trace:
     return x.reshaped([size for dim, size in enumerate(x.shape) if dim not in dims])
 
 
-def unsqueeze(call: Call) -> Trace:
+def unsqueeze(call: Call) -> TensorInfo:
     """``Unsqueeze``."""
     x = call.given(0)
     given = call.attribute("axes", ()) or call.integers(1) or ()
@@ -55,13 +62,13 @@ def unsqueeze(call: Call) -> Trace:
     return x.reshaped([1 if dim in dims else next(sizes) for dim in range(rank)])
 
 
-def transpose(call: Call) -> Trace:
+def transpose(call: Call) -> TensorInfo:
     """``Transpose``."""
     x = call.given(0)
     return x.transposed(call.attribute("perm", ()) or range(len(x.shape))[::-1])
 
 
-def depth_to_space(call: Call) -> Trace:
+def depth_to_space(call: Call) -> TensorInfo:
     """``DepthToSpace``, as ONNX defines it: two reshapes and a transposition."""
     x, b = call.given(0), call.attribute("blocksize", 1)
     n, c, h, w = x.shape
@@ -72,7 +79,7 @@ def depth_to_space(call: Call) -> Trace:
     return split.reshaped((n, c // b**2, h * b, w * b))
 
 
-def space_to_depth(call: Call) -> Trace:
+def space_to_depth(call: Call) -> TensorInfo:
     """``SpaceToDepth``."""
     x, b = call.given(0), call.attribute("blocksize", 1)
     n, c, h, w = x.shape
@@ -80,20 +87,20 @@ def space_to_depth(call: Call) -> Trace:
     return split.reshaped((n, c * b**2, h // b, w // b))
 
 
-def concat(call: Call) -> Trace:
+def concat(call: Call) -> TensorInfo:
     """``Concat``."""
-    traces = [trace for trace in call.inputs if trace is not None]
+    tensors = [tensor for tensor in call.inputs if tensor is not None]
     rank = len(call.given(0).shape)
-    if any(len(trace.shape) != rank for trace in traces):
+    if any(len(tensor.shape) != rank for tensor in tensors):
         raise Unproved("joins tensors of different rank")
-    return concatenated(traces, call.axis(rank, 1))
+    return concatenated(tensors, call.axis(rank, 1))
 
 
-def split(call: Call) -> list[Trace]:
+def split(call: Call) -> list[TensorInfo]:
     """``Split``."""
     x = call.given(0)
     dim = call.axis(len(x.shape), 0)
-    count = len(call.node.outputs)
+    count = len(call.node.output)
     each = -(-x.shape[dim] // count)
     sizes = call.attribute("split", ()) or call.integers(1) or ()
     sizes = sizes or (*(each,) * (count - 1), x.shape[dim] - each * (count - 1))
@@ -103,7 +110,7 @@ def split(call: Call) -> list[Trace]:
     return [x.picked(dim, slice(start, start + n), n) for start, n in zip(starts, sizes, strict=False)]
 
 
-def gather(call: Call) -> Trace:
+def gather(call: Call) -> TensorInfo:
     """``Gather``."""
     x, indices = call.given(0), call.given(1)
     dim = call.axis(len(x.shape), 0)
@@ -116,14 +123,14 @@ def gather(call: Call) -> Trace:
     return taken if indices.shape else taken.reshaped((*x.shape[:dim], *x.shape[dim + 1 :]))
 
 
-def expand(call: Call) -> Trace:
+def expand(call: Call) -> TensorInfo:
     """``Expand``."""
     x, shape = call.given(0), call.integers(1) or ()
-    wide = broadcast([x, Trace(broadcast_shape([x.shape, shape]))])
+    wide = broadcast([x, TensorInfo(broadcast_shape([x.shape, shape]))])
     # One number everywhere varies nowhere.
     return replace(wide, fixed=x.fixed and prod(x.shape) > 1)
 
 
-def constant_of_shape(call: Call) -> Trace:
+def constant_of_shape(call: Call) -> TensorInfo:
     """``ConstantOfShape``, when it is large."""
-    return Trace(call.integers(0) or ())
+    return TensorInfo(call.integers(0) or ())

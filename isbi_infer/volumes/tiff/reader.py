@@ -2,7 +2,7 @@
 
 ``file -> walk_pages -> declared -> TiffSource.read(index) -> section_YX``
 
-A file gives all the sections that it declares, or an error: never fewer of them. tifffile decodes; what the
+A file yields all the sections that it declares, or an error: never fewer of them. tifffile decodes; what the
 file holds is checked before it is asked (see `isbi_infer.volumes.tiff.directory`).
 """
 
@@ -21,6 +21,7 @@ import numpy as np
 import tifffile
 
 from isbi_infer.errors import ImageError, IsbiError, ResourceError
+from isbi_infer.volumes.formats import HEAD_BYTES, recognise
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Kind, Section, Window
 from isbi_infer.volumes.tiff.description import Declaration, Resolution, declared
@@ -65,6 +66,9 @@ def open_stack(path: str | os.PathLike[str]) -> TiffSource:
             raise ImageError(f"cannot be opened ({reason}); expected a readable TIFF file") from error
     try:
         with _named_errors(shown):
+            head = file.read(HEAD_BYTES)
+            if head[:2] not in (b"II", b"MM") and (found := recognise(head, shown)) is not None:
+                raise ImageError(found)
             return TiffSource(shown, file)
     except BaseException:
         file.close()
@@ -87,7 +91,7 @@ class TiffSource:
     dtype : numpy.dtype
         Of the sections, in the machine's byte order.
     notes : tuple of str
-        What was done to the pixels or taken for granted, and has to be said.
+        What was done to the pixels or taken for granted: what the reader of the results must know.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -137,7 +141,7 @@ class TiffSource:
 
     @property
     def pixel_size(self) -> PixelSize | None:
-        """In nanometres; None where the file does not say."""
+        """In nanometres; None where the file does not hold it."""
         return self.info.pixel_size
 
     def read(self, index: int, window: Window | None = None) -> Section:
