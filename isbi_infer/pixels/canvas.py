@@ -1,7 +1,7 @@
 """What of a section is no tissue: the canvas that aligned sections stand in, no-data values, blank sections.
 
-Canvas is a large connected region of exactly one grey value that ends abruptly. Tissue that was clipped to black or white
-is flat too, but in smaller and ragged patches, beyond which the grey value changes slowly::
+Canvas is a large connected region of exactly one grey value that ends abruptly. Tissue that was clipped to black or
+white is flat too, but in smaller and ragged patches, beyond which the grey value changes slowly::
 
     windows of 32 x 32 equal pixels  ->  grown through windows of 4 x 4  ->  judged by the step at its rim
     (or a long edge of the section)      equal pixels, 4-connected           (unless it holds a long edge)
@@ -77,9 +77,9 @@ def find_canvas(
 def has_structure(section_YX: Section, canvas_YX: Mask | None = None) -> bool:
     """Whether a section shows more than the noise of a camera.
 
-    Pixels 4 apart are more alike than pixels 16 apart in every tissue: by 10 % of their mean squared difference at least,
-    as measured at 4 to 16 nm per pixel, and by 6 % below noise of twice its contrast. In noise, whether or not it was
-    interpolated or lies on a gradient of light, the two differ by 2.5 % at most.
+    Pixels 4 apart are more alike than pixels 16 apart in every tissue: by 10 % of their mean squared difference
+    at least, as measured at 4 to 16 nm per pixel, and by 6 % below noise of twice its contrast. In noise, whether or
+    not it was interpolated or lies on a gradient of light, the two differ by 2.5 % at most.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def _largest_ratio(sums: list[tuple[float, int]]) -> float:
 def _differences_along_rows(
     section_YX: Section, canvas_YX: Mask | None, every: int, lag: int
 ) -> tuple[float, int]:
-    """Sum the squared differences of pixels `lag` apart in `section_YX`, every so many rows of the canvas; count them."""
+    """Sum the squared differences of pixels `lag` apart, `every` so many rows of the canvas; count them."""
     total, count = 0.0, 0
     rows = max(1, _BAND // section_YX.shape[1])
     for start in range(0, len(section_YX), rows):
@@ -232,7 +232,7 @@ def _opened(mask_YX: Mask, side: int) -> Mask:
 
 
 def _origins(bands: Iterator[tuple[int, Mask]], shape: tuple[int, ...]) -> Indices:
-    """List where windows start: the first one of every row of them, as places in rows one pixel longer than the section."""
+    """List where windows start, the first of every row of them, as places in rows one pixel longer than the section."""
     return np.concatenate([np.zeros(0, np.intp), *(starts for starts, _ in _row_runs(bands, shape))])
 
 

@@ -12,12 +12,15 @@ import numpy.typing as npt
 from isbi_infer.pixels.normalise import IntensityStatistics, intensity_statistics, normalise
 from isbi_infer.pixels.probability import decode
 from isbi_infer.pixels.resample import resample
+from isbi_infer.pixels.statistics import mend, section_statistics
 from isbi_infer.plan.run import RunPlan
 from isbi_infer.plan.symmetry import Symmetry
 from isbi_infer.plan.tiles import SectionPlan, Tile, read_mirrored
 
 Section = npt.NDArray[Any]
 Result = npt.NDArray[Any]  # float32 or uint8, as the model returns it
+
+_HALF = 0.5  # of a pixel's area
 
 
 class View:
@@ -48,18 +51,53 @@ class SectionInWork:
     def __init__(self, section_YX: Section, plan: RunPlan) -> None:
         self._shape = (section_YX.shape[0], section_YX.shape[1])
         self._scaled = plan.scaling is not None
-        if plan.scaling is not None:
-            section_YX = resample(section_YX, plan.scaling.inner_shape(self._shape))
-            if plan.model.input_dtype == "uint8":
-                section_YX = np.rint(section_YX).astype(np.uint8)
-        statistics = intensity_statistics(section_YX)
-        self.views = [View(section_YX, symmetry, statistics, plan) for symmetry in plan.views]
+        self._dtype = plan.model.output_dtype
+        self.statistics = section_statistics(section_YX, nodata=plan.source.nodata)
+        self.views: list[View] = []
+        if not self.statistics.blank:
+            section_YX = mend(section_YX, self.statistics)
+            if plan.scaling is None:
+                statistics = self._measured(section_YX)
+            else:
+                section_YX, statistics = self._resampled(section_YX, plan)
+            self.views = [View(section_YX, symmetry, statistics, plan) for symmetry in plan.views]
         self.pending = sum(len(view.plan.tiles) for view in self.views)
 
+    def _measured(self, section_YX: Section) -> IntensityStatistics:
+        """Return mean and standard deviation of the tissue, which mostly is the whole section."""
+        found = self.statistics
+        integers = section_YX.dtype.kind in "iu" and section_YX.dtype.itemsize <= 2  # counted one by one
+        if integers or found.canvas_YX is not None or found.outliers:
+            return IntensityStatistics(found.mean, found.std)
+        return intensity_statistics(section_YX)
+
+    def _resampled(self, section_YX: Section, plan: RunPlan) -> tuple[Section, IntensityStatistics]:
+        """Return the section at the model's pixel size, and the statistics of its tissue there."""
+        assert plan.scaling is not None
+        shape = plan.scaling.inner_shape(self._shape)
+        inner_YX: Section = resample(section_YX, shape)
+        if plan.model.input_dtype == "uint8":
+            inner_YX = np.rint(inner_YX).astype(np.uint8)
+        canvas_YX = self.statistics.canvas_YX
+        if canvas_YX is None:
+            return inner_YX, intensity_statistics(inner_YX)
+        tissue = inner_YX[resample(canvas_YX, shape) < _HALF]
+        return inner_YX, intensity_statistics(tissue if tissue.size else inner_YX)
+
     def result(self) -> Result:
-        """Return the result at the section's own size; views are averaged in their fixed order, with one rounding."""
+        """Return the result at the section's own size, 0 where there is no tissue.
+
+        Views are averaged in their fixed order, with one rounding.
+        """
+        if not self.views:
+            return np.zeros(self._shape, self._dtype)
         result_YX = self._mean_of_views()
-        return resample(decode(result_YX), self._shape) if self._scaled else result_YX
+        if self._scaled:
+            result_YX = resample(decode(result_YX), self._shape)
+        if self.statistics.canvas_YX is not None:
+            result_YX = result_YX.copy() if result_YX.base is not None else result_YX
+            result_YX[self.statistics.canvas_YX] = 0  # membrane: no neuron grows there
+        return result_YX
 
     def _mean_of_views(self) -> Result:
         if len(self.views) == 1:
