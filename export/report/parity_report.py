@@ -35,7 +35,7 @@ class FileReport:
     bytes, sha256 : int, str or None
         Of the file.
     milliseconds : float or None
-        For a section of 512 x 512 pixels in one thread of this machine.
+        Processor time for a section of 512 x 512 pixels in one thread of this machine.
     """
 
     path: Path
