@@ -24,7 +24,7 @@ from isbi_infer.model.devices import open_backend
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignModel:
-    """What a graph cannot say about itself.
+    """What a graph does not show about itself.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class ForeignModel:
 
 
 def add_contract(source: Path, target: Path, foreign: ForeignModel) -> ModelContract:
-    """Write a copy of a foreign ONNX model that gives probabilities of cell interior and carries a contract.
+    """Write a copy of a foreign ONNX model that returns probabilities of cell interior and carries a contract.
 
     Parameters
     ----------
@@ -52,12 +52,12 @@ def add_contract(source: Path, target: Path, foreign: ForeignModel) -> ModelCont
     target : Path
         The copy; replaced only when whole.
     foreign : ForeignModel
-        What its graph cannot say.
+        What its graph does not show.
 
     Returns
     -------
     ModelContract
-        As stamped. ``exact`` is false where tiles are not proved to give the whole-image result.
+        As stamped. ``exact`` is false where tiles are not proved to equal the whole-image result.
 
     Raises
     ------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -115,11 +116,13 @@ def infer(
         from isbi_infer.volumes import open_source
 
         target = output or _beside(stack)
-        with open_source(stack) as source:
+        with ExitStack() as opened:
+            source = opened.enter_context(open_source(stack))
             scorer = None
             if label:
                 check_not_input(target, label)
-                scorer = scoring.open_scorer(label, source.info.shape)
+                scorer = scoring.open_scorer(label, source.info.shape, membrane=emit == "membrane")
+                opened.enter_context(scorer)
             if not dry_run:
                 check_not_input(target, stack)
                 check_writable(target)
@@ -141,8 +144,15 @@ def infer(
                 return
             megapixels = source.info.shape[-2] * source.info.shape[-1] / 1e6
             with section_progress(megapixels, quiet=quiet or as_json) as progress:
-                summary = segmenter.segment_file(source, target, emit=emit, dtype=dtype, progress=progress)
-        scores = scorer(target, membrane=emit == "membrane") if scorer else None
+                summary = segmenter.segment_file(
+                    source,
+                    target,
+                    emit=emit,
+                    dtype=dtype,
+                    progress=progress,
+                    also=(scoring.ScoringSink(scorer),) if scorer else (),
+                )
+            scores = scorer.scores() if scorer else None
         _say((*summary.notes, *(scores["notes"] if scores else ())))
         if as_json:
             typer.echo(json.dumps(summary.to_plain() | ({"scores": scores} if scores else {})))

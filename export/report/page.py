@@ -55,7 +55,7 @@ def page(report: dict[str, Any]) -> str:
         "<h2>Files</h2>",
         "<p>Differences are of a probability, from the checkpoint run by torch. Changed: pixels of tissue, synthetic "
         "and real, whose class at 0.5 differs. Tiles: how far tiles with the exact halo are from the whole section. "
-        f"Times are for a section of 512 x 512 pixels, as measured on this machine ({escape(report['timed_on'])}).</p>",
+        f"Times are processor time for a section of 512 x 512 pixels ({escape(report['timed_on'])}).</p>",
         _table(
             [
                 "file",

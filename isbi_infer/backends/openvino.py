@@ -17,6 +17,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,12 @@ _INTEGERS = frozenset({"u8", "i8"})
 _CONVOLUTIONS = ("Convolution", "Deconvolution")
 _SHAPES_KEPT = 2  # each holds the memory of its activations
 _POLL_MS = 100
-_OUT_OF_MEMORY = re.compile(r"bad[_ ]alloc|out of memory|cannot allocate|failed to allocate", re.I)
+# The last is oneDNN, which does not say why.
+_OUT_OF_MEMORY = re.compile(
+    r"bad[_ ]alloc|out of memory|can(no|')t alloc|failed to allocate|"
+    r"could not (create|execute) a (memory|primitive)(?! descriptor)",
+    re.I,
+)
 _WHERE = re.compile(r"(Exception from \S+|Check '.*?' failed at \S+?):(\d+:)?\s*")
 _LACKING = re.compile(r"No conversion rule found for operations: ([^\n]*)")
 
@@ -230,7 +236,9 @@ class OpenVinoModel(Backend):
                 try:
                     self._fixed[shape] = _FixedShape(self._compiled(shape), self.workers)
                 except ResourceError:
-                    self._fixed.clear()  # a smaller shape comes next, and what is held is in its way
+                    # A smaller shape comes next; what is larger is in its way.
+                    for larger in [s for s in self._fixed if prod(s) >= prod(shape)]:
+                        del self._fixed[larger]
                     raise
             self._fixed.move_to_end(shape)
             return self._fixed[shape]

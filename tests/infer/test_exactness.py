@@ -91,7 +91,7 @@ def export(network, path):
 
 @pytest.fixture(scope="module")
 def with_contracts(tmp_path_factory):
-    """Networks of every kind, exported as anyone would and with_contracts by `isbi-export --contract`."""
+    """Networks of every kind, exported as anyone would and given contracts by `isbi-export --contract`."""
     folder, models = tmp_path_factory.mktemp("models"), {}
     for kind in KINDS:
         source, target = folder / f"{kind}.onnx", folder / f"{kind}.contract.onnx"

@@ -46,19 +46,6 @@ class _Planar(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
-    """A network in training.
-
-    Attributes
-    ----------
-    run : TrainingState
-        Its weights and what changes with them.
-    """
-
-    run: TrainingState
-
-
-@dataclass(frozen=True, slots=True)
 class Split:
     """What all networks get for one held-out block.
 
@@ -95,7 +82,9 @@ class Split:
         """How many steps our recipe takes."""
         return self.train.epochs * steps_per_epoch(self.sections.images_ZCYX.numel(), self.train)
 
-    def new_training(self, build: Build, *, planar: bool = False, average: float | None = None) -> Training:
+    def new_training(
+        self, build: Build, *, planar: bool = False, average: float | None = None
+    ) -> TrainingState:
         """Return a network with random weights and what it is trained with."""
         train = self.train if average is None else replace(self.train, average=average)
         layout = torch.contiguous_format if planar else torch.channels_last
@@ -103,16 +92,16 @@ class Split:
         model = build().to(self.device.torch_device, memory_format=layout)  # type: ignore[call-overload]
         state = TrainingState.start(model, train, self.device)
         state.network = _Planar(model) if planar else model
-        return Training(state)
+        return state
 
-    def step(self, training: Training, step: int, total: int) -> Tensor:
+    def step(self, state: TrainingState, step: int, total: int) -> Tensor:
         """Draw crops, take one step, average the weights; return the loss."""
-        run, train = training.run, self.train
-        run.set_learning_rate(learning_rate(step, total, train))
+        train = self.train
+        state.set_learning_rate(learning_rate(step, total, train))
         batch = draw_batch(self.sections, self.augment, train, step)
         torch.manual_seed(step_seed(train, step))
-        loss = take_step(run, *batch, train, self.sections.weight_scale)
-        run.average.update_parameters(run.model)
+        loss = take_step(state, *batch, train, self.sections.weight_scale)
+        state.average.update_parameters(state.model)
         return loss
 
 
@@ -199,7 +188,7 @@ def train_and_score(
         if progress and ((step + 1) % _SAY_STEPS == 0 or step + 1 == steps):
             progress(step + 1, steps, statistics.fmean(losses[-_SAY_STEPS:]))
     taken = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
-    weights = training.run.average.module.eval()
+    weights = training.average.module.eval()
     start = split.train.held_out(len(split.sections) + len(split.held_out))
     result = {
         "sections": f"{start.start}:{start.stop}",

@@ -67,6 +67,7 @@ def open_stack(path: str | os.PathLike[str]) -> TiffSource:
     try:
         with _named_errors(shown):
             head = file.read(HEAD_BYTES)
+            file.seek(0)
             if head[:2] not in (b"II", b"MM") and (found := recognise(head, shown)) is not None:
                 raise ImageError(found)
             return TiffSource(shown, file)
