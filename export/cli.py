@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from isbi_infer.backends.compiled_cache import use_cache
 from isbi_infer.errors import UsageError
 from isbi_infer.terminal import exit_codes, require_packages
 
@@ -96,6 +97,7 @@ def export(
             _add_contract(checkpoint, folder, output_is, border, pixel_size, as_json=as_json)
             return
         require_packages("export", "torch", "onnx", "onnxscript")
+        use_cache(False)  # what is compiled here is of drafts, and would push the user's models out
         from isbi_export.formats.onnx_export import OPSET
         from isbi_export.publish import NotPublishedError, publish
 
@@ -147,10 +149,14 @@ def _say(report: Report, *, as_json: bool) -> None:
             typer.echo(f"isbi-export: {file.refusal}", err=True)
         elif file.evidence and not as_json:
             found = file.evidence
-            v_rand = f", V_rand {found.v_rand_change:+.4f}" if file.variant.precision == "int8" else ""
+            v_rand = f", V_rand {found.judged.v_rand:+.4f}" if file.variant.precision == "int8" else ""
+            verdicts = ""
+            for verdict in ("passed", "failed"):
+                pairs = [proof.pair for proof in file.runtimes if proof.verdict == verdict]
+                verdicts += f"; {verdict} on {', '.join(pairs)}" if pairs else ""
             typer.echo(
                 f"{file.path}: differs from the checkpoint by at most {found.largest:.1e} on "
-                f"{len(found.comparisons)} inputs, {found.changed:.2%} of pixels change class{v_rand}"
+                f"{len(found.comparisons)} inputs, {found.changed:.2%} of pixels change class{v_rand}{verdicts}"
             )
 
 

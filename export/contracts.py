@@ -126,7 +126,7 @@ def parity_of(
         "changed": rounded_up(evidence.changed),
         "v_rand_change": {data: _plain(change.v_rand) for data, change in evidence.changes.items()},
         "v_info_change": {data: _plain(change.v_info) for data, change in evidence.changes.items()},
-        "gate": GATES[evidence.variant.precision].to_plain(),
+        "gate": GATES[evidence.variant.arithmetic].to_plain(),
     }
     if scored_on:
         plain["image"] = scored_on

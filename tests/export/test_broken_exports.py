@@ -21,7 +21,7 @@ from isbi_infer.errors import OutputError
 from isbi_infer.model.contract import parse_contract
 from isbi_train.networks.checkpoint import load_checkpoint
 
-FLOAT32_TOLERANCE = GATES["float32"].largest
+FLOAT32_TOLERANCE = GATES["fp32"].largest
 REPORT = ["model.parity.html", "model.parity.json"]
 
 

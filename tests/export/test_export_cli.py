@@ -65,7 +65,7 @@ def test_a_line_tells_how_far_each_file_is_from_the_checkpoint(command, save, tm
 def test_what_fails_its_gate_is_one_line_and_exit_code_5_and_the_others_are_published(
     monkeypatch, command, save, tmp_path
 ):
-    monkeypatch.setitem(GATES, "float16", Gate(largest=0.0))
+    monkeypatch.setitem(GATES, "fp16", Gate(largest=0.0))
     monkeypatch.setitem(GATES, "int8", Gate(largest=0.0))
     failed = command(save(), "--formats", "onnx", "--precision", "fp32,fp16,int8")
     assert failed.exit_code == 5

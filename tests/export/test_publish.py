@@ -32,7 +32,7 @@ from isbi_infer.model.contract import CONTRACT_KEY, SCHEMA, parse_contract, read
 from isbi_train.config import NetworkConfig, TrainConfig
 from isbi_train.networks.checkpoint import file_sha256, load_checkpoint
 
-FLOAT32_TOLERANCE = GATES["float32"].largest
+FLOAT32_TOLERANCE = GATES["fp32"].largest
 REPORT = ["model.parity.html", "model.parity.json"]
 
 
