@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -29,8 +30,11 @@ from isbi_infer.plan.run import (
     plan_run,
     record_source,
 )
+from isbi_infer.run.findings import Findings
 from isbi_infer.run.pipeline import Progress, compute_sections, run_plan
 from isbi_infer.volumes import Sink, Source, TiffSink, open_source
+
+log = logging.getLogger(__name__)
 
 
 class Segmenter:
@@ -205,9 +209,12 @@ class Segmenter:
         stack_ZYX = array if array.ndim == 3 else array[None]
         plan = self.plan(stack_ZYX.shape, emit=emit, dtype=dtype)
         out_ZYX = np.empty(stack_ZYX.shape, dtype)
-        with closing(compute_sections(plan, stack_ZYX, self._model.backend)) as results:
+        findings = Findings()
+        with closing(compute_sections(plan, stack_ZYX, self._model.backend, findings)) as results:
             for z, result_YX in enumerate(results):
                 out_ZYX[z] = encode(result_YX, emit, dtype)
+        for note in findings.notes():
+            log.info(note)
         return out_ZYX.reshape(array.shape)
 
     def stream(
@@ -304,8 +311,8 @@ class Segmenter:
         started = time.perf_counter()
         plan = self.plan_source(stack, emit=emit, dtype=dtype)
         with TiffSink(output, like=stack.info, dtype=dtype) as sink:
-            run_plan(plan, stack, self._model.backend, (sink, *also), progress)
-            notes = (*plan.notes, *sink.finish())
+            found = run_plan(plan, stack, self._model.backend, (sink, *also), progress)
+            notes = (*plan.notes, *found, *sink.finish())
         seconds = time.perf_counter() - started
         return RunSummary(
             output=str(output),

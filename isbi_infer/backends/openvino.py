@@ -215,10 +215,11 @@ class OpenVinoModel(Backend):
     ) -> Pixels:
         fixed = self._for_shape(batch_NCYX.shape)
         result = np.empty(fixed.output_shape, fixed.output_dtype) if out is None else out
+        # OpenVINO reads and writes these buffers themselves, and does not keep them from being freed.
+        feeds = [np.require(values, requirements=["C", "W"]) for values in (batch_NCYX, *statistics_N111)]
         with fixed.request() as request:
-            # OpenVINO reads and writes these buffers themselves.
-            for index, values in enumerate((batch_NCYX, *statistics_N111)):
-                request.set_input_tensor(index, self._shared(np.require(values, requirements=["C", "W"])))
+            for index, values in enumerate(feeds):
+                request.set_input_tensor(index, self._shared(values))
             request.set_output_tensor(0, self._shared(result))
             with stop.running(request) if isinstance(stop, _OpenVinoStop) else _running(request):
                 while not request.wait_for(_POLL_MS):  # so that Ctrl-C is heard
@@ -379,8 +380,8 @@ def _settings(hint: str, streams: int, threads: int) -> dict[str, Any]:
 
 def _import_silently() -> Any:
     with _IMPORTING:
-        if "openvino" in sys.modules:
-            return sys.modules["openvino"]
+        if loaded := sys.modules.get("openvino"):
+            return loaded
         before = {name: sys.modules[name] for name in (_TELEMETRY,) if name in sys.modules}
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # which makes its import fail
         try:

@@ -145,7 +145,7 @@ def test_a_damaged_model_is_named_and_leaves_with_5(tmp_path):
 def test_another_model_is_examined_and_said_to_be_another(tmp_path):
     content = default_model().path.read_bytes()
     path = tmp_path / "model.onnx"
-    path.write_bytes(content + b"\x12\x05other")  # a second producer's name
+    path.write_bytes(content + b"\x72\x06\x0a\x01a\x12\x01b")  # a line of metadata by another program
     result = examine("--model", path, "--json")
     assert result.returncode == 0, result.stdout
     assert "not a released model" in findings(result)["model"][1]
