@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from isbi_export.raw_io import with_raw_io
+from isbi_export.graph.raw_io import with_raw_io
 from isbi_infer import DependencyError, ModelError
 from isbi_infer.backends.base import Arithmetic
 from isbi_infer.backends.cores import available_cores
