@@ -58,8 +58,8 @@ def test_its_tiles_equal_the_whole_bit_for_bit(exported, height, width, extra, b
     tile = 256 + extra * CONFIG.stride
     tiled = Segmenter(path, provider="cpu", tile=tile, batch=batch)
     whole = Segmenter(path, provider="cpu")
-    assert len(whole.plan((height, width)).tiles) == 1
-    assert (len(tiled.plan((height, width)).tiles) > 1) == (max(height, width) > tile)
+    assert len(whole.plan((height, width)).section.tiles) == 1
+    assert (len(tiled.plan((height, width)).section.tiles) > 1) == (max(height, width) > tile)
     assert (tiled(section_YX) == whole(section_YX)).all()
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from isbi_export import raw_io
 from isbi_export.formats.exported import WRITERS
 from isbi_export.formats.program import read_program
+from isbi_export.graph import raw_io
 from isbi_export.graph.int8 import _upsampling_by_convolution
 from isbi_export.graph.metadata import stamp
 from isbi_export.proof.gates import GATES, Gate
