@@ -74,12 +74,12 @@ def find_canvas(
     return canvas_YX
 
 
-def has_structure(section_YX: Section, canvas_YX: Mask | None = None) -> bool:
+def has_structure(section_YX: Section, canvas_YX: Mask | None = None, offset: float = 0.0) -> bool:
     """Whether a section shows more than the noise of a camera.
 
-    Pixels 4 apart are more alike than pixels 16 apart in every tissue: by 10 % of their mean squared difference
-    at least, as measured at 4 to 16 nm per pixel, and by 6 % below noise of twice its contrast. In noise, whether or
-    not it was interpolated or lies on a gradient of light, the two differ by 2.5 % at most.
+    Pixels 4 apart are more alike than pixels 16 apart in every tissue: by 10 % of their mean squared difference at
+    least, as measured at 4 to 16 nm per pixel, and by 6 % below noise of twice its contrast. In noise, whether or not
+    it was interpolated or lies on a gradient of light, the two differ by 2.5 % at most.
 
     Parameters
     ----------
@@ -87,6 +87,8 @@ def has_structure(section_YX: Section, canvas_YX: Mask | None = None) -> bool:
         Grey values, without outliers.
     canvas_YX : ndarray of bool, shape (Y, X), optional
         Pixels that are left out.
+    offset : float
+        A grey value of the tissue; differences from it are taken in float64.
 
     Returns
     -------
@@ -96,11 +98,14 @@ def has_structure(section_YX: Section, canvas_YX: Mask | None = None) -> bool:
     if section_YX.size < 2 * 128**2:
         return True
     # A quarter of the rows suffices to see what nearly every section shows; only all pixels can exclude it.
-    if _largest_ratio([_differences_along_rows(section_YX[::4], canvas_YX, 4, lag) for lag in _LAGS]) > 1.2:
+    if (
+        _largest_ratio([_differences_along_rows(section_YX[::4], canvas_YX, offset, 4, lag) for lag in _LAGS])
+        > 1.2
+    ):
         return True
     turned_YX = None if canvas_YX is None else canvas_YX.T
-    along = [_differences_along_rows(section_YX, canvas_YX, 1, lag) for lag in _LAGS]
-    across = [_differences_along_rows(section_YX.T, turned_YX, 1, lag) for lag in _LAGS]
+    along = [_differences_along_rows(section_YX, canvas_YX, offset, 1, lag) for lag in _LAGS]
+    across = [_differences_along_rows(section_YX.T, turned_YX, offset, 1, lag) for lag in _LAGS]
     both = [(a + b, n + m) for (a, n), (b, m) in zip(along, across, strict=True)]
     return min(count for _, count in both) < 2 * 128**2 or _largest_ratio(both) > 1.03
 
@@ -111,19 +116,21 @@ def _largest_ratio(sums: list[tuple[float, int]]) -> float:
 
 
 def _differences_along_rows(
-    section_YX: Section, canvas_YX: Mask | None, every: int, lag: int
+    section_YX: Section, canvas_YX: Mask | None, offset: float, every: int, lag: int
 ) -> tuple[float, int]:
-    """Sum the squared differences of pixels `lag` apart, `every` so many rows of the canvas; count them."""
+    """Sum and count squared differences of pixels `lag` apart; the section's rows are every so many of the canvas."""
     total, count = 0.0, 0
     rows = max(1, _BAND // section_YX.shape[1])
     for start in range(0, len(section_YX), rows):
         band_YX = section_YX[start : start + rows]
         if section_YX.dtype.itemsize > 2:  # before float32 loses what is small beside a large offset
-            band_YX = band_YX - np.float64(section_YX[0, 0])
+            band_YX = band_YX - np.float64(offset)
+        if canvas_YX is not None:
+            tissue_YX = ~canvas_YX[start * every : (start + rows) * every : every]
+            band_YX = np.where(tissue_YX, band_YX, 0)
         band_YX = band_YX.astype(np.float32)
         difference_YX = band_YX[:, lag:] - band_YX[:, :-lag]
         if canvas_YX is not None:
-            tissue_YX = ~canvas_YX[start * every : (start + rows) * every : every]
             both_YX = tissue_YX[:, lag:] & tissue_YX[:, :-lag]
             difference_YX *= both_YX
             count += int(np.count_nonzero(both_YX))
@@ -232,7 +239,7 @@ def _opened(mask_YX: Mask, side: int) -> Mask:
 
 
 def _origins(bands: Iterator[tuple[int, Mask]], shape: tuple[int, ...]) -> Indices:
-    """List where windows start, the first of every row of them, as places in rows one pixel longer than the section."""
+    """List where runs of windows start, as places in rows one pixel longer than the section."""
     return np.concatenate([np.zeros(0, np.intp), *(starts for starts, _ in _row_runs(bands, shape))])
 
 

@@ -15,15 +15,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import ceil, floor, inf, isfinite, log2
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.pixels.canvas import find_canvas, has_structure
+from isbi_infer.pixels.canvas import Mask, Section, find_canvas, has_structure
 
-Section = npt.NDArray[Any]
-Mask = npt.NDArray[np.bool_]
+Window = tuple[slice, slice]
+Blank = Literal["", "constant", "noise"]
 
 _TAIL = 0.05  # of the pixels below the lower quantile, and as many above the upper one
 _FENCE = 2.0  # distances of the quantiles; four labelled stacks need 1.02
@@ -50,6 +50,8 @@ class SectionStatistics:
         The number of tissue pixels beyond the fences.
     blank : {"", "constant", "noise"}
         Why the section shows no tissue at all, where it does not.
+    box : (slice, slice)
+        The smallest window that holds all tissue; of no pixels where there is none.
     canvas_YX : ndarray of bool, shape (Y, X), or None
         True where there is no tissue; None where all is.
     """
@@ -61,7 +63,8 @@ class SectionStatistics:
     fill: float
     tissue: float
     outliers: int
-    blank: Literal["", "constant", "noise"]
+    blank: Blank
+    box: Window
     canvas_YX: Mask | None = field(repr=False)
 
     @property
@@ -96,7 +99,7 @@ class SectionStatistics:
             found.append(f"{percent} % of section {section} is canvas")
         if self.outliers:
             pixels = "pixel" if self.outliers == 1 else "pixels"
-            found.append(f"{self.outliers} {pixels} of section {section} beyond all tissue were clipped")
+            found.append(f"{self.outliers} {pixels} of section {section} beyond all tissue were replaced")
         return tuple(found)
 
 
@@ -124,47 +127,28 @@ def section_statistics(
     canvas_YX = find_canvas(section_YX, nodata=nodata, mask_YX=mask_YX)
     count = section_YX.size if canvas_YX is None else section_YX.size - int(np.count_nonzero(canvas_YX))
     if count == 0:
-        return SectionStatistics(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, "constant", canvas_YX)
+        nothing = slice(0, 0)
+        return SectionStatistics(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, "constant", (nothing, nothing), canvas_YX)
     histogram = _histogram(section_YX, canvas_YX)
     low, high = histogram.fences()
     inner = histogram.between(low, high)
     mean, std, fill = inner.moments()
     outliers = count - inner.count
-    found = SectionStatistics(mean, std, low, high, fill, count / section_YX.size, outliers, "", canvas_YX)
-    blank: Literal["", "constant", "noise"] = ""
-    if std == 0:
-        blank = "constant"
-    elif not has_structure(mend(section_YX, found), canvas_YX):
-        blank = "noise"
-    return SectionStatistics(mean, std, low, high, fill, found.tissue, outliers, blank, canvas_YX)
+    out_YX = canvas_YX
+    if outliers:
+        out_YX = (section_YX < low) | (section_YX > high)
+        out_YX = out_YX if canvas_YX is None else out_YX | canvas_YX
+    blank: Blank = "constant" if std == 0 else "" if has_structure(section_YX, out_YX, fill) else "noise"
+    box = _box(section_YX.shape, canvas_YX)
+    tissue = count / section_YX.size
+    return SectionStatistics(mean, std, low, high, fill, tissue, outliers, blank, box, canvas_YX)
 
 
-def mend(section_YX: Section, statistics: SectionStatistics) -> Section:
-    """Replace what is no tissue by the tissue's mean grey value, and clip what lies beyond the fences.
-
-    Parameters
-    ----------
-    section_YX : ndarray, shape (Y, X), integer or floating dtype
-        Grey values.
-    statistics : SectionStatistics
-        Those of this section.
-
-    Returns
-    -------
-    ndarray of the same shape and dtype
-        All finite; the section itself where there is nothing to replace.
-    """
-    mended_YX = section_YX
-    if statistics.canvas_YX is not None:
-        mended_YX = mended_YX.copy()
-        mended_YX[statistics.canvas_YX] = statistics.fill
-    if statistics.outliers:
-        low, high = statistics.low, statistics.high
-        if section_YX.dtype.kind in "iu":
-            limits = np.iinfo(section_YX.dtype)
-            low, high = max(ceil(low), limits.min), min(floor(high), limits.max)
-        mended_YX = np.clip(mended_YX, low, high).astype(section_YX.dtype, copy=False)
-    return mended_YX
+def _box(shape: tuple[int, ...], canvas_YX: Mask | None) -> Window:
+    if canvas_YX is None:
+        return slice(0, shape[0]), slice(0, shape[1])
+    rows, columns = (np.flatnonzero(~canvas_YX.all(axis=axis)) for axis in (1, 0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class Findings:
         if outliers:
             worst = max(outliers, key=outliers.__getitem__)
             notes.append(
-                f"pixels beyond all tissue were clipped in {counted(len(outliers), 'section')}, most in section "
+                f"pixels beyond all tissue were replaced in {counted(len(outliers), 'section')}, most in section "
                 f"{worst}: {outliers[worst]}"
             )
         return tuple(notes)
