@@ -1,4 +1,4 @@
-"""What a file says about itself: architecture and provenance from the checkpoint, the rest measured."""
+"""The contract of an exported file: architecture and provenance from the checkpoint, the rest measured."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def contract_for(
     parity: dict[str, Any] | None = None,
     halo_error: dict[str, float] | None = None,
 ) -> ModelContract:
-    """Say about a file what the runtime must know.
+    """Return the contract of a file, without the digest of what is not yet written.
 
     Parameters
     ----------
     weights : Weights
-        Give architecture, border, provenance and scores; of bare weights the last two are not known, and said to be so.
+        Architecture, border, provenance and scores; of bare weights the last two are unknown and stored as such.
     checkpoint_sha256 : str
         Of the checkpoint file.
     graph : GraphAnalysis
-        What the float32 graph says about stride, halo and exactness.
+        Stride, halo and exactness of the float32 graph.
     variant : Variant
         What the file is.
     parity : dict, optional

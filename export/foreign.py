@@ -12,6 +12,7 @@ import onnx
 from onnx import helper
 
 from isbi_export.graph.analysis.analyse import GraphAnalysis, analyse
+from isbi_export.graph.analysis.reading import read_onnx
 from isbi_export.graph.metadata import stamp
 from isbi_export.proof.runners import normalising
 from isbi_export.proof.seams import contract_errors, seam_errors
@@ -20,11 +21,12 @@ from isbi_infer.errors import ModelError
 from isbi_infer.files import check_not_input, replacing
 from isbi_infer.model.contract import ModelContract, read_contract
 from isbi_infer.model.devices import open_backend
+from isbi_infer.model.file import read_model_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignModel:
-    """What a graph cannot say about itself.
+    """What a graph does not show about itself.
 
     Attributes
     ----------
@@ -42,7 +44,7 @@ class ForeignModel:
 
 
 def add_contract(source: Path, target: Path, foreign: ForeignModel) -> ModelContract:
-    """Write a copy of a foreign ONNX model that gives probabilities of cell interior and carries a contract.
+    """Write a copy of a foreign ONNX model that returns probabilities of cell interior and carries a contract.
 
     Parameters
     ----------
@@ -52,12 +54,12 @@ def add_contract(source: Path, target: Path, foreign: ForeignModel) -> ModelCont
     target : Path
         The copy; replaced only when whole.
     foreign : ForeignModel
-        What its graph cannot say.
+        What its graph does not show.
 
     Returns
     -------
     ModelContract
-        As stamped. ``exact`` is false where tiles are not proved to give the whole-image result.
+        As stamped. ``exact`` is false where tiles are not proved to equal the whole-image result.
 
     Raises
     ------
@@ -69,8 +71,9 @@ def add_contract(source: Path, target: Path, foreign: ForeignModel) -> ModelCont
     check_not_input(target, source)
     try:
         content = source.read_bytes()
-        analysis = analyse(content)
-        proto = onnx.load_from_string(content)
+        proto = read_onnx(content)
+        read_model_file(content)  # which refuses weights in other files
+        analysis = analyse(proto)
     except OSError as error:
         raise ModelError(
             f"{source}: cannot read the model ({error.strerror}); expected an .onnx file"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +14,7 @@ import typer
 
 from isbi_infer._version import __version__
 from isbi_infer.model.devices import device_names, precision_names
-from isbi_infer.terminal import exit_codes, section_progress
+from isbi_infer.terminal import counted, exit_codes, section_progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -36,7 +38,11 @@ def _version(wanted: bool) -> None:
 )
 def infer(
     stack: Annotated[
-        Path, typer.Argument(metavar="STACK", help="Greyscale TIFF section or stack: plain, ImageJ or OME.")
+        Path,
+        typer.Argument(
+            metavar="STACK",
+            help="Greyscale TIFF section or stack (plain, ImageJ, OME), or a folder of images.",
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Output TIFF. [default: STACK.probability.tif]")
@@ -81,6 +87,9 @@ def infer(
     tta: Annotated[
         bool, typer.Option("--tta", help="Average over the 8 flips and rotations; 8 times the work.")
     ] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep compiled models in the user's cache folder.")
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan, memory and expected time; write nothing.")
     ] = False,
@@ -105,17 +114,21 @@ def infer(
     """Segment STACK: write the probability that each pixel is cell interior (1) rather than membrane (0)."""
     with exit_codes("isbi-infer", debug=debug):
         from isbi_infer import scoring
+        from isbi_infer.backends.compiled_cache import use_cache
         from isbi_infer.files import check_not_input, check_writable
         from isbi_infer.plan.memory import parse_bytes
         from isbi_infer.segmenter import Segmenter
         from isbi_infer.volumes import open_source
 
+        use_cache(cache)
         target = output or _beside(stack)
-        with open_source(stack) as source:
+        with ExitStack() as opened:
+            source = opened.enter_context(open_source(stack))
             scorer = None
             if label:
                 check_not_input(target, label)
-                scorer = scoring.open_scorer(label, source.info.shape)
+                scorer = scoring.open_scorer(label, source.info.shape, membrane=emit == "membrane")
+                opened.enter_context(scorer)
             if not dry_run:
                 check_not_input(target, stack)
                 check_writable(target)
@@ -129,6 +142,7 @@ def infer(
                 precision=precision,
                 pixel_size=pixel_size,
                 tta=tta,
+                pixels=prod(source.info.shape) * (8 if tta else 1),
             )
             if dry_run:
                 estimate = segmenter.estimate(segmenter.plan_source(source, emit=emit, dtype=dtype))
@@ -137,16 +151,23 @@ def infer(
                 return
             megapixels = source.info.shape[-2] * source.info.shape[-1] / 1e6
             with section_progress(megapixels, quiet=quiet or as_json) as progress:
-                summary = segmenter.segment_file(source, target, emit=emit, dtype=dtype, progress=progress)
-        scores = scorer(target, membrane=emit == "membrane") if scorer else None
+                summary = segmenter.segment_file(
+                    source,
+                    target,
+                    emit=emit,
+                    dtype=dtype,
+                    progress=progress,
+                    also=(scoring.ScoringSink(scorer),) if scorer else (),
+                )
+            scores = scorer.scores() if scorer else None
         _say((*summary.notes, *(scores["notes"] if scores else ())))
         if as_json:
             typer.echo(json.dumps(summary.to_plain() | ({"scores": scores} if scores else {})))
             return
         if not quiet:
             typer.echo(
-                f"{summary.provider} {summary.precision}: {summary.sections} sections in {summary.seconds:.2f} s, "
-                f"{summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
+                f"{summary.provider} {summary.precision}: {counted(summary.sections, 'section')} in "
+                f"{summary.seconds:.2f} s, {summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
             )
         if scores:
             typer.echo(scoring.summary(scores))

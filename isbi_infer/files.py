@@ -219,19 +219,6 @@ def _sweep(target: Path) -> None:
                     (target.parent / entry).unlink()
 
 
-def is_alive(pid: int) -> bool:
-    """Say whether a process of this number runs on this machine."""
-    if os.name == "nt":  # there os.kill(pid, 0) is Ctrl-C, and an open file cannot be deleted anyway
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # it lives, and is somebody else's
-        return True
-    return True
-
-
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDWR)
     try:

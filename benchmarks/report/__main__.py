@@ -19,6 +19,7 @@ from benchmarks.store import Stored, newest
 
 from .baselines import recipes_table
 from .cells import MISSING
+from .contracts import halo_error_table
 from .goals import PEERS, goals_table
 from .networks import networks_table
 from .plots import PICTURES as PLOTS
@@ -34,6 +35,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "goals": goals_table,
+    "halo-error": halo_error_table,
     "limits": limits_table,
     "peers-one-core": lambda stored: peers_table(stored, PEERS),
     "peers": lambda stored: peers_table(stored, "peers-4096"),

@@ -1,7 +1,7 @@
 """The description in a bioimage.io package: ``rdf.yaml``, model specification 0.5.
 
-https://bioimage-io.github.io/spec-bioimage-io gives the fields. Readers of 0.5 take any later patch of it; the lowest
-one that has all we say is written, so that older programs read it too.
+https://bioimage-io.github.io/spec-bioimage-io lists the fields. Readers of 0.5 take any later patch of it; the lowest
+one that has all fields used here is written, so that older programs read it too.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ISBI_2012_DATA = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What a model file cannot say about itself.
+    """What a model file does not hold.
 
     Attributes
     ----------

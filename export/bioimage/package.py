@@ -17,7 +17,7 @@ import tifffile
 import torch
 import yaml
 
-from isbi_export.bioimage.cover import SIDE, cover_png
+from isbi_export.bioimage.cover_image import SIDE, cover_png
 from isbi_export.bioimage.description import (
     COVER,
     ONNX,
@@ -67,20 +67,20 @@ def write_package(
     onnx : Path
         ONNX file with float32 input and output.
     torchscript : Path or None
-        TorchScript file of the same checkpoint; it must give the same probabilities.
+        TorchScript file of the same checkpoint; it must return the same probabilities.
     contract : ModelContract
         Of the ONNX file.
     name : str, optional
         Of the package; from the target's name when not given.
     licence : str, optional
-        SPDX identifier for the weights; may only be left out for the released model, whose card gives its terms.
+        SPDX identifier for the weights; may only be left out for the released model, whose card states its terms.
     authors : sequence of str
         Who answers for the package.
 
     Raises
     ------
     ModelError
-        If a file cannot be read, takes or gives something else than float32, or the two differ by more than 1e-5.
+        If a file cannot be read, takes or returns something else than float32, or the two differ by more than 1e-5.
     OutputError
         If the package cannot be written.
     UsageError

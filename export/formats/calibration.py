@@ -31,7 +31,7 @@ class Calibration:
     section_ZYX : ndarray, shape (Z, Y, X)
         Grey values as stored.
     source : dict
-        What the contract says about them: ``sections`` and the stack's ``data_sha256``, or that they are synthetic.
+        What the contract records about them: ``sections`` and the stack's ``data_sha256``, or that they are synthetic.
     """
 
     section_ZYX: npt.NDArray[Any]

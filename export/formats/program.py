@@ -62,7 +62,7 @@ def write_program(path: Path, program: torch.export.ExportedProgram, contract: M
     Parameters
     ----------
     path : Path
-        Where to; written directly, so give a temporary name.
+        Where to; written directly, so it should be a temporary name.
     program : ExportedProgram
         From `program_of`.
     contract : ModelContract

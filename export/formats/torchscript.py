@@ -24,7 +24,7 @@ def write_torchscript(path: Path, model: Deployable, contract: ModelContract) ->
     Parameters
     ----------
     path : Path
-        Where to; written directly, so give a temporary name.
+        Where to; written directly, so it should be a temporary name.
     model : Deployable
         What to export; it has no control flow that depends on data, so that a trace holds for every shape.
     contract : ModelContract
@@ -76,7 +76,7 @@ def read_torchscript(path: Path) -> tuple[torch.jit.ScriptModule, str]:
 def _without_provenance(archive: bytes) -> bytes:
     """Leave out stack traces with paths of this machine, and numbers that count what was traced before.
 
-    So one checkpoint always gives the same bytes.
+    So one checkpoint is always written as the same bytes.
     """
     reader = torch._C.PyTorchFileReader(io.BytesIO(archive))
     buffer = io.BytesIO()

@@ -1,21 +1,8 @@
 """Eight bits: static quantisation, with weights per channel and ranges from sections that were looked at.
 
-Measured on the network released with version 0.1.0, sections 25-29 of ISBI 2012, against float32 (88 ms a section in
-one thread of a Zen 5 server), with sections 0, 3 ... 21 to calibrate on:
-
-=============================================  =====  =======  ===========  =======
-quantised: all but the first one and the head  speed  changed  mean change  V_rand
-=============================================  =====  =======  ===========  =======
-                                               2.5 x  0.12 %   0.0013       -0.0005
-weights of 7 bits                              2.5 x  0.14 %   0.0015       -0.0004
-upsampling as convolutions                     2.8 x  0.12 %   0.0013       +0.0001
-both (*this*)                                  2.8 x  0.14 %   0.0015       -0.0011
-both, but the first 3x3 in float               2.7 x  0.13 %   0.0013       -0.0011
-=============================================  =====  =======  ===========  =======
-
-V_rand moves in jumps of 0.0005 to 0.0014, a segment at a time, whatever the mean change is. A head in 8 bits changes
-0.28 % of pixels. Ranges from percentiles (99.99: 0.12 % changed, 99.9: 0.22 %), from 24 sections (0.14 %) or from the
-synthetic sample (0.12 %) are no better or worse than the extremes of 8 sections, except 99.9.
+Weights have 7 bits, so that the sums of products are the same on processors without VNNI (see `eight_bits`). Upsampling
+is written as convolutions, for which ONNX Runtime has integer kernels. The ranges are the extremes of the calibration
+sections, rounded outwards. What a file loses is measured whenever one is exported, and stands in the parity report.
 """
 
 from __future__ import annotations
@@ -47,8 +34,8 @@ _QUANTISED = ["Conv", "Relu", "MaxPool", "Concat", "DepthToSpace", "Slice"]
 def eight_bits(graph: onnx.ModelProto, batches: Sequence[npt.NDArray[np.float32]]) -> onnx.ModelProto:
     """Quantise a graph: QuantizeLinear and DequantizeLinear around operations that ONNX Runtime then does in integers.
 
-    The first convolution, which reads the image, and the head with all behind it stay in float32: the one is cheap, and
-    the other halves the pixels that change class.
+    The first convolution, which reads the image, and the head with all behind it stay in float32: both are cheap, and
+    the head decides the class of pixels near 0.5.
 
     Parameters
     ----------
@@ -65,7 +52,7 @@ def eight_bits(graph: onnx.ModelProto, batches: Sequence[npt.NDArray[np.float32]
     model = onnx.shape_inference.infer_shapes(_upsampling_by_convolution(graph))
     ranges = _ranges(model, batches)
     # Without VNNI, x86 adds two products of 8 x 8 bits in 16 bits, which overflow. With weights of 7 bits they fit
-    # (2 x 255 x 64 < 2^15), and all processors give one result.
+    # (2 x 255 x 64 < 2^15), and the result is the same on all processors.
     quantizer = QDQQuantizer(
         model,
         per_channel=True,

@@ -27,7 +27,7 @@ def write_onnx(path: Path, graph: onnx.ModelProto, contract: ModelContract) -> N
     Parameters
     ----------
     path : Path
-        Where to; written directly, so give a temporary name.
+        Where to; written directly, so it should be a temporary name.
     graph : onnx.ModelProto
         Without metadata of its own.
     contract : ModelContract
@@ -44,7 +44,7 @@ def stamp(proto: onnx.ModelProto, contract: ModelContract) -> bytes:
     proto : onnx.ModelProto
         The graph; its metadata is changed in place.
     contract : ModelContract
-        What to say about it; a digest in it is replaced.
+        What the runtime must know; its digest is replaced.
 
     Returns
     -------

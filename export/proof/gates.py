@@ -44,7 +44,7 @@ _TORCH_TILES = 1e-5  # torch convolves small images by other means than large on
 
 
 def refusals(evidence: Evidence) -> list[str]:
-    """Say why a file is not published.
+    """Return the reasons why a file is not published.
 
     Parameters
     ----------

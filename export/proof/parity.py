@@ -29,7 +29,7 @@ class Comparison:
     largest, mean : float
         Absolute difference of a probability.
     changed : int
-        Pixels whose class at 0.5 differs; of a file that gives bytes, from that of the checkpoint's rounded result.
+        Pixels whose class at 0.5 differs; of a file that returns bytes, from that of the checkpoint's rounded result.
     """
 
     data: str
@@ -66,7 +66,7 @@ class Evidence:
     seams : dict of int to float
         See `isbi_export.proof.seams.seam_errors`; empty where the graph is not exact.
     misencoded : int
-        Of bytes: how many pixels are not round(255 p) of what the same graph gives as p.
+        Of bytes: how many pixels are not round(255 p) of the same graph's p.
     """
 
     variant: Variant
@@ -128,7 +128,7 @@ def compare(
     reference : mapping of str to Scores
         From `reference_scores`.
     encoded_from : callable, optional
-        Of a file that gives bytes: the same graph giving probabilities.
+        For a file that returns bytes: the same graph returning probabilities.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def compare(
             encoded_NCYX = encode(encoded_from(probe.image_NCYX, probe.statistics), "cell", "uint8")
             misencoded += int(np.count_nonzero(raw_NCYX != encoded_NCYX))
         found_NCYX = decode(raw_NCYX)
-        # A byte has no place for exactly 0.5, which dead units give.
+        # A byte has no place for exactly 0.5, which dead units return.
         class_NCYX = decode(encode(expected_NCYX, "cell", variant.io)) > 0.5
         difference_NCYX = np.abs(found_NCYX - expected_NCYX)
         comparisons.append(

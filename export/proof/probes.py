@@ -126,7 +126,7 @@ def make_probes(
     Parameters
     ----------
     network : Module
-        As loaded from the checkpoint, with its BatchNorm, in evaluation mode; gives logits.
+        As loaded from the checkpoint, with its BatchNorm, in evaluation mode; it returns logits.
     stride, border : int
         Padding, as in `isbi_infer.plan.tiles.plan_section`.
     labelled : Labelled, optional

@@ -58,7 +58,7 @@ def segment(run: Runner, section_YX: Pixels, plan: SectionPlan) -> Pixels:
     Returns
     -------
     ndarray of float32 or uint8, shape (Y, X)
-        As `run` gives it.
+        As `run` returns it.
     """
     statistics = (intensity_statistics(section_YX),)
     out_YX: Pixels | None = None

@@ -1,4 +1,4 @@
-"""How long one section takes on this machine: for the report only, never for a decision."""
+"""What one section costs on this machine: for the report only, never for a decision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ SIDE, ROUNDS = 512, 5
 def milliseconds_per_section(
     runs: Mapping[Variant, Runner], *, stride: int, border: int, **_: int
 ) -> dict[Variant, float]:
-    """Time a whole section of 512 x 512 pixels in one thread, from grey values to probabilities.
+    """Measure the processor time of a section of 512 x 512 pixels in one thread, from grey values to probabilities.
+
+    On an idle machine that is the time it takes; on a busy one it does not count the others.
 
     Parameters
     ----------
@@ -44,10 +46,10 @@ def milliseconds_per_section(
     try:
         for turn in range(1 + ROUNDS):
             for variant, run in runs.items():
-                started = time.perf_counter()
+                started = time.process_time()
                 run(padded_NCYX, statistics)
                 if turn:
-                    best[variant] = min(best[variant], 1000 * (time.perf_counter() - started))
+                    best[variant] = min(best[variant], 1000 * (time.process_time() - started))
     finally:
         torch.set_num_threads(threads)
     return best

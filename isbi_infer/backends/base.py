@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.backends.device import Arithmetic, Device
-from isbi_infer.errors import ModelError, ResourceError
+from isbi_infer.errors import IsbiError, ModelError, ResourceError
 
 __all__ = ["CONTRACT_KEY", "Arithmetic", "Backend", "Device", "Pixels", "Stop"]
 
@@ -91,7 +91,7 @@ class Backend(ABC):
         """
         try:
             return self._compute(batch_NCYX, statistics_N111, out, stop)
-        except ModelError:
+        except IsbiError:
             raise
         except Exception as error:
             # The runtimes' exceptions share no base but Exception.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from isbi_infer.backends.base import Arithmetic, Backend, Device, Pixels, Stop
 from isbi_infer.backends.cores import available_cores
 from isbi_infer.backends.nvidia import list_gpus
+from isbi_infer.backends.wheels import installed_wheels
 from isbi_infer.errors import DependencyError, ModelError
 
 _ELEMENT_TYPES: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
@@ -51,18 +51,6 @@ def import_onnxruntime(wheels: tuple[str, ...]) -> Any:
             "onnxruntime is not installed; run: pip install 'isbi-infer[cpu]' (or 'isbi-infer[gpu]' for CUDA)"
         ) from error
     return onnxruntime
-
-
-def installed_wheels(names: tuple[str, ...]) -> list[str]:
-    """Return those of these distributions that are installed."""
-    found = []
-    for name in names:
-        try:
-            importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        found.append(name)
-    return found
 
 
 def preload_libraries(onnxruntime: Any) -> list[str]:

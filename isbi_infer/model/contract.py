@@ -4,15 +4,16 @@ The document stands under `CONTRACT_KEY` in an ONNX file's ``metadata_props``, a
 TorchScript file's extra files. Nothing in it has a default: a missing, unknown, doubled or ill-typed field makes the
 model unusable, because a guess here would be a silent error in every pixel.
 
-Three versions of the document are read. Schema 3 holds a digest of the graph and all its weights, which is compared
-when the file is opened. Schema 2 has none, and provenance as four fields beside the others; schema 1 says in addition
-neither what the network costs nor how far it is from its checkpoint. What such a file computes is taken on trust:
-released files are compared with the registered SHA-256 of the whole file, all others carry
-`ModelContract.trust_note`.
+Three versions of the document are read. Schema 3 holds a digest of the graph and all its weights and a checksum of the
+document itself, which are compared when the file is opened. Schema 2 has neither, and provenance as four fields beside
+the others; schema 1 says in addition neither what the network costs nor how far it is from its checkpoint. What such a
+file computes is taken on trust: released files are compared with the registered SHA-256 of the whole file, all others
+carry `ModelContract.trust_note`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -163,8 +164,10 @@ class ModelContract:
 
     def to_json(self) -> str:
         """Return the document in the newest schema, the same bytes for the same contract."""
-        plain = {"schema": SCHEMA, **asdict(self)}
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return _canonical({"schema": SCHEMA, "checksum": self._checksum(), **asdict(self)})
+
+    def _checksum(self) -> str:
+        return hashlib.sha256(_canonical({"schema": SCHEMA, **asdict(self)}).encode()).hexdigest()
 
 
 def read_contract(content: bytes) -> ModelContract:
@@ -240,6 +243,7 @@ def _parse(text: str) -> tuple[int, ModelContract]:
     schema = plain.pop("schema", None)
     known = type(schema) is int and 1 <= schema <= SCHEMA
     _check(known, f"schema is {schema!r}, this program reads 1 to {SCHEMA}; update isbi-infer")
+    checksum = plain.pop("checksum", None) if schema == SCHEMA else None
     expected = _fields_of(schema)
     missing, unknown = sorted(expected - set(plain)), sorted(set(plain) - expected)
     _check(not missing and not unknown, f"missing fields {missing}, unknown fields {unknown}")
@@ -248,7 +252,15 @@ def _parse(text: str) -> tuple[int, ModelContract]:
         provenance = {name: plain.pop(name) for name in _PROVENANCE}
         _check_provenance(provenance)
         plain |= {"digest": None, "provenance": provenance}
-    return schema, ModelContract(**plain)
+    contract = ModelContract(**plain)
+    _check(
+        schema < SCHEMA or checksum == contract._checksum(), "its checksum is another; export the model again"
+    )
+    return schema, contract
+
+
+def _canonical(plain: dict[str, Any]) -> str:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _fields_of(schema: int) -> set[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ModelFormat = Literal["onnx", "torchscript"]
 # For type checkers, which cannot read the table; a test holds them against it.
 ProviderName = Literal["auto", "cpu", "cuda", "openvino", "tensorrt"]
-PrecisionName = Literal["auto", "fp16", "fp32", "int8"]
+PrecisionName = Literal["auto", "bf16", "fp16", "fp32", "int8"]
 
 _ONNXRUNTIME_WHEELS = (  # all of them provide the module onnxruntime and overwrite each other
     "onnxruntime",
@@ -85,17 +85,27 @@ DEVICES = (
     Device(
         name="openvino",
         formats=("onnx",),
-        backend="isbi_infer.backends.onnxruntime:OnnxSession",
+        backend="isbi_infer.backends.openvino:OpenVinoModel",
         kind="cpu",
-        runtime_name="OpenVINOExecutionProvider",
-        wheels=("onnxruntime-openvino",),
-        clashes=_ONNXRUNTIME_WHEELS,
-        remedy="pip uninstall -y onnxruntime && pip install onnxruntime-openvino",
-        proof="the session lists it first, with falling back to the CPU forbidden, and a tile runs on it",
-        arithmetic=(_FP32,),
+        runtime_name="CPU",
+        wheels=("openvino", "openvino-nightly"),
+        clashes=("openvino", "openvino-nightly"),
+        remedy="pip install 'isbi-infer[openvino]'",
+        proof="the compiled model reports the precision asked for, in its hint and in its convolutions",
+        arithmetic=(
+            Arithmetic(
+                name="int8", file="int8", memory=0.5, gated=True
+            ),  # what is not quantised in bf16, or else fp32
+            Arithmetic(name="bf16", file="float32", memory=0.8, gated=True),
+            Arithmetic(name="fp32", file="float32", memory=1.3, gated=True),
+            Arithmetic(
+                name="fp16", file="float16", memory=0.8, gated=True
+            ),  # slower than fp32 without AMX-FP16
+        ),
         tile_pixels=_CPU_TILE,
-        in_auto=False,
-        repair="pip install --force-reinstall onnxruntime-openvino",
+        fixed_batch=True,
+        auto_from_pixels=8_000_000,
+        repair="pip install --force-reinstall 'isbi-infer[openvino]'",
     ),
     Device(
         name="cuda",

@@ -25,6 +25,7 @@ from isbi_infer.plan.memory import available_memory
 from isbi_infer.plan.scaling import Scaling, choose_scaling
 from isbi_infer.plan.symmetry import ALL_EIGHT, IDENTITY, Symmetry
 from isbi_infer.plan.tiles import SectionPlan, plan_section
+from isbi_infer.terminal import counted
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Block, Source
 
@@ -79,6 +80,8 @@ class SourceRecord:
         Of the grey values.
     pixel_size : PixelSize or None
         In nanometres.
+    nodata : float or None
+        The grey value that stands for "no data", where the source names one.
     fingerprint : str
         Changes when the stored pixels do; empty for arrays.
     """
@@ -88,6 +91,7 @@ class SourceRecord:
     shape: tuple[int, int]
     dtype: str
     pixel_size: PixelSize | None = None
+    nodata: float | None = None
     fingerprint: str = ""
 
 
@@ -245,6 +249,7 @@ def record_source(source: Source) -> SourceRecord:
         shape=(info.shape[-2], info.shape[-1]),
         dtype=source.dtype.name,
         pixel_size=info.pixel_size,
+        nodata=source.nodata,
         fingerprint=source.fingerprint(),
     )
 
@@ -485,14 +490,13 @@ class Estimate:
 
     def __str__(self) -> str:
         plan, tile_shape = self.plan, self.plan.section.tile_shape
-        (height, width), sections = plan.source.shape, plan.source.sections
+        height, width = plan.source.shape
         return (
-            f"{plan.device} {plan.precision}: {sections} {'section' if sections == 1 else 'sections'} of "
-            f"{height} x {width}, each in {len(plan.section.tiles)} tiles of {tile_shape[0]} x {tile_shape[1]} "
-            f"with a halo of {plan.section.halo}\n"
-            f"overhead {plan.section.overhead:.3f}, batch {plan.batch} x {plan.workers} "
-            f"{'worker' if plan.workers == 1 else 'workers'}, about {plan.memory_bytes / 2**20:.0f} MiB for "
-            f"activations, about {self.seconds:.1f} s of computing"
+            f"{plan.device} {plan.precision}: {counted(plan.source.sections or 1, 'section')} of {height} x {width}, "
+            f"each in {counted(len(plan.section.tiles), 'tile')} of {tile_shape[0]} x {tile_shape[1]} with a halo of "
+            f"{plan.section.halo}\n"
+            f"overhead {plan.section.overhead:.3f}, batch {plan.batch} x {counted(plan.workers, 'worker')}, about "
+            f"{plan.memory_bytes / 2**20:.0f} MiB for activations, about {self.seconds:.1f} s of computing"
         )
 
 

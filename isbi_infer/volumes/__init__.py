@@ -1,5 +1,6 @@
 """Where sections come from and where results go: sources and sinks, and what describes them."""
 
+from isbi_infer.volumes.images import ImageFolder, open_images
 from isbi_infer.volumes.opening import open_source
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Block, Kind, Section, Sink, Source, StackInfo, Window
@@ -8,6 +9,7 @@ from isbi_infer.volumes.tiff.writer import TiffSink, output_kind, write_stack
 
 __all__ = [
     "Block",
+    "ImageFolder",
     "Kind",
     "PixelSize",
     "Section",
@@ -17,6 +19,7 @@ __all__ = [
     "TiffSink",
     "TiffSource",
     "Window",
+    "open_images",
     "open_source",
     "open_stack",
     "output_kind",

@@ -39,7 +39,7 @@ class NetworkConfig(Plain):
         al. 2017, "MobileNets", arXiv:1704.04861, but without BatchNorm and ReLU between the two.
     """
 
-    arch: str = flag("unet", "Architecture.", choices=ARCHITECTURES)
+    arch: str = flag("unet", "Architecture; each has its own defaults for the others.", choices=ARCHITECTURES)
     base: int = flag(32, "Channels of the first level.")
     depth: int = flag(3, "Number of 2x2 poolings.")
     unshuffle: int = flag(2, "1, or 2 or 4 to fold so many pixels a side into channels.")
@@ -72,7 +72,7 @@ class NetworkConfig(Plain):
 
     @classmethod
     def of(cls, arch: str, **given: Any) -> Self:
-        """Give the settings that an architecture is known by, some of them changed.
+        """Return an architecture with its own defaults, some of them changed.
 
         Parameters
         ----------
@@ -84,7 +84,7 @@ class NetworkConfig(Plain):
         Raises
         ------
         UsageError
-            If they cannot be meant.
+            If a value is invalid, or does not go with the architecture.
         """
         classic = {"base": 64, "depth": 4, "unshuffle": 1, "dropout": 0.0}
         defaults = classic if arch == "valid-unet" else {}

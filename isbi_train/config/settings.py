@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from isbi_infer.errors import UsageError
 from isbi_infer.files import replacing
-from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.config import ARCHITECTURES, AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 
 Layer = Mapping[str, Mapping[str, Any]]
@@ -157,6 +157,9 @@ def recipe_layer(name: str) -> Layer:
 def resolve(layers: Iterable[tuple[str, Layer]]) -> Settings:
     """Lay settings over the defaults, each one over those before it.
 
+    The network's defaults are those of the architecture that the last layer with an ``arch`` names, so that
+    ``--arch valid-unet`` alone is the classic network; what a layer sets and that architecture cannot have is an error.
+
     Parameters
     ----------
     layers : iterable of (str, Layer)
@@ -171,10 +174,21 @@ def resolve(layers: Iterable[tuple[str, Layer]]) -> Settings:
     UsageError
         See `Settings.overlaid`.
     """
-    settings = Settings()
-    for origin, layer in layers:
+    known = list(layers)
+    arch = next((arch for _, layer in reversed(known) if (arch := _arch(layer))), None)
+    settings = Settings(network=NetworkConfig.of(arch)) if arch else Settings()
+    for origin, layer in known:
+        if _arch(layer):
+            layer = {**layer, "network": {**layer["network"], "arch": arch}}  # earlier ones are not laid over
         settings = settings.overlaid(layer, origin)
     return settings
+
+
+def _arch(layer: Layer) -> str | None:
+    """Return the architecture that a layer names, if it is one that there is."""
+    network = layer.get("network")
+    arch = network.get("arch") if isinstance(network, Mapping) else None
+    return arch if arch in ARCHITECTURES else None
 
 
 def write_settings(path: Path, settings: Settings) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from isbi_infer.errors import OutputError, UsageError
-from isbi_infer.files import is_alive
+from isbi_infer.files import holding
+from isbi_infer.volumes.images import natural_key
 
 _SUFFIXES = (".tif", ".tiff")
 
@@ -60,15 +60,6 @@ def tiff_files(folder: Path) -> list[Path]:
     found = folder.iterdir() if folder.is_dir() else ()
     wanted = (path for path in found if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."))
     return sorted(wanted, key=lambda path: natural_key(path.name))
-
-
-def natural_key(name: str) -> tuple[Any, ...]:
-    """Give what sorts names as people do: numbers by their value, letters without regard to their case."""
-    parts = re.split(r"([0-9]+)", name)  # text and numbers in turn
-    return (
-        *((int(part), "") if p % 2 else (-1, part.casefold()) for p, part in enumerate(parts)),
-        (-2, name),
-    )
 
 
 def check_free(targets: Sequence[Path], *, overwrite: bool) -> None:
@@ -120,14 +111,17 @@ def filled_at_once(folder: Path) -> Iterator[Path]:
 
     Raises
     ------
+    BusyError
+        If another run is filling it.
     OutputError
         If the folder cannot be made or filled.
     """
-    aside = folder / f".{os.getpid()}.unfinished"
-    with made_folder(folder):
+    aside = folder / f".{secrets.token_hex(8)}.unfinished"
+    with made_folder(folder), holding(folder):
         try:
             try:
-                _sweep(folder)
+                for left in folder.glob(".*.unfinished"):  # by killed processes: nobody else holds the folder
+                    shutil.rmtree(left, ignore_errors=True)
                 aside.mkdir()
             except OSError as error:
                 raise OutputError(
@@ -143,10 +137,3 @@ def filled_at_once(folder: Path) -> Iterator[Path]:
                     ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sweep(folder: Path) -> None:
-    for left in folder.glob(".*.unfinished"):
-        pid = left.name.split(".")[1]
-        if pid.isdecimal() and (int(pid) == os.getpid() or not is_alive(int(pid))):
-            shutil.rmtree(left, ignore_errors=True)

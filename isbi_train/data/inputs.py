@@ -8,7 +8,6 @@ from typing import cast
 from isbi_infer.errors import UsageError
 from isbi_train.config.inputs import Inputs, LabelKind
 from isbi_train.data.labelled import LabelledStack, load_labelled
-from isbi_train.data.resample import resample
 
 
 def read_labelled(inputs: Inputs) -> LabelledStack:
@@ -34,10 +33,10 @@ def read_labelled(inputs: Inputs) -> LabelledStack:
         raise UsageError(
             "no labelled stack is named; add --data FOLDER, or data under [inputs] in the settings"
         )
-    stack = load_labelled(
+    return load_labelled(
         Path(inputs.data),
         labels=Path(inputs.labels) if inputs.labels else None,
         labels_are=cast("LabelKind", inputs.labels_are),
         pixel_size_nm=inputs.pixel_size_nm,
+        resample_nm=inputs.resample_nm,
     )
-    return resample(stack, inputs.resample_nm) if inputs.resample_nm else stack

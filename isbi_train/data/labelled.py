@@ -15,6 +15,7 @@ from isbi_infer.volumes import PixelSize, open_stack
 from isbi_train.config.inputs import LabelKind
 from isbi_train.data.labels import cell_mask
 from isbi_train.data.omezarr import is_zarr, read_omezarr
+from isbi_train.data.resample import resample_images, resample_labels, resampled_shape
 
 IMAGES, LABELS = "train-volume.tif", "train-labels.tif"
 
@@ -29,7 +30,7 @@ class LabelledStack:
     Attributes
     ----------
     image_ZYX : ndarray, shape (Z, Y, X)
-        Grey values as stored.
+        Grey values as stored; float32 where they were resampled.
     cell_ZYX : ndarray of bool, shape (Z, Y, X)
         True = cell interior, False = membrane.
     pixel_size_nm : float or None
@@ -60,6 +61,7 @@ def load_labelled(
     labels: Path | None = None,
     labels_are: LabelKind = "cell",
     pixel_size_nm: float | None = None,
+    resample_nm: float | None = None,
 ) -> LabelledStack:
     """Read sections and their labels.
 
@@ -72,7 +74,10 @@ def load_labelled(
     labels_are : {"cell", "membrane", "instances"}
         What the labels mean, see `isbi_train.data.labels.cell_mask`.
     pixel_size_nm : float, optional
-        Side of a pixel within a section, where the file does not say it or is wrong.
+        Side of a pixel within a section, in nanometres, where the file does not say it or is wrong.
+    resample_nm : float, optional
+        Side of a pixel wanted, in nanometres; sections within 1 % of it stay as they are, as in inference. See
+        `isbi_train.data.resample` for what becomes of images and labels.
 
     Returns
     -------
@@ -84,13 +89,13 @@ def load_labelled(
         If a file is missing or damaged, their shapes differ, pixels are not square, or the labels are of another
         kind, of one class only, or inverted.
     UsageError
-        If the labels of a stack are not named, or the pixel size cannot be meant.
+        If the labels of a stack are not named, or a pixel size is invalid.
     DependencyError
         If this is OME-Zarr and zarr is not installed.
     """
     if pixel_size_nm is not None and not _SMALLEST_NM <= pixel_size_nm <= _LARGEST_NM:
         raise UsageError(
-            f"a pixel size of {pixel_size_nm:g} nm cannot be meant; expected {_SMALLEST_NM:g} to {_LARGEST_NM:g}"
+            f"a pixel size of {pixel_size_nm:g} nm is invalid; expected {_SMALLEST_NM:g} to {_LARGEST_NM:g}"
         )
     image_path, label_path = _files(data, labels)
     image_ZYX, size = read_volume(image_path)
@@ -102,11 +107,16 @@ def load_labelled(
         )
     if image_ZYX.dtype.kind == "b":
         raise ImageError(f"{image_path}: found {image_ZYX.dtype} pixels; expected grey values")
+    side_nm = pixel_size_nm or _side_nm(image_path, size)
+    shape = resampled_shape(image_ZYX.shape[1:], side_nm, resample_nm) if resample_nm is not None else None
     try:
-        cell_ZYX = cell_mask(label_ZYX, labels_are)
+        if shape is None:
+            return LabelledStack(image_ZYX, cell_mask(label_ZYX, labels_are), side_nm)
+        cell_ZYX = resample_labels(label_ZYX, labels_are, shape)
     except ImageError as error:
-        raise ImageError(f"{label_path}: {error}") from error
-    return LabelledStack(image_ZYX, cell_ZYX, pixel_size_nm or _side_nm(image_path, size))
+        where = f"{label_path}, resampled to {resample_nm:g} nm" if shape else label_path
+        raise ImageError(f"{where}: {error}") from error
+    return LabelledStack(resample_images(image_ZYX, shape), cell_ZYX, resample_nm)
 
 
 def read_volume(path: Path) -> tuple[npt.NDArray[Any], PixelSize | None]:

@@ -49,6 +49,20 @@ def cell_mask(label_ZYX: npt.NDArray[Any], labels_are: LabelKind = "cell") -> np
     else:
         _check_two_classes(label_ZYX, labels_are)
         cell_ZYX = (label_ZYX != 0) if labels_are == "cell" else (label_ZYX == 0)
+    check_both_classes(cell_ZYX, labels_are)
+    return cell_ZYX
+
+
+def check_both_classes(cell_ZYX: npt.NDArray[np.bool_], labels_are: LabelKind) -> None:
+    """Raise ImageError where labels hold one class only, or most of them are membrane.
+
+    Parameters
+    ----------
+    cell_ZYX : ndarray of bool, shape (Z, Y, X)
+        True = cell interior.
+    labels_are : {"cell", "membrane", "instances"}
+        What they were made of, for the message.
+    """
     membrane = 1 - np.count_nonzero(cell_ZYX) / cell_ZYX.size
     if membrane in (0, 1):
         raise ImageError(
@@ -56,7 +70,6 @@ def cell_mask(label_ZYX: npt.NDArray[Any], labels_are: LabelKind = "cell") -> np
         )
     if membrane > 0.5:
         raise ImageError(_inverted(membrane, labels_are))
-    return cell_ZYX
 
 
 def instance_interiors(label_ZYX: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

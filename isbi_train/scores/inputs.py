@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -54,9 +56,10 @@ def check_scoring_input(probabilities: ArrayLike, labels: ArrayLike) -> ScoringI
     """
     found, truth = np.asarray(probabilities), np.asarray(labels)
     _check_shapes(found, truth)
-    cell = _cell(truth)
-    proposal, notes = _proposal(found)
-    notes += _doubts(proposal, cell)
+    cell = cells_of(truth)
+    check_polarity(int(np.count_nonzero(cell)), cell.size)
+    proposal, notes = checked_probabilities(found)
+    notes += doubts([level_of(proposal, cell)])
     if found.ndim == 2:
         return ScoringInput(proposal[None], cell[None], notes)
     return ScoringInput(proposal, cell, notes)
@@ -105,7 +108,23 @@ def _check_shapes(found: np.ndarray, truth: np.ndarray) -> None:
         )
 
 
-def _cell(truth: np.ndarray) -> np.ndarray:
+def cells_of(truth: np.ndarray) -> np.ndarray:
+    """Return where labels say cell.
+
+    Parameters
+    ----------
+    truth : array
+        Above zero = cell, zero = membrane.
+
+    Returns
+    -------
+    bool array, same shape
+
+    Raises
+    ------
+    ImageError
+        If these are no numbers, or some are NaN.
+    """
     if truth.dtype.kind not in "biuf":
         raise ImageError(f"labels are {truth.dtype}; expected numbers, above 0 = cell and 0 = membrane")
     if truth.dtype.kind == "f" and np.isnan(truth).any():
@@ -113,18 +132,44 @@ def _cell(truth: np.ndarray) -> np.ndarray:
             f"labels hold {np.count_nonzero(np.isnan(truth))} NaN; expected above 0 = cell and 0 = membrane: "
             "give every pixel a label"
         )
-    cell = truth > 0
-    membrane = 1.0 - np.count_nonzero(cell) / cell.size
+    return np.asarray(truth > 0)
+
+
+def check_polarity(cells: int, pixels: int) -> None:
+    """Raise ImageError if most of the labels are membrane, which means that they are inverted.
+
+    Parameters
+    ----------
+    cells, pixels : int
+        How many pixels of the whole stack are cell, and how many there are.
+    """
+    membrane = 1.0 - cells / pixels
     if membrane > 0.5:
         raise ImageError(
             f"{membrane:.1%} of the labels are membrane; expected less than half, as above 0 = cell and "
             "0 = membrane: the labels look inverted, score against labels == 0"
         )
-    return np.asarray(cell)
 
 
-def _proposal(found: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Bring probabilities to float32 or float64 in [0, 1], byte order native."""
+def checked_probabilities(found: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Bring probabilities to float32 or float64 in [0, 1], in the machine's byte order.
+
+    Parameters
+    ----------
+    found : array
+        Probability of cell: float in [0, 1], uint8 (divided by 255 as float32) or bool.
+
+    Returns
+    -------
+    proposal : float32 or float64 array, same shape
+    notes : tuple of str
+        What was assumed.
+
+    Raises
+    ------
+    ImageError
+        If these are no probabilities.
+    """
     dtype = found.dtype
     if dtype == np.bool_:
         return found.astype(np.float32), ()
@@ -157,14 +202,60 @@ def _proposal(found: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     return proposal, ()
 
 
-def _doubts(proposal: np.ndarray, cell: np.ndarray) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How high probabilities are on cells and on membrane.
+
+    Attributes
+    ----------
+    binary : bool
+        Whether all are 0 or 1.
+    on_cell, on_membrane : float
+        Their sums.
+    cells, membranes : int
+        Numbers of pixels by the labels.
+    """
+
+    binary: bool
+    on_cell: float
+    on_membrane: float
+    cells: int
+    membranes: int
+
+
+def level_of(proposal: np.ndarray, cell: np.ndarray) -> Level:
+    """Measure a section or a stack; `proposal` is in [0, 1] and `cell` bool, of one shape."""
+    cells = int(np.count_nonzero(cell))
+    return Level(
+        binary=bool(np.all((proposal == 0) | (proposal == 1))),
+        on_cell=float(proposal.sum(dtype=np.float64, where=cell)),
+        on_membrane=float(proposal.sum(dtype=np.float64, where=~cell)),
+        cells=cells,
+        membranes=cell.size - cells,
+    )
+
+
+def doubts(levels: Sequence[Level]) -> tuple[str, ...]:
+    """Return what makes probabilities look as if they were something else.
+
+    Parameters
+    ----------
+    levels : sequence of Level
+        Those of all sections, or one of the whole stack.
+
+    Returns
+    -------
+    tuple of str
+        Notes for the user.
+    """
     notes = []
-    if np.all((proposal == 0) | (proposal == 1)):
+    if all(level.binary for level in levels):
         notes.append("the probabilities are binarised (only 0 and 1); a soft map scores far higher")
-    if cell.all():
+    cells, membranes = sum(level.cells for level in levels), sum(level.membranes for level in levels)
+    if not cells or not membranes:
         return tuple(notes)
-    on_cell = proposal.mean(dtype=np.float64, where=cell)
-    on_membrane = proposal.mean(dtype=np.float64, where=~cell)
+    on_cell = math.fsum(level.on_cell for level in levels) / cells
+    on_membrane = math.fsum(level.on_membrane for level in levels) / membranes
     if on_cell < on_membrane:
         notes.append(
             f"the probabilities are lower on cells (mean {on_cell:.3f}) than on membrane "

@@ -2,6 +2,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -13,16 +14,22 @@ from onnx import TensorProto, helper
 from isbi_infer import DependencyError, ModelError, Segmenter
 from isbi_infer.backends import onnxruntime as backend_module
 from isbi_infer.backends.cores import available_cores
+from isbi_infer.model.contract import read_contract
 from isbi_infer.model.devices import DEVICES, open_backend
+from isbi_infer.model.file import read_model_file
 from isbi_models import default_model
 
 MODEL = default_model().path.read_bytes()
 
 
 def stamped(graph_change):
-    """Give the released model's file with its graph changed, contract and all."""
+    """Return the released model's file with its graph changed, and a contract that belongs to it."""
     proto = onnx.load_from_string(MODEL)
     graph_change(proto)
+    with suppress(ModelError):  # of weights outside the file there is no digest
+        digest = read_model_file(proto.SerializeToString()).digest
+        for entry in proto.metadata_props:
+            entry.value = replace(read_contract(MODEL), digest=digest).to_json()
     return proto.SerializeToString()
 
 

@@ -205,5 +205,5 @@ def test_the_given_pixel_size_goes_before_that_of_the_file(tmp_path, sample, wri
 
 @pytest.mark.parametrize("size", [0, -4, float("nan"), float("inf")])
 def test_a_pixel_size_that_cannot_be_meant_is_refused(tmp_path, size):
-    with pytest.raises(UsageError, match="cannot be meant"):
+    with pytest.raises(UsageError, match="is invalid"):
         load_labelled(tmp_path, pixel_size_nm=size)

@@ -36,6 +36,31 @@ def test_later_settings_are_laid_over_earlier_ones():
     assert settings.network == NetworkConfig()
 
 
+def test_an_architecture_brings_its_own_defaults():
+    classic = resolve([("flags", {"network": {"arch": "valid-unet"}})]).network
+    assert classic == NetworkConfig.of("valid-unet")
+    assert (classic.base, classic.depth, classic.unshuffle, classic.dropout) == (64, 4, 1, 0.0)
+    narrow = resolve(
+        [("file", {"network": {"arch": "valid-unet", "base": 8}}), ("flags", {"network": {"depth": 3}})]
+    )
+    assert narrow.network == NetworkConfig.of("valid-unet", base=8, depth=3)
+    back = resolve([("file", {"network": {"arch": "valid-unet"}}), ("flags", {"network": {"arch": "unet"}})])
+    assert back.network == NetworkConfig()
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [("flags", {"network": {"arch": "valid-unet", "unshuffle": 2}})],
+        [("recipe", {"network": {"unshuffle": 2}}), ("flags", {"network": {"arch": "valid-unet"}})],
+        [("recipe", {"network": {"arch": "valid-unet"}}), ("flags", {"network": {"unshuffle": 2}})],
+    ],
+)
+def test_what_an_architecture_cannot_have_is_refused_and_not_dropped(layers):
+    with pytest.raises(UsageError, match="unshuffle 2 does not go with arch valid-unet"):
+        resolve(layers)
+
+
 def test_the_shipped_recipes_are_those_promised():
     assert recipe_names() == ("original", "released", "released-gpu", "unet-64")
     made = {name: resolve([(name, recipe_layer(name))]) for name in recipe_names()}

@@ -1,4 +1,4 @@
-"""What a network's graph alone says about tiling: its stride, how far it looks, and whether anything in it is global.
+"""What a network's graph alone shows about tiling: its stride, how far it looks, and whether anything in it is global.
 
 The graph is followed on paper, operation by operation, for a large image whose size has many divisors. Every tensor
 carries the pixels that its elements depend on (`isbi_export.graph.analysis.extent`), so that the figures are exact and
@@ -38,7 +38,7 @@ class Context(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GraphAnalysis:
-    """What a graph says about tiling.
+    """What a graph shows about tiling.
 
     Where `exact` is false, `stride`, `context` and `halo` are those of its local operations as far as they could be
     followed: less is certainly wrong, and more may be needed.
@@ -53,8 +53,8 @@ class GraphAnalysis:
     halo : int
         The largest context, up to the next multiple of `stride`.
     exact : bool
-        Whether tiles are proved to give the whole-image result: the same operations on the same numbers. Runtimes round
-        the last bit of a few functions by place (ONNX Runtime's CPU: Softplus, Mish, Log, Sin, LRN).
+        Whether tiles are proved to equal the whole-image result: the same operations on the same numbers. Runtimes
+        round the last bit of a few functions by place (ONNX Runtime's CPU: Softplus, Mish, Log, Sin, LRN).
     reasons : tuple of str
         Why not, each naming the operation and its node.
     flops_per_pixel : float
@@ -212,7 +212,7 @@ class _Walk:
         self.reasons.append(f"cannot be proved: {_called(node)} {why}")
 
     def _judge(self, image: TensorInfo) -> dict[int, list[Extent]]:
-        """Compare the output's places with the input's, and give what the figures are to be read from."""
+        """Compare the output's places with the input's, and return the extents that the figures are read from."""
         name = self.graph.output[0].name
         output = self.tensors.get(name)
         if output is None:
@@ -284,7 +284,7 @@ def _lies_on(extent: Extent | None, image: Extent) -> bool:
 
 
 def _starts_and_ends_with(tensor: TensorInfo, axis: int) -> bool:
-    """Say whether a tensor covers just the image, so that its elements' places are known."""
+    """Return whether a tensor covers just the image, so that its elements' places are known."""
     extent = tensor.extents.get(axis)
     return extent is not None and tensor.shape[extent.dim] * extent.step == extent.image
 

@@ -9,7 +9,7 @@ Along one axis of the image, a tensor's element ``i`` lies at pixel ``i * step``
     pool 2    -1+2    1+4     3+6     ...         step 2, period 1, which are 2 pixels
     upsample  -1+2-1+2 1+4 1+4 3+6 ...            step 1, period 2, which are 2 pixels
 
-Reading an element that lies beyond a tile's edge gives padding where the whole image gives a value, so an element also
+Reading an element beyond a tile's edge yields padding where the whole image has a value, so an element also
 depends on whatever makes its sources lie within the tile.
 """
 
@@ -32,7 +32,7 @@ _SIGNS = np.array([[[1]], [[-1]]], dtype=np.int64)
 
 
 class Unproved(Exception):  # noqa: N818  it is no error, but an answer
-    """An operation whose locality cannot be proved; says why."""
+    """An operation whose locality cannot be proved; its message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)

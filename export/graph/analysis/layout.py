@@ -21,7 +21,7 @@ from isbi_export.graph.analysis.tensor_info import (
 
 def reshape(call: Call) -> TensorInfo:
     """``Reshape``."""
-    x = call.given(0)
+    x = call.required(0)
     wanted = call.attribute("shape", ()) or call.integers(1) or ()
     shape = reshaped(x.shape, wanted, zero_is_zero=bool(call.attribute("allowzero", 0)))
     if x.flattened and x.flattened.shape == shape:
@@ -35,7 +35,7 @@ def reshape(call: Call) -> TensorInfo:
 
 def flatten(call: Call) -> TensorInfo:
     """``Flatten``."""
-    x = call.given(0)
+    x = call.required(0)
     at = call.attribute("axis", 1)
     at = at % len(x.shape) if at < 0 else at
     return x.reshaped((prod(x.shape[:at]), prod(x.shape[at:])))
@@ -43,7 +43,7 @@ def flatten(call: Call) -> TensorInfo:
 
 def squeeze(call: Call) -> TensorInfo:
     """``Squeeze``."""
-    x, rank = call.given(0), len(call.given(0).shape)
+    x, rank = call.required(0), len(call.required(0).shape)
     given = call.attribute("axes", ()) or call.integers(1)
     dims = (
         [dim for dim, n in enumerate(x.shape) if n == 1]
@@ -55,7 +55,7 @@ def squeeze(call: Call) -> TensorInfo:
 
 def unsqueeze(call: Call) -> TensorInfo:
     """``Unsqueeze``."""
-    x = call.given(0)
+    x = call.required(0)
     given = call.attribute("axes", ()) or call.integers(1) or ()
     rank = len(x.shape) + len(given)
     dims, sizes = {call.dim(dim, rank) for dim in given}, iter(x.shape)
@@ -64,13 +64,13 @@ def unsqueeze(call: Call) -> TensorInfo:
 
 def transpose(call: Call) -> TensorInfo:
     """``Transpose``."""
-    x = call.given(0)
+    x = call.required(0)
     return x.transposed(call.attribute("perm", ()) or range(len(x.shape))[::-1])
 
 
 def depth_to_space(call: Call) -> TensorInfo:
     """``DepthToSpace``, as ONNX defines it: two reshapes and a transposition."""
-    x, b = call.given(0), call.attribute("blocksize", 1)
+    x, b = call.required(0), call.attribute("blocksize", 1)
     n, c, h, w = x.shape
     if call.attribute("mode", "DCR") == "DCR":
         split = x.reshaped((n, b, b, c // b**2, h, w)).transposed((0, 3, 4, 1, 5, 2))
@@ -81,7 +81,7 @@ def depth_to_space(call: Call) -> TensorInfo:
 
 def space_to_depth(call: Call) -> TensorInfo:
     """``SpaceToDepth``."""
-    x, b = call.given(0), call.attribute("blocksize", 1)
+    x, b = call.required(0), call.attribute("blocksize", 1)
     n, c, h, w = x.shape
     split = x.reshaped((n, c, h // b, b, w // b, b)).transposed((0, 3, 5, 1, 2, 4))
     return split.reshaped((n, c * b**2, h // b, w // b))
@@ -90,7 +90,7 @@ def space_to_depth(call: Call) -> TensorInfo:
 def concat(call: Call) -> TensorInfo:
     """``Concat``."""
     tensors = [tensor for tensor in call.inputs if tensor is not None]
-    rank = len(call.given(0).shape)
+    rank = len(call.required(0).shape)
     if any(len(tensor.shape) != rank for tensor in tensors):
         raise Unproved("joins tensors of different rank")
     return concatenated(tensors, call.axis(rank, 1))
@@ -98,7 +98,7 @@ def concat(call: Call) -> TensorInfo:
 
 def split(call: Call) -> list[TensorInfo]:
     """``Split``."""
-    x = call.given(0)
+    x = call.required(0)
     dim = call.axis(len(x.shape), 0)
     count = len(call.node.output)
     each = -(-x.shape[dim] // count)
@@ -112,7 +112,7 @@ def split(call: Call) -> list[TensorInfo]:
 
 def gather(call: Call) -> TensorInfo:
     """``Gather``."""
-    x, indices = call.given(0), call.given(1)
+    x, indices = call.required(0), call.required(1)
     dim = call.axis(len(x.shape), 0)
     if indices.value is None or len(indices.shape) > 1:
         raise Unproved("picks places that cannot be computed beforehand")
@@ -125,7 +125,7 @@ def gather(call: Call) -> TensorInfo:
 
 def expand(call: Call) -> TensorInfo:
     """``Expand``."""
-    x, shape = call.given(0), call.integers(1) or ()
+    x, shape = call.required(0), call.integers(1) or ()
     wide = broadcast([x, TensorInfo(broadcast_shape([x.shape, shape]))])
     # One number everywhere varies nowhere.
     return replace(wide, fixed=x.fixed and prod(x.shape) > 1)

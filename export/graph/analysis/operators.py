@@ -39,16 +39,16 @@ com.microsoft.Gelu com.microsoft.FastGelu com.microsoft.QuickGelu com.microsoft.
 com.microsoft.QLinearMul com.microsoft.QLinearSigmoid com.microsoft.QLinearLeakyRelu
 """)
 
-# Their other inputs are parameters by channel, or say a type.
+# Their other inputs are parameters by channel, or name a type.
 _ELEMENTWISE_IN_THE_FIRST = _names("""
 BatchNormalization Cast CastLike DequantizeLinear Dropout Identity QuantizeLinear
 com.microsoft.DequantizeLinear com.microsoft.QuantizeLinear
 """)
 
-# A runtime gives their result the memory of their input.
+# A runtime writes their result over their input.
 IN_PLACE = {*ELEMENTWISE, *_ELEMENTWISE_IN_THE_FIRST, *_names("Flatten Reshape Squeeze Unsqueeze")}
 
-# Whatever their input: for what is said of a graph that can no longer be followed.
+# Whatever their input: named where a graph can no longer be followed.
 ALWAYS_GLOBAL = _names("""
 Attention DFT DynamicQuantizeLinear GRU GlobalAveragePool GlobalLpPool GlobalMaxPool GroupNormalization
 InstanceNormalization LSTM MultiHeadAttention NonMaxSuppression NonZero RNN STFT com.microsoft.Attention
@@ -105,7 +105,7 @@ def _elementwise(call: Call) -> TensorInfo:
 
 
 def _elementwise_in_the_first(call: Call) -> TensorInfo:
-    x = call.given(0)
+    x = call.required(0)
     if call.node.op_type != "CastLike" and any(tensor and tensor.of_image for tensor in call.inputs[1:]):
         raise Unproved("has parameters that are computed from the image")
     training = call.optional(2) if call.node.op_type == "Dropout" else None
@@ -123,7 +123,7 @@ def _over_channels(call: Call, x: TensorInfo, dims: Sequence[int], what: str) ->
 
 def _normalisation(call: Call) -> TensorInfo:
     """Normalisations over some dimensions, each output element depending on all of them."""
-    x, kind = call.given(0), call.node.op_type
+    x, kind = call.required(0), call.node.op_type
     rank = len(x.shape)
     if kind in ("InstanceNormalization", "GroupNormalization", "GroupNorm"):
         dims = list(range(1 if kind != "InstanceNormalization" else 2, rank))
@@ -142,12 +142,12 @@ def _normalisation(call: Call) -> TensorInfo:
 
 
 def _global_pool(call: Call) -> TensorInfo:
-    x = call.given(0)
+    x = call.required(0)
     return _collapsed(call, x, range(2, len(x.shape)), keep=True)
 
 
 def _reduction(call: Call) -> TensorInfo:
-    x, rank = call.given(0), len(call.given(0).shape)
+    x, rank = call.required(0), len(call.required(0).shape)
     if call.node.op_type in ("ArgMax", "ArgMin"):
         dims: Sequence[int] = [call.axis(rank, 0)]
     else:
@@ -168,7 +168,7 @@ def _collapsed(call: Call, x: TensorInfo, dims: Sequence[int], *, keep: bool) ->
 
 
 def _matrix_product(call: Call) -> TensorInfo:
-    a, b = call.given(0), call.given(1)
+    a, b = call.required(0), call.required(1)
     if call.node.op_type == "Gemm":
         a = a.transposed([1, 0]) if call.attribute("transA", 0) else a
         b = b.transposed([1, 0]) if call.attribute("transB", 0) else b

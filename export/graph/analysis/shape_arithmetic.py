@@ -1,4 +1,4 @@
-"""Computing the small tensors of a graph that say shapes: what exporters write between ``Shape`` and ``Reshape``."""
+"""Computing the small tensors of a graph that hold shapes: what exporters write between ``Shape`` and ``Reshape``."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def computed(call: Call) -> Array | None:
     """
     kind = call.node.op_type
     if kind == "Shape":
-        shape = call.given(0).shape
+        shape = call.required(0).shape
         start, end = call.attribute("start", 0), call.attribute("end", len(shape))
         return np.array(shape[start:end], np.int64)
     if kind == "Size":
-        return np.array(prod(call.given(0).shape), np.int64)
+        return np.array(prod(call.required(0).shape), np.int64)
     known = [tensor.value for tensor in call.inputs if tensor is not None]
     if kind not in _OPERATIONS or any(value is None for value in known) or _result_is_large(call):
         return None
@@ -68,7 +68,7 @@ def computed(call: Call) -> Array | None:
 
 
 def _result_is_large(call: Call) -> bool:
-    """Say so before memory is asked for; operations that are not here give no more than they take."""
+    """Return whether a result is large, before it is computed; operations not listed never enlarge their input."""
     kind = call.node.op_type
     shapes = [tensor.shape for tensor in call.inputs if tensor is not None]
     if kind == "ConstantOfShape":
@@ -78,7 +78,7 @@ def _result_is_large(call: Call) -> bool:
     if kind == "Tile":
         return prod(shapes[0]) * prod(call.integers(1) or ()) > MOST_ELEMENTS
     if kind == "Range":
-        start, limit, delta = (float(call.given(number).value) for number in range(3))  # type: ignore[arg-type]
+        start, limit, delta = (float(call.required(number).value) for number in range(3))  # type: ignore[arg-type]
         return not delta or (limit - start) / delta > MOST_ELEMENTS
     if kind in ("Gather", "Concat", "MatMul"):
         return sum(map(prod, shapes)) > MOST_ELEMENTS or prod(map(prod, shapes)) > MOST_ELEMENTS**2

@@ -168,7 +168,7 @@ class Call:
     Attributes
     ----------
     node : onnx.NodeProto
-        What the graph says.
+        The operation as it stands in the graph.
     inputs : list of TensorInfo or None
         None for optional inputs that are not given.
     opset : int
@@ -200,7 +200,7 @@ class Call:
         domain = domain_of(self.node)
         return f"{domain}.{self.node.op_type}" if domain else str(self.node.op_type)
 
-    def given(self, number: int) -> TensorInfo:
+    def required(self, number: int) -> TensorInfo:
         """Return an input that must be there."""
         tensor = self.optional(number)
         if tensor is None:

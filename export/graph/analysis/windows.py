@@ -33,7 +33,7 @@ class _Window:
 
 def convolution(call: Call) -> TensorInfo:
     """``Conv``, ``ConvInteger``, ``QLinearConv`` and ``FusedConv``."""
-    x, weight = call.given(0), _weight(call, 3 if call.node.op_type == "QLinearConv" else 1)
+    x, weight = call.required(0), _weight(call, 3 if call.node.op_type == "QLinearConv" else 1)
     channels_out, per_group, *kernel = weight.shape
     groups = call.attribute("group", 1)
     _require_channels(x, weight, groups * per_group)
@@ -47,7 +47,7 @@ def convolution(call: Call) -> TensorInfo:
 
 def transposed_convolution(call: Call) -> TensorInfo:
     """``ConvTranspose``."""
-    x, weight = call.given(0), _weight(call, 1)
+    x, weight = call.required(0), _weight(call, 1)
     channels_in, per_group, *kernel = weight.shape
     groups = call.attribute("group", 1)
     _require_channels(x, weight, channels_in)
@@ -68,7 +68,7 @@ def transposed_convolution(call: Call) -> TensorInfo:
 
 def pooling(call: Call) -> TensorInfo:
     """``MaxPool``, ``AveragePool`` and ``LpPool``."""
-    x = call.given(0)
+    x = call.required(0)
     kernel: tuple[int, ...] = call.attribute("kernel_shape", ())
     if len(kernel) != len(x.shape) - 2 or not kernel:
         raise Unproved(f"has kernel_shape={list(kernel)} for {len(x.shape)} dimensions")
@@ -76,10 +76,10 @@ def pooling(call: Call) -> TensorInfo:
 
 
 def _weight(call: Call, number: int) -> TensorInfo:
-    weight = call.given(number)
+    weight = call.required(number)
     if weight.of_image:
         raise Unproved("has a kernel that is computed from the image")
-    if len(weight.shape) != len(call.given(0).shape) or len(weight.shape) < 3:
+    if len(weight.shape) != len(call.required(0).shape) or len(weight.shape) < 3:
         raise Unproved(f"has a kernel of shape {list(weight.shape)}")
     return weight
 
@@ -174,7 +174,7 @@ def _transposed_windows(call: Call, x: TensorInfo, kernel: Sequence[int]) -> lis
 
 def padding(call: Call) -> TensorInfo:
     """``Pad``."""
-    x = call.given(0)
+    x = call.required(0)
     rank = len(x.shape)
     pads = call.attribute("pads", ()) or call.attribute("paddings", ()) or call.integers(1) or ()
     dims = [call.dim(dim, rank) for dim in call.integers(3) or range(rank)]
@@ -194,7 +194,7 @@ def padding(call: Call) -> TensorInfo:
 
 
 def _require_more_than(call: Call, x: TensorInfo, dim: int, elements: int) -> None:
-    """Take note that an image must be so large that a dimension has more elements than it is mirrored by."""
+    """Record that an image must be so large that a dimension has more elements than it is mirrored by."""
     axis = x.axis_at(dim)
     if axis is None:
         return
@@ -205,7 +205,7 @@ def _require_more_than(call: Call, x: TensorInfo, dim: int, elements: int) -> No
 
 def slicing(call: Call) -> TensorInfo:
     """``Slice``."""
-    x = call.given(0)
+    x = call.required(0)
     rank = len(x.shape)
     if call.opset < 10:
         lists = [call.attribute(name, ()) for name in ("starts", "ends", "axes")]
@@ -235,7 +235,7 @@ def slicing(call: Call) -> TensorInfo:
 
 def resizing(call: Call) -> TensorInfo:
     """``Resize`` and ``Upsample``."""
-    x = call.given(0)
+    x = call.required(0)
     rank = len(x.shape)
     dims = [call.dim(dim, rank) for dim in call.attribute("axes", ()) or range(rank)]
     if call.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
@@ -259,7 +259,7 @@ def resizing(call: Call) -> TensorInfo:
 def _scales(call: Call) -> list[Fraction]:
     written = call.attributes.get("scales")
     if not isinstance(written, tuple):
-        tensor = call.given(1 if call.node.op_type == "Upsample" or call.opset < 11 else 2)
+        tensor = call.required(1 if call.node.op_type == "Upsample" or call.opset < 11 else 2)
         if tensor.value is None:
             raise Unproved("has scales that cannot be computed beforehand")
         written = tuple(tensor.value.reshape(-1).tolist())
