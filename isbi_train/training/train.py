@@ -167,7 +167,8 @@ def _train(
     epoch_steps = steps_per_epoch(sections.images_ZCYX.numel(), train)
     total = train.epochs * epoch_steps
     steps, share = range(state.steps_taken(epoch_steps), total), processes.share(train.batch)
-    log.info("training on %s in %s, %d steps", state.device.torch_device, state.device.dtype, total)
+    where, threads = state.device.torch_device, torch.get_num_threads()
+    log.info("training on %s in %s; threads: %d, steps: %d", where, state.device.dtype, threads, total)
     state.network = processes.distribute(state.model, train.batch)
     started = time.perf_counter()
 
