@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from isbi_infer.backends.cores import available_cores
+from isbi_infer.model.devices import rows
 
 from .child_process import run_command, run_script, timed_process
 from .machine import load_average
@@ -43,6 +44,37 @@ with ThreadPoolExecutor(backend.workers) as pool:
 print(json.dumps({"workers": backend.workers, "bytes": field("VmHWM") - before}))
 """
 
+# The same for one precision of a device, and the probe's tile is there before.
+TILES_IN_A_PRECISION = """
+import json
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from isbi_infer.model.contract import contract_of
+from isbi_infer.model.devices import open_backend, rows
+from isbi_infer.model.file import read_model_file
+from isbi_models import default_model
+provider, precision, tile = sys.argv[1], sys.argv[2], int(sys.argv[3])
+row = next(rows("onnx", provider))
+arithmetic = next(a for a in row.arithmetic if a.name == precision)
+content = default_model().files[arithmetic.file].path.read_bytes()
+file = read_model_file(content)
+contract = contract_of(file.metadata, file.digest)
+backend = open_backend(content, row, arithmetic)
+backend.run(np.ones((1, 1, contract.stride, 2 * contract.stride), np.float32))
+batch_NCYX = np.ones((1, 1, tile, tile), np.float32)
+out = [np.ones_like(batch_NCYX) for _ in range(backend.workers)]
+def field(name):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
+before = field("VmRSS")
+with ThreadPoolExecutor(backend.workers) as pool:
+    for k in range(3):
+        list(pool.map(lambda result: backend.run(batch_NCYX, out=result) is None, out))
+per_pixel = (field("VmHWM") - before) / (tile**2 * backend.workers)
+print(json.dumps({"workers": backend.workers, "bytes_per_pixel": per_pixel,
+                  "of_activations": per_pixel / contract.activation_bytes_per_pixel}))
+"""
+
 FIRST_SECTION = """
 import numpy as np
 from isbi_infer import Segmenter
@@ -52,7 +84,7 @@ Segmenter(provider=sys.argv[1])(np.zeros((512, 512), np.uint8))
 
 def limit_bytes(contract):
     """Return the goal per tile pixel and worker for the model's network."""
-    network = contract.training["network"]
+    network = contract.provenance["training"]["network"]
     return 8.5 * network["base"] * 4 / network["unshuffle"] ** 2
 
 
@@ -119,6 +151,33 @@ def test_memory_of_a_tile(benchmark, drawn_ZYX, write_sections, segmenter, tmp_p
     benchmark.pedantic(run_all, rounds=1, iterations=1)
     benchmark.extra_info.update(measured)
     keep("memory-tiles", {"by_tile": measured, "limit_bytes_per_pixel": limit})
+
+
+@linux_only
+def test_memory_of_a_tile_in_every_precision(benchmark, options, keep, say):
+    """What the table of devices says of each precision: bytes per byte of live float32 activations."""
+    tiles, row, measured = (
+        [64, 128] if options.quick else [1024, 2048],
+        next(rows("onnx", options.provider)),
+        {},
+    )
+
+    def run_all():
+        for arithmetic in row.arithmetic:
+            found = {
+                str(tile): json.loads(
+                    run_script(TILES_IN_A_PRECISION, options.provider, arithmetic.name, str(tile)).output
+                )
+                for tile in tiles
+            }
+            measured[arithmetic.name] = found
+            factors = ", ".join(f"{at['of_activations']:.2f} at {tile}" for tile, at in found.items())
+            say(f"{row.name} {arithmetic.name}: {factors}; the table says {arithmetic.memory}")
+
+    benchmark.group = "memory"
+    benchmark.pedantic(run_all, rounds=1, iterations=1)
+    benchmark.extra_info.update(measured)
+    keep("memory-precisions", {"by_precision": measured})
 
 
 def test_start_up_ratio(compare, keep, options):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from isbi_infer import Segmenter
+from isbi_infer.model.devices import rows
 
 # Without what gains nothing there: a CPU computes float16 in float32, CUDA has no convolution of int8.
-PRECISIONS = {"cpu": ("fp32", "int8"), "openvino": ("fp32", "int8")}
+PRECISIONS = {"cpu": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
 ON_GPU = ("fp32", "fp16")
 BATCHES = {"cpu": (1, 2, 4, 8), "openvino": (1, 2, 4, 8)}
 BATCHES_ON_GPU = (1, 2, 4, 8, 16, 32, 64)
@@ -40,9 +41,20 @@ class Setting:
         return ", ".join(parts)
 
 
+def precisions_on(provider: str) -> tuple[str, ...]:
+    """Return the precisions that are compared on a device; those that a processor would emulate are not."""
+    known = PRECISIONS.get(provider, ON_GPU)
+    if provider != "openvino":
+        return known
+    from isbi_infer.backends.openvino import native_precisions
+
+    native = native_precisions(next(rows("onnx", provider)))
+    return tuple(name for name in known if name in native)
+
+
 def settings_of_sections(provider: str, precision: str, quick: bool) -> list[Setting]:
     """List what is compared on 30 small sections, the default first."""
-    precisions = dict.fromkeys((precision, *PRECISIONS.get(provider, ON_GPU)))
+    precisions = dict.fromkeys((precision, *precisions_on(provider)))
     batches = (2,) if quick else BATCHES.get(provider, BATCHES_ON_GPU)
     return [
         *(Setting(name) for name in precisions),

@@ -7,10 +7,9 @@ import importlib.metadata
 import os
 import platform
 import re
-from pathlib import Path
 from typing import Any
 
-from isbi_infer.backends.cores import available_cores
+from isbi_infer.backends.cores import available_cores, processor_name
 from isbi_infer.backends.nvidia import list_gpus
 
 _DISTRIBUTIONS = (
@@ -32,7 +31,7 @@ def machine() -> dict[str, Any]:
     """Return what this machine is."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     found = {
-        "cpu": _cpu_model(),
+        "cpu": processor_name(),
         "cores": available_cores(),
         "memory_gib": round(memory / 2**30, 1),
         "system": platform.platform(),
@@ -63,17 +62,8 @@ def load_average() -> float:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
 
 
-def _cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = re.findall(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return names[0].strip() if names else platform.machine()
-
-
 def slug() -> str:
     """Return the machine's name in file names: its GPU, where it has one, its processor and its cores."""
-    model = re.sub(r"\(.*?\)|@.*|\bCPU\b|\bProcessor\b", " ", _cpu_model())
+    model = re.sub(r"\(.*?\)|@.*|\bCPU\b|\bProcessor\b", " ", processor_name())
     names = " ".join([*gpus()[:1], model, str(os.cpu_count()), "cores"])
     return re.sub(r"[^a-z0-9]+", "-", names.lower()).strip("-")

@@ -113,7 +113,9 @@ def ours(precision: str) -> Contender:
     """Return this project as a user calls it: a stack of bytes in memory to a stack of bytes in memory."""
 
     def build(case: Case, batch: int, sections: int) -> Run:
-        segmenter = Segmenter(case.file(precision), provider=case.provider, batch=batch, memory=_NO_LIMIT)
+        segmenter = Segmenter(
+            case.file(precision), provider=case.provider, precision=precision, batch=batch, memory=_NO_LIMIT
+        )
         stack_ZYX = case.stack_ZYX[:sections]
         assert len(segmenter.plan(stack_ZYX.shape).section.tiles) == 1
         return partial(segmenter, stack_ZYX, dtype="uint8")

@@ -12,6 +12,7 @@ import onnx
 from onnx import helper
 
 from isbi_export.graph.analysis.analyse import GraphAnalysis, analyse
+from isbi_export.graph.analysis.reading import read_onnx
 from isbi_export.graph.metadata import stamp
 from isbi_export.proof.runners import normalising
 from isbi_export.proof.seams import contract_errors, seam_errors
@@ -20,6 +21,7 @@ from isbi_infer.errors import ModelError
 from isbi_infer.files import check_not_input, replacing
 from isbi_infer.model.contract import ModelContract, read_contract
 from isbi_infer.model.devices import open_backend
+from isbi_infer.model.file import read_model_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +71,9 @@ def add_contract(source: Path, target: Path, foreign: ForeignModel) -> ModelCont
     check_not_input(target, source)
     try:
         content = source.read_bytes()
-        analysis = analyse(content)
-        proto = onnx.load_from_string(content)
+        proto = read_onnx(content)
+        read_model_file(content)  # which refuses weights in other files
+        analysis = analyse(proto)
     except OSError as error:
         raise ModelError(
             f"{source}: cannot read the model ({error.strerror}); expected an .onnx file"

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -86,6 +87,9 @@ def infer(
     tta: Annotated[
         bool, typer.Option("--tta", help="Average over the 8 flips and rotations; 8 times the work.")
     ] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep compiled models in the user's cache folder.")
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan, memory and expected time; write nothing.")
     ] = False,
@@ -110,11 +114,13 @@ def infer(
     """Segment STACK: write the probability that each pixel is cell interior (1) rather than membrane (0)."""
     with exit_codes("isbi-infer", debug=debug):
         from isbi_infer import scoring
+        from isbi_infer.backends.compiled_cache import use_cache
         from isbi_infer.files import check_not_input, check_writable
         from isbi_infer.plan.memory import parse_bytes
         from isbi_infer.segmenter import Segmenter
         from isbi_infer.volumes import open_source
 
+        use_cache(cache)
         target = output or _beside(stack)
         with ExitStack() as opened:
             source = opened.enter_context(open_source(stack))
@@ -136,6 +142,7 @@ def infer(
                 precision=precision,
                 pixel_size=pixel_size,
                 tta=tta,
+                pixels=prod(source.info.shape) * (8 if tta else 1),
             )
             if dry_run:
                 estimate = segmenter.estimate(segmenter.plan_source(source, emit=emit, dtype=dtype))

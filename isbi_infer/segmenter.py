@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -29,8 +30,11 @@ from isbi_infer.plan.run import (
     plan_run,
     record_source,
 )
+from isbi_infer.run.findings import Findings
 from isbi_infer.run.pipeline import Progress, compute_sections, run_plan
 from isbi_infer.volumes import Sink, Source, TiffSink, open_source
+
+log = logging.getLogger(__name__)
 
 
 class Segmenter:
@@ -42,8 +46,9 @@ class Segmenter:
         An ONNX or TorchScript file exported by ``isbi-export``; the released model when not given. TorchScript needs
         torch.
     provider : str
-        "auto" takes CUDA where a CUDA session really runs and the CPU otherwise; any other device of
-        `isbi_infer.model.devices` is proved active.
+        "auto" takes CUDA where a CUDA session really runs; otherwise, on the processor, OpenVINO where it is installed
+        and passed its gate with the model, or ONNX Runtime ("cpu"). Any other device of `isbi_infer.model.devices` is
+        proved active, or it is an error.
     tile : int, optional
         Longest side of a tile in pixels, a multiple of the model's stride. It changes memory and speed, never the
         result.
@@ -62,6 +67,8 @@ class Segmenter:
         given, `segment_file` takes what the file holds, and arrays go in as they are.
     tta : bool
         Average the results of the eight flips and rotations of each section: eight times the work.
+    pixels : int, optional
+        How many will be segmented, where that is known: for few of them "auto" takes a runtime that starts faster.
 
     Attributes
     ----------
@@ -107,12 +114,13 @@ class Segmenter:
         precision: PrecisionName = "auto",
         pixel_size: float | None = None,
         tta: bool = False,
+        pixels: int | None = None,
     ) -> None:
-        self._arguments = (model, provider, tile, batch, memory, halo, precision, pixel_size, tta)
+        self._arguments = (model, provider, tile, batch, memory, halo, precision, pixel_size, tta, pixels)
         self._wishes = Wishes(
             tile=tile, batch=batch, memory=memory, halo=halo, pixel_size=pixel_size, tta=tta
         )
-        self._model = open_model(model, provider, precision)
+        self._model = open_model(model, provider, precision, pixels)
         self.contract: ModelContract = self._model.contract
         self.model_sha256 = self._model.sha256
         self.provider = self._model.backend.device.name
@@ -205,9 +213,12 @@ class Segmenter:
         stack_ZYX = array if array.ndim == 3 else array[None]
         plan = self.plan(stack_ZYX.shape, emit=emit, dtype=dtype)
         out_ZYX = np.empty(stack_ZYX.shape, dtype)
-        with closing(compute_sections(plan, stack_ZYX, self._model.backend)) as results:
+        findings = Findings()
+        with closing(compute_sections(plan, stack_ZYX, self._model.backend, findings)) as results:
             for z, result_YX in enumerate(results):
                 out_ZYX[z] = encode(result_YX, emit, dtype)
+        for note in findings.notes():
+            log.info(note)
         return out_ZYX.reshape(array.shape)
 
     def stream(
@@ -317,8 +328,8 @@ class Segmenter:
         started = time.perf_counter()
         plan = self.plan_source(stack, emit=emit, dtype=dtype)
         with TiffSink(output, like=stack.info, dtype=dtype) as sink:
-            run_plan(plan, stack, self._model.backend, (sink, *also), progress)
-            notes = (*plan.notes, *sink.finish())
+            found = run_plan(plan, stack, self._model.backend, (sink, *also), progress)
+            notes = (*plan.notes, *found, *sink.finish())
         seconds = time.perf_counter() - started
         return RunSummary(
             output=str(output),
@@ -356,7 +367,7 @@ class Segmenter:
 
 def _segmenter(sha256: str, model: str | Path | None, *arguments: Any) -> Segmenter:
     """Open a model again, in another process or for a copy."""
-    names = ("provider", "tile", "batch", "memory", "halo", "precision", "pixel_size", "tta")
+    names = ("provider", "tile", "batch", "memory", "halo", "precision", "pixel_size", "tta", "pixels")
     segmenter = Segmenter(model, **dict(zip(names, arguments, strict=True)))
     if segmenter.model_sha256 != sha256:
         raise UsageError(

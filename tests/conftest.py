@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 # One thread in a process and in the programs that it starts, set before NumPy and torch read it: `make test` runs two
@@ -14,3 +15,9 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMB
 settings.register_profile("project", deadline=None, max_examples=60, derandomize=True)
 settings.register_profile("nightly", deadline=None, max_examples=600, print_blob=True)
 settings.load_profile("project")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_models_of_the_tests(tmp_path_factory):
+    """Keep compiled models out of the user's own cache, also in programs that tests start."""
+    os.environ["ISBI_INFER_CACHE"] = str(tmp_path_factory.mktemp("compiled"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isbi_infer import Segmenter
-from isbi_infer.errors import UsageError
+from isbi_infer.errors import DependencyError, UsageError
 
 from .task import AT_ONCE, Build, Peer, Task
 
@@ -12,15 +12,15 @@ def ours(task: Task) -> Peer:
     return _peer(task, task.segmenter)
 
 
-def ours_in(precision: str) -> Build:
-    """Return the released model in another precision than was asked for."""
+def ours_in(precision: str, provider: str | None = None) -> Build:
+    """Return the released model in another precision, or on another device, than was asked for."""
 
     def build(task: Task) -> Peer:
         import pytest
 
         try:
-            segmenter = Segmenter(provider=task.segmenter.provider, precision=precision)
-        except UsageError as reason:
+            segmenter = Segmenter(provider=provider or task.segmenter.provider, precision=precision)
+        except (UsageError, DependencyError) as reason:
             pytest.skip(str(reason))
         return _peer(task, segmenter)
 

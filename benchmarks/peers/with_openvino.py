@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
 
 from isbi_infer.backends.cores import available_cores
+from isbi_infer.errors import DependencyError
+from isbi_infer.model.devices import rows
 from isbi_models import default_model
 
 from .task import AT_ONCE, Build, Peer, Task
@@ -17,18 +18,13 @@ _SHORT = {"f32": "fp32"}
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO, or skip by name.
+    """Import OpenVINO without its telemetry, as `isbi_infer` does, or skip by name."""
+    from isbi_infer.backends import openvino as backend
 
-    By itself, `import openvino` reports the import to Google Analytics and writes a client's id to ~/intel, unless
-    that was opted out of before. Without the package that does it, OpenVINO falls back to an empty one of its own.
-    """
-    if "openvino" not in sys.modules:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # which makes its import fail
     try:
-        import openvino
-    except ModuleNotFoundError:
-        pytest.skip("openvino is not installed")
-    return openvino
+        return backend.import_openvino(next(rows("onnx", "openvino")))
+    except DependencyError as reason:
+        pytest.skip(str(reason))
 
 
 def openvino(precision: str, hint: str | None = None) -> Build:

@@ -9,15 +9,9 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "svg.hashsalt": "isbi-export",  # the same report gives the same bytes
-    "svg.fonttype": "none",
-}
+from isbi_train.plots.figures import STYLE
+
+_SVG = {"svg.hashsalt": "isbi-export", "svg.fonttype": "none"}  # the same report gives the same bytes
 _CSS = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 1.5rem; }
@@ -162,7 +156,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def _picture(measured: list[dict[str, Any]]) -> str:
     """Draw the error of every halo that has one; a logarithmic axis has no place for 0."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE | _SVG):
         figure = Figure(figsize=(7.5, 3.6), layout="constrained")
         axes = figure.subplots()
         for file in measured:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +12,7 @@ from isbi_export.proof.gates import GATES
 from isbi_export.proof.parity import Evidence, Scores
 from isbi_export.variants import Variant
 from isbi_infer import __version__
+from isbi_infer.backends.cores import processor_name
 from isbi_infer.backends.onnxruntime import import_onnxruntime
 from isbi_infer.model.devices import rows
 from isbi_train.evaluation.evaluate import without_nan
@@ -122,7 +122,7 @@ class Report:
                     **versions,
                     "onnxruntime": import_onnxruntime(next(rows("onnx", "cpu")).clashes).__version__,
                 },
-                "timed_on": f"{processor()}, one thread",
+                "timed_on": f"{processor_name()}, one thread",
                 "scored_on": self.scored_on,
                 "calibrated_on": self.calibrated_on,
                 "checkpoint_scores": {data: asdict(scores) for data, scores in self.scores.items()},
@@ -145,14 +145,3 @@ def write_html(path: Path, report: Report) -> None:
     from isbi_export.report.page import page  # matplotlib takes its time
 
     path.write_text(page(report.to_plain()), encoding="utf-8")
-
-
-def processor() -> str:
-    """Return the name of this machine's processor."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

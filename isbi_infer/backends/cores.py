@@ -34,17 +34,29 @@ def processor_kind() -> str:
 
     Results are the same to the bit on processors of one kind, as far as runtimes go by extensions alone.
     """
+    fields = _cpuinfo()
+    flags = {
+        flag for name in ("flags", "Features") for value in fields.get(name, ()) for flag in value.split()
+    }
+    found = [name for name in _EXTENSIONS if name in flags]
+    return " ".join((platform.machine(), *fields.get("vendor_id", ())[:1], *found)) or platform.processor()
+
+
+def processor_name() -> str:
+    """Return the name by which the processor is sold; its architecture where the system does not tell."""
+    names = _cpuinfo().get("model name", ())
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cpuinfo() -> dict[str, tuple[str, ...]]:
+    """Read what Linux knows of the processors: the different values of each field, none elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        lines = []
-    flags: set[str] = set()
-    vendor = ""
+        return {}
+    fields: dict[str, tuple[str, ...]] = {}
     for line in lines:
         name, _, value = (part.strip() for part in line.partition(":"))
-        if name in ("flags", "Features"):
-            flags |= set(value.split())
-        elif name == "vendor_id":
-            vendor = value
-    found = [name for name in _EXTENSIONS if name in flags]
-    return " ".join((platform.machine(), *filter(None, (vendor,)), *found)) or platform.processor()
+        if value and value not in fields.get(name, ()):
+            fields[name] = (*fields.get(name, ()), value)
+    return fields

@@ -17,6 +17,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,12 @@ _INTEGERS = frozenset({"u8", "i8"})
 _CONVOLUTIONS = ("Convolution", "Deconvolution")
 _SHAPES_KEPT = 2  # each holds the memory of its activations
 _POLL_MS = 100
-_OUT_OF_MEMORY = re.compile(r"bad[_ ]alloc|out of memory|cannot allocate|failed to allocate", re.I)
+# The last is oneDNN, which does not say why.
+_OUT_OF_MEMORY = re.compile(
+    r"bad[_ ]alloc|out of memory|can(no|')t alloc|failed to allocate|"
+    r"could not (create|execute) a (memory|primitive)(?! descriptor)",
+    re.I,
+)
 _WHERE = re.compile(r"(Exception from \S+|Check '.*?' failed at \S+?):(\d+:)?\s*")
 _LACKING = re.compile(r"No conversion rule found for operations: ([^\n]*)")
 
@@ -209,10 +215,11 @@ class OpenVinoModel(Backend):
     ) -> Pixels:
         fixed = self._for_shape(batch_NCYX.shape)
         result = np.empty(fixed.output_shape, fixed.output_dtype) if out is None else out
+        # OpenVINO reads and writes these buffers themselves, and does not keep them from being freed.
+        feeds = [np.require(values, requirements=["C", "W"]) for values in (batch_NCYX, *statistics_N111)]
         with fixed.request() as request:
-            # OpenVINO reads and writes these buffers themselves.
-            for index, values in enumerate((batch_NCYX, *statistics_N111)):
-                request.set_input_tensor(index, self._shared(np.require(values, requirements=["C", "W"])))
+            for index, values in enumerate(feeds):
+                request.set_input_tensor(index, self._shared(values))
             request.set_output_tensor(0, self._shared(result))
             with stop.running(request) if isinstance(stop, _OpenVinoStop) else _running(request):
                 while not request.wait_for(_POLL_MS):  # so that Ctrl-C is heard
@@ -230,7 +237,9 @@ class OpenVinoModel(Backend):
                 try:
                     self._fixed[shape] = _FixedShape(self._compiled(shape), self.workers)
                 except ResourceError:
-                    self._fixed.clear()  # a smaller shape comes next, and what is held is in its way
+                    # A smaller shape comes next; what is larger is in its way.
+                    for larger in [s for s in self._fixed if prod(s) >= prod(shape)]:
+                        del self._fixed[larger]
                     raise
             self._fixed.move_to_end(shape)
             return self._fixed[shape]
@@ -371,8 +380,8 @@ def _settings(hint: str, streams: int, threads: int) -> dict[str, Any]:
 
 def _import_silently() -> Any:
     with _IMPORTING:
-        if "openvino" in sys.modules:
-            return sys.modules["openvino"]
+        if loaded := sys.modules.get("openvino"):
+            return loaded
         before = {name: sys.modules[name] for name in (_TELEMETRY,) if name in sys.modules}
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # which makes its import fail
         try:

@@ -93,13 +93,18 @@ DEVICES = (
         remedy="pip install 'isbi-infer[openvino]'",
         proof="the compiled model reports the precision asked for, in its hint and in its convolutions",
         arithmetic=(
-            Arithmetic(name="int8", file="int8", memory=1.0),
-            Arithmetic(name="bf16", file="float32", memory=1.0),
-            Arithmetic(name="fp32", file="float32", memory=2.3),
-            Arithmetic(name="fp16", file="float16", memory=2.3),
+            Arithmetic(
+                name="int8", file="int8", memory=0.5, gated=True
+            ),  # what is not quantised in bf16, or else fp32
+            Arithmetic(name="bf16", file="float32", memory=0.8, gated=True),
+            Arithmetic(name="fp32", file="float32", memory=1.3, gated=True),
+            Arithmetic(
+                name="fp16", file="float16", memory=0.8, gated=True
+            ),  # slower than fp32 without AMX-FP16
         ),
         tile_pixels=_CPU_TILE,
-        in_auto=False,
+        fixed_batch=True,
+        auto_from_pixels=8_000_000,
         repair="pip install --force-reinstall 'isbi-infer[openvino]'",
     ),
     Device(

@@ -8,12 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 _PIXELS = 2**16  # at a time, so that temporaries stay in the processor's cache
+_PLAIN_OFFSET = 1024  # standard deviations; float32 holds grey values up to there to 1e-4 of one
+
+
+class Statistics(Protocol):
+    """Mean and standard deviation of a section, however they were found."""
+
+    @property
+    def mean(self) -> float:
+        """In the units of the section."""
+
+    @property
+    def inverse_std(self) -> float:
+        """Of the standard deviation, or 0 for a constant section."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +72,7 @@ def intensity_statistics(section_YX: npt.NDArray[np.generic]) -> IntensityStatis
 
 def normalise(
     pixels: npt.NDArray[np.generic],
-    statistics: IntensityStatistics,
+    statistics: Statistics,
     out: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Bring grey values to zero mean and unit variance.
@@ -68,8 +81,9 @@ def normalise(
     ----------
     pixels : ndarray, any shape, integer or floating dtype
         A section or any part of one.
-    statistics : IntensityStatistics
-        Those of the *whole* section.
+    statistics : IntensityStatistics or SectionStatistics
+        Those of the *whole* section. Where the mean is more than 1024 standard deviations from 0 it is subtracted in
+        float64, since float32 would lose what is left.
     out : ndarray of float32, optional
         Where the result goes.
 
@@ -80,6 +94,10 @@ def normalise(
     """
     out = np.empty(pixels.shape, np.float32) if out is None else out
     mean, inverse_std = np.float32(statistics.mean), np.float32(statistics.inverse_std)
+    if abs(statistics.mean) * statistics.inverse_std > _PLAIN_OFFSET:
+        for raw, part in zip(_row_blocks(pixels), _row_blocks(out), strict=True):
+            part[...] = (raw - np.float64(statistics.mean)) * statistics.inverse_std
+        return out
     for raw, part in zip(_row_blocks(pixels), _row_blocks(out), strict=True):
         part[...] = raw
         part -= mean

@@ -80,6 +80,8 @@ class SourceRecord:
         Of the grey values.
     pixel_size : PixelSize or None
         In nanometres.
+    nodata : float or None
+        The grey value that stands for "no data", where the source names one.
     fingerprint : str
         Changes when the stored pixels do; empty for arrays.
     """
@@ -89,6 +91,7 @@ class SourceRecord:
     shape: tuple[int, int]
     dtype: str
     pixel_size: PixelSize | None = None
+    nodata: float | None = None
     fingerprint: str = ""
 
 
@@ -246,6 +249,7 @@ def record_source(source: Source) -> SourceRecord:
         shape=(info.shape[-2], info.shape[-1]),
         dtype=source.dtype.name,
         pixel_size=info.pixel_size,
+        nodata=source.nodata,
         fingerprint=source.fingerprint(),
     )
 

@@ -96,6 +96,20 @@ class SectionPlan:
         """Pixels computed per pixel of the image; 1.0 is ideal."""
         return len(self.tiles) * self.tile_shape[0] * self.tile_shape[1] / (self.shape[0] * self.shape[1])
 
+    def fitted(self, shape: tuple[int, int]) -> SectionPlan:
+        """Return the plan of a smaller section with tiles of the same shape, or less where the section is less.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            (Y, X) in pixels, as of a section that was cut to its tissue.
+        """
+        if shape == self.shape:
+            return self
+        padded = padded_shape(shape, self.border, self.stride)
+        tile_shape = (min(self.tile_shape[0], padded[0]), min(self.tile_shape[1], padded[1]))
+        return SectionPlan(shape, self.stride, self.halo, self.border, tile_shape)
+
     def split(self, tile: Tile) -> tuple[Tile, ...]:
         """Cut a tile into two that own what it owns, with the same context; for lack of memory.
 

@@ -25,6 +25,7 @@ from isbi_infer.errors import ImageError, ResourceError
 from isbi_infer.pixels.probability import encode
 from isbi_infer.plan.run import RunPlan, backend_of
 from isbi_infer.plan.tiles import Tile
+from isbi_infer.run.findings import Findings
 from isbi_infer.run.section import Buffers, Item, Result, Section, SectionInWork
 from isbi_infer.volumes.protocol import Sink, Source
 
@@ -35,7 +36,7 @@ Progress = Callable[[int, int], None]
 
 def run_plan(
     plan: RunPlan, source: Source, backend: Backend, sinks: Sequence[Sink], progress: Progress | None = None
-) -> None:
+) -> tuple[str, ...]:
     """Carry out a plan from a source into sinks, block by block.
 
     Parameters
@@ -51,6 +52,11 @@ def run_plan(
     progress : callable, optional
         Called with the sections done and their total after each section.
 
+    Returns
+    -------
+    tuple of str
+        What was found in the sections that the reader of the results must know.
+
     Raises
     ------
     ImageError
@@ -61,7 +67,8 @@ def run_plan(
         If there is not enough memory for the smallest tile.
     """
     sections = (source.read(block.z[0]) for block in plan.blocks())
-    results = compute_sections(plan, sections, backend)
+    findings = Findings()
+    results = compute_sections(plan, sections, backend, findings)
     try:
         for done, (block, result_YX) in enumerate(zip(plan.blocks(), results, strict=True), start=1):
             values_ZYX = encode(result_YX, plan.emit, plan.dtype)[None]
@@ -71,10 +78,11 @@ def run_plan(
                 progress(done, plan.source.sections or done)
     finally:
         results.close()
+    return findings.notes()
 
 
 def compute_sections(
-    plan: RunPlan, sections: Iterable[Section], backend: Backend
+    plan: RunPlan, sections: Iterable[Section], backend: Backend, findings: Findings | None = None
 ) -> Generator[Result, None, None]:
     """Compute sections of one shape lazily; tiles of neighbouring sections share batches.
 
@@ -86,6 +94,8 @@ def compute_sections(
         Grey values, all finite. Iterated in a thread of its own, a bounded number of sections ahead.
     backend : Backend
         The model on the plan's device.
+    findings : Findings, optional
+        Told of canvas, blank sections and outliers.
 
     Yields
     ------
@@ -99,7 +109,7 @@ def compute_sections(
     ResourceError
         If there is not enough memory for the smallest tile.
     """
-    run = _Run(plan, sections, backend_of(plan, backend))
+    run = _Run(plan, sections, backend_of(plan, backend), findings or Findings())
     try:
         run.start()
         while (section := run.next_section()) is not None:
@@ -111,8 +121,11 @@ def compute_sections(
 class _Run:
     """The threads of one iteration and what they share."""
 
-    def __init__(self, plan: RunPlan, sections: Iterable[Section], backend: Backend) -> None:
+    def __init__(
+        self, plan: RunPlan, sections: Iterable[Section], backend: Backend, findings: Findings
+    ) -> None:
         self._plan, self._sections, self._backend = plan, sections, backend
+        self._findings = findings
         self._stop_calls = backend.new_stop()
         self._work: queue.Queue[list[Item] | None] = queue.Queue(plan.workers)
         self._changed = threading.Condition()
@@ -190,9 +203,10 @@ class _Run:
     def _read_sections(self) -> None:
         plan, items = self._plan, list[Item]()
         try:
-            for section_YX in self._sections:
+            for z, section_YX in enumerate(self._sections):
                 self._check(section_YX)
                 section = SectionInWork(section_YX, plan)
+                self._findings.add(z, section.statistics)
                 self._open(section)
                 for view in section.views:
                     for tile in view.plan.tiles:
@@ -226,6 +240,7 @@ class _Run:
             if self._stopping or self._error:
                 raise _Stopped
             self._open_sections.append(section)
+            self._changed.notify_all()  # a blank section is done at once
 
     def _put(self, items: list[Item] | None) -> None:
         while True:

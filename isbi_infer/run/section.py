@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.pixels.normalise import IntensityStatistics, intensity_statistics, normalise
+from isbi_infer.pixels.mending import tissue_of, whole_section
+from isbi_infer.pixels.normalise import Statistics, intensity_statistics, normalise
 from isbi_infer.pixels.probability import decode
 from isbi_infer.pixels.resample import resample
+from isbi_infer.pixels.statistics import section_statistics
 from isbi_infer.plan.run import RunPlan
 from isbi_infer.plan.symmetry import Symmetry
 from isbi_infer.plan.tiles import SectionPlan, Tile, read_mirrored
@@ -19,17 +21,20 @@ from isbi_infer.plan.tiles import SectionPlan, Tile, read_mirrored
 Section = npt.NDArray[Any]
 Result = npt.NDArray[Any]  # float32 or uint8, as the model returns it
 
+_HALF = 0.5  # of a pixel's area
+
 
 class View:
     """One symmetric view of a section on its way through the tiles."""
 
     def __init__(
-        self, section_YX: Section, symmetry: Symmetry, statistics: IntensityStatistics, plan: RunPlan
+        self, section_YX: Section, symmetry: Symmetry, statistics: Statistics, plan: RunPlan
     ) -> None:
         self.section_YX = symmetry.apply(section_YX)
         self.symmetry = symmetry
         self.statistics = statistics
-        self.plan: SectionPlan = plan.tiles_of(symmetry)
+        shape = (self.section_YX.shape[0], self.section_YX.shape[1])
+        self.plan: SectionPlan = plan.tiles_of(symmetry).fitted(shape)
         self.out_YX: Result = np.empty(self.section_YX.shape, plan.model.output_dtype)
         self._normalised = plan.model.input_dtype == "float32"
 
@@ -43,23 +48,55 @@ class View:
 
 
 class SectionInWork:
-    """One section: its views, and how many of their tiles are still to come."""
+    """One section: its tissue, the views of it, and how many of their tiles are still to come."""
 
     def __init__(self, section_YX: Section, plan: RunPlan) -> None:
         self._shape = (section_YX.shape[0], section_YX.shape[1])
         self._scaled = plan.scaling is not None
-        if plan.scaling is not None:
-            section_YX = resample(section_YX, plan.scaling.inner_shape(self._shape))
-            if plan.model.input_dtype == "uint8":
-                section_YX = np.rint(section_YX).astype(np.uint8)
-        statistics = intensity_statistics(section_YX)
-        self.views = [View(section_YX, symmetry, statistics, plan) for symmetry in plan.views]
+        self._dtype = plan.model.output_dtype
+        self.statistics = section_statistics(section_YX, nodata=plan.source.nodata)
+        self.views: list[View] = []
+        if not self.statistics.blank:
+            tissue_YX = tissue_of(section_YX, self.statistics)
+            self._tissue_shape = (tissue_YX.shape[0], tissue_YX.shape[1])
+            if plan.scaling is None:
+                statistics = self._measured(tissue_YX)
+            else:
+                tissue_YX, statistics = self._resampled(tissue_YX, plan)
+            self.views = [View(tissue_YX, symmetry, statistics, plan) for symmetry in plan.views]
         self.pending = sum(len(view.plan.tiles) for view in self.views)
 
+    def _measured(self, tissue_YX: Section) -> Statistics:
+        """Return mean and standard deviation of the tissue, which mostly is the whole section."""
+        found = self.statistics
+        integers = tissue_YX.dtype.kind in "iu" and tissue_YX.dtype.itemsize <= 2  # counted one by one
+        if integers or found.canvas_YX is not None or found.outliers:
+            return found
+        return intensity_statistics(tissue_YX)
+
+    def _resampled(self, tissue_YX: Section, plan: RunPlan) -> tuple[Section, Statistics]:
+        """Return the tissue at the model's pixel size, and its statistics there."""
+        assert plan.scaling is not None
+        shape = plan.scaling.inner_shape(self._tissue_shape)
+        inner_YX: Section = resample(tissue_YX, shape)
+        if plan.model.input_dtype == "uint8":
+            inner_YX = np.rint(inner_YX).astype(np.uint8)
+        if self.statistics.canvas_YX is None:
+            return inner_YX, intensity_statistics(inner_YX)
+        inside = inner_YX[resample(self.statistics.canvas_YX[self.statistics.box], shape) < _HALF]
+        return inner_YX, intensity_statistics(inside if inside.size else inner_YX)
+
     def result(self) -> Result:
-        """Return the result at the section's own size; views are averaged in their fixed order, with one rounding."""
+        """Return the result at the section's own size, 0 where there is no tissue.
+
+        Views are averaged in their fixed order, with one rounding.
+        """
+        if not self.views:
+            return np.zeros(self._shape, self._dtype)
         result_YX = self._mean_of_views()
-        return resample(decode(result_YX), self._shape) if self._scaled else result_YX
+        if self._scaled:
+            result_YX = resample(decode(result_YX), self._tissue_shape)
+        return whole_section(result_YX, self.statistics, self._shape)
 
     def _mean_of_views(self) -> Result:
         if len(self.views) == 1:

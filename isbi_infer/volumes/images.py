@@ -145,6 +145,8 @@ class ImageFolder:
         Shape and axes (Z, Y, X); the pixel size that all images state; for TIFF, the flavour that all have.
     dtype : numpy.dtype
         Of the sections, in the machine's byte order.
+    nodata : None
+        Images name no grey value that stands for "no data".
     notes : tuple of str
         What was left out, done to the pixels or taken for granted, and has to be said.
     """
@@ -165,6 +167,7 @@ class ImageFolder:
         sizes = {header.pixel_size for header in headers}
         kinds = {header.kind for header in headers}
         self.dtype: np.dtype[np.generic] = headers[0].dtype
+        self.nodata: float | None = None
         self.info = StackInfo(
             shape=(len(images), *headers[0].shape),
             axes="ZYX",

@@ -87,6 +87,8 @@ class Source(Protocol):
         Shape, axes, file format and pixel size.
     dtype : numpy.dtype
         Of the sections, in the machine's byte order.
+    nodata : float or None
+        The grey value that stands for "no data", where the volume names one; such pixels may be NaN.
     notes : tuple of str
         What was done to the pixels or taken for granted: what the reader of the results must know.
     """
@@ -94,6 +96,7 @@ class Source(Protocol):
     name: str
     info: StackInfo
     dtype: np.dtype[np.generic]
+    nodata: float | None
     notes: tuple[str, ...]
 
     def read(self, z: int, window: Window | None = None) -> Section:

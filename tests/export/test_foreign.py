@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from isbi_infer import Segmenter
+from isbi_export.foreign import ForeignModel, add_contract
+from isbi_infer import ModelError, Segmenter
 from isbi_infer.model.contract import parse_contract, read_contract
 from isbi_infer.sample import synthetic_stack
 
@@ -68,6 +70,14 @@ def test_without_onnx_it_says_in_one_line_what_to_install(foreign):
     assert done.returncode == 3
     assert done.stderr == "isbi-export: onnx not installed; run: pip install 'isbi-infer[export]'\n"
     assert not foreign.with_name("foreign.contract.onnx").exists()
+
+
+def test_weights_in_another_file_are_refused_with_the_remedy(foreign):
+    model = onnx.load(foreign)
+    onnx.save(model, foreign, save_as_external_data=True, size_threshold=0, location="weights.bin")
+    with pytest.raises(ModelError, match=rf"{foreign.name}: the weights lie outside the file"):
+        add_contract(foreign, foreign.with_name("out.onnx"), ForeignModel())
+    assert not foreign.with_name("out.onnx").exists()
 
 
 def test_what_is_no_onnx_file_is_one_line_that_names_it(foreign):

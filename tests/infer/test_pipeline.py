@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from isbi_infer.backends.base import Arithmetic, Backend, Stop
 from isbi_infer.errors import ImageError, ModelError, ResourceError
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.statistics import section_statistics
 from isbi_infer.plan.run import ModelRecord, RunPlan, SourceRecord
 from isbi_infer.plan.symmetry import ALL_EIGHT, IDENTITY
 from isbi_infer.plan.tiles import plan_section
@@ -129,7 +130,7 @@ def test_the_statistics_of_a_section_are_those_of_all_its_views(monkeypatch):
 
     measured = []
     monkeypatch.setattr(
-        section, "intensity_statistics", lambda x: measured.append(x) or intensity_statistics(x)
+        section, "section_statistics", lambda x, **k: measured.append(x) or section_statistics(x, **k)
     )
     results_of(stack(2, 20, 30), Blur(), 20, views=ALL_EIGHT)
     assert len(measured) == 2

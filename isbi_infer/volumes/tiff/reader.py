@@ -31,6 +31,7 @@ from isbi_infer.volumes.tiff.pages import Layout, Page, notes_on, walk_pages
 
 # They keep sections in ways of their own, which plain pages do not show.
 _FOREIGN = "lsm stk fluoview scanimage mmstack ndtiff mdgel eer ndpi svs scn bif avs qpi philips"
+_GDAL_NODATA = 42113
 _TELLING_BYTES = 1024  # below, what follows the pixels may be of this length by chance
 
 
@@ -91,6 +92,8 @@ class TiffSource:
         Shape, axes, kind and pixel size: what an output takes over.
     dtype : numpy.dtype
         Of the sections, in the machine's byte order.
+    nodata : float or None
+        The grey value that stands for "no data", where the file names one; such pixels may be NaN.
     notes : tuple of str
         What was done to the pixels or taken for granted: what the reader of the results must know.
     """
@@ -105,6 +108,7 @@ class TiffSource:
         self.path, self.name = path, str(path)
         self.info = declaration.info
         self.dtype: np.dtype[np.generic] = pages[0].layout.dtype
+        self.nodata = _nodata(tiff.pages[0].tags.valueof(_GDAL_NODATA))
         self.notes = notes_on(pages)
         self._file, self._tiff, self._pages, self._order = file, tiff, pages, declaration.order
         self._stamp = self._file_stamp()
@@ -184,7 +188,7 @@ class TiffSource:
                 raise ImageError("the file has changed since it was opened; start again once it is finished")
             if self._pages[0].layout.inverted:
                 np.invert(section_YX, out=section_YX)
-            _check_finite(section_YX)
+            _check_finite(section_YX, self.nodata)
         return section_YX
 
     def fingerprint(self) -> str:
@@ -301,10 +305,20 @@ def _check_whole(declaration: Declaration, pages: tuple[Page, ...], size: int) -
             )
 
 
-def _check_finite(section_YX: Section) -> None:
+def _nodata(text: object) -> float | None:
+    """Read GDAL's tag; None where there is none, or it is no number."""
+    try:
+        return None if text is None else float(str(text).strip("\0 "))
+    except ValueError:
+        return None
+
+
+def _check_finite(section_YX: Section, nodata: float | None) -> None:
     if section_YX.dtype.kind != "f":
         return
     finite = int(np.count_nonzero(np.isfinite(section_YX)))
+    if nodata is not None and np.isnan(nodata):
+        finite += int(np.count_nonzero(np.isnan(section_YX)))
     if finite < section_YX.size:
         nan = int(np.count_nonzero(np.isnan(section_YX)))
         raise ImageError(

@@ -1,0 +1,260 @@
+"""Mean and standard deviation of a section's tissue: without its canvas, unmoved by hot pixels.
+
+::
+
+    section  ->  canvas left out  ->  histogram  ->  fences  ->  mean and standard deviation of what lies within
+                                                     5 % and 95 % of the pixels, and twice their distance beyond
+
+The fences are so wide, eight standard deviations of a normal distribution, that a section without hot pixels has none
+beyond them. There the statistics are those of all pixels, to the last bit: what a model learnt on them stays true. All
+sums run over a histogram of integers, so the order of the pixels cannot matter, and parts of a section can be added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from math import ceil, floor, inf, isfinite, log2
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from isbi_infer.pixels.canvas import Mask, Section, find_canvas, has_structure
+
+Window = tuple[slice, slice]
+Blank = Literal["", "constant", "noise"]
+
+_TAIL = 0.05  # of the pixels below the lower quantile, and as many above the upper one
+_FENCE = 2.0  # distances of the quantiles; four labelled stacks need 1.02
+_BINS = 2**16 + 2
+_ENOUGH_BINS = 2**10  # between the fences
+_PIXELS = 2**16  # at a time, so that temporaries stay in the processor's cache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SectionStatistics:
+    """What of a section is tissue, and its grey values in the units of the section.
+
+    Attributes
+    ----------
+    mean, std : float
+        Mean and population standard deviation of the tissue's pixels within the fences.
+    low, high : float
+        The fences.
+    fill : float
+        The grey value of a tissue pixel that is nearest to the mean.
+    tissue : float
+        The fraction of the section that is tissue, in [0, 1].
+    outliers : int
+        The number of tissue pixels beyond the fences.
+    blank : {"", "constant", "noise"}
+        Why the section shows no tissue at all, where it does not.
+    box : (slice, slice)
+        The smallest window that holds all tissue; of no pixels where there is none.
+    canvas_YX : ndarray of bool, shape (Y, X), or None
+        True where there is no tissue; None where all is.
+    """
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    fill: float
+    tissue: float
+    outliers: int
+    blank: Blank
+    box: Window
+    canvas_YX: Mask | None = field(repr=False)
+
+    @property
+    def inverse_std(self) -> float:
+        """What differences from the mean are multiplied with; 0 for a constant section."""
+        return 0.0 if self.std < np.finfo(np.float32).tiny else 1.0 / self.std
+
+    def without_mask(self) -> SectionStatistics:
+        """Return the figures alone, without what is as large as the section."""
+        return replace(self, canvas_YX=None)
+
+    def notes(self, section: int) -> tuple[str, ...]:
+        """Return what a reader of the result must know, in sentences.
+
+        Parameters
+        ----------
+        section : int
+            The section's number, as the reader counts.
+
+        Returns
+        -------
+        tuple of str
+            Empty for a section that is all tissue.
+        """
+        if self.blank == "constant":
+            return (f"section {section} is blank",)
+        found = []
+        if self.blank == "noise":
+            found.append(f"section {section} is blank but for noise")
+        if self.tissue < 1:
+            percent = f"{100 * (1 - self.tissue):.0f}" if self.tissue < 0.995 else "less than 1"
+            found.append(f"{percent} % of section {section} is canvas")
+        if self.outliers:
+            pixels = "pixel" if self.outliers == 1 else "pixels"
+            found.append(f"{self.outliers} {pixels} of section {section} beyond all tissue were replaced")
+        return tuple(found)
+
+
+def section_statistics(
+    section_YX: Section, *, nodata: float | None = None, mask_YX: Mask | None = None
+) -> SectionStatistics:
+    """Measure the tissue of one section.
+
+    A section has the same statistics whether it is stored as uint8, uint16 or float, and whichever way it is turned.
+
+    Parameters
+    ----------
+    section_YX : ndarray, shape (Y, X), integer or floating dtype
+        Grey values. Those of no tissue may be NaN where `mask_YX` or `nodata` says so; all others are finite.
+    nodata : float, optional
+        The value that stands for "no data".
+    mask_YX : ndarray of bool, shape (Y, X), optional
+        True where the section is known to have no tissue.
+
+    Returns
+    -------
+    SectionStatistics
+        With a mean of 0 and a standard deviation of 0 for a section without tissue.
+    """
+    canvas_YX = find_canvas(section_YX, nodata=nodata, mask_YX=mask_YX)
+    count = section_YX.size if canvas_YX is None else section_YX.size - int(np.count_nonzero(canvas_YX))
+    if count == 0:
+        nothing = slice(0, 0)
+        return SectionStatistics(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, "constant", (nothing, nothing), canvas_YX)
+    histogram = _histogram(section_YX, canvas_YX)
+    low, high = histogram.fences()
+    inner = histogram.between(low, high)
+    mean, std, fill = inner.moments()
+    outliers = count - inner.count
+    out_YX = canvas_YX
+    if outliers:
+        out_YX = (section_YX < low) | (section_YX > high)
+        out_YX = out_YX if canvas_YX is None else out_YX | canvas_YX
+    blank: Blank = "constant" if std == 0 else "" if has_structure(section_YX, out_YX, fill) else "noise"
+    box = _box(section_YX.shape, canvas_YX)
+    tissue = count / section_YX.size
+    return SectionStatistics(mean, std, low, high, fill, tissue, outliers, blank, box, canvas_YX)
+
+
+def _box(shape: tuple[int, ...], canvas_YX: Mask | None) -> Window:
+    if canvas_YX is None:
+        return slice(0, shape[0]), slice(0, shape[1])
+    rows, columns = (np.flatnonzero(~canvas_YX.all(axis=axis)) for axis in (1, 0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Histogram:
+    """Counts of pixels per grey value ``(first + i) * width``, `width` a power of two; and of those outside."""
+
+    first: int
+    width: float
+    counts: npt.NDArray[np.int64]
+    below: int = 0
+    above: int = 0
+
+    @property
+    def count(self) -> int:
+        return int(self.counts.sum())
+
+    def fences(self) -> tuple[float, float]:
+        """Return the lowest and highest grey value of tissue; infinite where the quantiles coincide."""
+        cumulative = self.below + np.cumsum(self.counts)
+        skipped = int(_TAIL * (int(cumulative[-1]) + self.above))
+        lower = int(np.searchsorted(cumulative, skipped, "right"))
+        upper = int(np.searchsorted(cumulative, int(cumulative[-1]) + self.above - skipped, "left"))
+        lower, upper = min(lower, len(self.counts) - 1), min(upper, len(self.counts) - 1)
+        if lower == upper:
+            return -inf, inf
+        reach = _FENCE * (upper - lower)
+        return (self.first + lower - reach) * self.width, (self.first + upper + reach) * self.width
+
+    def between(self, low: float, high: float) -> _Histogram:
+        start, stop = 0, len(self.counts)
+        if isfinite(low):
+            start = min(max(ceil(low / self.width) - self.first, 0), stop)
+            stop = min(max(floor(high / self.width) + 1 - self.first, start), stop)
+        return _Histogram(self.first + start, self.width, self.counts[start:stop])
+
+    def moments(self) -> tuple[float, float, float]:
+        """Return mean, standard deviation and the grey value nearest to the mean, each rounded once."""
+        n = self.count
+        present = np.flatnonzero(self.counts)
+        counts, middle = self.counts[present], int(present[len(present) // 2])
+        place = present - middle
+        total = int(counts @ place)
+        squared = place * place
+        squares = (int(counts @ (squared >> 16)) << 16) + int(counts @ (squared & 0xFFFF))  # none overflows
+        variance = (n * squares - total * total) / (n * n)
+        nearest = int(present[np.argmin(np.abs(place - total / n))])
+        return (
+            ((self.first + middle) * n + total) / n * self.width,
+            float(np.sqrt(variance)) * self.width,
+            (self.first + nearest) * self.width,
+        )
+
+
+def _histogram(section_YX: Section, canvas_YX: Mask | None) -> _Histogram:
+    """Count the tissue's grey values, those between the fences in at least 1024 steps where there are as many."""
+    if section_YX.dtype.kind in "iu" and section_YX.dtype.itemsize <= 2:
+        limits = np.iinfo(section_YX.dtype)
+        counts = np.zeros(limits.max - limits.min + 1, np.int64)
+        for pixels in _tissue_blocks(section_YX, canvas_YX):
+            shifted = pixels if limits.min == 0 else pixels.astype(np.int32) - limits.min
+            counts += np.bincount(shifted, minlength=len(counts))
+        return _Histogram(limits.min, 1.0, counts)
+    low, high = _range(section_YX, canvas_YX, -inf, inf)
+    while True:
+        histogram = _counted(section_YX, canvas_YX, low, high)
+        fence_low, fence_high = histogram.fences()
+        if not isfinite(fence_low) and np.count_nonzero(histogram.counts) > 1:
+            # All quantiles fall into one step: look at that step alone.
+            peak = (histogram.first + int(np.argmax(histogram.counts))) * histogram.width
+            fence_low = fence_high = peak
+        elif not isfinite(fence_low) or (fence_high - fence_low) / histogram.width >= _ENOUGH_BINS:
+            return histogram
+        margin = histogram.width
+        closer = _range(section_YX, canvas_YX, fence_low - margin, fence_high + margin)
+        if closer == (low, high):
+            return histogram
+        low, high = closer
+
+
+def _counted(section_YX: Section, canvas_YX: Mask | None, low: float, high: float) -> _Histogram:
+    """Count grey values from `low` to `high` in steps of the finest power of two that 65536 bins allow."""
+    spread = max(high - low, float(np.finfo(np.float64).tiny) * 2.0**60)
+    width = max(2.0 ** ceil(log2(spread / (_BINS - 2))), float(np.spacing(max(abs(low), abs(high)))))
+    first = floor(low / width)
+    bins = ceil(high / width) - first + 1
+    counts = np.zeros(bins + 2, np.int64)
+    for pixels in _tissue_blocks(section_YX, canvas_YX):
+        place = np.multiply(pixels, 1 / width, dtype=np.float64)
+        np.rint(place, out=place)
+        place -= first - 1
+        counts += np.bincount(np.clip(place, 0, bins + 1, out=place).astype(np.intp), minlength=bins + 2)
+    return _Histogram(first, width, counts[1:-1], int(counts[0]), int(counts[-1]))
+
+
+def _range(section_YX: Section, canvas_YX: Mask | None, low: float, high: float) -> tuple[float, float]:
+    """Return the least and the greatest grey value of tissue within limits."""
+    least, greatest = inf, -inf
+    for pixels in _tissue_blocks(section_YX, canvas_YX):
+        inside = pixels if low == -inf else pixels[(pixels >= low) & (pixels <= high)]
+        if inside.size:
+            least, greatest = min(least, float(inside.min())), max(greatest, float(inside.max()))
+    return least, greatest
+
+
+def _tissue_blocks(section_YX: Section, canvas_YX: Mask | None) -> Iterator[Section]:
+    rows = max(1, _PIXELS // max(1, section_YX.shape[1]))
+    for start in range(0, len(section_YX), rows):
+        block_YX = section_YX[start : start + rows]
+        yield block_YX.ravel() if canvas_YX is None else block_YX[~canvas_YX[start : start + rows]]
