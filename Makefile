@@ -1,5 +1,6 @@
 # make demo   segment a synthetic sample with the released model (needs no torch)
 # make test   lint, types, import rules and tests; the benchmarks run once on next to nothing
+#             test-more: longer sweeps, and property tests with new random examples each time; let it run overnight
 # make bench  speed and memory against raw ONNX Runtime and peers, stored and printed; leave the machine alone for ten
 #             minutes. bench-all: larger sections, longer stacks, more peers, on one core too; an hour or two.
 #             bench-report: the tables and pictures of docs/ from what is stored. bench-baseline: for CONTRIBUTING.md
@@ -8,9 +9,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
+# Two processes of one thread each (tests/conftest.py): threads wait for each other at every layer, processes do not.
+PARALLEL := --numprocesses 2 --dist worksteal
 BASELINE := benchmarks/results/baseline/pytest-benchmark.json
 
-.PHONY: demo test lint types imports unit bench bench-all bench-baseline bench-report study clean
+.PHONY: demo test test-more lint types imports unit bench bench-all bench-baseline bench-report study clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m isbi_infer.demo build/demo
@@ -31,7 +34,10 @@ imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest tests benchmarks --benchmark-disable
+	$(BIN)/pytest tests benchmarks --benchmark-disable $(PARALLEL)
+
+test-more: $(VENV)/.dev
+	$(BIN)/pytest tests -m 'more or hypothesis' --hypothesis-profile nightly $(PARALLEL)
 
 bench: $(VENV)/.bench
 	$(BIN)/pytest benchmarks --rounds 3 --store; failed=$$?; $(BIN)/python -m benchmarks.report --print; exit $$failed
@@ -50,7 +56,7 @@ bench-report: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.report
 
 study: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.study --store
+	$(BIN)/python -m benchmarks.studies.networks --store
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.version.split()[0]} found; run: make PYTHON=python3.11")'

@@ -75,7 +75,7 @@ def save_random(path) -> None:
 
 @pytest.fixture(scope="module")
 def publishing(checkpoint, tmp_path_factory, options):
-    """Publish a variant, once, and give its file and the time that it took."""
+    """Publish a variant, once, and return its file and the time that it took."""
     from isbi_export.publish import publish
 
     done: dict[str, Any] = {}

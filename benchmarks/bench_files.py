@@ -12,7 +12,7 @@ import tifffile
 
 from isbi_infer.files import replacing
 from isbi_infer.volumes import open_stack, write_stack
-from isbi_infer.volumes.pixel_size import StackInfo
+from isbi_infer.volumes.protocol import StackInfo
 
 STACKS = ["30x512x512", "large"]
 LARGE_SIDE = 4096  # unless --size says otherwise
@@ -42,14 +42,14 @@ def stack_ZYX(request, small_ZYX, large_YX, options):
 
 @pytest.fixture
 def measured(compare, keep, say, stack_ZYX, options):
-    """Compare, say how fast each contender was, and store that; give each one's last result."""
+    """Compare, say how fast each contender was, and store that; return each one's last result."""
 
-    def run(job, contenders, baseline, dtype):
-        repeats = 1 if options.quick else REPEATS[job]
+    def run(work, contenders, baseline, dtype):
+        repeats = 1 if options.quick else REPEATS[work]
         size = repeats * prod(stack_ZYX.shape) * np.dtype(dtype).itemsize
-        title = name_of(job, stack_ZYX)
+        title = name_of(work, stack_ZYX)
         found, results = compare(
-            title, {name: repeated(work, repeats) for name, work in contenders.items()}, baseline
+            title, {name: repeated(run_once, repeats) for name, run_once in contenders.items()}, baseline
         )
         for name, times in found["contenders"].items():
             say(f"{title}: {name}: {size / times['wall_median_s'] / 1e6:.0f} MB/s")
@@ -73,8 +73,8 @@ def repeated(work, times):
     return run
 
 
-def name_of(job, stack_ZYX):
-    return f"{job}-{'x'.join(map(str, stack_ZYX.shape)) if len(stack_ZYX) > 1 else stack_ZYX.shape[1]}"
+def name_of(work, stack_ZYX):
+    return f"{work}-{'x'.join(map(str, stack_ZYX.shape)) if len(stack_ZYX) > 1 else stack_ZYX.shape[1]}"
 
 
 def test_reading_tiff_ratio(measured, stack_ZYX, write_sections):
@@ -117,7 +117,7 @@ def test_writing_tiff_ratio(measured, stack_ZYX, tmp_path):
 def test_reading_zarr_ratio(measured, stack_ZYX, tmp_path):
     """OME-Zarr with zarr's own compression, in chunks of a section or 512 x 512 of it."""
     zarr = pytest.importorskip("zarr")
-    from isbi_train.stacks.omezarr import read_omezarr
+    from isbi_train.data.omezarr import read_omezarr
 
     path = tmp_path / "stack.zarr"
     group = zarr.open_group(path, mode="w", zarr_format=3)

@@ -6,6 +6,8 @@ On CUDA all of them, with batches of 1, 8 and 64; with --full all powers of two.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from isbi_infer.errors import ResourceError
 
 from . import measure
 from .gpu import busy_share
+from .limits import device_of
 
 SIDE = 512
 CLASSIC, RELEASED = {"depth": 4, "unshuffle": 1}, "released"
@@ -30,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def on_gpu(provider):
-    return provider in ("cuda", "tensorrt")
+    return device_of(provider) == "cuda"
 
 
 def pytest_generate_tests(metafunc):
@@ -50,7 +53,7 @@ def batches(options):
 
 
 def sections_for(batch, options):
-    """Give enough sections for all lanes to be busy, and for starting and ending to be little of a GPU's time."""
+    """Return enough sections for all workers to be busy, and for starting and ending to be little of a GPU's time."""
     if options.quick:
         return batch
     return max(32, 4 * batch) if on_gpu(options.provider) else max(4, 2 * batch)
@@ -59,7 +62,9 @@ def sections_for(batch, options):
 @pytest.fixture
 def case(network, drawn_ZYX, options, tmp_path):
     pytest.importorskip("torch", reason="torch is not installed")
-    pytest.importorskip("isbi_export.exported", reason="the packages of isbi-export are not installed")
+    pytest.importorskip(
+        "isbi_export.formats.exported", reason="the packages of isbi-export are not installed"
+    )
     from isbi_train.config import NetworkConfig
 
     from .networks import Case
@@ -72,7 +77,7 @@ def case(network, drawn_ZYX, options, tmp_path):
 
 
 def ready(case, entrants, batch, sections):
-    """Build who can take part, and run each once; give the runs, and why others do not take part."""
+    """Build who can take part, and run each once; return the runs, and why others do not take part."""
     import torch
 
     runs, skipped = {}, {}
@@ -88,10 +93,10 @@ def ready(case, entrants, batch, sections):
     return runs, skipped
 
 
-def test_sections_per_second(network, case, benchmark, options, limits, keep, say, monkeypatch, caplog):
+def test_sections_per_second(network, case, benchmark, options, keep, say, monkeypatch, caplog):
     import torch
 
-    from .networks import contenders, layerwise_limits
+    from .networks import contenders
 
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     baseline, entrants = contenders(options.provider, options.full)
@@ -131,7 +136,7 @@ def test_sections_per_second(network, case, benchmark, options, limits, keep, sa
     benchmark.group = "networks: all batches and rounds together"
     benchmark.pedantic(run_all, rounds=1, iterations=1)
     layers = case.layers()
-    reduced = [record.getMessage() for record in caplog.records if record.name == "isbi_infer.run.pipeline"]
+    reduced = [record.getMessage() for record in caplog.records if record.name.startswith("isbi_infer.")]
     for line in reduced:
         say(f"{network}: {line}")
     keep(
@@ -140,9 +145,7 @@ def test_sections_per_second(network, case, benchmark, options, limits, keep, sa
             "load_average": load,
             "by_batch": by_batch,
             "precisions": {name: contender.precision for name, contender in entrants.items()},
-            "layerwise": layerwise_limits(
-                layers, limits, {contender.precision for contender in entrants.values()}, options.provider
-            ),
+            "layers": [asdict(layer) for layer in layers],
             "notes": reduced,
         },
         network=case.config.to_plain(),

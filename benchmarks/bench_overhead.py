@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from isbi_infer.backends.onnxruntime import OnnxSession
+from isbi_infer.backends.base import Backend
+from isbi_infer.model.opening import open_model
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_infer.plan.tiles import read_mirrored
 
@@ -33,30 +34,30 @@ def named(stack_ZYX):
 
 
 class RawRuntime:
-    """The same session, threads, tiles and batches as Segmenter, but nothing else: tiles ready, results dropped."""
+    """The same model, threads, tiles and batches as Segmenter, but nothing else: tiles ready, results dropped."""
 
     def __init__(self, segmenter, stack_ZYX):
-        estimate = segmenter.estimate(stack_ZYX.shape)
-        session = segmenter._engine.session
-        self.session = session if estimate.lanes == session.lanes else session.alone()
-        self.lanes = estimate.lanes
-        plan = segmenter.plan(stack_ZYX.shape[1:])
+        run_plan = segmenter.plan(stack_ZYX.shape)
+        backend = open_model(None, segmenter.provider, segmenter.precision).backend
+        self.backend = backend.on_all_cores() if run_plan.all_cores else backend
+        self.workers = run_plan.workers
+        plan = run_plan.section
         statistics = [intensity_statistics(section_YX) for section_YX in stack_ZYX]
         tiles = [
             normalise(read_mirrored(section_YX, plan.pad, tile.reads), found)
             for section_YX, found in zip(stack_ZYX, statistics, strict=True)
             for tile in plan.tiles
         ]
-        size = estimate.batch
+        size = run_plan.batch
         self.batches = [np.stack(tiles[i : i + size])[:, None] for i in range(0, len(tiles), size)]
 
     def __call__(self):
-        with ThreadPoolExecutor(self.lanes) as pool:
+        with ThreadPoolExecutor(self.workers) as pool:
             for done in [pool.submit(self._run, batch_NCYX) for batch_NCYX in self.batches]:
                 done.result()
 
     def _run(self, batch_NCYX):
-        self.session.run(batch_NCYX)
+        self.backend.run(batch_NCYX)
 
 
 def test_segmenter(benchmark, segmenter, stack_ZYX, options):
@@ -79,7 +80,7 @@ def test_segmenter_against_raw_onnxruntime_ratio(compare, keep, segmenter, stack
     }
     name = f"raw-{named(stack_ZYX)}"
     found, _ = compare(name, contenders, "raw ONNX Runtime")
-    plan = segmenter.plan(stack_ZYX.shape[1:])
+    plan = segmenter.plan(stack_ZYX.shape).section
     keep(
         name,
         found,
@@ -87,7 +88,7 @@ def test_segmenter_against_raw_onnxruntime_ratio(compare, keep, segmenter, stack
         tile_shape=plan.tile_shape,
         tiles=len(plan.tiles),
         pixels_computed_per_pixel=plan.overhead,
-        lanes=contenders["raw ONNX Runtime"].lanes,
+        workers=contenders["raw ONNX Runtime"].workers,
         model_sha256=segmenter.model_sha256,
     )
 
@@ -107,22 +108,22 @@ class ModelTime:
     @property
     def any_wall_s(self):
         """Time in which at least one call ran."""
-        covered, reached = 0.0, -np.inf
+        covered, until = 0.0, -np.inf
         for start, stop in sorted(self.spans):
-            covered += max(0.0, stop - max(start, reached))
-            reached = max(reached, stop)
+            covered += max(0.0, stop - max(start, until))
+            until = max(until, stop)
         return covered
 
 
 @contextmanager
-def model_timed(lanes) -> Iterator[ModelTime]:
-    """Time every `OnnxSession.run`; a call that is alone computes in threads that only the process's clock sees."""
-    found, run = ModelTime(), OnnxSession.run
-    cpu_clock = time.thread_time if lanes > 1 else time.process_time
+def model_timed(workers) -> Iterator[ModelTime]:
+    """Time every `Backend.run`; a call that is alone computes in threads that only the process's clock sees."""
+    found, run = ModelTime(), Backend.run
+    cpu_clock = time.thread_time if workers > 1 else time.process_time
 
-    def timed_run(self, batch_NCYX, *statistics_N111, out=None):
+    def timed_run(self, *tensors, **options):
         cpu, start = cpu_clock(), time.perf_counter()
-        result = run(self, batch_NCYX, *statistics_N111, out=out)
+        result = run(self, *tensors, **options)
         stop, cpu = time.perf_counter(), cpu_clock() - cpu
         with found.lock:
             found.spans.append((start, stop))
@@ -130,7 +131,7 @@ def model_timed(lanes) -> Iterator[ModelTime]:
         return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OnnxSession, "run", timed_run)
+        patch.setattr(Backend, "run", timed_run)
         yield found
 
 
@@ -138,19 +139,19 @@ def test_whole_run_outside_the_model(
     benchmark, segmenter, stack_ZYX, write_sections, tmp_path, options, keep, say
 ):
     """File to file; the shares of time in which the model does not compute."""
-    source, lanes = write_sections(stack_ZYX), segmenter.estimate(stack_ZYX.shape).lanes
-    keys = ("wall_s", "cpu_s", "lane_share", "wall_share", "cpu_share", "system_share", "load_average")
+    source, workers = write_sections(stack_ZYX), segmenter.plan(stack_ZYX.shape).workers
+    keys = ("wall_s", "cpu_s", "worker_share", "wall_share", "cpu_share", "system_share", "load_average")
     measured = {key: [] for key in keys}
 
     def whole_run():
-        with model_timed(lanes) as model:
+        with model_timed(workers) as model:
             load, system = load_average(), os.times().system
             sample, _ = timed(lambda: segmenter.segment_file(source, tmp_path / "out.tif"))
         measured["load_average"].append(load)
         measured["system_share"].append((os.times().system - system) / sample.cpu_s)
         measured["wall_s"].append(sample.wall_s)
         measured["cpu_s"].append(sample.cpu_s)
-        measured["lane_share"].append(1 - model.wall_s / (lanes * sample.wall_s))
+        measured["worker_share"].append(1 - model.wall_s / (workers * sample.wall_s))
         measured["wall_share"].append(1 - model.any_wall_s / sample.wall_s)
         measured["cpu_share"].append(1 - model.cpu_s / sample.cpu_s)
 
@@ -161,8 +162,8 @@ def test_whole_run_outside_the_model(
     benchmark.extra_info.update({key: spread.median for key, spread in shares.items()})
     name = f"outside-{named(stack_ZYX)}"
     say(
-        f"{name}: outside the model {shares['cpu_share'].median:.1%} of CPU time, {shares['lane_share'].median:.1%} "
-        f"of the lanes' wall time; no model running in {shares['wall_share'].median:.1%} of wall time; "
+        f"{name}: outside the model {shares['cpu_share'].median:.1%} of CPU time, {shares['worker_share'].median:.1%} "
+        f"of the workers' wall time; no model running in {shares['wall_share'].median:.1%} of wall time; "
         f"the kernel {shares['system_share'].median:.1%} of CPU time"
     )
-    keep(name, measured, shape=stack_ZYX.shape, lanes=lanes, model_sha256=segmenter.model_sha256)
+    keep(name, measured, shape=stack_ZYX.shape, workers=workers, model_sha256=segmenter.model_sha256)

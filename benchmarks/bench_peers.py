@@ -10,7 +10,7 @@ import pytest
 
 from isbi_infer import Segmenter
 
-from .peers import OURS, WHOLE, Scene, contenders, differences
+from .peers import OURS, WHOLE, Task, contenders, differences
 
 SHORT_SIDE = 2048
 # Torch, MONAI and bioimageio.core warn of things to come.
@@ -27,11 +27,11 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture(scope="module")
-def scene(large_YX, segmenter, options, tmp_path_factory, request):
+def task(large_YX, segmenter, options, tmp_path_factory, request):
     shorter = not (options.full or options.quick or request.config.option.size)
     side = SHORT_SIDE if shorter else options.size
-    fp32 = segmenter.contract.precision == "float32"
-    return Scene(
+    fp32 = segmenter.precision == "fp32"
+    return Task(
         image_YX=large_YX[:side, :side].copy(),
         segmenter=segmenter,
         reference=segmenter if fp32 else Segmenter(provider=options.provider, precision="fp32"),
@@ -41,13 +41,13 @@ def scene(large_YX, segmenter, options, tmp_path_factory, request):
 
 
 @pytest.fixture(scope="module")
-def built(scene, request):
+def built(task, request):
     """Build each peer once for the whole module; ask for it by name."""
     found, builds = {}, _contenders(request.config)
 
     def get(name):
         if name not in found:
-            found[name] = builds[name](scene)
+            found[name] = builds[name](task)
         return found[name]
 
     return get
@@ -58,17 +58,17 @@ def whole_YX(built):
     return built(WHOLE).run()
 
 
-def test_one_section(benchmark, name, built, whole_YX, scene, options):
+def test_one_section(benchmark, name, built, whole_YX, task, options):
     peer = built(name)
-    benchmark.group = f"one section of {len(scene.image_YX)} x {len(scene.image_YX)}"
+    benchmark.group = f"one section of {len(task.image_YX)} x {len(task.image_YX)}"
     result_YX = benchmark.pedantic(peer.run, rounds=options.table_rounds, iterations=1)
-    found = differences(result_YX, whole_YX, scene.reference.contract.halo)
+    found = differences(result_YX, whole_YX, task.reference.contract.halo)
     benchmark.extra_info.update(found | peer.described())
-    if name == OURS and scene.segmenter.provider == "cpu" and scene.segmenter is scene.reference:
+    if name == OURS and task.segmenter.provider == "cpu" and task.segmenter is task.reference:
         assert found["largest"] == 0  # to the bit, or the comparison means nothing
 
 
-def test_peers_ratio(compare, keep, say, built, whole_YX, scene, options, request):
+def test_peers_ratio(compare, keep, say, built, whole_YX, task, options, request):
     peers, skipped = {}, {}
     for name in _contenders(request.config):
         try:
@@ -76,9 +76,9 @@ def test_peers_ratio(compare, keep, say, built, whole_YX, scene, options, reques
         except pytest.skip.Exception as reason:
             skipped[name] = str(reason)
             say(f"skipped {name}: {reason}")
-    title = f"peers-{len(scene.image_YX)}"
+    title = f"peers-{len(task.image_YX)}"
     found, results = compare(title, {name: peer.run for name, peer in peers.items()}, OURS)
-    contract = scene.reference.contract
+    contract = task.reference.contract
     errors = {name: differences(result_YX, whole_YX, contract.halo) for name, result_YX in results.items()}
     for name, error in errors.items():
         say(
@@ -86,7 +86,7 @@ def test_peers_ratio(compare, keep, say, built, whole_YX, scene, options, reques
             f"{error['largest']:.2g} ({error['largest_inside']:.2g} away from the edges), "
             f"{error['changed_class']:.3%} of pixels change class"
         )
-    plan = scene.segmenter.plan(scene.image_YX.shape)
+    plan = task.segmenter.plan(task.image_YX.shape).section
     keep(
         title,
         found
@@ -95,11 +95,11 @@ def test_peers_ratio(compare, keep, say, built, whole_YX, scene, options, reques
             "computes": {name: peer.described() for name, peer in peers.items()},
             "skipped": skipped,
         },
-        size=len(scene.image_YX),
+        size=len(task.image_YX),
         section="synthetic",
         tile_shape=plan.tile_shape,
         tiles=len(plan.tiles),
         pixels_computed_per_pixel=plan.overhead,
         flops_per_pixel=contract.flops_per_pixel,
-        model_sha256=scene.segmenter.model_sha256,
+        model_sha256=task.segmenter.model_sha256,
     )

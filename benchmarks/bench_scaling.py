@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from isbi_infer.backends.cores import available_cores
 from isbi_infer.volumes import write_stack
-from isbi_infer.volumes.pixel_size import StackInfo
+from isbi_infer.volumes.protocol import StackInfo
 
-from .machine import cores
 from .measure import Sample, timed
 
 SIDES = (512, 1024, 2048, 4096)  # up to --size
@@ -35,8 +35,9 @@ segmenter = Segmenter(provider=provider, precision=precision)
 print("ready", flush=True)
 sys.stdin.readline()
 cpu = time.process_time()
-segmenter.segment_file(source, target)
-print(json.dumps({"cpu_s": time.process_time() - cpu, "lanes": segmenter._engine.session.lanes}))
+summary = segmenter.segment_file(source, target)
+cpu_s = time.process_time() - cpu
+print(json.dumps({"cpu_s": cpu_s, "workers": segmenter.plan(summary.shape).workers}))
 """
 
 
@@ -57,7 +58,7 @@ def sides(options, request):
 
 @pytest.fixture(scope="module")
 def section_YX(large_YX):
-    """Give the section of any size."""
+    """Return what cuts the section of any size."""
 
     def cut(side):
         around = (0, max(0, side - len(large_YX)))
@@ -69,7 +70,7 @@ def section_YX(large_YX):
 def test_size_of_a_section_ratio(compare, keep, say, segmenter, sides, section_YX, write_sections, target):
     contenders, work = {}, {}
     for side in sides:
-        source, plan = write_sections(section_YX(side)[None]), segmenter.plan((side, side))
+        source, plan = write_sections(section_YX(side)[None]), segmenter.plan((side, side)).section
         contenders[str(side)] = lambda source=source: segmenter.segment_file(source, target)
         work[str(side)] = {
             "pixels": side**2,
@@ -98,7 +99,7 @@ def test_number_of_sections_ratio(compare, keep, say, segmenter, drawn_ZYX, writ
 
 
 def report(say, title, found, work):
-    """Say how fast each was, and how long it took per pixel against the first."""
+    """Return how fast each was, and how long it took per pixel against the first."""
     base = work[found["baseline"]]["pixels"]
     for name, times in found["contenders"].items():
         pixels = work[name]["pixels"]
@@ -130,7 +131,7 @@ class Processes:
     asked: tuple[str, str]
 
     def run(self) -> tuple[Sample, list[int]]:
-        """Give the time from when all have opened their models until the last is done, and each one's lanes."""
+        """Return the time from when all have opened their models until the last is done, and each one's workers."""
         started = [
             subprocess.Popen(
                 [
@@ -159,7 +160,7 @@ class Processes:
                 process.wait()
                 process.stdout.close()
                 process.stdin.close()
-        return Sample(sample.wall_s, sum(each["cpu_s"] for each in said)), [each["lanes"] for each in said]
+        return Sample(sample.wall_s, sum(each["cpu_s"] for each in said)), [each["workers"] for each in said]
 
     @staticmethod
     def _segmented(started):
@@ -179,7 +180,7 @@ def allotments() -> dict[str, list[str]]:
     usable = sorted(os.sched_getaffinity(0))
     first, second = (str(core) for core in (*usable, *usable)[:2])
     found = {"1 process, 1 core": [first]}
-    if cores() > 1:
+    if available_cores() > 1:
         found |= {
             "1 process, 2 cores": [f"{first},{second}"],
             "2 processes, 1 core each": [first, second],
@@ -213,18 +214,18 @@ def test_cores_and_processes_ratio(compare, keep, say, build, small_ZYX, options
         allotted = dict([max(allotted.items(), key=lambda item: len(item[1]))])
     baseline = next(iter(allotted))
     processes = {name: build(own) for name, own in allotted.items()}
-    found, lanes = compare(
+    found, workers = compare(
         "scaling-cores",
         {name: each.run for name, each in processes.items()},
         baseline,
         timer=lambda work: work(),
     )
     pixels = prod(small_ZYX.shape)
-    work = {name: {"pixels": pixels, "lanes": lanes[name]} for name in processes}
+    work = {name: {"pixels": pixels, "workers": workers[name]} for name in processes}
     for name, times in found["contenders"].items():
         say(f"scaling-cores: {name}: {1 / times['wall_ratio']['median']:.2f} times as fast as {baseline}")
         if options.provider == "cpu":
-            assert lanes[name] == [len(own.split(",")) for own in allotted[name]]
+            assert workers[name] == [len(own.split(",")) for own in allotted[name]]
     keep("scaling-cores", found | {"work": work}, shape=small_ZYX.shape)
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from isbi_infer import Segmenter
+from isbi_infer.model.devices import rows
 
 # Without what gains nothing there: a CPU computes float16 in float32, CUDA has no convolution of int8.
-PRECISIONS = {"cpu": ("fp32", "int8"), "openvino": ("fp32", "int8")}
+PRECISIONS = {"cpu": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
 ON_GPU = ("fp32", "fp16")
 BATCHES = {"cpu": (1, 2, 4, 8), "openvino": (1, 2, 4, 8)}
 BATCHES_ON_GPU = (1, 2, 4, 8, 16, 32, 64)
@@ -40,9 +41,20 @@ class Setting:
         return ", ".join(parts)
 
 
+def precisions_on(provider: str) -> tuple[str, ...]:
+    """Return the precisions that are compared on a device; those that a processor would emulate are not."""
+    known = PRECISIONS.get(provider, ON_GPU)
+    if provider != "openvino":
+        return known
+    from isbi_infer.backends.openvino import native_precisions
+
+    native = native_precisions(next(rows("onnx", provider)))
+    return tuple(name for name in known if name in native)
+
+
 def settings_of_sections(provider: str, precision: str, quick: bool) -> list[Setting]:
     """List what is compared on 30 small sections, the default first."""
-    precisions = dict.fromkeys((precision, *PRECISIONS.get(provider, ON_GPU)))
+    precisions = dict.fromkeys((precision, *precisions_on(provider)))
     batches = (2,) if quick else BATCHES.get(provider, BATCHES_ON_GPU)
     return [
         *(Setting(name) for name in precisions),
@@ -70,7 +82,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="module")
 def stacks(small_ZYX, large_YX, write_sections, options):
-    """Give a stack by the comparison that it is for: its shape and its path."""
+    """Return a stack by the comparison that it is for: its shape and its path."""
     side = QUICK_SIDE if options.quick else min(MORE_SIDE, len(large_YX))
     more_ZYX = np.stack([large_YX[:side, :side], large_YX[:side, :side][::-1]])
     return {
@@ -99,16 +111,17 @@ def runs(stacks, tmp_path_factory, options):
 
 def work(segmenter, setting, shape):
     """Count what a run computes."""
-    plan = segmenter.plan(shape[1:])
+    run_plan = segmenter.plan(shape, dtype=setting.dtype)
+    plan = run_plan.section
     pixels = prod(shape)
-    computed = plan.overhead * pixels * (8 if setting.tta else 1)
+    computed = plan.overhead * pixels * len(run_plan.views)
     return {
         "sections": shape[0],
         "pixels": pixels,
         "pixels_computed_per_pixel": computed / pixels,
         "gflop": computed * segmenter.contract.flops_per_pixel / 1e9,
         "tile_shape": plan.tile_shape,
-        "batch": segmenter._engine.tiling.tiles_per_batch(plan),
+        "batch": run_plan.batch,
         "precision": setting.precision,
         "model_sha256": segmenter.model_sha256,
     }

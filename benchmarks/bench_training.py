@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
+from isbi_infer.backends.cores import available_cores
 from isbi_infer.sample import synthetic_stack
-
-from .machine import cores
 
 # Torch warns of things to come.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -32,7 +31,7 @@ class Recipe:
     """Settings of a run, how narrowly it computes, and the sections it draws from."""
 
     settings: Any
-    arithmetic: Any
+    device: Any
     sections: Any
 
     @property
@@ -56,27 +55,27 @@ class Recipe:
 class Training:
     """A run in the making, as `isbi_train.training.train.fit` makes it."""
 
-    def __init__(self, recipe: Recipe, network: Any, arithmetic: Any = None) -> None:
+    def __init__(self, recipe: Recipe, network: Any, device: Any = None) -> None:
         import torch
 
         from isbi_train.networks.network import UNet
-        from isbi_train.training.train import new_run
+        from isbi_train.training.state import TrainingState
 
-        self.recipe, self.arithmetic = recipe, arithmetic or recipe.arithmetic
+        self.recipe, self.device = recipe, device or recipe.device
         torch.manual_seed(recipe.settings.train.seed)
-        model = UNet(network).to(self.arithmetic.device, memory_format=torch.channels_last)
+        model = UNet(network).to(self.device.torch_device, memory_format=torch.channels_last)
         self.parameters = sum(weights.numel() for weights in model.parameters())
-        self.run = new_run(model, recipe.settings.train, self.arithmetic)
+        self.state = TrainingState.start(model, recipe.settings.train, self.device)
         self.ready = recipe.batch()
 
     def step(self, batch: Any = None) -> float:
-        """Take a step on a batch, the ready one where none is given, and give its loss."""
+        """Take a step on a batch, the ready one by default, and return its loss."""
         from isbi_train.training.train import take_step
 
         image_NCYX, maps_NKYX = batch or self.ready
         train, scale = self.recipe.settings.train, self.recipe.sections.weight_scale
-        loss = take_step(self.run, self.run.model, self.arithmetic, image_NCYX, maps_NKYX, train, scale)
-        self.run.average.update_parameters(self.run.model)
+        loss = take_step(self.state, image_NCYX, maps_NKYX, train, scale)
+        self.state.average.update_parameters(self.state.model)
         return loss.item()
 
 
@@ -84,22 +83,22 @@ class Training:
 def recipe(options):
     torch = pytest.importorskip("torch")
 
-    from isbi_train.stacks.data import LabelledStack
-    from isbi_train.training.arithmetic import choose_arithmetic
+    from isbi_train.config.settings import recipe_layer, resolve
+    from isbi_train.data.labelled import LabelledStack
     from isbi_train.training.batches import bring_sections
-    from isbi_train.training.settings import recipe_layer, resolve
+    from isbi_train.training.device import choose_device
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1 if options.quick else cores())
+    torch.set_num_threads(1 if options.quick else available_cores())
     settings = resolve([(RECIPE, recipe_layer(RECIPE))])
     device = "cpu" if options.provider in ("cpu", "openvino") else "cuda"
     smaller = {"crop": 64, "batch": 1} if options.quick else {}
     settings = replace(settings, train=replace(settings.train, device=device, **smaller))
     sections, side = (1, 96) if options.quick else (2, 512)
     image_ZYX, label_ZYX = synthetic_stack(sections, side, side)
-    arithmetic = choose_arithmetic(settings.train)
+    device = choose_device(settings.train)
     stack = LabelledStack(image_ZYX, label_ZYX > 0, 4.0)
-    yield Recipe(settings, arithmetic, bring_sections(stack, settings.train, None, arithmetic.device))
+    yield Recipe(settings, device, bring_sections(stack, settings.train, None, device.torch_device))
     torch.set_num_threads(threads)
 
 
@@ -125,8 +124,8 @@ def kept(keep, say, title, found, recipe, options, **more):
         recipe=RECIPE,
         crop=recipe.settings.train.crop,
         batch=recipe.crops,
-        device=str(recipe.arithmetic.device),
-        dtype=str(recipe.arithmetic.dtype).removeprefix("torch."),
+        device=str(recipe.device.torch_device),
+        dtype=str(recipe.device.dtype).removeprefix("torch."),
     )
 
 
@@ -147,13 +146,13 @@ def test_drawing_against_stepping_ratio(compare, keep, say, recipe, options):
 def test_networks_ratio(compare, keep, say, recipe, options):
     import torch
 
-    from isbi_train.training.arithmetic import Arithmetic
+    from isbi_train.training.device import Device
 
     changes = {RELEASED: NETWORKS[RELEASED]} if options.quick else NETWORKS
     networks = {name: replace(recipe.settings.network, **changed) for name, changed in changes.items()}
     runs = {name: Training(recipe, network) for name, network in networks.items()}
-    if recipe.arithmetic.dtype != torch.float32 and not options.quick:
-        wide = Arithmetic(recipe.arithmetic.device, torch.float32)
+    if recipe.device.dtype != torch.float32 and not options.quick:
+        wide = Device(recipe.device.torch_device, torch.float32)
         runs[f"{RELEASED}, float32"] = Training(recipe, networks[RELEASED], wide)
     found, losses = compare(
         "training-networks", {name: repeated(run.step, options) for name, run in runs.items()}, RELEASED

@@ -16,7 +16,7 @@ from isbi_infer import Segmenter
 from isbi_infer.errors import IsbiError
 from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import write_stack
-from isbi_infer.volumes.pixel_size import StackInfo
+from isbi_infer.volumes.protocol import StackInfo
 
 from . import limits as limits_of_machine
 from . import measure, store
@@ -154,7 +154,7 @@ def keep(options, say, request) -> Callable[..., None]:
 
 @pytest.fixture
 def compare(benchmark, options, say) -> Callable[..., tuple[dict[str, Any], dict[str, Any]]]:
-    """Run contenders in interleaved rounds; give the comparison, and each contender's last result."""
+    """Run contenders in interleaved rounds; return the comparison, and each contender's last result."""
 
     def run(
         title: str, contenders: Mapping[str, measure.Work], baseline: str, timer: Any = measure.timed
@@ -224,7 +224,7 @@ def small_ZYX(drawn_ZYX, options):
 
 @pytest.fixture(scope="session")
 def write_sections(tmp_path_factory) -> Callable[[Any], Path]:
-    """Write a stack as TIFF and give its path; the folder goes at the end of the run."""
+    """Write a stack as TIFF and return its path; the folder goes at the end of the run."""
     folders = []
 
     def write(stack_ZYX: Any, sections: int | None = None) -> Path:

@@ -1,29 +1,21 @@
 """How fast a network could be, layer by layer: each layer either computes or moves its tensors, whichever takes longer.
 
-Layers are read off the network itself, by running it once without values. *Perfectly fused* means that a convolution
-reads its input and writes its output once, with bias, ReLU and joining included; pooling is a pass of its own. *With
-separate passes*, every bias, every ReLU and every joining of two tensors reads and writes its result once more.
-Convolutions and transposed convolutions count as operations, a multiplication and an addition each; weights are not
-moved, since a batch shares them; folding pixels into channels, and the sigmoid, are taken to be part of their
-neighbours. The limits of the roofline: Williams, Waterman and Patterson 2009, "Roofline", CACM 52(4).
+*Perfectly fused* means that a convolution reads its input and writes its output once, with bias, ReLU and joining
+included; pooling is a pass of its own. *With separate passes*, every bias, every ReLU and every joining of two tensors
+reads and writes its result once more. Convolutions and transposed convolutions count as operations, a multiplication
+and an addition each; weights are not moved, since a batch shares them; folding pixels into channels, and the sigmoid,
+are taken to be part of their neighbours. The limits of the roofline: Williams, Waterman and Patterson 2009, "Roofline",
+CACM 52(4).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from .limits import Limits, limit_of
 
-_ATEN = torch.ops.aten
-_CONVOLUTION = _ATEN.convolution.default
-_POOLING = {_ATEN.max_pool2d_with_indices.default, _ATEN.max_pool2d.default}
-_RELU = {_ATEN.relu.default, _ATEN.relu_.default}
-_JOIN = _ATEN.cat.default
+_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,35 +46,13 @@ class Peaks:
     bytes_per_value: int
 
 
-def layers_of(network: nn.Module, shape: tuple[int, int]) -> list[Layer]:
-    """Read the layers off a network.
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-        From (1, 1, Y, X) to the same shape, without BatchNorm, as `isbi_export.deployable.Deployable` is. It goes to
-        torch's "meta" device and is of no use afterwards.
-    shape : (int, int)
-        (Y, X) of the image, in pixels.
-
-    Returns
-    -------
-    list of Layer
-        In the order of their computation.
-    """
-    recorder = _Recorder()
-    with torch.no_grad(), recorder:  # inference mode would show composite operations
-        network.to("meta")(torch.empty(1, 1, *shape, device="meta"))
-    return recorder.layers
-
-
 def seconds(layers: Iterable[Layer], peaks: Peaks, *, fused: bool) -> float:
-    """Give the least time for one image.
+    """Return the least time for one image.
 
     Parameters
     ----------
     layers : iterable of Layer
-        From `layers_of`.
+        From `network_layers.layers_of`.
     peaks : Peaks
         Of the device.
     fused : bool
@@ -95,31 +65,35 @@ def seconds(layers: Iterable[Layer], peaks: Peaks, *, fused: bool) -> float:
     )
 
 
-class _Recorder(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers: list[Layer] = []
+def layerwise_limits(
+    layers: Sequence[Layer], limits: Limits | None, precision: str, cores: int = 1, on: str = "cpu"
+) -> dict[str, float]:
+    """Return the least seconds for one image on a machine.
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func is _CONVOLUTION:
-            self.layers.append(_convolution(*args[:3], result, transposed=args[6]))
-        elif func in _POOLING:
-            pooled = result[0] if isinstance(result, tuple) else result
-            self.layers.append(Layer(0, args[0].numel() + pooled.numel(), 0))
-        elif func in _RELU or func is _JOIN:
-            self.layers.append(Layer(0, 0, 2 * result.numel()))
-        return result
+    Parameters
+    ----------
+    layers : sequence of Layer
+        From `network_layers.layers_of`.
+    limits : dict or None
+        From `limits.best_limits`.
+    precision : str
+        Of the arithmetic and of the tensors.
+    cores : int
+        That compute; of no meaning on CUDA.
+    on : {"cpu", "cuda"}
+        Where it is computed.
 
-
-def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, *, transposed: bool) -> Layer:
-    # Each value of the input (transposed) or of the output meets one kernel's worth of weights.
-    met = x if transposed else y
-    flop = 2 * met.shape[0] * prod(met.shape[2:]) * weight.numel()
-    return Layer(flop, x.numel() + y.numel(), 0 if bias is None else 2 * y.numel())
+    Returns
+    -------
+    dict
+        ``fused_s`` and ``separate_s``; empty where the machine's limits are not known.
+    """
+    product = limit_of(limits, precision, cores, on)
+    bandwidth = limit_of(limits, precision, cores, on, "copy_gb_s")
+    if not product or not bandwidth:
+        return {}
+    peaks = Peaks(1e9 * product, 1e9 * bandwidth, _BYTES[precision])
+    return {
+        "fused_s": seconds(layers, peaks, fused=True),
+        "separate_s": seconds(layers, peaks, fused=False),
+    }

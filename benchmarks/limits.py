@@ -2,9 +2,12 @@
 
 A limit is a best: the fastest of several libraries, sizes and repeats. A product of two square matrices of side n
 counts 2 n^3 operations, and a copy counts what it reads and what it writes. With all cores, each core computes a
-product of its own at the same time as the others, as this project's lanes do; nobody waits for anybody. Libraries:
+product of its own at the same time as the others, as this project's workers do; nobody waits for anybody. Libraries:
 ONNX Runtime's MatMul (fp32) and MatMulInteger (uint8 x int8), NumPy (fp32), torch.mm (bf16) and torch._int_mm (int8).
 torch.mm in fp32 is not among them: on AMD's processors its library does less than half of what its own convolutions do.
+
+A measurement of a few seconds on a machine that is shared can come out at half of what the machine can do. So times are
+judged by `best_limits`: the best that was ever stored for the processor.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,8 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from .machine import OTHERS, cores, load_average
-from .products import PRODUCTS, NotSupportedError, Work, needed
+from isbi_infer.backends.cores import available_cores
+
+from .machine import OTHERS, load_average
+from .matrix_products import MATRIX_PRODUCTS, NotSupportedError, Work, needed
 
 Limits = dict[str, Any]
 
@@ -34,6 +39,7 @@ SHORT_S, LONG_S = 2.0, 10.0  # for all measurements together
 _SIDES = (512, 1024)
 _COPIED_BYTES = 2**29  # far beyond the caches; as much again is written
 _BURST_S = 0.01  # waking the threads must not count
+_RATES = ("gflop_s", "copy_gb_s", "to_device_gb_s", "from_device_gb_s")
 # The threads are ours: a library's own would wait for each other.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -95,16 +101,86 @@ def measure_limits(
     return found
 
 
+def best_limits(measured: Iterable[Limits]) -> Limits:
+    """Return the best of several measurements of one processor or GPU, figure by figure.
+
+    Parameters
+    ----------
+    measured : iterable of dict
+        From `measure_limits`. Those of busy machines do not count.
+
+    Returns
+    -------
+    dict
+        ``cpu`` and ``cuda``, as from `measure_limits`, where they were measured at all.
+    """
+    best: Limits = {}
+    for limits in measured:
+        if limits.get("busy"):
+            continue
+        for device in limits.keys() & {"cpu", "cuda"}:
+            found = limits[device]
+            kept = best.setdefault(device, {"gflop_s": {}, "how": {}, "missing": {}})
+            kept |= {key: found[key] for key in found.keys() & {"name"}}
+            kept["missing"] |= found.get("missing", {})
+            for path, rate in _leaves({key: found[key] for key in _RATES if key in found}):
+                if rate > _at(kept, path, 0.0):
+                    _put(kept, path, rate)
+                    if how := _at(found, ("how", *path[1:]), ""):
+                        _put(kept, ("how", *path[1:]), how)
+    for kept in best.values():
+        kept["missing"] = {name: why for name, why in kept["missing"].items() if name not in kept["gflop_s"]}
+    return best
+
+
+def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def _at(tree: Mapping[str, Any], path: tuple[str, ...], default: Any) -> Any:
+    for key in path:
+        tree = tree.get(key, {})
+    return tree or default
+
+
+def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[path[-1]] = value
+
+
 def device_of(provider: str) -> str:
-    """Say whose limits hold for a provider: "cpu" or "cuda"."""
+    """Return whose limits hold for a provider: "cpu" or "cuda"."""
     return "cuda" if provider in ("cuda", "tensorrt") else "cpu"
 
 
-def limit_of(limits: Limits | None, precision: str, cores: int = 1, on: str = "cpu") -> float | None:
-    """Look up the product's limit in GFLOP/s; None where it was not measured, or on a busy machine."""
+def limit_of(
+    limits: Limits | None, precision: str, cores: int = 1, on: str = "cpu", rate: str = "gflop_s"
+) -> float | None:
+    """Return a limit; None where it was not measured, or on a busy machine.
+
+    Parameters
+    ----------
+    limits : dict or None
+        From `measure_limits` or `best_limits`.
+    precision : str
+        Of the product; of no meaning for copies.
+    cores : int
+        That compute; of no meaning on CUDA.
+    on : {"cpu", "cuda"}
+        Where it is computed.
+    rate : {"gflop_s", "copy_gb_s"}
+        A product's in GFLOP/s, or a copy's in GB/s, read and written.
+    """
     if limits is None or limits.get("busy"):
         return None
-    found = limits.get(on, {}).get("gflop_s", {}).get(precision)
+    found = limits.get(on, {}).get(rate)
+    if rate == "gflop_s" and found is not None:
+        found = found.get(precision)
     return found.get(str(cores)) if isinstance(found, Mapping) else found
 
 
@@ -116,7 +192,7 @@ def fraction_of_limit(
     cores: int = 1,
     on: str = "cpu",
 ) -> float | None:
-    """Say what part of the limit some work reached.
+    """Return what part of the limit some work reached.
 
     Parameters
     ----------
@@ -126,7 +202,7 @@ def fraction_of_limit(
     seconds : float
         That it took.
     limits : dict or None
-        From `measure_limits`, or ``limits`` of a stored record.
+        From `best_limits`, as ``best_limits`` of a stored record.
     precision : {"fp32", "bf16", "int8"}, on CUDA {"fp32", "tf32", "fp16"}
         Of the arithmetic.
     cores : int
@@ -137,19 +213,20 @@ def fraction_of_limit(
     Returns
     -------
     float or None
-        1 is the limit; None where that limit was not measured, or on a busy machine, where it comes out too low.
+        1 is the limit; above it, the measurements contradict each other. None where that limit was not measured, or on
+        a busy machine, where it comes out too low.
     """
     limit = limit_of(limits, precision, cores, on)
     return None if limit is None else flop / seconds / (limit * 1e9)
 
 
 def _of_cpu(seconds: float, sides: Sequence[int], copied_bytes: int) -> dict[str, Any]:
-    counts = sorted({1, cores()})
-    ways = sum(map(len, PRODUCTS.values()))
-    each_s = seconds / (len(counts) * (ways * len(sides) + 2))
+    counts = sorted({1, available_cores()})
+    libraries = sum(map(len, MATRIX_PRODUCTS.values()))
+    each_s = seconds / (len(counts) * (libraries * len(sides) + 2))
     found: dict[str, Any] = {"gflop_s": {}, "copy_gb_s": {}, "how": {}, "missing": {}}
-    for precision, makers in PRODUCTS.items():
-        reached, reasons = [], []
+    for precision, makers in MATRIX_PRODUCTS.items():
+        ways, reasons = [], []
         for library, make in makers.items():
             for side in sides:
                 try:
@@ -158,9 +235,9 @@ def _of_cpu(seconds: float, sides: Sequence[int], copied_bytes: int) -> dict[str
                 except (NotSupportedError, RuntimeError) as reason:
                     reasons.append(f"{library}: {str(reason).splitlines()[0]}")
                     break
-                reached.append((rates, f"{library}, {side} x {side}"))
-        if reached:
-            best = {n: max(reached, key=lambda way, n=n: way[0][n]) for n in counts}
+                ways.append((rates, f"{library}, {side} x {side}"))
+        if ways:
+            best = {n: max(ways, key=lambda way, n=n: way[0][n]) for n in counts}
             found["gflop_s"][precision] = {str(n): rates[n] for n, (rates, _) in best.items()}
             found["how"][precision] = {str(n): how for n, (_, how) in best.items()}
         else:
@@ -180,7 +257,7 @@ def _copy_gb_s(count: int, copied_bytes: int, seconds: float) -> float:
 
 
 def _best_s(works: Sequence[Work], seconds: float) -> float:
-    """Give the least time in which all works, a thread each, are done once; repeated for some seconds."""
+    """Return the least time in which all works, a thread each, are done once; repeated for some seconds."""
 
     def repeated(work: Work, repeats: int) -> None:
         for _ in range(repeats):
@@ -241,13 +318,18 @@ def _best_on_device_s(torch: Any, work: Work, seconds: float) -> float:
     return _best_s([finished], seconds) / 8
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    found.add_argument("--provider", default="cpu", help="as isbi-infer takes it [cpu]")
+    found.add_argument("--seconds", type=float, default=LONG_S, help="for all measurements together [10]")
+    found.add_argument("--json", action="store_true", help="print them as they are stored")
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print the limits of this machine."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--provider", default="cpu", help="as isbi-infer takes it [cpu]")
-    parser.add_argument("--seconds", type=float, default=LONG_S, help="for all measurements together [10]")
-    parser.add_argument("--json", action="store_true", help="print them as they are stored")
-    asked = parser.parse_args(argv)
+    asked = parser().parse_args(argv)
     if asked.json:
         print(json.dumps(measure_limits(asked.provider, asked.seconds)))
     else:

@@ -7,9 +7,10 @@ import importlib.metadata
 import os
 import platform
 import re
-import subprocess
-from pathlib import Path
 from typing import Any
+
+from isbi_infer.backends.cores import available_cores, processor_name
+from isbi_infer.backends.nvidia import list_gpus
 
 _DISTRIBUTIONS = (
     "isbi-infer",
@@ -27,11 +28,11 @@ OTHERS = 0.5  # load average beyond our own threads, up to which a machine count
 
 
 def machine() -> dict[str, Any]:
-    """Say what this machine is."""
+    """Return what this machine is."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     found = {
-        "cpu": _cpu_model(),
-        "cores": cores(),
+        "cpu": processor_name(),
+        "cores": available_cores(),
         "memory_gib": round(memory / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -41,17 +42,12 @@ def machine() -> dict[str, Any]:
 
 @functools.cache
 def gpus() -> list[str]:
-    """Name the NVIDIA GPUs; none where the driver's own program is not there."""
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in answer.splitlines() if line.strip()]
+    """Return the names of the NVIDIA GPUs; none where the driver's own program is not there."""
+    return [line.partition(", driver ")[0] for line in list_gpus()]
 
 
 def versions() -> dict[str, str]:
-    """Give the versions of what is installed of this project, its runtimes and its peers."""
+    """Return the versions of what is installed of this project, its runtimes and its peers."""
     found = {}
     for name in _DISTRIBUTIONS:
         try:
@@ -61,27 +57,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def cores() -> int:
-    """Count the processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def load_average() -> float:
-    """Give how many processes wanted to run over the last minute; 0 where the system does not say."""
+    """Return how many processes wanted to run over the last minute; 0 where the system does not say."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
 
 
-def _cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = re.findall(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return names[0].strip() if names else platform.machine()
-
-
 def slug() -> str:
-    """Name the machine in file names, by its GPU, where it has one, its processor and its cores."""
-    model = re.sub(r"\(.*?\)|@.*|\bCPU\b|\bProcessor\b", " ", _cpu_model())
+    """Return the machine's name in file names: its GPU, where it has one, its processor and its cores."""
+    model = re.sub(r"\(.*?\)|@.*|\bCPU\b|\bProcessor\b", " ", processor_name())
     names = " ".join([*gpus()[:1], model, str(os.cpu_count()), "cores"])
     return re.sub(r"[^a-z0-9]+", "-", names.lower()).strip("-")

@@ -42,7 +42,7 @@ class Spread:
 
 
 def timed(work: Work) -> tuple[Sample, Any]:
-    """Run once; give the times and the result."""
+    """Run once; return the times and the result."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = work()
     return Sample(time.perf_counter() - wall, time.process_time() - cpu), result
@@ -74,7 +74,7 @@ def interleaved(
     rounds : int
         Rounds that count.
     timer : callable, optional
-        Runs one; `fresh_timed` where each run is a process of its own.
+        Runs one; `timed_process` where each run is a process of its own.
     warm_up : bool
         Whether to run the round that does not count.
 

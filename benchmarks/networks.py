@@ -6,27 +6,24 @@ which would take longer than the measurement.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from isbi_infer import Segmenter, session
+from isbi_infer import Segmenter
 
-from .layerwise import Layer, Peaks, layers_of, seconds
-from .limits import Limits, limit_of
-from .machine import cores
-from .peers.scene import need
+from .layerwise import Layer
+from .limits import device_of
+from .network_layers import layers_of
+from .peers.task import need
 from .peers.with_torch import compiled, first_call, require_torch_on
 
 Run = Callable[[], Any]
-ON_GPU = ("cuda", "tensorrt")
-_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 _LONG = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 _NO_LIMIT = 1 << 44  # bytes of memory: a tile is a section, whatever it takes
 _ROI, _OVERLAP = 0.5, 0.25  # of MONAI: the window as a share of the section
@@ -52,7 +49,7 @@ class Case:
     def __init__(self, config: Any, stack_ZYX: Any, folder: Path, provider: str, quick: bool) -> None:
         self.config, self.stack_ZYX, self.folder, self.quick = config, stack_ZYX, folder, quick
         self.provider = provider
-        self.device = "cuda" if provider in ON_GPU else "cpu"
+        self.device = device_of(provider)
         self._files: dict[str, Path] = {}
 
     @cached_property
@@ -69,25 +66,25 @@ class Case:
         return Weights(network=self.config, state_dict=network.state_dict())
 
     def module(self) -> Any:
-        """Give the network as torch runs it best: BatchNorm folded; from normalised sections to probabilities."""
-        from isbi_export.deployable import Deployable
+        """Return the network as torch runs it best: BatchNorm folded; from normalised sections to probabilities."""
+        from isbi_export.formats.deployable import Deployable
 
         return Deployable(self._weights.load_network())
 
     @cached_property
     def _exported(self) -> Any:
-        from isbi_export.calibration import Calibration
-        from isbi_export.exported import Exported
-        from isbi_export.graph_file import OPSET
+        from isbi_export.formats.calibration import Calibration
+        from isbi_export.formats.exported import Exported
+        from isbi_export.formats.onnx_export import OPSET
 
         calibration = Calibration(section_ZYX=self.stack_ZYX[:1], source={"data": "synthetic sample"})
         return Exported(self.module(), OPSET, self._weights.border, calibration)
 
     def file(self, precision: str) -> Path:
-        """Write the ONNX file that takes and gives bytes, once."""
+        """Write the ONNX file that takes and returns bytes, once; return its path."""
         if precision not in self._files:
             from isbi_export.contracts import contract_for
-            from isbi_export.exported import WRITERS
+            from isbi_export.formats.exported import WRITERS
             from isbi_export.graph.analysis.analyse import analyse
             from isbi_export.variants import Variant
 
@@ -100,7 +97,7 @@ class Case:
         return self._files[precision]
 
     def layers(self) -> list[Layer]:
-        """Give the layers of one section."""
+        """Return the layers of one section."""
         return layers_of(self.module(), self.stack_ZYX.shape[1:])
 
 
@@ -112,25 +109,18 @@ class Contender:
     build: Callable[[Case, int, int], Run]
 
 
-def ours(precision: str, tf32: bool = False) -> Contender:
+def ours(precision: str) -> Contender:
+    """Return this project as a user calls it: a stack of bytes in memory to a stack of bytes in memory."""
+
     def build(case: Case, batch: int, sections: int) -> Run:
-        with pytest.MonkeyPatch.context() as patch:
-            if tf32:
-                patch.setitem(session._OPTIONS["cuda"], "use_tf32", "1")
-            segmenter = Segmenter(case.file(precision), provider=case.provider, batch=batch, memory=_NO_LIMIT)
+        segmenter = Segmenter(
+            case.file(precision), provider=case.provider, precision=precision, batch=batch, memory=_NO_LIMIT
+        )
         stack_ZYX = case.stack_ZYX[:sections]
-        assert len(segmenter.plan(stack_ZYX.shape[1:]).tiles) == 1
-        out_ZYX = np.empty_like(stack_ZYX)
+        assert len(segmenter.plan(stack_ZYX.shape).section.tiles) == 1
+        return partial(segmenter, stack_ZYX, dtype="uint8")
 
-        def run():
-            results = segmenter._engine.run(stack_ZYX, stack_ZYX.shape, None)  # the public ones give float32
-            for z, section_YX in enumerate(results):
-                out_ZYX[z] = section_YX
-            return out_ZYX
-
-        return run
-
-    return Contender("tf32" if tf32 else precision, build)
+    return Contender(precision, build)
 
 
 def torch_eager(precision: str, *, compile_it: bool = False, windows: bool = False) -> Contender:
@@ -191,39 +181,16 @@ def _windowed(network: Any, batch: int) -> Any:
 
 
 def contenders(provider: str, full: bool) -> tuple[str, dict[str, Contender]]:
-    """Give who takes part, and to whom the others are compared; on a CPU torch.compile with `full` only."""
-    low = "fp16" if provider in ON_GPU else "bf16"
-    if provider in ON_GPU:
-        mine = {
-            "isbi-infer fp16": ours("fp16"),
-            "isbi-infer fp32, TF32 on": ours("fp32", tf32=True),
-            "isbi-infer fp32": ours("fp32"),
-        }
-        named, kind = {}, low
-    else:
-        mine = {"isbi-infer fp32": ours("fp32"), "isbi-infer int8": ours("int8")}
-        named, kind = {"torch fp32": torch_eager("fp32")}, "fp32"
-    named[f"torch {low}"] = torch_eager(low)
-    if full or provider in ON_GPU:
-        named[f"torch.compile {kind}"] = torch_eager(kind, compile_it=True)
-    named[f"MONAI, torch {kind}"] = torch_eager(kind, windows=True)
-    return next(iter(mine)), mine | named
-
-
-def layerwise_limits(
-    layers: list[Layer], limits: Limits, precisions: Iterable[str], provider: str
-) -> dict[str, dict[str, float]]:
-    """Give the least seconds for a section by precision, where this machine's limits are known."""
-    on = "cuda" if provider in ON_GPU else "cpu"
-    copy = limits.get(on, {}).get("copy_gb_s")
-    bandwidth = copy.get(str(cores())) if isinstance(copy, dict) else copy
-    found = {}
-    for precision in precisions:
-        product = limit_of(limits, precision, cores(), on)
-        if product and bandwidth:
-            peaks = Peaks(1e9 * product, 1e9 * bandwidth, _BYTES[precision])
-            found[precision] = {
-                "fused_s": seconds(layers, peaks, fused=True),
-                "separate_s": seconds(layers, peaks, fused=False),
-            }
-    return found
+    """Return to whom the others are compared, and all who take part; on a CPU torch.compile with `full` only."""
+    on_gpu = device_of(provider) == "cuda"
+    low = "fp16" if on_gpu else "bf16"
+    kind = low if on_gpu else "fp32"
+    ours_in = ("fp16", "fp32") if on_gpu else ("fp32", "int8")
+    found = {f"isbi-infer {precision}": ours(precision) for precision in ours_in}
+    if not on_gpu:
+        found["torch fp32"] = torch_eager("fp32")
+    found[f"torch {low}"] = torch_eager(low)
+    if full or on_gpu:
+        found[f"torch.compile {kind}"] = torch_eager(kind, compile_it=True)
+    found[f"MONAI, torch {kind}"] = torch_eager(kind, windows=True)
+    return next(iter(found)), found

@@ -8,23 +8,59 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .limits import Limits, best_limits
 from .machine import load_average, machine, slug, versions
 
 RESULTS = Path(__file__).parent / "results"
 SCHEMA = 1
+LIMITS = "limits"  # begins the name of results that are nothing but the limits of their machine
 
 Stored = dict[str, dict[str, Any]]
 
 
 def newest(folder: Path = RESULTS, machine_slug: str = "") -> Stored:
-    """Read the newest result of each name, of one machine or of all; each knows its file as ``file``."""
+    """Read the newest result of each name.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the stored results.
+    machine_slug : str
+        Of one machine, as `machine.slug` returns it; all machines when empty.
+
+    Returns
+    -------
+    dict of str to dict
+        By name. Each also has its file's name as ``file``, and as ``best_limits`` the best of all limits in `folder`
+        that were measured on its processor and GPU, in whatever run.
+    """
+    records = [_read(path) for path in sorted(folder.glob("*.json"))]
     found: Stored = {}
-    for path in sorted(folder.glob(f"{machine_slug}*.json")):
-        record = json.loads(path.read_text(encoding="utf-8")) | {"file": path.name}
+    for record in records:
         kept = found.get(record["name"])
-        if kept is None or record["measured_at"] > kept["measured_at"]:
+        if record["file"].startswith(machine_slug) and (
+            kept is None or record["measured_at"] > kept["measured_at"]
+        ):
             found[record["name"]] = record
+    for record in found.values():
+        record["best_limits"] = _best_limits(records, record["machine"])
     return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record | {"file": path.name}
+
+
+def _best_limits(records: list[dict[str, Any]], machine: Mapping[str, Any]) -> Limits:
+    best: Limits = {}
+    for device, key in (("cpu", "cpu"), ("cuda", "gpus")):
+        same = [record for record in records if record["machine"].get(key) == machine.get(key)]
+        measured = [record["limits"] for record in same if "limits" in record]
+        measured += [record["measured"] for record in same if record["name"].partition("-")[0] == LIMITS]
+        found = best_limits(measured)
+        best |= {device: found[device]} if device in found else {}
+    return best
 
 
 def store(

@@ -12,7 +12,7 @@ from isbi_infer.errors import UsageError
 from isbi_infer.terminal import exit_codes, require_packages
 
 if TYPE_CHECKING:
-    from isbi_export.report import Report
+    from isbi_export.report.parity_report import Report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -90,12 +90,13 @@ def export(
 ) -> None:
     """Write CHECKPOINT as ONNX and TorchScript, run both against it, and publish what agrees, with a report."""
     with exit_codes("isbi-export", debug=debug):
-        require_packages("export", "torch", "onnx", "onnxscript")
         folder = output or checkpoint.parent
         if contract:
-            _adopt(checkpoint, folder, output_is, border, pixel_size, as_json=as_json)
+            require_packages("export", "onnx")
+            _add_contract(checkpoint, folder, output_is, border, pixel_size, as_json=as_json)
             return
-        from isbi_export.graph_file import OPSET
+        require_packages("export", "torch", "onnx", "onnxscript")
+        from isbi_export.formats.onnx_export import OPSET
         from isbi_export.publish import NotPublishedError, publish
 
         names, precisions, ios = (
@@ -106,7 +107,7 @@ def export(
                 "a package holds the float32 ONNX file; add onnx to --formats, fp32 to --precision and float32 to --io"
             )
         if package:
-            from isbi_export.package import SUFFIX, package_terms
+            from isbi_export.bioimage.package import SUFFIX, package_terms
             from isbi_train.networks.checkpoint import file_sha256
 
             if checkpoint.is_file():  # else the export says what is wrong
@@ -154,7 +155,7 @@ def _say(report: Report, *, as_json: bool) -> None:
 
 
 def _authors(given: list[str] | None) -> tuple[str, ...]:
-    from isbi_export.package import AUTHORS
+    from isbi_export.bioimage.package import AUTHORS
 
     return tuple(given) if given else AUTHORS
 
@@ -162,13 +163,12 @@ def _authors(given: list[str] | None) -> tuple[str, ...]:
 def _pack(
     folder: Path, report: Report, licence: str | None, authors: tuple[str, ...], *, as_json: bool
 ) -> None:
-    from isbi_export.graph.analysis.onnxfile import read_onnx
-    from isbi_export.package import SUFFIX, write_package
-    from isbi_infer.model.contract import contract_of
+    from isbi_export.bioimage.package import SUFFIX, write_package
+    from isbi_infer.model.contract import read_contract
 
     paths = {str(file.variant): file.path for file in report.files}
     target = folder / f"{Path(report.checkpoint).stem}{SUFFIX}"
-    contract = contract_of(read_onnx(paths["onnx"].read_bytes()).metadata)
+    contract = read_contract(paths["onnx"].read_bytes())
     write_package(
         target,
         onnx=paths["onnx"],
@@ -181,14 +181,14 @@ def _pack(
         typer.echo(f"{target}: a bioimage.io package")
 
 
-def _adopt(
+def _add_contract(
     model: Path, folder: Path, output_is: Any, border: int, pixel_size: float | None, *, as_json: bool
 ) -> None:
-    from isbi_export.foreign import ForeignModel, adopt
+    from isbi_export.foreign import ForeignModel, add_contract
 
     target = folder / f"{model.stem}.contract.onnx"
     foreign = ForeignModel(output=output_is, border=border, pixel_size_nm=pixel_size)
-    contract = adopt(model, target, foreign)
+    contract = add_contract(model, target, foreign)
     if as_json:
         typer.echo(contract.to_json())
         return

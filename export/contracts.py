@@ -1,24 +1,24 @@
-"""What a file says about itself: architecture and provenance from the checkpoint, the rest measured."""
+"""The contract of an exported file: architecture and provenance from the checkpoint, the rest measured."""
 
 from __future__ import annotations
 
 from math import ceil, isnan, lcm
 from typing import Any
 
-from isbi_export.gates import GATES
 from isbi_export.graph.analysis.analyse import GraphAnalysis
-from isbi_export.graph_file import INPUT, OUTPUT
-from isbi_export.parity import Evidence
-from isbi_export.raw_io import INVERSE_STD, MEAN
-from isbi_export.seams import contract_errors, rounded_up
+from isbi_export.graph.metadata import INPUT, OUTPUT
+from isbi_export.graph.raw_io import INVERSE_STD, MEAN
+from isbi_export.proof.gates import GATES
+from isbi_export.proof.parity import Evidence
+from isbi_export.proof.seams import contract_errors, rounded_up
 from isbi_export.variants import Variant
 from isbi_infer import __version__
-from isbi_infer.model.contract import SCHEMA, ModelContract
+from isbi_infer.model.contract import ModelContract
 from isbi_train.networks.checkpoint import Weights
 
 
 def tiling(weights: Weights, graph: GraphAnalysis) -> tuple[int, int]:
-    """Give stride and halo: those of the graph, on a grid that the network takes."""
+    """Return stride and halo: those of the graph, on a grid that the network takes."""
     stride = lcm(graph.stride, weights.network.stride)
     return stride, ceil(max(graph.context) / stride) * stride
 
@@ -31,22 +31,22 @@ def contract_for(
     parity: dict[str, Any] | None = None,
     halo_error: dict[str, float] | None = None,
 ) -> ModelContract:
-    """Say about a file what the runtime must know.
+    """Return the contract of a file, without the digest of what is not yet written.
 
     Parameters
     ----------
     weights : Weights
-        Give architecture, border, provenance and scores; of bare weights the last two are not known, and said to be so.
+        Architecture, border, provenance and scores; of bare weights the last two are unknown and stored as such.
     checkpoint_sha256 : str
         Of the checkpoint file.
     graph : GraphAnalysis
-        What the float32 graph says about stride, halo and exactness.
+        Stride, halo and exactness of the float32 graph.
     variant : Variant
         What the file is.
     parity : dict, optional
         From `parity_of`; of a draft, empty.
     halo_error : dict of str to float, optional
-        From `isbi_export.seams.contract_errors`; of a draft, empty.
+        From `isbi_export.proof.seams.contract_errors`; of a draft, empty.
 
     Returns
     -------
@@ -69,7 +69,6 @@ def contract_for(
         if data and part in data:
             training[f"{part}_sha256"] = data[part]
     return ModelContract(
-        schema=SCHEMA,
         input_name=INPUT,
         input_dtype=variant.io,
         input_channels=1,
@@ -89,17 +88,20 @@ def contract_for(
         polarity="cell",
         pixel_size_nm=data["pixel_size_nm"] if data else None,
         precision=variant.precision,
-        parity=parity or {},
-        training=training,
-        scores=weights.scores,
-        code_version=__version__,
+        digest=None,  # of what is written in the end
+        provenance={
+            "parity": parity or {},
+            "training": training,
+            "scores": weights.scores,
+            "code_version": __version__,
+        },
     )
 
 
 def parity_of(
     evidence: Evidence, scored_on: dict[str, Any] | None, calibrated_on: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Give the gate's figures as a contract holds them; the same for the same checkpoint and data.
+    """Return the gate's figures as a contract holds them; the same for the same checkpoint and data.
 
     Parameters
     ----------
@@ -129,7 +131,7 @@ def parity_of(
 
 
 def contract_halo_error(evidence: Evidence) -> dict[str, float]:
-    """Give what smaller halos cost this file."""
+    """Return what smaller halos cost this file."""
     return contract_errors(evidence.seams, max(evidence.seams)) if evidence.seams else {}
 
 

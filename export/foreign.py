@@ -12,19 +12,21 @@ import onnx
 from onnx import helper
 
 from isbi_export.graph.analysis.analyse import GraphAnalysis, analyse
-from isbi_export.graph_file import stamp
-from isbi_export.runs import normalising
-from isbi_export.seams import contract_errors, seam_errors
+from isbi_export.graph.analysis.reading import read_onnx
+from isbi_export.graph.metadata import stamp
+from isbi_export.proof.runners import normalising
+from isbi_export.proof.seams import contract_errors, seam_errors
 from isbi_infer import __version__
 from isbi_infer.errors import ModelError
 from isbi_infer.files import check_not_input, replacing
-from isbi_infer.model.contract import SCHEMA, ModelContract
+from isbi_infer.model.contract import ModelContract, read_contract
 from isbi_infer.model.devices import open_backend
+from isbi_infer.model.file import read_model_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignModel:
-    """What a graph cannot say about itself.
+    """What a graph does not show about itself.
 
     Attributes
     ----------
@@ -41,8 +43,8 @@ class ForeignModel:
     pixel_size_nm: float | None = None
 
 
-def adopt(source: Path, target: Path, foreign: ForeignModel) -> ModelContract:
-    """Write a copy of a foreign ONNX model that gives probabilities of cell interior and carries a contract.
+def add_contract(source: Path, target: Path, foreign: ForeignModel) -> ModelContract:
+    """Write a copy of a foreign ONNX model that returns probabilities of cell interior and carries a contract.
 
     Parameters
     ----------
@@ -52,12 +54,12 @@ def adopt(source: Path, target: Path, foreign: ForeignModel) -> ModelContract:
     target : Path
         The copy; replaced only when whole.
     foreign : ForeignModel
-        What its graph cannot say.
+        What its graph does not show.
 
     Returns
     -------
     ModelContract
-        As stamped. ``exact`` is false where tiles are not proved to give the whole-image result.
+        As stamped. ``exact`` is false where tiles are not proved to equal the whole-image result.
 
     Raises
     ------
@@ -69,8 +71,9 @@ def adopt(source: Path, target: Path, foreign: ForeignModel) -> ModelContract:
     check_not_input(target, source)
     try:
         content = source.read_bytes()
-        analysis = analyse(content)
-        proto = onnx.load_from_string(content)
+        proto = read_onnx(content)
+        read_model_file(content)  # which refuses weights in other files
+        analysis = analyse(proto)
     except OSError as error:
         raise ModelError(
             f"{source}: cannot read the model ({error.strerror}); expected an .onnx file"
@@ -81,8 +84,9 @@ def adopt(source: Path, target: Path, foreign: ForeignModel) -> ModelContract:
     model = proto.SerializeToString(deterministic=True)
     contract = _contract(source, content, model, analysis, foreign)
     with replacing(target) as temporary:
-        temporary.write_bytes(stamp(proto, contract))
-    return contract
+        stamped = stamp(proto, contract)
+        temporary.write_bytes(stamped)
+    return read_contract(stamped)
 
 
 def _make_probability_of_cell(proto: onnx.ModelProto, output: str) -> None:
@@ -124,7 +128,6 @@ def _contract(
         )
         errors = contract_errors(found, analysis.halo)
     return ModelContract(
-        schema=SCHEMA,
         input_name=session.inputs[0],
         input_dtype="float32",
         input_channels=1,
@@ -144,8 +147,11 @@ def _contract(
         polarity="cell",
         pixel_size_nm=foreign.pixel_size_nm,
         precision="float32",
-        parity={},
-        training={"source": source.name, "source_sha256": hashlib.sha256(content).hexdigest()},
-        scores={},
-        code_version=__version__,
+        digest=None,
+        provenance={
+            "parity": {},
+            "training": {"source": source.name, "source_sha256": hashlib.sha256(content).hexdigest()},
+            "scores": {},
+            "code_version": __version__,
+        },
     )

@@ -18,19 +18,19 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from isbi_export.calibration import Calibration, read_calibration, synthetic_calibration
 from isbi_export.contracts import contract_for, contract_halo_error, parity_of, tiling
-from isbi_export.deployable import Deployable
-from isbi_export.exported import WRITERS, Exported
-from isbi_export.gates import refusals
+from isbi_export.formats.calibration import Calibration, read_calibration, synthetic_calibration
+from isbi_export.formats.deployable import Deployable
+from isbi_export.formats.exported import WRITERS, Exported
+from isbi_export.formats.onnx_export import OPSET, OPSETS
 from isbi_export.graph.analysis.analyse import GraphAnalysis, analyse
-from isbi_export.graph_file import OPSET, OPSETS
-from isbi_export.parity import Evidence, Scores, compare, reference_scores
-from isbi_export.probes import Labelled, Probe, make_probes, read_labelled
-from isbi_export.report import FileReport, Report, write_html, write_json
-from isbi_export.runs import Run, file_runner, normalising
-from isbi_export.seams import seam_errors
-from isbi_export.timing import milliseconds_per_section
+from isbi_export.proof.gates import refusals
+from isbi_export.proof.parity import Evidence, Scores, compare, reference_scores
+from isbi_export.proof.probes import Labelled, Probe, make_probes, read_labelled
+from isbi_export.proof.runners import Runner, file_runner, normalising
+from isbi_export.proof.seams import seam_errors
+from isbi_export.proof.timing import milliseconds_per_section
+from isbi_export.report.parity_report import FileReport, Report, write_html, write_json
 from isbi_export.variants import Variant, plan_variants
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.files import check_writable, replacing
@@ -56,7 +56,7 @@ class NotPublishedError(ModelError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Bench:
+class _Source:
     """What all variants are made from and held against."""
 
     weights: Weights
@@ -124,7 +124,7 @@ def publish(
     image, labels : Path, optional
         A stack and its labels, to measure scores on.
     sections : str, optional
-        Which of them; see `isbi_export.probes.read_labelled`.
+        Which of them; see `isbi_export.proof.probes.read_labelled`.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def publish(
     OutputError
         If the files cannot be written; nothing is published.
     UsageError
-        If an argument cannot be meant.
+        If an argument is invalid.
     """
     variants = plan_variants(formats, precisions, ios)
     _check_arguments(variants, opset, calibrate, image, labels, sections)
@@ -153,27 +153,27 @@ def publish(
     labelled = read_labelled(image, labels, sections) if image and labels else None
     _require_bytes(image, labelled, variants)
     calibration = _calibration(variants, calibrate, weights, labelled)
-    bench = _prepare(weights, file_sha256(checkpoint), opset, labelled, calibration)
+    source = _prepare(weights, file_sha256(checkpoint), opset, labelled, calibration)
     files: list[FileReport] = []
-    runs: dict[Variant, Run] = {}
+    runs: dict[Variant, Runner] = {}
     with ExitStack() as passed:  # leaves by renaming all that passed, the report last, or none
         report_files = [passed.enter_context(replacing(path)) for path in report_paths]
         for variant, target in zip(variants, targets, strict=True):
             with suppress(_RefusedError), ExitStack() as one:
                 temporary = one.enter_context(replacing(target))
-                files.append(_built(bench, variant, target, temporary))
+                files.append(_built(source, variant, target, temporary))
                 if not files[-1].published:
                     raise _RefusedError
                 passed.push(one.pop_all())
                 runs[variant] = file_runner(temporary, variant)
-        times = milliseconds_per_section(runs, **bench.tiles)
+        times = milliseconds_per_section(runs, **source.tiles)
         report = Report(
             checkpoint=checkpoint.name,
-            checkpoint_sha256=bench.sha256,
+            checkpoint_sha256=source.sha256,
             notes=weights.notes,
-            scored_on=bench.scored_on,
-            calibrated_on=bench.calibrated_on,
-            scores=bench.reference,
+            scored_on=source.scored_on,
+            calibrated_on=source.calibrated_on,
+            scores=source.reference,
             files=tuple(replace(file, milliseconds=times.get(file.variant)) for file in files),
         )
         if not any(file.published for file in files):
@@ -250,12 +250,12 @@ def _prepare(
     opset: int,
     labelled: Labelled | None,
     calibration: Calibration | None,
-) -> _Bench:
+) -> _Source:
     exported = Exported(Deployable(weights.load_network()), opset, weights.border, calibration)
     analysis = analyse(exported.graph("float32").SerializeToString())
     stride, _ = tiling(weights, analysis)
     probes = make_probes(weights.load_network(), stride=stride, border=weights.border, labelled=labelled)
-    return _Bench(
+    return _Source(
         weights=weights,
         sha256=checkpoint_sha256,
         exported=exported,
@@ -267,10 +267,10 @@ def _prepare(
     )
 
 
-def _built(bench: _Bench, variant: Variant, target: Path, temporary: Path) -> FileReport:
+def _built(source: _Source, variant: Variant, target: Path, temporary: Path) -> FileReport:
     """Write one file aside and try it."""
     try:
-        evidence, reasons = _proved(bench, variant, temporary)
+        evidence, reasons = _proved(source, variant, temporary)
     except ModelError as error:
         reason = str(error).replace(str(temporary), str(target)).removeprefix(f"{target}: ")
         return FileReport(path=target, variant=variant, refused=(reason,))
@@ -285,25 +285,25 @@ def _built(bench: _Bench, variant: Variant, target: Path, temporary: Path) -> Fi
     )
 
 
-def _proved(bench: _Bench, variant: Variant, temporary: Path) -> tuple[Evidence, list[str]]:
-    write, probes = WRITERS[variant.file_format], bench.probes
-    write(temporary, bench.exported, variant, bench.contract(variant))
+def _proved(source: _Source, variant: Variant, temporary: Path) -> tuple[Evidence, list[str]]:
+    write, probes = WRITERS[variant.file_format], source.probes
+    write(temporary, source.exported, variant, source.contract(variant))
     run, encoded_from = file_runner(temporary, variant), None
     if variant.io == "uint8":
-        graph = bench.exported.graph(variant.precision)
+        graph = source.exported.graph(variant.precision)
         encoded_from = normalising(open_backend(graph.SerializeToString(), "cpu").run)
-    evidence = compare(variant, run, probes, bench.reference, encoded_from)
-    if bench.analysis.exact:
-        evidence = replace(evidence, seams=seam_errors(run, **bench.tiles))
+    evidence = compare(variant, run, probes, source.reference, encoded_from)
+    if source.analysis.exact:
+        evidence = replace(evidence, seams=seam_errors(run, **source.tiles))
     if reasons := refusals(evidence):
         return evidence, reasons
-    parity = parity_of(evidence, bench.scored_on, bench.calibrated_on)
-    contract = bench.contract(variant, parity=parity, halo_error=contract_halo_error(evidence))
-    write(temporary, bench.exported, variant, contract)
+    parity = parity_of(evidence, source.scored_on, source.calibrated_on)
+    contract = source.contract(variant, parity=parity, halo_error=contract_halo_error(evidence))
+    write(temporary, source.exported, variant, contract)
     if variant.file_format != "program":
         open_model(temporary, "cpu")  # as the runtime that ships does
     random = [probe for probe in probes if probe.data == "random"]
-    again = compare(variant, file_runner(temporary, variant), random, bench.reference)
+    again = compare(variant, file_runner(temporary, variant), random, source.reference)
     if again.comparisons != evidence.comparisons[: len(random)]:
         return evidence, ["gives other results since its contract is in it"]
     return evidence, []

@@ -29,8 +29,8 @@ class Variant:
     precision : {"float32", "float16", "int8"}
         Of the weights and the arithmetic.
     io : {"float32", "uint8"}
-        Of input and output: "float32" takes normalised grey values and gives probabilities p, "uint8" takes grey values
-        as stored and gives round(255 p).
+        Of input and output: "float32" takes normalised grey values and returns probabilities p, "uint8" takes grey
+        values as stored and returns round(255 p).
     """
 
     file_format: str

@@ -5,18 +5,26 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
+from contextlib import ExitStack
+from math import prod
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from isbi_infer._version import __version__
-from isbi_infer.terminal import exit_codes, section_progress
+from isbi_infer.model.devices import device_names, precision_names
+from isbi_infer.terminal import counted, exit_codes, section_progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-Provider = Literal["auto", "cpu", "cuda", "openvino", "tensorrt"]
+
+if TYPE_CHECKING:
+    from isbi_infer.model.devices import PrecisionName as Precision
+    from isbi_infer.model.devices import ProviderName as Provider
+else:  # the choices are those of the table of devices
+    Provider = Literal[("auto", *device_names())]
+    Precision = Literal[("auto", *precision_names())]
 
 
 def _version(wanted: bool) -> None:
@@ -26,11 +34,15 @@ def _version(wanted: bool) -> None:
 
 
 @app.command(
-    epilog="isbi-infer doctor says what is installed and what of it really runs. (A stack of that name: ./doctor)"
+    epilog="isbi-infer doctor reports what is installed and what of it really runs. (A stack of that name: ./doctor)"
 )
 def infer(
     stack: Annotated[
-        Path, typer.Argument(metavar="STACK", help="Greyscale TIFF section or stack: plain, ImageJ or OME.")
+        Path,
+        typer.Argument(
+            metavar="STACK",
+            help="Greyscale TIFF section or stack (plain, ImageJ, OME), or a folder of images.",
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Output TIFF. [default: STACK.probability.tif]")
@@ -41,12 +53,14 @@ def infer(
     ] = None,
     provider: Annotated[
         Provider,
-        typer.Option(help="Where to compute; any name but auto is proved active, or it is an error."),
+        typer.Option(
+            help="Where to compute; any name but auto is proved active, or it is an error.",
+        ),
     ] = "auto",
     precision: Annotated[
-        Literal["auto", "fp32", "fp16", "int8"],
+        Precision,
         typer.Option(
-            help="Of weights and arithmetic; auto is the fastest released one that passed its gate for the provider."
+            help="Of weights and arithmetic; auto is the fastest that passed its gate for the provider.",
         ),
     ] = "auto",
     tile: Annotated[
@@ -60,18 +74,22 @@ def infer(
         typer.Option(help="What the network may take, such as 4GiB. [default: half of what is free]"),
     ] = None,
     halo: Annotated[
-        int | None, typer.Option(help="Context in pixels; less than the model's own is not exact, and said.")
+        int | None,
+        typer.Option(help="Context in pixels; less than the model's own is not exact, as a note then says."),
     ] = None,
     pixel_size: Annotated[
         float | None,
         typer.Option(
             help="Side of a pixel in nanometres: sections are resampled to the model's and results back. "
-            "[default: what the file says]"
+            "[default: what the file holds]"
         ),
     ] = None,
     tta: Annotated[
         bool, typer.Option("--tta", help="Average over the 8 flips and rotations; 8 times the work.")
     ] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep compiled models in the user's cache folder.")
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan, memory and expected time; write nothing.")
     ] = False,
@@ -96,45 +114,60 @@ def infer(
     """Segment STACK: write the probability that each pixel is cell interior (1) rather than membrane (0)."""
     with exit_codes("isbi-infer", debug=debug):
         from isbi_infer import scoring
-        from isbi_infer.files import check_not_input
+        from isbi_infer.backends.compiled_cache import use_cache
+        from isbi_infer.files import check_not_input, check_writable
         from isbi_infer.plan.memory import parse_bytes
         from isbi_infer.segmenter import Segmenter
-        from isbi_infer.volumes import open_stack
+        from isbi_infer.volumes import open_source
 
-        with open_stack(stack) as reader:
-            shape = (reader.sections, reader.height, reader.width)
+        use_cache(cache)
         target = output or _beside(stack)
-        scorer = None
-        if label:
-            check_not_input(target, label)
-            scorer = scoring.open_scorer(label, reader.shape)
-        segmenter = Segmenter(
-            model,
-            provider=provider,
-            tile=tile,
-            batch=batch,
-            memory=parse_bytes(memory) if memory else None,
-            halo=halo,
-            precision=precision,
-            pixel_size=pixel_size,
-            tta=tta,
-        )
-        if dry_run:
-            estimate = segmenter.estimate(shape)
-            typer.echo(json.dumps(asdict(estimate)) if as_json else str(estimate))
-            _say(estimate.notes)
-            return
-        with section_progress(shape[1] * shape[2] / 1e6, quiet=quiet or as_json) as progress:
-            summary = segmenter.segment_file(stack, target, emit=emit, dtype=dtype, progress=progress)
-        scores = scorer(target, membrane=emit == "membrane") if scorer else None
+        with ExitStack() as opened:
+            source = opened.enter_context(open_source(stack))
+            scorer = None
+            if label:
+                check_not_input(target, label)
+                scorer = scoring.open_scorer(label, source.info.shape, membrane=emit == "membrane")
+                opened.enter_context(scorer)
+            if not dry_run:
+                check_not_input(target, stack)
+                check_writable(target)
+            segmenter = Segmenter(
+                model,
+                provider=provider,
+                tile=tile,
+                batch=batch,
+                memory=parse_bytes(memory) if memory else None,
+                halo=halo,
+                precision=precision,
+                pixel_size=pixel_size,
+                tta=tta,
+                pixels=prod(source.info.shape) * (8 if tta else 1),
+            )
+            if dry_run:
+                estimate = segmenter.estimate(segmenter.plan_source(source, emit=emit, dtype=dtype))
+                typer.echo(json.dumps(estimate.to_plain()) if as_json else str(estimate))
+                _say(estimate.plan.notes)
+                return
+            megapixels = source.info.shape[-2] * source.info.shape[-1] / 1e6
+            with section_progress(megapixels, quiet=quiet or as_json) as progress:
+                summary = segmenter.segment_file(
+                    source,
+                    target,
+                    emit=emit,
+                    dtype=dtype,
+                    progress=progress,
+                    also=(scoring.ScoringSink(scorer),) if scorer else (),
+                )
+            scores = scorer.scores() if scorer else None
         _say((*summary.notes, *(scores["notes"] if scores else ())))
         if as_json:
-            typer.echo(json.dumps(asdict(summary) | ({"scores": scores} if scores else {})))
+            typer.echo(json.dumps(summary.to_plain() | ({"scores": scores} if scores else {})))
             return
         if not quiet:
             typer.echo(
-                f"{summary.provider} {summary.precision}: {summary.sections} sections in {summary.seconds:.2f} s, "
-                f"{summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
+                f"{summary.provider} {summary.precision}: {counted(summary.sections, 'section')} in "
+                f"{summary.seconds:.2f} s, {summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
             )
         if scores:
             typer.echo(scoring.summary(scores))

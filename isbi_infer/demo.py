@@ -53,7 +53,7 @@ def draw(
 
 
 def run(folder: Path) -> None:
-    """Write sample, result and picture into `folder`, and say where they lie."""
+    """Write sample, result and picture into `folder`, and print where they lie."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

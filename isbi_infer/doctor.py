@@ -10,7 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,16 +18,17 @@ from typing import Annotated
 import typer
 
 from isbi_infer._version import __version__
+from isbi_infer.backends.device import Device
 from isbi_infer.backends.nvidia import list_gpus
 from isbi_infer.errors import DependencyError, IsbiError
-from isbi_infer.model.devices import DEVICES
-
-from isbi_infer.terminal import exit_codes
+from isbi_infer.model.devices import DEVICES, device_names, open_backend
+from isbi_infer.terminal import counted, exit_codes
 
 RUNTIMES = next(row.clashes for row in DEVICES if row.name == "cpu")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+_SECTION_PIXELS = 512**2
 _CPU_ONLY = "pip uninstall -y onnxruntime-gpu && pip install 'isbi-infer[cpu]'"
 
 
@@ -57,7 +58,7 @@ class Finding:
 
 
 def check_packages() -> Iterator[Finding]:
-    """Say what is installed, from its metadata; nothing is imported."""
+    """Report what is installed, from its metadata; nothing is imported."""
     yield Finding("python", None, f"{platform.python_version()} at {sys.executable}, {platform.platform()}")
     yield Finding("isbi-infer", None, f"{__version__} in {Path(__file__).parent}")
     for package in ("numpy", "tifffile", "typer"):
@@ -80,7 +81,7 @@ def installed_runtimes() -> list[metadata.Distribution]:
 
 
 def check_runtimes(wheels: Sequence[metadata.Distribution]) -> Iterator[Finding]:
-    """Say which onnxruntime there is; two wheels overwrite each other, unseen by ``pip check``."""
+    """Report which onnxruntime there is; two wheels overwrite each other, unseen by ``pip check``."""
     from isbi_infer.backends.onnxruntime import import_onnxruntime
 
     names = [str(wheel.metadata["Name"]) for wheel in wheels]
@@ -125,7 +126,7 @@ def lost_files(wheel: metadata.Distribution) -> list[str]:
 
 
 def check_libraries(folders: Iterable[Path], ldconfig: str) -> Finding:
-    """Say where the CUDA and cuDNN libraries are: in these folders, or where ``ldconfig -p`` says."""
+    """Report where the CUDA and cuDNN libraries are: in these folders, or where ``ldconfig -p`` says."""
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())]
     cached = (Path(line.split("=> ")[1]) for line in ldconfig.splitlines() if "=> " in line)
     files += [file for file in cached if file.is_file()]
@@ -146,51 +147,89 @@ def library_folders() -> Iterator[Path]:
         yield from (Path(part) for part in os.environ.get(variable, "").split(os.pathsep) if part)
 
 
-def check_provider(provider: str, model: bytes, remedy: str | None) -> Finding:
-    """Run a tile on one provider; one without a remedy is none that has to run."""
+def check_device(row: Device, models: Mapping[str, bytes], remedy: str | None) -> Finding:
+    """Run a tile in each precision of a device; one without a remedy does not have to run.
+
+    Parameters
+    ----------
+    row : Device
+        Of the table.
+    models : mapping of str to bytes
+        Whole ONNX files, by the precision of each.
+    remedy : str or None
+        The command that mends a device that runs in none.
+    """
     import numpy as np
 
-    from isbi_infer.model.contract import contract_of
-    from isbi_infer.model.devices import open_backend
+    from isbi_infer.model.contract import CONTRACT_KEY, parse_contract
     from isbi_infer.model.file import read_model_file
 
-    try:
-        backend = open_backend(model, provider)
-        file = read_model_file(model)
-        stride = contract_of(file.metadata, file.digest).stride
-        backend.run(np.zeros((1, 1, stride, stride), np.float32))
-    except IsbiError as error:
-        reason = str(error).partition("; run: ")[0]
-        if remedy is None:
-            return Finding(provider, None, f"compiled in, does not run here ({reason})")
-        return Finding(provider, False, reason, remedy, error.exit_code)
-    return Finding(provider, True, "runs")
+    runs, failure = [], None
+    for arithmetic in row.arithmetic:
+        if arithmetic.file not in models:
+            continue
+        content = models[arithmetic.file]
+        try:
+            backend = open_backend(content, row, arithmetic)
+            # Not its digest: that the model is damaged says nothing about the device.
+            stride = parse_contract(read_model_file(content).metadata[CONTRACT_KEY]).stride
+            backend.run(np.zeros((1, 1, stride, stride), np.float32))
+        except IsbiError as error:
+            failure = failure or error
+        else:
+            runs.append(arithmetic.name)
+    if runs or failure is None:
+        return Finding(row.name, True, f"runs in {', '.join(runs)}" if runs else "has no model to try")
+    reason = str(failure).partition("; run: ")[0]
+    if remedy is None:
+        return Finding(row.name, None, f"compiled in, does not run here ({reason})")
+    return Finding(row.name, False, reason, remedy, failure.exit_code)
 
 
-def check_providers(model: bytes, *, gpu_wheel: bool, gpu_found: bool) -> Iterator[Finding]:
-    """Say which providers are compiled in, and run each of them."""
+def check_devices(models: Mapping[str, bytes], *, gpu_found: bool) -> Iterator[Finding]:
+    """Run each device whose runtime is installed, and report what is missing of those that could be used."""
     from isbi_infer.backends.onnxruntime import import_onnxruntime
+    from isbi_infer.backends.wheels import installed_wheels
 
     available = import_onnxruntime(RUNTIMES).get_available_providers()
     yield Finding("compiled in", None, ", ".join(available))
-    remedies = {
-        "cpu": "pip install --force-reinstall 'isbi-infer[cpu]'",
-        "cuda": "pip install --upgrade 'isbi-infer[gpu]'" if gpu_found else _CPU_ONLY,
-        "openvino": "pip install --force-reinstall onnxruntime-openvino",
-    }
-    names = {row.name: row.runtime_name for row in DEVICES if "onnx" in row.formats}
-    for provider in sorted(names, key=lambda name: (name != "cpu", name)):
-        if names[provider] in available:
-            yield check_provider(provider, model, remedies.get(provider))
-    if names["cuda"] not in available and gpu_wheel:
-        detail = "not compiled in, though onnxruntime-gpu is installed; its files are another wheel's"
-        yield Finding("cuda", False, detail, "pip install --force-reinstall --no-deps onnxruntime-gpu")
-    elif names["cuda"] not in available and gpu_found:
-        yield Finding("cuda", None, "not compiled in; 'isbi-infer[gpu]' would use the GPU")
+    for name in device_names():
+        row = next((row for row in DEVICES if row.name == name and "onnx" in row.formats), None)
+        if row is None:
+            continue
+        wheels = installed_wheels(row.wheels)
+        there = row.runtime_name in available if "onnxruntime" in row.clashes else wheels
+        if there:
+            yield check_device(
+                row, models, _CPU_ONLY if row.repair and _lacks(row, gpu_found) else row.repair
+            )
+        elif wheels and row.repair:
+            detail = f"not compiled in, though {wheels[0]} is installed; its files are another wheel's"
+            yield Finding(name, False, detail, f"pip install --force-reinstall --no-deps {wheels[0]}")
+        elif row.kind == "gpu" and row.in_auto and gpu_found:
+            yield Finding(name, None, "not compiled in; 'isbi-infer[gpu]' would use the GPU")
+
+
+def _lacks(row: Device, gpu_found: bool) -> bool:
+    return row.kind == "gpu" and not gpu_found
+
+
+def check_choice(model: Path | None) -> Iterator[Finding]:
+    """Report what "auto" takes, for a run of one section of 512 x 512 pixels and for one of a thousand."""
+    from isbi_infer.model.opening import open_model
+
+    for count in (1, 1000):
+        try:
+            opened = open_model(model, "auto", "auto", count * _SECTION_PIXELS)
+        except IsbiError as error:
+            yield Finding("auto", False, str(error), None, error.exit_code)
+            return
+        took = f"{opened.backend.device.name} {opened.backend.arithmetic.name}"
+        yield Finding("auto", None, f"takes {took} for {counted(count, 'section')} of 512 x 512")
 
 
 def check_machine() -> Iterator[Finding]:
-    """Say what memory and how many cores this process may use."""
+    """Report what memory and how many cores this process may use."""
     from isbi_infer.backends.cores import available_cores
     from isbi_infer.plan.memory import available_memory
 
@@ -226,16 +265,16 @@ def check_model(model: Path | None, *, runs: bool) -> Iterator[Finding]:
         f"stride {contract.stride}, halo {contract.halo}, border {contract.border}, {exact}; "
         f"{contract.normalisation}, {contract.precision}, {contract.polarity} = 1",
     )
+    found = contract.provenance.get("scores")
     scores = ", ".join(
-        f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in contract.scores.items()
+        f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in (found.items() if isinstance(found, dict) else ())
     )
     yield Finding("scores", None, scores or "none in the contract")
 
 
 def examine(model: Path | None) -> Iterator[Finding]:
     """Look at everything, with this model or the released one, one finding after the other."""
-    from isbi_models import default_model
-
     packages = list(check_packages())
     yield from packages
     if any(finding.ok is False for finding in packages):
@@ -253,9 +292,21 @@ def examine(model: Path | None) -> Iterator[Finding]:
     models = list(check_model(model, runs=runs))
     yield from models
     if runs:
-        usable = model if model and models[0].ok and model.suffix.lower() == ".onnx" else default_model().path
-        gpu_wheel = any(wheel.metadata["Name"] == "onnxruntime-gpu" for wheel in wheels)
-        yield from check_providers(usable.read_bytes(), gpu_wheel=gpu_wheel, gpu_found=bool(gpus))
+        own = model if model and models[0].ok and model.suffix.lower() == ".onnx" else None
+        yield from check_devices(_models(own), gpu_found=bool(gpus))
+        if models[0].ok:
+            yield from check_choice(model)
+
+
+def _models(model: Path | None) -> dict[str, bytes]:
+    """Return whole ONNX files by their precision: this one, or all that are released."""
+    from isbi_infer.model.contract import read_contract
+    from isbi_models import default_model
+
+    if model is None:
+        return {name: file.path.read_bytes() for name, file in default_model().files.items()}
+    content = model.read_bytes()
+    return {read_contract(content).precision: content}
 
 
 @app.command()
@@ -266,7 +317,7 @@ def doctor(
         bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
     ] = False,
 ) -> None:
-    """Say what is installed and what of it really runs; end with the command that mends what does not."""
+    """Report what is installed and what of it really runs; end with the command that mends what does not."""
     with exit_codes("isbi-infer doctor", debug=debug):
         findings = []
         for finding in examine(model):

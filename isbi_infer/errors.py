@@ -3,7 +3,7 @@
 ::
 
     IsbiError                       1
-      UsageError                    2   an argument that cannot be meant
+      UsageError                    2   an invalid argument
       DependencyError               3   a package or a device that is not there
       ImageError                    4   an image that cannot be read, or is not a greyscale stack
       ModelError                    5   a model or checkpoint that cannot be trusted
@@ -27,7 +27,7 @@ class IsbiError(Exception):
 
 
 class UsageError(IsbiError):
-    """An argument that cannot be meant."""
+    """An invalid argument."""
 
     exit_code = 2
 

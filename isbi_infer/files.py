@@ -1,24 +1,24 @@
-"""Writing a file so that it is either there whole or not there at all, and holding what one run alone may write.
+"""Writing a file so that it is either there whole or not there at all, by one run at a time.
 
 A result is written under a temporary name in the same folder, flushed to the disk, and only then given its
-name; whatever goes wrong before that, the file that was there stays as it was. Temporaries of processes that
-were killed are swept when the same output is next written.
+name; whatever goes wrong before that, the file that was there stays as it was. A lock beside it is held as long
+as the writing lasts; whoever holds it sweeps the temporaries of runs that were killed.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import stat
-import sys
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from isbi_infer.errors import BusyError, OutputError, UsageError
+from isbi_infer.locks import LockedError, locked
 
 _REMEDIES = {
     errno.ENOSPC: "free some space or choose another folder",
@@ -30,8 +30,8 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
-_active: set[Path] = set()
-_guard = threading.Lock()
+_TOKEN = 16  # digits
+_LONGEST = 200  # bytes
 
 
 @contextmanager
@@ -40,7 +40,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     On leaving without an exception the temporary is flushed to the disk and takes the place of `path` in one
     step. On any exception, Ctrl-C included, it is removed and `path` stays as it was. A symbolic link is
-    followed: what it points to is replaced, the link stays.
+    followed: what it points to is replaced, the link stays. All the while a lock beside the file, ``.NAME.lock``,
+    keeps other runs from writing it, those in other containers and on other hosts included.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         If the file cannot be written. Every ``OSError`` raised in the body is taken for one of the output
         (but not ``BrokenPipeError``), so readers of inputs must raise errors of their own.
     BusyError
-        If this process is already writing the same file.
+        If another run, or another call in this one, is writing the same file: on entering, before any work.
 
     Examples
     --------
@@ -66,90 +67,65 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     ...     write(temporary)
     """
     target = _target(path)
-    temporary = _temporary(target)
-    with _guard:
-        if temporary in _active:
-            raise BusyError(f"{path}: this process is already writing it; write one after the other")
-        _active.add(temporary)
     try:
-        _sweep(target)
-        try:
-            yield temporary
-            _sync(temporary)
-            os.replace(temporary, target)
-            _sync_folder(target.parent)
-        except BrokenPipeError:  # the reader of our standard output has gone; no file is concerned
-            raise
-        except OSError as error:
-            raise _cannot_write(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        with _guard:
-            _active.discard(temporary)
+        _check_names(target)
+        with locked(target.with_name(f".{_short(target.name)}.lock"), path) as lock:
+            temporary = _temporary(target, lock.token)
+            try:
+                _sweep(target)
+                yield temporary
+                _sync(temporary)
+                if lock.lost:
+                    raise BusyError(
+                        f"{path}: this run stood still, and another one writes it now; left to that one"
+                    )
+                os.replace(temporary, target)
+                _sync_folder(target.parent)
+            finally:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+    except LockedError as held:
+        raise BusyError(
+            f"{path}: another run is writing it ({held}); wait for it or choose another output"
+        ) from None
+    except BrokenPipeError:  # the reader of our standard output has gone; no file is concerned
+        raise
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
 @contextmanager
 def holding(folder: str | os.PathLike[str], what: str = "run") -> Iterator[None]:
-    """Hold a folder, so that no second run writes into it.
+    """Lock a folder, so that no second run writes into it.
 
-    The hold ends with the process, however it ends. It is a lock on the file ``.lock`` in the folder, which is
-    removed on leaving.
+    The lock ends with the process, however it ends. It lies on the file ``.lock`` in the folder, which is removed on
+    leaving.
 
     Parameters
     ----------
     folder : str or os.PathLike
         An existing folder.
     what : str
-        What holds it, for the message.
+        What locks it, for the message.
 
     Raises
     ------
     BusyError
-        If another process, or another call in this one, holds it.
+        If another process, or another call in this one, has locked it.
     OutputError
         If the folder cannot be locked.
     """
-    path = Path(folder) / ".lock"
-    try:
-        descriptor = _locked(path)
-    except BlockingIOError:
-        raise BusyError(
-            f"{folder}: another {what} is writing into this folder; wait for it or choose another folder"
-        ) from None
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be locked ({_reason(error)}); {_remedy(error)}") from error
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows does not remove what is open; it stays, and locks nothing
-            path.unlink()
-        os.close(descriptor)
-
-
-def _locked(path: Path) -> int:
-    """Open and lock a file that is still there once it is locked; BlockingIOError where somebody else has."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with ExitStack() as held:
         try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                try:
-                    msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-                except OSError as error:
-                    raise BlockingIOError from error
-            else:
-                import fcntl
-
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # its last holder has removed it in the meantime
+            held.enter_context(locked(Path(os.path.realpath(folder)) / ".lock", folder))
+        except LockedError as error:
+            raise BusyError(
+                f"{folder}: another {what} is writing into this folder ({error}); "
+                "wait for it or choose another folder"
+            ) from None
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be locked ({_reason(error)}); {_remedy(error)}") from error
+        yield
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -172,8 +148,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     if not folder.is_dir():
         raise OutputError(f"{path}: {folder} is not a folder; choose another output")
     try:
-        with suppress(FileNotFoundError):
-            os.lstat(_temporary(target))  # its name may be too long
+        _check_names(target)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -216,34 +191,32 @@ def _target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _temporary(target: Path) -> Path:
+def _temporary(target: Path, token: str) -> Path:
     # The suffix stays last, since some writers choose the format by it or append their own.
-    return target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
+    return target.with_name(f".{_short(target.stem)}.{token}.tmp{target.suffix}")
+
+
+def _short(name: str) -> str:
+    """Shorten a name, so that those made from it are no longer than file systems allow (255 bytes)."""
+    stored = os.fsencode(name)
+    return name if len(stored) <= _LONGEST else hashlib.sha256(stored).hexdigest()[:32]
+
+
+def _check_names(target: Path) -> None:
+    """Raise OSError, before any work, where a name is too long or leads through a file."""
+    for path in (target, _temporary(target, "0" * _TOKEN)):
+        with suppress(FileNotFoundError):
+            os.lstat(path)
 
 
 def _sweep(target: Path) -> None:
-    """Remove what killed processes left behind of this very output."""
-    name = re.compile(rf"\.{re.escape(target.stem)}\.(\d+)\.tmp{re.escape(target.suffix)}")
+    """Remove what killed runs left behind of this very output; only for who holds its lock, so none of them lives."""
+    name = re.compile(re.escape(str(_temporary(target, "*").name)).replace(r"\*", f"[0-9a-f]{{{_TOKEN}}}"))
     with suppress(OSError):
         for entry in os.listdir(target.parent):
-            found = name.fullmatch(entry)
-            # A file with our own pid is of an earlier process: in containers they all get the same one.
-            if found and (int(found[1]) == os.getpid() or not is_alive(int(found[1]))):
+            if name.fullmatch(entry):
                 with suppress(OSError):
                     (target.parent / entry).unlink()
-
-
-def is_alive(pid: int) -> bool:
-    """Say whether a process of this number runs on this machine."""
-    if os.name == "nt":  # there os.kill(pid, 0) is Ctrl-C, and an open file cannot be deleted anyway
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # it lives, and is somebody else's
-        return True
-    return True
 
 
 def _sync(path: Path) -> None:

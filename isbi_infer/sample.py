@@ -44,7 +44,7 @@ def synthetic_stack(
     height, width : int
         Size of a section in pixels of 4 nm, at least 32.
     seed : int
-        Equal arguments give equal stacks; not negative.
+        Equal arguments make equal stacks; not negative.
 
     Returns
     -------
@@ -62,9 +62,9 @@ def synthetic_stack(
     if sections < 1:
         raise UsageError(f"sections is {sections}; a stack has at least 1")
     if min(height, width) < 32:
-        raise UsageError(f"a section of {height}x{width} pixels is too small; give at least 32x32")
+        raise UsageError(f"a section of {height}x{width} pixels is too small; pass at least 32x32")
     if seed < 0:
-        raise UsageError(f"seed is {seed}; give 0 or more")
+        raise UsageError(f"seed is {seed}; pass 0 or more")
     tissue = _Tissue.grow(np.random.default_rng([seed, 0]), (height, width))
     faces = pairwise(tissue.cells(z - 0.5) for z in range(sections + 1))
     cuts = [_cut(seed, tissue, z, upper != lower) for z, (upper, lower) in enumerate(faces)]

@@ -9,24 +9,66 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy.typing as npt
 
 from isbi_infer.errors import DependencyError
 from isbi_infer.terminal import require_packages
+from isbi_infer.volumes.protocol import Block
 
 GROUP, NAME = "isbi_infer.scorers", "thinned"
 
 
 class Scorer(Protocol):
-    """Scores a stack that was written, against labels that are read already."""
+    """Scores the sections of a result, as they are written, against labels that are checked already."""
 
-    def __call__(self, prediction: Path, *, membrane: bool) -> dict[str, Any]:
-        """Give the scores as plain types; `membrane` says that 1 means membrane in the stack."""
-        ...
+    def add(self, z: int, result_YX: npt.NDArray[Any]) -> None:
+        """Take section `z` as it is stored, float32 or round(255 p); each once, in any order."""
+
+    def scores(self) -> dict[str, Any]:
+        """Return the scores as plain types, after all sections; None where a score is undefined."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
-def open_scorer(labels: Path, shape: tuple[int, ...]) -> Scorer:
-    """Find the scorer and let it read the labels, so that what is wrong with them shows before any work.
+class ScoringSink:
+    """Hands what a run writes to a scorer; a `isbi_infer.volumes.protocol.Sink` of whole sections.
+
+    Parameters
+    ----------
+    scorer : Scorer
+        It stays open.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+
+    def write(self, block: Block, values_ZYX: npt.NDArray[Any]) -> None:
+        """Hand over the sections of a block."""
+        for z, section_YX in zip(range(*block.z), values_ZYX, strict=True):
+            self._scorer.add(z, section_YX)
+
+    def finish(self) -> tuple[str, ...]:
+        """Return no notes: those of the scores come with them."""
+        return ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+def open_scorer(labels: Path, shape: tuple[int, ...], *, membrane: bool) -> Scorer:
+    """Find the scorer and let it check the labels, so that what is wrong with them shows before any work.
 
     Parameters
     ----------
@@ -34,10 +76,13 @@ def open_scorer(labels: Path, shape: tuple[int, ...]) -> Scorer:
         A TIFF; above zero = cell, zero = membrane.
     shape : tuple of int
         Of the stack that will be segmented.
+    membrane : bool
+        Whether 1 will mean membrane in the result.
 
     Returns
     -------
     Scorer
+        To be used in a ``with`` statement, which ends its threads.
 
     Raises
     ------
@@ -53,17 +98,17 @@ def open_scorer(labels: Path, shape: tuple[int, ...]) -> Scorer:
             f"no entry point {GROUP}:{NAME} is installed; run: pip install 'isbi-infer[scores]'"
         )
     (entry, *_) = found
-    scorer: Scorer = entry.load()(labels, shape)
+    scorer: Scorer = entry.load()(labels, shape, membrane=membrane)
     return scorer
 
 
 def summary(scores: Mapping[str, Any]) -> str:
-    """Say the scores in two lines.
+    """Return the scores in two lines of text.
 
     Parameters
     ----------
     scores : mapping
-        What a `Scorer` gave; None where a score is undefined.
+        What a `Scorer` returned; None where a score is undefined.
 
     Returns
     -------

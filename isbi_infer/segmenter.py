@@ -1,31 +1,40 @@
-"""Segmenter: a contract, a plan and a session made into one call."""
+"""Segmenter: the one door to running a model."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from math import prod
+from math import ceil, prod
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
-from isbi_infer.files import check_not_input, check_writable, replacing
+from isbi_infer.files import check_not_input, check_writable
 from isbi_infer.model.contract import ModelContract
+from isbi_infer.model.devices import PrecisionName, ProviderName
 from isbi_infer.model.opening import open_model
-from isbi_infer.pixels.probability import Emit, OutputDtype, check_encoding, decode, encode
-from isbi_infer.plan.scaling import choose_scaling
-from isbi_infer.plan.symmetry import ALL_EIGHT, IDENTITY
-from isbi_infer.plan.tiles import Plan
-from isbi_infer.plan.tiling import Tiling, choose_halo
-from isbi_infer.run.engine import Engine, Results
-from isbi_infer.run.summary import Estimate, RunSummary
-from isbi_infer.volumes import StackReader, open_stack, write_stack
+from isbi_infer.pixels.probability import Emit, OutputDtype, check_encoding, encode
+from isbi_infer.plan.run import (
+    Estimate,
+    RunPlan,
+    RunSummary,
+    SourceRecord,
+    Wishes,
+    backend_of,
+    plan_run,
+    record_source,
+)
+from isbi_infer.run.findings import Findings
+from isbi_infer.run.pipeline import Progress, compute_sections, run_plan
+from isbi_infer.volumes import Sink, Source, TiffSink, open_source
 
-Progress = Callable[[int, int], None]
+log = logging.getLogger(__name__)
 
 
 class Segmenter:
@@ -36,8 +45,10 @@ class Segmenter:
     model : path, optional
         An ONNX or TorchScript file exported by ``isbi-export``; the released model when not given. TorchScript needs
         torch.
-    provider : {"auto", "cpu", "cuda", "tensorrt", "openvino"}
-        "auto" takes CUDA where a CUDA session really runs and the CPU otherwise; any other name is proved active.
+    provider : str
+        "auto" takes CUDA where a CUDA session really runs; otherwise, on the processor, OpenVINO where it is installed
+        and passed its gate with the model, or ONNX Runtime ("cpu"). Any other device of `isbi_infer.model.devices` is
+        proved active, or it is an error.
     tile : int, optional
         Longest side of a tile in pixels, a multiple of the model's stride. It changes memory and speed, never the
         result.
@@ -47,22 +58,26 @@ class Segmenter:
         Bytes that the network's activations may take; half of what is free when not given. It bounds the tiles.
     halo : int, optional
         Pixels of context, a multiple of the stride; the model's own, which makes tiles exact, when not given. Less is
-        faster and no longer exact: `notes` then gives the error that was measured when the model was exported.
-    precision : {"auto", "fp32", "fp16", "int8"}
+        faster and no longer exact: `notes` then names the error that was measured when the model was exported.
+    precision : str
         "auto" takes the fastest file of the released model for the provider that passed its gate (int8 on CPU, fp16 on
         CUDA), and a `model` that is given as it is. Another one is looked for beside `model`.
     pixel_size : float, optional
         Side of a pixel of the sections, in nanometres: they are resampled to the model's, and results back. When not
-        given, `segment_file` takes what the file says, and arrays go in as they are.
+        given, `segment_file` takes what the file holds, and arrays go in as they are.
     tta : bool
         Average the results of the eight flips and rotations of each section: eight times the work.
+    pixels : int, optional
+        How many will be segmented, where that is known: for few of them "auto" takes a runtime that starts faster.
 
     Attributes
     ----------
     provider : str
-        The execution provider that really runs.
+        The device that really computes.
+    precision : str
+        Of the arithmetic, as proved.
     contract : ModelContract
-        What the model says about itself.
+        The model's promises about its input, output and tiling.
     model_sha256 : str
         Of the model file.
     notes : tuple of str
@@ -71,11 +86,11 @@ class Segmenter:
     Raises
     ------
     DependencyError
-        If onnxruntime or the provider is missing.
+        If the runtime or the device is missing.
     ModelError
         If the model cannot be trusted.
     UsageError
-        If an argument cannot be meant.
+        If an argument is invalid.
 
     Examples
     --------
@@ -91,82 +106,101 @@ class Segmenter:
         self,
         model: str | Path | None = None,
         *,
-        provider: str = "auto",
+        provider: ProviderName = "auto",
         tile: int | None = None,
         batch: int | None = None,
         memory: int | None = None,
         halo: int | None = None,
-        precision: str = "auto",
+        precision: PrecisionName = "auto",
         pixel_size: float | None = None,
         tta: bool = False,
+        pixels: int | None = None,
     ) -> None:
-        if batch is not None and batch < 1:
-            raise UsageError(f"batch {batch} is below 1")
-        opened = open_model(model, provider, precision)
-        self.contract: ModelContract = opened.contract
-        self.model_sha256 = opened.sha256
-        self.provider = opened.backend.device.name
-        chosen, halo_notes = choose_halo(self.contract, halo)
-        self._pixel_size = pixel_size
-        self._scaling, scaling_notes = choose_scaling(self.contract.pixel_size_nm, pixel_size, None)
-        self.notes = (*halo_notes, *scaling_notes)
-        tiling = Tiling(
-            contract=self.contract,
-            lanes=opened.backend.workers,
-            on_cpu=self.provider == "cpu",
-            halo=chosen,
-            tile=tile,
-            batch=batch,
-            memory=memory,
+        self._arguments = (model, provider, tile, batch, memory, halo, precision, pixel_size, tta, pixels)
+        self._wishes = Wishes(
+            tile=tile, batch=batch, memory=memory, halo=halo, pixel_size=pixel_size, tta=tta
         )
-        self._engine = Engine(opened.backend, tiling, ALL_EIGHT if tta else IDENTITY)
-        self.plan((1, 1))  # an impossible tile is said now, not after the stack was opened
+        self._model = open_model(model, provider, precision, pixels)
+        self.contract: ModelContract = self._model.contract
+        self.model_sha256 = self._model.sha256
+        self.provider = self._model.backend.device.name
+        self.precision = self._model.backend.arithmetic.name
+        self.notes = self.plan(
+            (1, 1)
+        ).notes  # an impossible tile is an error now, not after the stack was opened
 
-    def plan(self, shape: tuple[int, int]) -> Plan:
-        """Plan the tiles of a section.
+    def plan(self, shape: tuple[int, ...], *, emit: Emit = "cell", dtype: OutputDtype = "float32") -> RunPlan:
+        """Plan a run over an array.
 
         Parameters
         ----------
-        shape : (int, int)
-            (Y, X) in pixels.
+        shape : tuple of int
+            (Y, X) of a section or (Z, Y, X) of a stack, in pixels.
+        emit, dtype : str
+            Of the output, as in `segment_file`.
 
         Returns
         -------
-        Plan
-            At the model's pixel size.
+        RunPlan
+            Its ``section`` are the tiles at the model's pixel size.
 
         Raises
         ------
         ResourceError
             If there is not enough memory for the smallest tile.
         """
-        return self._engine.tiling.plan(self._scaling.inner_shape(shape) if self._scaling else shape)
+        sections = shape[0] if len(shape) == 3 else 1
+        record = SourceRecord(
+            name="array", sections=sections, shape=(shape[-2], shape[-1]), dtype=self.contract.input_dtype
+        )
+        return self._plan(record, emit, dtype)
 
-    def estimate(self, shape: tuple[int, int, int]) -> Estimate:
-        """Say what a stack would take; one tile is computed to time it.
+    def plan_source(self, source: Source, *, emit: Emit = "cell", dtype: OutputDtype = "float32") -> RunPlan:
+        """Plan a run over an open source, with the source's own pixel size; see `plan`."""
+        return self._plan(record_source(source), emit, dtype, source.notes)
+
+    def _plan(
+        self, record: SourceRecord, emit: Emit, dtype: OutputDtype, notes: tuple[str, ...] = ()
+    ) -> RunPlan:
+        return plan_run(record, self._model, self._wishes, emit=emit, dtype=dtype, notes=notes)
+
+    def estimate(self, work: RunPlan | tuple[int, int, int]) -> Estimate:
+        """Return what a run would take; one batch is computed to time it.
 
         Parameters
         ----------
-        shape : (int, int, int)
-            (Z, Y, X) in pixels.
-
-        Returns
-        -------
-        Estimate
+        work : RunPlan or (int, int, int)
+            From `plan` or `plan_source`, or the shape (Z, Y, X) of a stack, in pixels.
         """
-        return self._engine.estimate(shape, self._scaling, self.notes)
+        plan = work if isinstance(work, RunPlan) else self.plan(work)
+        backend = backend_of(plan, self._model.backend)
+        blank_NCYX = np.zeros((plan.batch, 1, *plan.section.tile_shape), self.contract.input_dtype)
+        statistics = [np.zeros((plan.batch, 1, 1, 1), np.float32) for _ in self.contract.statistics_inputs]
+        backend.run(blank_NCYX, *statistics)
+        started = time.perf_counter()
+        backend.run(blank_NCYX, *statistics)
+        seconds = time.perf_counter() - started
+        tiles = (plan.source.sections or 1) * len(plan.section.tiles) * len(plan.views)
+        calls = ceil(ceil(tiles / plan.batch) / plan.workers)
+        return Estimate(plan=plan, seconds=seconds * calls)
 
-    def __call__(self, image: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    def __call__(
+        self, image: npt.ArrayLike, *, emit: Emit = "cell", dtype: OutputDtype = "float32"
+    ) -> npt.NDArray[Any]:
         """Segment one section or a stack.
 
         Parameters
         ----------
         image : array_like of integer or floating dtype, shape (Y, X) or (Z, Y, X)
             Grey values, all finite; each section is normalised on its own.
+        emit : {"cell", "membrane"}
+            What 1 means.
+        dtype : {"float32", "uint8"}
+            "uint8" returns round(255 p).
 
         Returns
         -------
-        ndarray of float32, same shape
+        ndarray of `dtype`, same shape
             Probability that a pixel is cell interior, in [0, 1]; 0 is membrane.
 
         Raises
@@ -174,52 +208,79 @@ class Segmenter:
         ImageError
             If the array is no greyscale section or stack.
         """
-        array = np.asarray(image)
-        if array.ndim not in (2, 3) or array.size == 0 or array.dtype.kind not in "iuf":
-            raise ImageError(
-                f"expected a greyscale section (Y, X) or stack (Z, Y, X) of integers or floats, "
-                f"found shape {array.shape} of {array.dtype}"
-            )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ImageError(
-                f"{np.count_nonzero(~np.isfinite(array))} pixels are NaN or infinite; mask them first"
-            )
+        check_encoding(emit, dtype)
+        array = _greyscale(image)
         stack_ZYX = array if array.ndim == 3 else array[None]
-        out_ZYX = np.empty(stack_ZYX.shape, np.float32)
-        for z, section_YX in enumerate(self._engine.run(stack_ZYX, stack_ZYX.shape, self._scaling)):
-            out_ZYX[z] = decode(section_YX)
+        plan = self.plan(stack_ZYX.shape, emit=emit, dtype=dtype)
+        out_ZYX = np.empty(stack_ZYX.shape, dtype)
+        findings = Findings()
+        with closing(compute_sections(plan, stack_ZYX, self._model.backend, findings)) as results:
+            for z, result_YX in enumerate(results):
+                out_ZYX[z] = encode(result_YX, emit, dtype)
+        for note in findings.notes():
+            log.info(note)
         return out_ZYX.reshape(array.shape)
 
-    def stream(self, sections: Iterable[npt.NDArray[Any]]) -> Iterator[npt.NDArray[np.float32]]:
+    def stream(
+        self,
+        sections: Iterable[npt.NDArray[Any]],
+        *,
+        emit: Emit = "cell",
+        dtype: OutputDtype = "float32",
+    ) -> Iterator[npt.NDArray[Any]]:
         """Segment sections of one shape lazily, in order; tiles of neighbouring sections share batches.
 
         Parameters
         ----------
         sections : iterable of ndarray, shape (Y, X)
             Grey values, all finite. Iterated in a thread of its own, a few sections ahead of what is taken.
+        emit, dtype : str
+            As in a call.
 
         Returns
         -------
-        iterator of ndarray of float32, shape (Y, X)
-            Probability of cell interior, in [0, 1].
+        iterator of ndarray of `dtype`, shape (Y, X)
+            Probability of cell interior, in [0, 1]. Closing it ends its threads.
         """
-        return _decoded(self._engine.run(sections, None, self._scaling))
+        check_encoding(emit, dtype)
+        return self._stream(sections, emit, dtype)
+
+    def _stream(
+        self, sections: Iterable[npt.NDArray[Any]], emit: Emit, dtype: OutputDtype
+    ) -> Generator[npt.NDArray[Any], None, None]:
+        waiting = iter(sections)
+        first_YX = next(waiting, None)
+        if first_YX is None:
+            return
+        shape = (first_YX.shape[0], first_YX.shape[1])
+        record = SourceRecord(name="sections", sections=None, shape=shape, dtype=first_YX.dtype.name)
+        plan = self._plan(record, emit, dtype)
+
+        def all_sections() -> Iterator[npt.NDArray[Any]]:
+            yield first_YX
+            yield from waiting
+
+        with closing(compute_sections(plan, all_sections(), self._model.backend)) as results:
+            for result_YX in results:
+                yield encode(result_YX, emit, dtype)
 
     def segment_file(
         self,
-        stack: str | Path,
+        stack: str | Path | Source,
         output: str | Path,
         *,
         emit: Emit = "cell",
         dtype: OutputDtype = "float32",
         progress: Progress | None = None,
+        also: tuple[Sink, ...] = (),
     ) -> RunSummary:
-        """Segment a TIFF file into a TIFF file, section by section.
+        """Segment a stack into a TIFF file, section by section.
 
         Parameters
         ----------
-        stack : path
-            A greyscale TIFF: plain, ImageJ or OME; axes and pixel size are kept.
+        stack : path or Source
+            A greyscale TIFF (plain, ImageJ or OME; axes and pixel size are kept) or a folder of section images. Or an
+            open source, which stays open.
         output : path
             Replaced only when the new file is whole.
         emit : {"cell", "membrane"}
@@ -228,6 +289,8 @@ class Segmenter:
             "uint8" stores round(255 p).
         progress : callable, optional
             Called with the sections done and their total after each section.
+        also : tuple of Sink
+            Handed the same blocks as the file.
 
         Returns
         -------
@@ -243,49 +306,73 @@ class Segmenter:
             If the output is the input, or an argument is unknown.
         """
         check_encoding(emit, dtype)
-        source, target = Path(stack), Path(output)
-        check_not_input(target, source)
-        check_writable(target)
+        if isinstance(stack, str | Path):
+            check_not_input(output, stack)
+            check_writable(output)
+            with open_source(stack) as source:
+                return self.segment_file(source, output, emit=emit, dtype=dtype, progress=progress, also=also)
+        check_not_input(output, stack.name)
         started = time.perf_counter()
-        with open_stack(source) as reader, replacing(target) as temporary:
-            shape = (reader.sections, reader.height, reader.width)
-            scaling, scaling_notes = choose_scaling(
-                self.contract.pixel_size_nm, self._pixel_size, reader.pixel_size
-            )
-            results = self._engine.run(reader, shape, scaling)
-            sections = (encode(result_YX, emit, dtype) for result_YX in results)
-            counted = _counted(sections, reader, progress)
-            kind = write_stack(temporary, counted, like=reader.info, dtype=np.dtype(dtype))
-            notes = tuple(dict.fromkeys((*reader.notes, *self.notes, *scaling_notes)))
-        if kind != reader.kind:
-            notes = (
-                *notes,
-                f"stored as {kind} TIFF, since {reader.kind} TIFF cannot hold a result of this size",
-            )
+        plan = self.plan_source(stack, emit=emit, dtype=dtype)
+        with TiffSink(output, like=stack.info, dtype=dtype) as sink:
+            found = run_plan(plan, stack, self._model.backend, (sink, *also), progress)
+            notes = (*plan.notes, *found, *sink.finish())
         seconds = time.perf_counter() - started
         return RunSummary(
-            output=str(target),
+            output=str(output),
             provider=self.provider,
-            precision=self.contract.precision,
-            sections=reader.sections,
-            shape=reader.shape,
+            precision=self.precision,
+            sections=stack.info.sections,
+            shape=stack.info.shape,
             seconds=seconds,
-            megapixels_per_second=prod(shape) / seconds / 1e6,
+            megapixels_per_second=prod(stack.info.shape) / seconds / 1e6,
             model_sha256=self.model_sha256,
             notes=notes,
         )
 
+    def close(self) -> None:
+        """Release the model; a closed Segmenter computes no more."""
+        del self._model
 
-def _decoded(results: Results) -> Iterator[npt.NDArray[np.float32]]:
-    with closing(results):  # so that its threads end when this one is closed
-        for result_YX in results:
-            yield decode(result_YX)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        name = self._arguments[0] or "the released model"
+        return (
+            f"<Segmenter of {name} on {self.provider} in {self.precision}, sha256 {self.model_sha256[:12]}>"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _segmenter, (self.model_sha256, *self._arguments)
 
 
-def _counted(
-    sections: Iterator[npt.NDArray[Any]], reader: StackReader, progress: Progress | None
-) -> Iterator[npt.NDArray[Any]]:
-    for done, section_YX in enumerate(sections, start=1):
-        yield section_YX
-        if progress:
-            progress(done, reader.sections)
+def _segmenter(sha256: str, model: str | Path | None, *arguments: Any) -> Segmenter:
+    """Open a model again, in another process or for a copy."""
+    names = ("provider", "tile", "batch", "memory", "halo", "precision", "pixel_size", "tta", "pixels")
+    segmenter = Segmenter(model, **dict(zip(names, arguments, strict=True)))
+    if segmenter.model_sha256 != sha256:
+        raise UsageError(
+            f"{model or 'the released model'} is not the file that it was: sha256 {segmenter.model_sha256}, "
+            f"was {sha256}"
+        )
+    return segmenter
+
+
+def _greyscale(image: npt.ArrayLike) -> npt.NDArray[Any]:
+    array = np.asarray(image)
+    if array.ndim not in (2, 3) or array.size == 0 or array.dtype.kind not in "iuf":
+        raise ImageError(
+            f"expected a greyscale section (Y, X) or stack (Z, Y, X) of integers or floats, "
+            f"found shape {array.shape} of {array.dtype}"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ImageError(
+            f"{np.count_nonzero(~np.isfinite(array))} pixels are NaN or infinite; mask them first"
+        )
+    return array

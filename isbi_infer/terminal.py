@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import signal
 import sys
@@ -34,6 +35,8 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
     SystemExit
         With the error's exit code; 130 or 143 when interrupted.
     """
+    notes = _Notes(program)
+    logging.getLogger("isbi_infer").addHandler(notes)
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -48,8 +51,25 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     finally:
+        logging.getLogger("isbi_infer").removeHandler(notes)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+class _Notes(logging.Handler):
+    """Prints warnings of the library as notes, a line each."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__(logging.WARNING)
+        self._program = program
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"{self._program}: note: {record.getMessage()}", file=sys.stderr)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun: "1 section", "30 sections"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def require_packages(extra: str, *packages: str) -> None:
@@ -96,7 +116,7 @@ def section_progress(megapixels_per_section: float, *, quiet: bool) -> Iterator[
 
 
 class SectionProgress:
-    """Takes note of sections done; this one says nothing."""
+    """Takes note of sections done; this one shows nothing."""
 
     def __call__(self, done: int, total: int) -> None:
         """Take note that `done` of `total` sections are finished."""

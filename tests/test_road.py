@@ -10,11 +10,10 @@ import pytest
 import tifffile
 import torch
 
-from isbi_infer.model.contract import contract_of
-from isbi_infer.model.devices import open_backend
+from isbi_infer.model.contract import read_contract
 from isbi_infer.sample import synthetic_stack
 from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.training.validate import predict_whole
+from isbi_train.networks.whole import predict_whole
 
 BIN = Path(sys.executable).parent
 
@@ -67,8 +66,8 @@ def test_the_network_has_learnt_something(walked):
 def test_the_exported_model_tells_where_it_comes_from(walked):
     folder, _, _ = walked
     model = (folder / "run" / "model.onnx").read_bytes()
-    contract = contract_of(open_backend(model, "cpu").metadata)
+    contract = read_contract(model)
     assert (contract.stride, contract.border, contract.pixel_size_nm) == (8, 8, 4.0)
-    assert contract.training["sections"] == "0:3"
-    assert contract.scores["sections"] == "3:4"
+    assert contract.provenance["training"]["sections"] == "0:3"
+    assert contract.provenance["scores"]["sections"] == "3:4"
     assert contract.exact

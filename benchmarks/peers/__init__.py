@@ -1,6 +1,6 @@
 """What people would use instead, each on the same weights and the same section, from grey values to probabilities."""
 
 from .registry import OURS, WHOLE, contenders
-from .scene import Build, Peer, Scene, differences
+from .task import Build, Peer, Task, differences
 
-__all__ = ["OURS", "WHOLE", "Build", "Peer", "Scene", "contenders", "differences"]
+__all__ = ["OURS", "WHOLE", "Build", "Peer", "Task", "contenders", "differences"]

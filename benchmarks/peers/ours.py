@@ -3,45 +3,45 @@
 from __future__ import annotations
 
 from isbi_infer import Segmenter
-from isbi_infer.errors import UsageError
+from isbi_infer.errors import DependencyError, UsageError
 
-from .scene import AT_ONCE, Build, Peer, Scene
-
-
-def ours(scene: Scene) -> Peer:
-    return _peer(scene, scene.segmenter)
+from .task import AT_ONCE, Build, Peer, Task
 
 
-def ours_in(precision: str) -> Build:
-    """Give the released model in another precision than was asked for."""
+def ours(task: Task) -> Peer:
+    return _peer(task, task.segmenter)
 
-    def build(scene: Scene) -> Peer:
+
+def ours_in(precision: str, provider: str | None = None) -> Build:
+    """Return the released model in another precision, or on another device, than was asked for."""
+
+    def build(task: Task) -> Peer:
         import pytest
 
         try:
-            segmenter = Segmenter(provider=scene.segmenter.provider, precision=precision)
-        except UsageError as reason:
+            segmenter = Segmenter(provider=provider or task.segmenter.provider, precision=precision)
+        except (UsageError, DependencyError) as reason:
             pytest.skip(str(reason))
-        return _peer(scene, segmenter)
+        return _peer(task, segmenter)
 
     return build
 
 
-def _peer(scene: Scene, segmenter: Segmenter) -> Peer:
-    plan = segmenter.plan(scene.image_YX.shape)
+def _peer(task: Task, segmenter: Segmenter) -> Peer:
+    plan = segmenter.plan(task.image_YX.shape).section
     return Peer(
-        run=lambda: segmenter(scene.image_YX),
+        run=lambda: segmenter(task.image_YX),
         does=f"{len(plan.tiles)} tiles with the exact halo" if len(plan.tiles) > 1 else AT_ONCE,
-        precision=segmenter.contract.precision.replace("float", "fp"),
+        precision=segmenter.precision,
         overhead=plan.overhead,
     )
 
 
-def onnxruntime_whole(scene: Scene) -> Peer:
+def onnxruntime_whole(task: Task) -> Peer:
     """Run the whole padded section in one piece."""
-    session, whole = scene.reference._engine.session.alone(), scene.padded()
+    backend, whole = task.reference_backend(), task.padded()
     return Peer(
-        run=lambda: whole.crop(session.run(whole.batch(scene.normalised()))),
+        run=lambda: whole.crop(backend.run(whole.batch(task.normalised()))),
         does=AT_ONCE,
         precision="fp32",
         overhead=whole.overhead,

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from .ours import onnxruntime_whole, ours, ours_in
-from .scene import Build, Peer, Scene, need
+from .task import Build, Peer, Task, need
 from .with_monai import monai, monai_on_onnxruntime, monai_tuned
 from .with_openvino import openvino
 from .with_torch import torch_bf16, torch_compile, torch_eager, torchscript
 
 OURS = "isbi-infer"
 WHOLE = "ONNX Runtime, whole image"
-_PRECISIONS = {"cpu": ("fp32", "int8")}  # a CPU computes fp16 in fp32, CUDA has no convolution of int8
+_PRECISIONS = {
+    "cpu": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+}  # a CPU computes fp16 in fp32, CUDA has no convolution of int8
 _ON_GPU = ("fp32", "fp16")
+_ON_OPENVINO = ("fp32", "bf16", "int8")
 
 
 def bioimageio(block: int) -> Build:
     """bioimageio.core's tiled prediction of a package that declares our halo; `block` counts the halos in."""
 
-    def build(scene: Scene) -> Peer:
+    def build(task: Task) -> Peer:
         need("bioimageio.core")
         from .with_bioimageio import tiled_prediction
 
-        return tiled_prediction(scene, block)
+        return tiled_prediction(task, block)
 
     return build
 
@@ -62,9 +66,11 @@ def contenders(provider: str, precision: str, full: bool) -> dict[str, Build]:
         Every combination of MONAI's windows.
     """
     others = [name for name in _PRECISIONS.get(provider, _ON_GPU) if name != precision]
+    on_openvino = _ON_OPENVINO if provider == "cpu" else ()
     return {
         OURS: ours,
         **{f"{OURS}, {name}": ours_in(name) for name in others},
+        **{f"{OURS}, OpenVINO {name}": ours_in(name, "openvino") for name in on_openvino},
         WHOLE: onnxruntime_whole,
         **_SHORT,
         **(_MORE if full else {}),

@@ -14,37 +14,37 @@ from isbi_infer import Segmenter
 from isbi_infer.sample import synthetic_stack
 from isbi_models import default_model
 
-from .scene import Peer, Scene
+from .task import Peer, Task
 
 _OPSET = 20
 
 
-def tiled_prediction(scene: Scene, block: int) -> Peer:
+def tiled_prediction(task: Task, block: int) -> Peer:
     """Predict a section in blocks of `block` pixels, of which the model's halo is dropped on each side."""
     from bioimageio.core import create_prediction_pipeline
     from bioimageio.core.digest_spec import create_sample_for_model
     from loguru import logger
 
     logger.remove()  # it would log every block
-    halo, stride = scene.reference.contract.halo, scene.reference.contract.stride
-    fitting = min(block, min(scene.image_YX.shape) // stride * stride)
+    halo, stride = task.reference.contract.halo, task.reference.contract.stride
+    fitting = min(block, min(task.image_YX.shape) // stride * stride)
     block = max(fitting, 2 * halo + 16)
-    model = _described(scene.folder, halo)
+    model = _described(task.folder, halo)
     pipeline = create_prediction_pipeline(model)
     pipeline.load()
     shape = {"image": {"batch": 1, "channel": 1, "y": block, "x": block}}
 
     def run():
-        sample = create_sample_for_model(model, inputs=scene.image_YX[None, None])
+        sample = create_sample_for_model(model, inputs=task.image_YX[None, None])
         done = pipeline.predict_sample_with_fixed_blocking(sample, input_block_shape=shape)
         return np.asarray(done.members["probability"].data)[0, 0]
 
-    counts = [ceil(side / (block - 2 * halo)) for side in scene.image_YX.shape]
+    counts = [ceil(side / (block - 2 * halo)) for side in task.image_YX.shape]
     return Peer(
         run=run,
         does=f"{counts[0]} x {counts[1]} blocks of {block} with the exact halo, the section's edges mirrored",
         precision="fp32",
-        overhead=counts[0] * counts[1] * block**2 / scene.image_YX.size,
+        overhead=counts[0] * counts[1] * block**2 / task.image_YX.size,
     )
 
 

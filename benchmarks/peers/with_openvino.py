@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
 
-from benchmarks.machine import cores
+from isbi_infer.backends.cores import available_cores
+from isbi_infer.errors import DependencyError
+from isbi_infer.model.devices import rows
 from isbi_models import default_model
 
-from .scene import AT_ONCE, Build, Peer, Scene
+from .task import AT_ONCE, Build, Peer, Task
 
 _HINT = "INFERENCE_PRECISION_HINT"
 _SHORT = {"f32": "fp32"}
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO, or skip by name.
+    """Import OpenVINO without its telemetry, as `isbi_infer` does, or skip by name."""
+    from isbi_infer.backends import openvino as backend
 
-    By itself, `import openvino` reports the import to Google Analytics and writes a client's id to ~/intel, unless
-    that was opted out of before. Without the package that does it, OpenVINO falls back to an empty one of its own.
-    """
-    if "openvino" not in sys.modules:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # which makes its import fail
     try:
-        import openvino
-    except ModuleNotFoundError:
-        pytest.skip("openvino is not installed")
-    return openvino
+        return backend.import_openvino(next(rows("onnx", "openvino")))
+    except DependencyError as reason:
+        pytest.skip(str(reason))
 
 
 def openvino(precision: str, hint: str | None = None) -> Build:
-    """Give OpenVINO on a released file.
+    """Return OpenVINO on a released file.
 
     Parameters
     ----------
@@ -42,23 +38,23 @@ def openvino(precision: str, hint: str | None = None) -> Build:
         The arithmetic asked for; OpenVINO's own choice when not given, which is bfloat16 where the processor has it.
     """
 
-    def build(scene: Scene) -> Peer:
-        if scene.device != "cpu":
+    def build(task: Task) -> Peer:
+        if task.device != "cpu":
             pytest.skip("OpenVINO computes on the CPU, and this run is on a GPU")
         runtime, files = import_openvino(), default_model().files
         if precision not in files:
             pytest.skip(f"the model is not released in {precision}")
-        whole, core = scene.padded(), runtime.Core()
+        whole, core = task.padded(), runtime.Core()
         model = core.read_model(files[precision].path)
-        model.reshape([1, 1, *whole.padded_shape])
-        settings = {"INFERENCE_NUM_THREADS": cores()} | ({_HINT: hint} if hint else {})
+        model.reshape([1, 1, *whole.plan.padded])
+        settings = {"INFERENCE_NUM_THREADS": available_cores()} | ({_HINT: hint} if hint else {})
         compiled = core.compile_model(model, "CPU", settings)
         request = compiled.create_infer_request()
         kind = str(compiled.get_property(_HINT).to_string())
         computed = _SHORT.get(kind, kind)
 
         def run():
-            (result_NCYX,) = request.infer([whole.batch(scene.normalised())]).values()
+            (result_NCYX,) = request.infer([whole.batch(task.normalised())]).values()
             return whole.crop(result_NCYX).copy()  # the next run overwrites it
 
         return Peer(

@@ -17,11 +17,13 @@ from pathlib import Path
 from benchmarks.machine import slug
 from benchmarks.store import Stored, newest
 
-from .goals import PEERS, reach_table
+from .baselines import recipes_table
+from .cells import MISSING
+from .contracts import halo_error_table
+from .goals import PEERS, goals_table
 from .networks import networks_table
 from .plots import PICTURES as PLOTS
 from .plots import Picture, is_current, write
-from .rivals import recipes_table
 from .robustness import robustness_table
 from .study import PICTURE as NETWORKS
 from .study import STUDY, study_table
@@ -32,7 +34,8 @@ from .throughput import export_table, files_table, scaling_table, throughput_tab
 DOCS = Path(__file__).parents[2] / "docs"
 
 TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
-    "reach": reach_table,
+    "goals": goals_table,
+    "halo-error": halo_error_table,
     "limits": limits_table,
     "peers-one-core": lambda stored: peers_table(stored, PEERS),
     "peers": lambda stored: peers_table(stored, "peers-4096"),
@@ -55,7 +58,7 @@ PICTURES: dict[str, Picture] = {**PLOTS, "networks": NETWORKS}
 
 
 def drawn(page: str, stored: Stored) -> str:
-    """Give the page with its tables drawn anew, and its pictures linked."""
+    """Return the page with its tables drawn anew, and its pictures linked."""
 
     def replace(match: re.Match[str]) -> str:
         kind, name = match["kind"], match["name"]
@@ -70,12 +73,12 @@ def drawn(page: str, stored: Stored) -> str:
 def _linked(name: str, stored: Stored) -> str:
     picture = PICTURES[name]
     if picture.data(stored) is None:
-        return "Not measured yet."
+        return MISSING
     return f"![{picture.alt}](images/bench-{name}.png)"
 
 
 def update_pages(docs: Path, stored: Stored, check: bool) -> list[str]:
-    """Write the pages that would change, or only say what would; gives the lines of difference."""
+    """Write the pages that would change, or only compare them; return the lines of difference."""
     found = []
     for path in sorted(docs.glob("*.md")):
         page = path.read_text(encoding="utf-8")
@@ -95,7 +98,7 @@ def update_pages(docs: Path, stored: Stored, check: bool) -> list[str]:
 
 
 def update_pictures(docs: Path, stored: Stored, check: bool) -> list[str]:
-    """Draw the pictures whose data have changed, or only say which have; one without a stored result is left out."""
+    """Draw the pictures whose data have changed, or only compare them; return a line for each that differs."""
     found = []
     for name, picture in PICTURES.items():
         data, path = picture.data(stored), docs / "images" / f"bench-{name}.png"
@@ -106,10 +109,10 @@ def update_pictures(docs: Path, stored: Stored, check: bool) -> list[str]:
     return found
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write the pages and pictures, say with --check whether that would change them, or print this machine's tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    what = parser.add_mutually_exclusive_group()
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    what = found.add_mutually_exclusive_group()
     what.add_argument(
         "--check", action="store_true", help="change nothing; exit 1 if a page or picture is out of date"
     )
@@ -118,7 +121,12 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="change nothing; print the tables of what was stored on this machine",
     )
-    asked = parser.parse_args(argv)
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the pages and pictures, say with --check whether that would change them, or print this machine's tables."""
+    asked = parser().parse_args(argv)
     if asked.print:
         stored = newest(machine_slug=slug())
         for name, table in TABLES.items():

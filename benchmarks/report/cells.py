@@ -1,15 +1,28 @@
-"""What tables are made of: spreads, and where a figure comes from."""
+"""What tables are made of: rows, spreads, parts of a limit, and where a figure comes from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.limits import device_of, fraction_of_limit
+from benchmarks.machine import OTHERS
+
+MISSING = "Not measured yet."
+_BUSY = "Measured, but on too busy a machine to be shown here: "
+
+Record = dict[str, Any]
 
 
-def row(cells: Iterable[str]) -> str:
-    """Write a row of a Markdown table."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Write a Markdown table; a row that is shorter than the header is filled up with empty cells."""
+    yield _row(header)
+    yield _row(["---"] * len(header))
+    for row in rows:
+        yield _row([*row, *[""] * (len(header) - len(row))])
+
+
+def _row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
@@ -18,12 +31,12 @@ def spread(ratio: dict[str, float], digits: int = 2) -> str:
     return "{median:.{n}f} ({q1:.{n}f} to {q3:.{n}f})".format(**ratio, n=digits)
 
 
-def link(record: dict[str, Any]) -> str:
+def link(record: Record) -> str:
     """Link to a stored result, from a page of docs/."""
     return f"[{record['name']}](../benchmarks/results/{record['file']})"
 
 
-def origin(record: dict[str, Any]) -> str:
+def origin(record: Record) -> str:
     """Say on what, with what and when a result was measured."""
     machine, versions = record["machine"], record["versions"]
     found = record["measured"].get("load_average")
@@ -37,8 +50,27 @@ def origin(record: dict[str, Any]) -> str:
     )
 
 
-def of_limit(flop: float, seconds: float, record: dict[str, Any], precision: str = "fp32") -> str:
-    """Write a rate in GFLOP/s and the part of its run's own limit; "-" where either is not stored.
+def fair(record: Record) -> bool:
+    """Return whether the machine was idle enough for threads that wait for each other; on one core none do."""
+    cores = record["machine"]["cores"]
+    return cores == 1 or max(record["measured"]["load_average"]) <= cores + OTHERS
+
+
+def too_busy(record: Record) -> str:
+    """Write what stands in place of a result that is not `fair`."""
+    return _BUSY + origin(record)
+
+
+def share_of_limit(fraction: float | None) -> str:
+    """Write what part of a limit was reached; more than the limit is marked, since it contradicts the limit."""
+    if fraction is None:
+        return "-"
+    percent = f"{fraction:.0%}"
+    return f"{percent}, unexplained" if int(percent.rstrip("%")) > 100 else percent
+
+
+def of_limit(flop: float, seconds: float, record: Record, precision: str) -> str:
+    """Write the part that some work reached of the best limit that was ever measured on its processor or GPU.
 
     Parameters
     ----------
@@ -47,11 +79,12 @@ def of_limit(flop: float, seconds: float, record: dict[str, Any], precision: str
     seconds : float
         Wall time.
     record : dict
-        The stored result; it says where that was computed, on how many cores, and what the limits were.
+        The stored result, as `benchmarks.store.newest` returns it: it has where that was computed, on how many cores,
+        and what the best limits are.
     precision : str
         Of the limit to compare with.
     """
     on = device_of(record["settings"].get("provider", "cpu"))
     cores = record["machine"]["cores"]
-    fraction = fraction_of_limit(flop, seconds, record.get("limits"), precision, cores, on)
-    return f"{flop / seconds / 1e9:.0f} ({fraction:.0%})" if flop and fraction is not None else "-"
+    fraction = fraction_of_limit(flop, seconds, record.get("best_limits"), precision, cores, on)
+    return share_of_limit(fraction if flop else None)

@@ -1,26 +1,26 @@
-"""The table of what is to be reached."""
+"""The table of goals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from benchmarks.store import Stored
 
-from .cells import link, spread
+from .cells import link, spread, table
 
-Reading = tuple[str, bool]  # the figure as text, and whether it reaches the goal
+Reading = tuple[str, bool]  # the figure as text, and whether it meets the goal
 Read = Callable[[dict[str, Any]], Reading]
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One line of the table: what, how far it has to go, which stored result says so, and how to read it there."""
+    """One line of the table: what, how far it has to go, the stored result that tells, and how to read it there."""
 
     what: str
-    reach: str
+    goal: str
     source: str
     read: Read | None
     missing: str = "not measured yet"
@@ -118,7 +118,7 @@ GOALS = [
         for name, factor in _MONAI.items()
     ),
     *(Goal(f"4096x4096 against {name}", "faster", PEERS, _as_fast(1, name)) for name in _FASTER),
-    Goal("CPU peak memory of the model, per tile pixel and lane", _MEMORY, "memory-tiles", _tile_memory),
+    Goal("CPU peak memory of the model, per tile pixel and worker", _MEMORY, "memory-tiles", _tile_memory),
     Goal("peak memory of a run, by number of sections", "flat", "memory-sections", _flat),
     Goal("pixels computed per pixel at 4096x4096, halo 96", "at most 1.10", "raw-4096", _overhead),
     Goal(
@@ -134,13 +134,16 @@ GOALS = [
 ]
 
 
-def reach_table(stored: Stored) -> Iterable[str]:
-    """Give the table of goals."""
-    yield from ("| what | reach | measured: median (quartiles) | | from |", "| --- | --- | --- | --- | --- |")
-    for goal in GOALS:
-        record = stored.get(goal.source)
-        if record is None or goal.read is None:
-            yield f"| {goal.what} | {goal.reach} | {goal.missing} | open | |"
-            continue
-        text, met = goal.read(record)
-        yield f"| {goal.what} | {goal.reach} | {text} | {'met' if met else '**unmet**'} | {link(record)} |"
+def goals_table(stored: Stored) -> Iterator[str]:
+    """Write the table of goals."""
+    return table(
+        ["what", "goal", "measured: median (quartiles)", "", "from"], (_cells(goal, stored) for goal in GOALS)
+    )
+
+
+def _cells(goal: Goal, stored: Stored) -> list[str]:
+    record = stored.get(goal.source)
+    if record is None or goal.read is None:
+        return [goal.what, goal.goal, goal.missing, "open", ""]
+    text, met = goal.read(record)
+    return [goal.what, goal.goal, text, "met" if met else "**unmet**", link(record)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from benchmarks.layerwise import Layer, layerwise_limits
+from benchmarks.limits import device_of
 from benchmarks.store import Stored
 
-from .cells import origin, row, spread
-from .tables import fair
+from .cells import MISSING, fair, origin, share_of_limit, spread, table
 
 _NETWORKS = ("b16", "b32", "b64", "released")
 _HEADER = ("times as long, largest batch", "of the fused limit", "of the limit with separate passes")
@@ -16,7 +17,7 @@ _LARGE = 10  # from so many sections a second on, decimals are noise
 
 
 def networks_table(stored: Stored, provider: str) -> Iterable[str]:
-    """Give sections per second of every network and contender, by batch.
+    """Write sections per second of every network and contender, by batch.
 
     Parameters
     ----------
@@ -35,17 +36,14 @@ def networks_table(stored: Stored, provider: str) -> Iterable[str]:
         stored[name] for name in (f"networks-{network}{suffix}" for network in _NETWORKS) if name in stored
     ]
     if not records:
-        yield "Not measured yet."
+        yield MISSING
         return
     shown = [record for record in records if fair(record)]
     if shown:
         batches = sorted({int(batch) for record in shown for batch in record["measured"]["by_batch"]})
         header = ["network", "", *(f"batch {batch}" for batch in batches), *_HEADER]
         header += ["GPU busy"] if provider != "cpu" else []
-        yield from (row(header), row(["---"] * len(header)))
-        for record in shown:
-            for cells in _rows(record, batches):
-                yield row([*cells, "", ""][: len(header)])
+        yield from table(header, (cells for record in shown for cells in _rows(record, batches)))
         yield ""
     for record in shown:
         yield from (f"{_title(record)}: {note}.\n" for note in record["measured"]["notes"])
@@ -57,23 +55,25 @@ def networks_table(stored: Stored, provider: str) -> Iterable[str]:
 def _rows(record: dict[str, Any], batches: list[int]) -> Iterable[list[str]]:
     measured = record["measured"]
     by_batch = {int(batch): found for batch, found in measured["by_batch"].items()}
+    layers = [Layer(**layer) for layer in measured["layers"]]
+    on, cores = device_of(record["settings"]["provider"]), record["machine"]["cores"]
     for name, precision in measured["precisions"].items():
         rates = {
             batch: _rate(found, name) for batch, found in by_batch.items() if name in found["contenders"]
         }
         if not rates:
             reason = next(iter(by_batch.values()))["skipped"].get(name, "left out")
-            yield [_title(record), name, reason, *([""] * (len(batches) + len(_HEADER) - 1))]
+            yield [_title(record), name, reason]
             continue
         last, best = by_batch[max(rates)], max(rates.values())
-        limit = measured["layerwise"].get(precision)
+        limit = layerwise_limits(layers, record.get("best_limits"), precision, cores, on)
         yield [
             _title(record),
             name,
             *(_number(rates[batch]) if batch in rates else "-" for batch in batches),
             spread(last["contenders"][name]["wall_ratio"]),
-            *(f"{best * limit[key]:.0%}" if limit else "-" for key in ("fused_s", "separate_s")),
-            _busy(last) if name == last["baseline"] else "",
+            *(share_of_limit(best * limit[key] if limit else None) for key in ("fused_s", "separate_s")),
+            *([_busy(last)] if on == "cuda" and name == last["baseline"] else []),
         ]
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.store import Stored
 from isbi_infer.files import replacing
 
+from .cells import fair
 from .goals import PEERS
-from .tables import fair
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,9 +36,9 @@ class Picture:
     Attributes
     ----------
     data : callable
-        Takes the stored results and gives all that is plotted, as JSON can hold it; None where it is not stored yet.
+        Takes the stored results and returns all that is plotted, as JSON can hold it; None where it is not stored yet.
     draw : callable
-        Takes that data and nothing else, under `isbi_train.pictures.figures.STYLE`.
+        Takes that data and nothing else, under `isbi_train.plots.figures.STYLE`.
     alt : str
         What it shows.
     """
@@ -49,13 +49,13 @@ class Picture:
 
 
 def digest(data: Any) -> str:
-    """Give the sha256 of what is plotted."""
+    """Return the sha256 of what is plotted."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_current(path: Path, data: Any) -> bool:
-    """Say whether the picture at `path` was drawn from this data."""
+    """Return whether the picture at `path` was drawn from this data."""
     from PIL import Image
 
     if not path.exists():
@@ -69,7 +69,7 @@ def write(picture: Picture, data: Any, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from isbi_train.pictures.figures import STYLE
+    from isbi_train.plots.figures import STYLE
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE), replacing(path) as temporary:
@@ -78,7 +78,7 @@ def write(picture: Picture, data: Any, path: Path) -> None:
 
 
 def axes_of(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Give a figure without a window, and its axes; width and height in inches."""
+    """Return a figure without a window, and its axes; width and height in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -86,7 +86,7 @@ def axes_of(width: float, height: float, columns: int = 1) -> tuple[Figure, list
 
 
 def peers_data(stored: Stored, name: str) -> Any:
-    """Give time and accuracy of every peer that ran on a machine idle enough."""
+    """Return time and accuracy of every peer that ran on a machine idle enough."""
     record = stored.get(name)
     if record is None or not fair(record):
         return None
@@ -172,13 +172,13 @@ def _cores(data: Any) -> str:
 
 
 def _project(name: str) -> str:
-    """Tell whose a contender is by the first word of its name; TorchScript and torch.compile are torch's."""
+    """Return whose a contender is by the first word of its name; TorchScript and torch.compile are torch's."""
     word = re.match(r"[A-Za-z]*", name)[0].lower()
     return "torch" if word.startswith("torch") else word
 
 
 def _colours(data: Any) -> dict[str, str]:
-    """Give what comes from one project one colour."""
+    """Return what comes from one project one colour."""
     projects = {name: _project(name) for name in data["peers"]}
     ours = _project(data["baseline"])
     others = dict.fromkeys(project for project in projects.values() if project != ours)
@@ -212,7 +212,7 @@ def _near(points: list[tuple[float, float]], axes: Axes) -> list[tuple[tuple[flo
 
 
 def memory_data(stored: Stored) -> Any:
-    """Give peak memory by the number of sections, and the model's by tile."""
+    """Return peak memory by the number of sections, and the model's by tile."""
     if not {"memory-sections", "memory-tiles"} <= stored.keys():
         return None
     sections, tiles = stored["memory-sections"]["measured"], stored["memory-tiles"]["measured"]
@@ -247,7 +247,7 @@ def draw_memory(data: Any) -> Figure:
     )
     right.set_ylim(0, 1.2 * max(data["limit"], *data["tile_bytes"].values()))
     right.set_xlabel("side of a tile")
-    right.set_title("the model, bytes per tile pixel and lane")
+    right.set_title("the model, bytes per tile pixel and worker")
     return figure
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.store import Stored
+from isbi_infer.model.contract import read_contract
+from isbi_models import default_model
 
-from .cells import origin
+from .cells import MISSING, origin, table
 from .plots import FAINT, OURS, THEIRS, Picture, axes_of
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class Point:
 
 
 def points(measured: dict[str, Any]) -> list[Point]:
-    """Give the files of a stored study, the fastest first."""
+    """Return the files of a stored study, the fastest first."""
     one, all_cores = (measured[cores]["contenders"] for cores in ("one_core", "all_cores"))
     sections, released = measured["all_cores"]["sections"], released_network()
     found = []
@@ -85,21 +87,13 @@ def points(measured: dict[str, Any]) -> list[Point]:
 
 
 def released_network() -> dict[str, Any]:
-    """Give the settings of the network that `isbi_infer` loads by default, as its file says them."""
-    from isbi_export.graph.analysis.onnxfile import read_onnx
-    from isbi_infer.model.contract import contract_of
-    from isbi_models import default_model
-
-    contract = contract_of(read_onnx(default_model().path.read_bytes()).metadata)
-    assert contract is not None
-    return {
-        "separable": False,
-        **contract.training["network"],
-    }  # files made before there were such do not say it
+    """Return the settings of the network that `isbi_infer` loads by default, as stored in its file."""
+    contract = read_contract(default_model().path.read_bytes())
+    return {"separable": False} | contract.provenance["training"]["network"]  # older files do not name it
 
 
 def frontier(found: Sequence[Point], score: str) -> list[Point]:
-    """Give the files that no other one beats: none is as fast and scores better, or as good and faster.
+    """Return the files that no other one beats: none is as fast and scores better, or as good and faster.
 
     Parameters
     ----------
@@ -124,10 +118,10 @@ def frontier(found: Sequence[Point], score: str) -> list[Point]:
     )
 
 
-def study_table(stored: Stored) -> Iterable[str]:
-    """Give every file of the study."""
+def study_table(stored: Stored) -> Iterator[str]:
+    """Write every file of the study."""
     if STUDY not in stored:
-        yield "Not measured yet."
+        yield MISSING
         return
     record = stored[STUDY]
     yield from lines(points(record["measured"]), record["measured"], record["settings"])
@@ -135,26 +129,36 @@ def study_table(stored: Stored) -> Iterable[str]:
     yield origin(record)
 
 
-def lines(found: Sequence[Point], measured: dict[str, Any], settings: dict[str, Any]) -> Iterable[str]:
+def lines(found: Sequence[Point], measured: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
     """Write the files as a table, the fastest first, and below it what is not in it."""
     fronts = {score: frontier(found, score) for score in _SCORES}
     height, width = settings["shape"]
     cores = measured["all_cores"]["cores"]
-    yield (
-        f"| network | file | V_rand | V_info | ms, one core | ms, {cores} cores | GFLOP | parameters | MB | "
-        "training, min |"
+    header = ["network", "file", "V_rand", "V_info", "ms, one core", f"ms, {cores} cores"]
+    header += ["GFLOP", "parameters", "MB", "training, min"]
+
+    def scores(point: Point) -> Iterator[str]:
+        for score, front in fronts.items():
+            text = f"{getattr(point, score):.4f}"
+            yield f"**{text}**" if point in front else text
+
+    yield from table(
+        header,
+        (
+            [
+                f"{point.name}, released" if point.released else point.name,
+                point.precision,
+                *scores(point),
+                f"{point.ms:.1f}",
+                f"{point.ms_all_cores:.1f}",
+                f"{point.gflop:.1f}",
+                f"{point.parameters:,}",
+                f"{point.bytes / 1e6:.2f}",
+                f"{point.training_s / 60:.0f}",
+            ]
+            for point in found
+        ),
     )
-    yield "| --- |" + " --- |" * 9
-    for point in found:
-        scores = " | ".join(
-            f"**{getattr(point, score):.4f}**" if point in fronts[score] else f"{getattr(point, score):.4f}"
-            for score in _SCORES
-        )
-        name = f"{point.name}, released" if point.released else point.name
-        yield (
-            f"| {name} | {point.precision} | {scores} | {point.ms:.1f} | {point.ms_all_cores:.1f} "
-            f"| {point.gflop:.1f} | {point.parameters:,} | {point.bytes / 1e6:.2f} | {point.training_s / 60:.0f} |"
-        )
     yield ""
     yield (
         f"Sections of {height} x {width}. **Bold**: on the frontier, which is where no other file is as fast (on one "
@@ -175,7 +179,7 @@ def lines(found: Sequence[Point], measured: dict[str, Any], settings: dict[str, 
 
 
 def study_data(stored: Stored) -> Any:
-    """Give what the picture shows."""
+    """Return what the picture shows."""
     if STUDY not in stored:
         return None
     keys = ("name", "precision", "v_rand", "v_info", "ms", "released")

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from benchmarks.limits import fraction_of_limit
+from benchmarks.limits import limit_of
 from benchmarks.store import Stored
 
-from .cells import origin, spread
+from .cells import MISSING, Record, of_limit, origin, share_of_limit, spread, table
 
 _UNUSUAL = re.compile(r"(-(cuda|tensorrt|openvino))?(-(fp16|int8))?(-one-core)?")
-_MISSING = "Not measured yet."
-Record = dict[str, Any]
 Times = dict[str, Any]
 Draw = Callable[[Record], Iterator[str]]
 
 
 def throughput_table(stored: Stored) -> Iterable[str]:
-    """Give whole runs by setting, on every provider and precision that was measured."""
+    """Write whole runs by setting, on every provider and precision that was measured."""
     names = ("throughput", "throughput-more-work")
     yield from _drawn((_runs, record) for name in names for record in _of(stored, name))
 
 
 def _runs(record: Record) -> Iterator[str]:
     header = [_title(record), "seconds", "Mpx/s", "sections/s", "GFLOP/s", "of the limit"]
-    yield from _table(
+    yield from table(
         [*header, "pixels computed per pixel", "times as long (wall)", "times as long (CPU)"],
         (
             [
@@ -35,7 +33,7 @@ def _runs(record: Record) -> Iterator[str]:
                 f"{work['pixels'] / times['wall_median_s'] / 1e6:.2f}",
                 f"{work['sections'] / times['wall_median_s']:.1f}",
                 f"{work['gflop'] / times['wall_median_s']:.0f}",
-                _of_limit(work["gflop"] * 1e9, times["wall_median_s"], record, work["precision"]),
+                of_limit(work["gflop"] * 1e9, times["wall_median_s"], record, work["precision"]),
                 f"{work['pixels_computed_per_pixel']:.2f}",
                 spread(times["wall_ratio"]),
                 spread(times["cpu_ratio"]),
@@ -46,7 +44,7 @@ def _runs(record: Record) -> Iterator[str]:
 
 
 def scaling_table(stored: Stored) -> Iterable[str]:
-    """Give time against size, number of sections, and cores."""
+    """Write time against size, number of sections, and cores."""
     tables = {"scaling-size": _sizes, "scaling-sections": _sections, "scaling-cores": _cores}
     yield from _drawn((draw, record) for name, draw in tables.items() for record in _of(stored, name))
 
@@ -55,7 +53,7 @@ def _sizes(record: Record) -> Iterator[str]:
     measured = record["measured"]
     first = measured["baseline"]
     header = [f"one section, {_asked(record)}", "seconds", "Mpx/s", "tiles", "pixels computed per pixel"]
-    yield from _table(
+    yield from table(
         [*header, f"time per pixel against {first} x {first}"],
         (
             [
@@ -75,7 +73,7 @@ def _sections(record: Record) -> Iterator[str]:
     measured, side = record["measured"], record["settings"]["side"]
     first = measured["baseline"]
     header = [f"sections of {side} x {side}, {_asked(record)}", "seconds", "sections/s", "Mpx/s"]
-    yield from _table(
+    yield from table(
         [*header, f"time per section against {first}"],
         (
             [
@@ -92,10 +90,10 @@ def _sections(record: Record) -> Iterator[str]:
 
 def _cores(record: Record) -> Iterator[str]:
     measured = record["measured"]
-    yield from _table(
+    yield from table(
         [
             _title(record),
-            "lanes",
+            "workers",
             "seconds",
             "Mpx/s",
             f"times as fast as {measured['baseline']}",
@@ -104,7 +102,7 @@ def _cores(record: Record) -> Iterator[str]:
         (
             [
                 name,
-                " + ".join(map(str, work["lanes"])),
+                " + ".join(map(str, work["workers"])),
                 f"{times['wall_median_s']:.2f}",
                 f"{work['pixels'] / times['wall_median_s'] / 1e6:.2f}",
                 spread(_inverse(times["wall_ratio"])),
@@ -116,26 +114,26 @@ def _cores(record: Record) -> Iterator[str]:
 
 
 def files_table(stored: Stored) -> Iterable[str]:
-    """Give reading and writing against what the libraries do by themselves."""
-    jobs = {
+    """Write reading and writing against what the libraries do by themselves."""
+    titles = {
         "files-read-tiff-": "read TIFF",
         "files-write-tiff-": "write TIFF",
         "files-read-zarr-": "read OME-Zarr",
     }
     found = [
-        (job, record)
-        for start, job in jobs.items()
+        (title, record)
+        for start, title in titles.items()
         for name, record in stored.items()
         if name.startswith(start)
     ]
     if not found:
-        yield _MISSING
+        yield MISSING
         return
-    yield from _table(
+    yield from table(
         ["", "by", "milliseconds", "MB/s", "of copying", "times as long (wall)", "times as long (CPU)"],
         (
             [
-                f"{job}, {_shape(record)} of {record['settings']['dtype']}",
+                f"{title}, {_shape(record)} of {record['settings']['dtype']}",
                 name,
                 f"{times['wall_median_s'] * 1e3 / record['measured']['repeats']:.1f}",
                 f"{record['measured']['bytes'] / times['wall_median_s'] / 1e6:.0f}",
@@ -143,7 +141,7 @@ def files_table(stored: Stored) -> Iterable[str]:
                 spread(times["wall_ratio"]),
                 spread(times["cpu_ratio"]),
             ]
-            for job, record in found
+            for title, record in found
             for name, times in record["measured"]["contenders"].items()
         ),
     )
@@ -154,14 +152,14 @@ def files_table(stored: Stored) -> Iterable[str]:
 
 
 def export_table(stored: Stored) -> Iterable[str]:
-    """Give how long publishing and opening take, and the size of each file."""
+    """Write how long publishing and opening take, and the size of each file."""
     yield from _drawn((_published, record) for record in _of(stored, "export"))
 
 
 def _published(record: Record) -> Iterator[str]:
     measured = record["measured"]
     opening = f"opening, times as long as {measured['baseline']}"
-    yield from _table(
+    yield from table(
         ["", "published in", "CPU", "MB", "opened in", opening],
         (
             [
@@ -178,7 +176,7 @@ def _published(record: Record) -> Iterator[str]:
 
 
 def training_table(stored: Stored) -> Iterable[str]:
-    """Give steps of the released recipe, of other networks, and drawing crops."""
+    """Write steps of the released recipe, of other networks, and drawing crops."""
     names = ("training-step", "training-networks")
     yield from _drawn((_steps, record) for name in names for record in _of(stored, name))
 
@@ -187,7 +185,7 @@ def _steps(record: Record) -> Iterator[str]:
     measured, asked = record["measured"], record["settings"]
     parameters = measured.get("parameters")
     batch = f"{asked['batch']} crops of {asked['crop']} x {asked['crop']} in {asked['dtype']} on {asked['device']}"
-    yield from _table(
+    yield from table(
         [
             batch,
             *(["parameters"] if parameters else []),
@@ -211,10 +209,10 @@ def _steps(record: Record) -> Iterator[str]:
 
 
 def _drawn(tables: Iterable[tuple[Draw, Record]]) -> Iterator[str]:
-    """Draw tables one below the other, each with where it comes from."""
+    """Write tables one below the other, each with where it comes from."""
     found = list(tables)
     if not found:
-        yield _MISSING
+        yield MISSING
     for number, (draw, record) in enumerate(found):
         yield from [""] if number else []
         yield from draw(record)
@@ -223,19 +221,12 @@ def _drawn(tables: Iterable[tuple[Draw, Record]]) -> Iterator[str]:
 
 
 def _of(stored: Stored, name: str) -> list[Record]:
-    """Give the results of a name on every provider, in every precision."""
+    """Return the results of a name on every provider, in every precision."""
     return [
         record
         for title, record in stored.items()
         if title.startswith(name) and _UNUSUAL.fullmatch(title[len(name) :])
     ]
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(header)} |"
-    yield "| --- " * len(header) + "|"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
 
 
 def _with_work(measured: dict[str, Any]) -> Iterator[tuple[str, Times, dict[str, Any]]]:
@@ -263,14 +254,7 @@ def _inverse(ratio: dict[str, float]) -> dict[str, float]:
     return {"q1": 1 / ratio["q3"], "median": 1 / ratio["median"], "q3": 1 / ratio["q1"]}
 
 
-def _of_limit(flop: float, seconds: float, record: Record, precision: str) -> str:
-    on = "cuda" if record["settings"]["provider"] in ("cuda", "tensorrt") else "cpu"
-    cores = record["machine"]["cores"]
-    fraction = fraction_of_limit(flop, seconds, record.get("limits"), precision, cores, on)
-    return "-" if fraction is None else f"{fraction:.0%}"
-
-
 def _of_copying(size: float, seconds: float, record: Record) -> str:
     """Compare with one core that copies memory, which counts what it reads and what it writes."""
-    copied = record.get("limits", {}).get("cpu", {}).get("copy_gb_s", {}).get("1")
-    return "-" if copied is None else f"{2e-9 * size / seconds / copied:.0%}"
+    copied = limit_of(record.get("best_limits"), "", rate="copy_gb_s")
+    return share_of_limit(None if copied is None else 2e-9 * size / seconds / copied)

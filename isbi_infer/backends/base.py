@@ -3,95 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import ModelError, ResourceError
+from isbi_infer.backends.device import Arithmetic, Device
+from isbi_infer.errors import IsbiError, ModelError, ResourceError
 
-CONTRACT_KEY = "isbi_infer.contract"  # under which a model file carries what it says about itself
+__all__ = ["CONTRACT_KEY", "Arithmetic", "Backend", "Device", "Pixels", "Stop"]
+
+CONTRACT_KEY = "isbi_infer.contract"  # under which a model file carries its contract
 
 Pixels = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arithmetic:
-    """One precision in which a device computes.
-
-    Attributes
-    ----------
-    name : {"fp32", "bf16", "fp16", "int8"}
-        What ``--precision`` takes.
-    file : {"float32", "float16", "int8"}
-        The precision of the model file that it is computed from.
-    memory : float
-        Bytes that the runtime takes per byte of live float32 activations, measured.
-    """
-
-    name: str
-    file: str
-    memory: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """A row of the table of devices; see `isbi_infer.model.devices`.
-
-    Attributes
-    ----------
-    name : str
-        What ``--provider`` takes.
-    formats : tuple of {"onnx", "torchscript"}
-        Model files that it runs.
-    backend : str
-        ``module:class`` of its `Backend`, imported when it is used and not before.
-    kind : {"cpu", "gpu"}
-        Where it computes.
-    runtime_name : str
-        What its runtime calls it.
-    wheels : tuple of str
-        Distributions that provide its runtime, any one of them.
-    clashes : tuple of str
-        Distributions of which only one may be installed, since they overwrite each other.
-    remedy : str
-        The command that installs what it lacks.
-    proof : str
-        How it is proved to be active, in one line.
-    arithmetic : tuple of Arithmetic
-        Precisions, the fastest first.
-    tile_pixels : int
-        Largest area of a tile that gains anything.
-    batch_pixels : int or None
-        Pixels of a batch that fill it; None where more than one tile at once gains nothing.
-    fixed_batch : bool
-        Whether the last batch is filled up, since each new shape costs much.
-    options : mapping of str to str
-        Handed to the runtime.
-    memory_space : str or None
-        Where inputs and outputs stay between runs, as the runtime calls it; None is the processor's memory.
-    in_auto : bool
-        Whether "auto" tries it.
-    """
-
-    name: str
-    formats: tuple[Literal["onnx", "torchscript"], ...]
-    backend: str
-    kind: Literal["cpu", "gpu"]
-    runtime_name: str
-    wheels: tuple[str, ...]
-    clashes: tuple[str, ...]
-    remedy: str
-    proof: str
-    arithmetic: tuple[Arithmetic, ...]
-    tile_pixels: int
-    batch_pixels: int | None = None
-    fixed_batch: bool = False
-    options: Mapping[str, str] = field(default_factory=dict)
-    memory_space: str | None = None
-    in_auto: bool = True
 
 
 class Stop:
@@ -167,7 +91,7 @@ class Backend(ABC):
         """
         try:
             return self._compute(batch_NCYX, statistics_N111, out, stop)
-        except ModelError:
+        except IsbiError:
             raise
         except Exception as error:
             # The runtimes' exceptions share no base but Exception.

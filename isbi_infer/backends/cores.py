@@ -1,12 +1,62 @@
-"""How many processor cores this process may use."""
+"""The processor: how many cores this process may use, and of what kind they are."""
 
 from __future__ import annotations
 
+import functools
 import os
+import platform
+from pathlib import Path
+
+# What kernels are chosen by, and so what the last bits of a result depend on.
+_EXTENSIONS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_bf16",
+    "amx_int8",
+    "sve",
+    "asimd",
+)
 
 
 def available_cores() -> int:
-    """Count the processor cores this process may use."""
+    """Return the number of processor cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@functools.cache
+def processor_kind() -> str:
+    """Return the processor's architecture and the extensions by which runtimes choose kernels.
+
+    Results are the same to the bit on processors of one kind, as far as runtimes go by extensions alone.
+    """
+    fields = _cpuinfo()
+    flags = {
+        flag for name in ("flags", "Features") for value in fields.get(name, ()) for flag in value.split()
+    }
+    found = [name for name in _EXTENSIONS if name in flags]
+    return " ".join((platform.machine(), *fields.get("vendor_id", ())[:1], *found)) or platform.processor()
+
+
+def processor_name() -> str:
+    """Return the name by which the processor is sold; its architecture where the system does not tell."""
+    names = _cpuinfo().get("model name", ())
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cpuinfo() -> dict[str, tuple[str, ...]]:
+    """Read what Linux knows of the processors: the different values of each field, none elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    fields: dict[str, tuple[str, ...]] = {}
+    for line in lines:
+        name, _, value = (part.strip() for part in line.partition(":"))
+        if value and value not in fields.get(name, ()):
+            fields[name] = (*fields.get(name, ()), value)
+    return fields

@@ -1,4 +1,4 @@
-"""What the NVIDIA driver's own tool says about GPUs; nothing is loaded."""
+"""What the NVIDIA driver's own tool reports of GPUs; nothing is loaded."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from isbi_infer.backends.base import Arithmetic, Backend, Device, Pixels, Stop
 from isbi_infer.backends.cores import available_cores
 from isbi_infer.backends.nvidia import list_gpus
+from isbi_infer.backends.wheels import installed_wheels
 from isbi_infer.errors import DependencyError, ModelError
 
 _ELEMENT_TYPES: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
@@ -30,7 +30,7 @@ _PRELOADING = threading.Lock()
 
 
 def import_onnxruntime(wheels: tuple[str, ...]) -> Any:
-    """Import onnxruntime, or raise DependencyError that says in one line why it cannot be used.
+    """Import onnxruntime, or raise DependencyError with one line on why it cannot be used.
 
     Parameters
     ----------
@@ -51,18 +51,6 @@ def import_onnxruntime(wheels: tuple[str, ...]) -> Any:
             "onnxruntime is not installed; run: pip install 'isbi-infer[cpu]' (or 'isbi-infer[gpu]' for CUDA)"
         ) from error
     return onnxruntime
-
-
-def installed_wheels(names: tuple[str, ...]) -> list[str]:
-    """Return those of these distributions that are installed."""
-    found = []
-    for name in names:
-        try:
-            importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        found.append(name)
-    return found
 
 
 def preload_libraries(onnxruntime: Any) -> list[str]:
@@ -169,7 +157,7 @@ class OnnxSession(Backend):
         return ModelError(f"onnxruntime cannot load the model ({kind}: {reason[:300]})")
 
     def _mend(self, found: str = "") -> str:
-        """Say why a provider that is compiled in does not run, from what the machine shows, and what to do."""
+        """Return why a provider that is compiled in does not run, from what the machine shows, and what to do."""
         if self.device.kind == "gpu" and not list_gpus():
             return "nvidia-smi finds no NVIDIA GPU or driver; install the driver, or use --provider cpu"
         if self.device.kind == "gpu":

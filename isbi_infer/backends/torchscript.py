@@ -40,8 +40,8 @@ class TorchScriptSession(Backend):
     """A TorchScript model on one proved device.
 
     On the CPU, tiled results equal the whole-image result bit for bit, for every tile, batch and number of workers.
-    torch promises nothing of the kind: this was measured, with torch 2.13 on processors with AVX2 and with AVX-512, where
-    none of 5,000 tiles of six networks differed; older processors differed by up to 3e-6. It takes three things:
+    torch promises nothing of the kind: this was measured, with torch 2.13 on processors with AVX2 and with AVX-512,
+    where none of 5,000 tiles of six networks differed; older processors differed by up to 3e-6. It takes three things:
 
     - One call of `run` computes in one thread. oneDNN and MKL divide some sums among threads depending on the shape
       (differences of up to 2e-7 with three threads). `workers` calls at once use all cores, and torch's own number of
@@ -53,7 +53,7 @@ class TorchScriptSession(Backend):
 
     On CUDA nothing of this is so, and results differ in the last digits. TensorFloat-32 is off on all devices.
 
-    TorchScript is a program, and torch says that it is no sandbox: open files from people you trust. The other
+    TorchScript is a program, and torch's documentation calls it no sandbox: open files from people you trust. The other
     arguments are those of `Backend`; the number of threads is not taken, see above.
 
     Raises
@@ -89,7 +89,7 @@ class TorchScriptSession(Backend):
             _, found = self._run(blank_NCYX)
             if found != device.runtime_name:
                 raise ModelError(
-                    f"the script gives its result on {found} when it runs on {device.name}; export it again"
+                    f"the script returns its result on {found} when it runs on {device.name}; export it again"
                 )
 
     def _compute(
@@ -117,7 +117,7 @@ class TorchScriptSession(Backend):
         return self
 
     def _run(self, batch_NCYX: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], str]:
-        """Give the result, and the device that it was computed on."""
+        """Return the result, and the device that it was computed on."""
         import torch
 
         settings = _one_thread() if self.device.kind == "cpu" else _full_precision()
@@ -125,7 +125,7 @@ class TorchScriptSession(Backend):
             image_NCYX = torch.from_numpy(np.require(batch_NCYX, requirements=["C", "W"]))
             result_NCYX = self._module(image_NCYX.to(self.device.runtime_name))
             if not isinstance(result_NCYX, torch.Tensor):
-                raise ModelError(f"the script gives a {type(result_NCYX).__name__}, expected one tensor")
+                raise ModelError(f"the script returns a {type(result_NCYX).__name__}, expected one tensor")
             return result_NCYX.cpu().numpy(), result_NCYX.device.type
 
 
@@ -165,7 +165,7 @@ def load_script(model: bytes, device: str = "cpu") -> tuple[torch.jit.ScriptModu
 
 
 def _stride(document: str) -> int:
-    """Read the stride off a script's contract, which is checked elsewhere; 1 where it does not say."""
+    """Read the stride off a script's contract, which is checked elsewhere; 1 where there is none."""
     try:
         return max(1, int(json.loads(document)["stride"]))
     except (ValueError, TypeError, LookupError):
@@ -173,7 +173,7 @@ def _stride(document: str) -> int:
 
 
 def _require_torch() -> None:
-    """Say in one line why torch cannot be used, if it cannot."""
+    """Raise DependencyError with one line on why torch cannot be used, if it cannot."""
     try:
         import torch  # noqa: F401
     except (ImportError, OSError) as error:  # OSError: one of its libraries cannot be loaded
@@ -249,7 +249,7 @@ def _full_precision() -> Iterator[None]:
 
 
 def _fewest_upsampled(module: torch.jit.ScriptModule) -> float:
-    """Give the fewest input channels of a transposed convolution; infinity where there is none."""
+    """Return the fewest input channels of a transposed convolution; infinity where there is none."""
     channels = [inf]
     graph: Any = module.graph  # whose methods torch does not declare
     for node in graph.findAllNodes("aten::conv_transpose2d"):

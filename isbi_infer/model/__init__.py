@@ -1,1 +1,1 @@
-"""A model file: what it says about itself, the devices it may run on, and how it is opened."""
+"""A model file: its contract, the devices it may run on, and how it is opened."""

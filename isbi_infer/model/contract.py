@@ -3,22 +3,51 @@
 The document stands under `CONTRACT_KEY` in an ONNX file's ``metadata_props``, and under the same name in a
 TorchScript file's extra files. Nothing in it has a default: a missing, unknown, doubled or ill-typed field makes the
 model unusable, because a guess here would be a silent error in every pixel.
+
+Three versions of the document are read. Schema 3 holds a digest of the graph and all its weights and a checksum of the
+document itself, which are compared when the file is opened. Schema 2 has neither, and provenance as four fields beside
+the others; schema 1 says in addition neither what the network costs nor how far it is from its checkpoint. What such a
+file computes is taken on trust: released files are compared with the registered SHA-256 of the whole file, all others
+carry `ModelContract.trust_note`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from isbi_infer.backends.base import CONTRACT_KEY
 from isbi_infer.errors import ModelError
+from isbi_infer.model.file import read_model_file
 
-__all__ = ["CONTRACT_KEY", "PRECISIONS", "SCHEMA", "ModelContract", "contract_of", "parse_contract"]
+__all__ = [
+    "CONTRACT_KEY",
+    "PRECISIONS",
+    "SCHEMA",
+    "ModelContract",
+    "contract_of",
+    "parse_contract",
+    "read_contract",
+]
 
-SCHEMA = 2
+SCHEMA = 3
 PRECISIONS = {"float32": "fp32", "float16": "fp16", "int8": "int8"}  # of files, and what users call them
+
+_PROVENANCE = ("parity", "training", "scores", "code_version")  # fields of schemas 1 and 2
+# What schema 1 does not say. Memory is planned with the activations of a wide network, so that tiles get small.
+_SCHEMA_1: dict[str, Any] = {
+    "statistics_inputs": [],
+    "flops_per_pixel": 0.0,
+    "activation_bytes_per_pixel": 1024.0,
+    "parity": {},
+}
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +56,12 @@ class ModelContract:
 
     Attributes
     ----------
-    schema : int
-        Version of this document; other versions are refused.
     input_name, output_name : str
         Tensors of the graph, both of shape (N, channels, Y, X).
     input_dtype : {"float32", "uint8"}
         "float32" takes normalised grey values, "uint8" grey values as stored, which the graph normalises.
     output_dtype : {"float32", "uint8"}
-        "float32" gives probabilities p in [0, 1], "uint8" gives round(255 p).
+        "float32" returns probabilities p in [0, 1], "uint8" returns round(255 p).
     statistics_inputs : tuple of str
         Where the graph normalises: its inputs for each section's mean and inverse standard deviation, both float32 of
         shape (N, 1, 1, 1). Empty otherwise.
@@ -54,29 +81,29 @@ class ModelContract:
         True when the graph has no global operation, so that tiles evaluate the whole-image result.
     not_exact_because : tuple of str
         Why not, where it is not; empty otherwise.
-    flops_per_pixel, activation_bytes_per_pixel : float
-        Of the network in float32, read off its graph; see `isbi_export.graph.analysis.analyse.GraphAnalysis`.
+    flops_per_pixel : float
+        Floating-point operations of the network per input pixel; 0 where the contract is too old to say.
+    activation_bytes_per_pixel : float
+        Most bytes of float32 tensors alive at once per input pixel, computed from the graph.
     normalisation : {"section-zscore"}
         Subtract the section's mean, divide by its standard deviation.
     polarity : {"cell"}
         An output of 1 means cell interior, 0 means membrane.
     pixel_size_nm : float or None
-        Side of a pixel in the training data.
+        Side of a pixel in the training data, in nanometres.
     precision : {"float32", "float16", "int8"}
         Of the weights and the arithmetic.
-    parity : mapping
-        How far this file is from its checkpoint, as measured when it was exported: ``largest`` (difference of a
-        probability), ``changed`` (fraction of pixels that change class at 0.5), and what else its gate looked at.
-    training : mapping
-        Provenance: ``data_sha256`` (of images and labels), ``sections``, ``checkpoint_sha256``, ``network``;
-        where there was any, ``init_sha256`` (of the weights it began with) and ``teaching_sha256`` (of what taught it).
-    scores : mapping
-        On the sections held out from training: ``sections``, ``v_rand_thin``, ``v_info_thin``, ``loss``.
-    code_version : str
-        Version of this project that exported the model.
+    digest : str or None
+        SHA-256 of the graph and all its weights, as `isbi_infer.model.file.read_model_file` computes it. None before a
+        file is written, and where the contract is too old to say.
+    provenance : mapping
+        Where the model comes from, which no run depends on. ``isbi-export`` writes ``parity`` (how far this file is
+        from its checkpoint: ``largest`` difference of a probability, ``changed`` fraction of pixels that change class
+        at 0.5, and what else its gate looked at), ``training`` (``data_sha256``, ``sections``, ``checkpoint_sha256``,
+        ``network``, ``epochs``; ``init_sha256`` and ``teaching_sha256`` where there was any), ``scores`` (on sections
+        held out from training: ``sections``, ``v_rand_thin``, ``v_info_thin``, ``loss``) and ``code_version``.
     """
 
-    schema: int
     input_name: str
     input_dtype: Literal["float32", "uint8"]
     input_channels: int
@@ -96,24 +123,18 @@ class ModelContract:
     polarity: Literal["cell"]
     pixel_size_nm: float | None
     precision: Literal["float32", "float16", "int8"]
-    parity: Mapping[str, Any]
-    training: Mapping[str, Any]
-    scores: Mapping[str, Any]
-    code_version: str
+    digest: str | None
+    provenance: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         for name in ("not_exact_because", "statistics_inputs"):
-            if isinstance(value := getattr(self, name), list):  # as JSON gives it
+            if isinstance(value := getattr(self, name), list):  # as it comes from JSON
                 object.__setattr__(self, name, tuple(value))
-        _check_types(self)
+        for name, annotation in _annotations().items():
+            _check_value(name, getattr(self, name), annotation)
         _check(
             self.exact == (not self.not_exact_because), "exact and not_exact_because contradict each other"
         )
-        _check(
-            self.schema == SCHEMA, f"schema is {self.schema}, this program reads {SCHEMA}; update isbi-infer"
-        )
-        _check(self.input_dtype in ("float32", "uint8"), f"unknown input dtype {self.input_dtype!r}")
-        _check(self.output_dtype in ("float32", "uint8"), f"unknown output dtype {self.output_dtype!r}")
         _check(
             len(self.statistics_inputs) == (2 if self.input_dtype == "uint8" else 0),
             f"{self.input_dtype} input with statistics inputs {list(self.statistics_inputs)}",
@@ -125,49 +146,44 @@ class ModelContract:
         _check(self.border >= 0, f"border {self.border} is negative")
         for name in ("flops_per_pixel", "activation_bytes_per_pixel"):
             _check(getattr(self, name) >= 0, f"{name} is negative")
-        _check(self.normalisation == "section-zscore", f"unknown normalisation {self.normalisation!r}")
-        _check(self.polarity == "cell", f"unknown polarity {self.polarity!r}")
-        _check(self.precision in PRECISIONS, f"unknown precision {self.precision!r}")
         _check(self.pixel_size_nm is None or self.pixel_size_nm > 0, "pixel size is not positive")
+        _check(
+            self.digest is None or _DIGEST.fullmatch(self.digest) is not None,
+            f"digest {self.digest!r} is no SHA-256 in hexadecimal",
+        )
+
+    @property
+    def trust_note(self) -> str | None:
+        """What could not be checked when the contract's file was opened; None where everything was."""
+        if self.digest is not None:
+            return None
+        return (
+            "the model's contract is of an older version and has no digest of the weights, so damaged weights would "
+            "not be noticed; export the model again with isbi-export"
+        )
 
     def to_json(self) -> str:
-        """Give the document, the same bytes for the same contract."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        """Return the document in the newest schema, the same bytes for the same contract."""
+        return _canonical({"schema": SCHEMA, "checksum": self._checksum(), **asdict(self)})
+
+    def _checksum(self) -> str:
+        return hashlib.sha256(_canonical({"schema": SCHEMA, **asdict(self)}).encode()).hexdigest()
 
 
-def parse_contract(text: str) -> ModelContract:
-    """Read and check a contract.
-
-    Parameters
-    ----------
-    text : str
-        The JSON document.
-
-    Returns
-    -------
-    ModelContract
+def read_contract(content: bytes) -> ModelContract:
+    """Read the contract of a whole ONNX or TorchScript file, and check that it belongs to its graph and weights.
 
     Raises
     ------
     ModelError
-        If the document is no JSON object, has doubled, missing or unknown fields, values of the wrong type or
-        meaning, or another schema version.
+        If the file is neither, has no contract, or either of them is damaged.
     """
-    try:
-        plain = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"damaged model contract: {error}") from error
-    if not isinstance(plain, dict):
-        raise ModelError(f"damaged model contract: expected an object, found {type(plain).__name__}")
-    _check(plain.get("schema") == SCHEMA, f"schema is {plain.get('schema')!r}, this program reads {SCHEMA}")
-    expected = {field.name for field in fields(ModelContract)}
-    missing, unknown = sorted(expected - set(plain)), sorted(set(plain) - expected)
-    _check(not missing and not unknown, f"missing fields {missing}, unknown fields {unknown}")
-    return ModelContract(**plain)
+    file = read_model_file(content)
+    return contract_of(file.metadata, file.digest)
 
 
 def contract_of(metadata: Mapping[str, str], digest: str) -> ModelContract:
-    """Find and read the contract in a model's metadata.
+    """Find and read the contract in a model's metadata, and check that it belongs to the model.
 
     Parameters
     ----------
@@ -179,14 +195,85 @@ def contract_of(metadata: Mapping[str, str], digest: str) -> ModelContract:
     Raises
     ------
     ModelError
-        If there is none, or it is damaged.
+        If there is none, it is damaged, or it was made for another graph or other weights.
     """
     if CONTRACT_KEY not in metadata:
         raise ModelError(
             f"the model carries no contract (no {CONTRACT_KEY!r} in its metadata), so halo, stride and normalisation "
             "are unknown; export it with isbi-export"
         )
-    return parse_contract(metadata[CONTRACT_KEY])
+    schema, contract = _parse(metadata[CONTRACT_KEY])
+    _check(schema < SCHEMA or contract.digest is not None, "digest is missing; export the model again")
+    if contract.digest not in (None, digest):
+        raise ModelError(
+            "the graph or its weights differ from what the contract was made for; the file is damaged or was changed: "
+            "export it again"
+        )
+    return contract
+
+
+def parse_contract(text: str) -> ModelContract:
+    """Read and check a contract by itself.
+
+    Parameters
+    ----------
+    text : str
+        The JSON document, of any schema up to `SCHEMA`.
+
+    Returns
+    -------
+    ModelContract
+
+    Raises
+    ------
+    ModelError
+        If the document is no JSON object, has doubled, missing or unknown fields, invalid values, or a newer schema.
+    """
+    return _parse(text)[1]
+
+
+def _parse(text: str) -> tuple[int, ModelContract]:
+    """Return the document's schema and the contract."""
+    try:
+        plain = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"damaged model contract: {error}") from error
+    if not isinstance(plain, dict):
+        raise ModelError(f"damaged model contract: expected an object, found {type(plain).__name__}")
+    schema = plain.pop("schema", None)
+    known = type(schema) is int and 1 <= schema <= SCHEMA
+    _check(known, f"schema is {schema!r}, this program reads 1 to {SCHEMA}; update isbi-infer")
+    checksum = plain.pop("checksum", None) if schema == SCHEMA else None
+    expected = _fields_of(schema)
+    missing, unknown = sorted(expected - set(plain)), sorted(set(plain) - expected)
+    _check(not missing and not unknown, f"missing fields {missing}, unknown fields {unknown}")
+    if schema < 3:
+        plain = {**_SCHEMA_1, **plain} if schema == 1 else plain
+        provenance = {name: plain.pop(name) for name in _PROVENANCE}
+        _check_provenance(provenance)
+        plain |= {"digest": None, "provenance": provenance}
+    contract = ModelContract(**plain)
+    _check(
+        schema < SCHEMA or checksum == contract._checksum(), "its checksum is another; export the model again"
+    )
+    return schema, contract
+
+
+def _canonical(plain: dict[str, Any]) -> str:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _fields_of(schema: int) -> set[str]:
+    current = {field.name for field in fields(ModelContract)}
+    if schema == 3:
+        return current
+    older = current - {"digest", "provenance"} | set(_PROVENANCE)
+    return older if schema == 2 else older - set(_SCHEMA_1)
+
+
+def _check_provenance(provenance: Mapping[str, Any]) -> None:
+    for name, value in provenance.items():
+        _check_value(name, value, str if name == "code_version" else Mapping[str, Any])
 
 
 def _check(condition: bool, message: str) -> None:
@@ -194,24 +281,34 @@ def _check(condition: bool, message: str) -> None:
         raise ModelError(f"damaged model contract: {message}")
 
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "bool": (bool,),
-    "str": (str,),
-    "float": (float, int),
-    "float | None": (float, int, type(None)),
-    "Mapping[str, Any]": (dict,),
-    "tuple[str, ...]": (tuple,),
+@cache
+def _annotations() -> dict[str, Any]:
+    return get_type_hints(ModelContract)
+
+
+def _check_value(name: str, value: Any, annotation: Any) -> None:
+    """Hold a value against its field's annotation, which is the only place that lists what is allowed."""
+    if get_origin(annotation) is Literal:
+        choices = get_args(annotation)
+        _check(
+            type(value) is str and value in choices, f"unknown {name} {value!r}, expected one of {choices}"
+        )
+        return
+    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    allowed = tuple(kind for one in kinds for kind in _PYTHON_TYPES.get(one, (one,)))
+    # bool is a subclass of int, and "stride": true is no stride.
+    fits = isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))
+    if isinstance(value, tuple):
+        fits = fits and all(isinstance(item, str) for item in value)
+    expected = " or ".join("None" if kind is NoneType else kind.__name__ for kind in allowed)
+    _check(fits, f"{name} is {value!r}, expected {expected}")
+
+
+_PYTHON_TYPES: dict[Any, tuple[type, ...]] = {
+    float: (float, int),
+    Mapping[str, Any]: (dict,),
+    tuple[str, ...]: (tuple,),
 }
-
-
-def _check_types(contract: ModelContract) -> None:
-    for field in fields(contract):
-        value = getattr(contract, field.name)
-        allowed = _TYPES.get(str(field.type), (str,))
-        # bool is a subclass of int, and "stride": true is no stride.
-        fits = isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))
-        _check(fits, f"{field.name} is {value!r}, expected {field.type}")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

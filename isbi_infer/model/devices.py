@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from isbi_infer.backends.base import Arithmetic, Backend, Device
+from isbi_infer.backends.device import Arithmetic, Device
 from isbi_infer.errors import UsageError
 
+if TYPE_CHECKING:
+    from isbi_infer.backends.base import Backend
+
 ModelFormat = Literal["onnx", "torchscript"]
+# For type checkers, which cannot read the table; a test holds them against it.
+ProviderName = Literal["auto", "cpu", "cuda", "openvino", "tensorrt"]
+PrecisionName = Literal["auto", "bf16", "fp16", "fp32", "int8"]
 
 _ONNXRUNTIME_WHEELS = (  # all of them provide the module onnxruntime and overwrite each other
     "onnxruntime",
@@ -57,6 +63,7 @@ DEVICES = (
             "arena_extend_strategy": "kSameAsRequested",
         },
         memory_space="cuda",
+        repair="pip install --upgrade 'isbi-infer[gpu]'",
     ),
     Device(
         name="tensorrt",
@@ -78,16 +85,27 @@ DEVICES = (
     Device(
         name="openvino",
         formats=("onnx",),
-        backend="isbi_infer.backends.onnxruntime:OnnxSession",
+        backend="isbi_infer.backends.openvino:OpenVinoModel",
         kind="cpu",
-        runtime_name="OpenVINOExecutionProvider",
-        wheels=("onnxruntime-openvino",),
-        clashes=_ONNXRUNTIME_WHEELS,
-        remedy="pip uninstall -y onnxruntime && pip install onnxruntime-openvino",
-        proof="the session lists it first, with falling back to the CPU forbidden, and a tile runs on it",
-        arithmetic=(_FP32,),
+        runtime_name="CPU",
+        wheels=("openvino", "openvino-nightly"),
+        clashes=("openvino", "openvino-nightly"),
+        remedy="pip install 'isbi-infer[openvino]'",
+        proof="the compiled model reports the precision asked for, in its hint and in its convolutions",
+        arithmetic=(
+            Arithmetic(
+                name="int8", file="int8", memory=0.5, gated=True
+            ),  # what is not quantised in bf16, or else fp32
+            Arithmetic(name="bf16", file="float32", memory=0.8, gated=True),
+            Arithmetic(name="fp32", file="float32", memory=1.3, gated=True),
+            Arithmetic(
+                name="fp16", file="float16", memory=0.8, gated=True
+            ),  # slower than fp32 without AMX-FP16
+        ),
         tile_pixels=_CPU_TILE,
-        in_auto=False,
+        fixed_batch=True,
+        auto_from_pixels=8_000_000,
+        repair="pip install --force-reinstall 'isbi-infer[openvino]'",
     ),
     Device(
         name="cuda",
@@ -116,6 +134,7 @@ DEVICES = (
         proof="the session lists it first",
         arithmetic=(_INT8, _FP32, _FP16),
         tile_pixels=_CPU_TILE,
+        repair="pip install --force-reinstall 'isbi-infer[cpu]'",
     ),
     Device(
         name="cpu",

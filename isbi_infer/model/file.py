@@ -1,7 +1,8 @@
 """What a model file holds, read without its runtime: the format, the metadata, and a digest of everything else.
 
 An ONNX file is a protobuf message (``onnx.proto``: ModelProto), of which only the outer levels are walked; a
-TorchScript file is a zip archive. The digest covers the graph and all its weights, so that a contract can be tied to them.
+TorchScript file is a zip archive. The digest covers the graph and all its weights, so that a contract can be tied
+to them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +21,19 @@ _ZIP = b"PK\x03\x04"
 _GRAPH, _METADATA = 7, 14  # of ModelProto
 _INITIALIZER = 5  # of GraphProto
 _NAME, _DATA_LOCATION = 8, 14  # of TensorProto
-_OUTSIDE = ("metadata", ".data/serialization_id")  # of an archive: what torch derives from the rest
+_METADATA_FOLDER = "extra/"  # of an archive
+_DERIVED = ".data/serialization_id"  # which torch computes from the rest
+# What zipfile and zlib raise for damaged archives.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,  # UnicodeDecodeError among them
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +68,43 @@ def read_model_file(content: bytes) -> ModelFile:
     ModelError
         If it is neither, is cut, names a metadata key twice, or keeps weights in other files.
     """
+    if content.startswith(_ZIP):
+        return read_archive(content, "constants.pkl")
     try:
-        if content.startswith(_ZIP):
-            return _read_archive(content)
         return _read_onnx(content)
-    except (zipfile.BadZipFile, UnicodeDecodeError, EOFError, RuntimeError, NotImplementedError) as error:
-        raise ModelError(f"damaged model file ({error}); export it again") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"not a readable ONNX file ({error}); export it again") from error
+
+
+def read_archive(content: bytes, marker: str) -> ModelFile:
+    """Read the outside of an archive that torch wrote.
+
+    Parameters
+    ----------
+    content : bytes
+        The whole file.
+    marker : str
+        A record that every archive of the expected kind has, without the folder in front: ``constants.pkl`` of
+        TorchScript.
+
+    Raises
+    ------
+    ModelError
+        If it is damaged, holds a record twice, or is of another kind.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return _read_records(archive, marker)
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"not a readable PyTorch file ({reason or type(error).__name__}); export it again"
+        ) from error
 
 
 def _read_onnx(content: bytes) -> ModelFile:
     pairs: list[tuple[str, str]] = []
+    graphs = 0
     digest = hashlib.sha256()
     for number, value, raw in _fields(memoryview(content)):
         if number == _METADATA and isinstance(value, memoryview):
@@ -72,7 +113,12 @@ def _read_onnx(content: bytes) -> ModelFile:
             continue
         if number == _GRAPH and isinstance(value, memoryview):
             _require_weights_inside(value)
+            graphs += 1
         digest.update(raw)
+    if graphs != 1:
+        raise ModelError(
+            f"not a readable ONNX file (it holds {graphs} graphs, expected one); export it again"
+        )
     return ModelFile("onnx", _unique(pairs), digest.hexdigest())
 
 
@@ -125,21 +171,22 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
     raise ModelError("not a readable ONNX file (a number is cut or too long); export it again")
 
 
-def _read_archive(content: bytes) -> ModelFile:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = archive.namelist()
-        if not any(name.endswith("/constants.pkl") for name in names):  # which every TorchScript archive has
-            raise ModelError(
-                "this is a PyTorch file but no TorchScript; run isbi-export on it and use the .onnx file"
-            )
-        digest, pairs = hashlib.sha256(), []
-        for name in sorted(names):
-            inner = name.partition("/")[2]
-            data = archive.read(name)  # which compares the checksum
-            if inner.startswith("extra/"):
-                pairs.append((inner.removeprefix("extra/"), data.decode()))
-            elif inner not in _OUTSIDE:
-                digest.update(inner.encode() + b"\0" + len(data).to_bytes(8, "little") + data)
+def _read_records(archive: zipfile.ZipFile, marker: str) -> ModelFile:
+    names = archive.namelist()
+    records = {name.partition("/")[2]: name for name in names}
+    if marker not in records:
+        raise ModelError(
+            "this is a PyTorch file but no TorchScript; run isbi-export on it and use the .onnx file"
+        )
+    if len(records) < len(names):
+        raise ModelError("the archive holds a record twice; export it again")
+    digest, pairs = hashlib.sha256(), []
+    for record, name in sorted(records.items()):
+        data = archive.read(name)  # which compares the checksum
+        if record.startswith(_METADATA_FOLDER):
+            pairs.append((record.removeprefix(_METADATA_FOLDER), data.decode()))
+        elif record != _DERIVED:
+            digest.update(record.encode() + b"\0" + len(data).to_bytes(8, "little") + data)
     return ModelFile("torchscript", _unique(pairs), digest.hexdigest())
 
 

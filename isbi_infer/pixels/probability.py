@@ -1,4 +1,4 @@
-"""Probabilities as models give them, as callers get them and as files hold them."""
+"""Probabilities as models return them, as callers receive them and as files hold them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def check_encoding(emit: str, dtype: str) -> None:
 
 
 def decode(result: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Give probabilities.
+    """Return probabilities.
 
     Parameters
     ----------
     result : ndarray of float32 or uint8
-        As a model gives it: probabilities p, or round(255 p).
+        As a model returns it: probabilities p, or round(255 p).
 
     Returns
     -------
@@ -38,12 +38,12 @@ def decode(result: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 def encode(result: npt.NDArray[Any], emit: str, dtype: str) -> npt.NDArray[Any]:
-    """Give what a file is to hold.
+    """Return what a file is to hold.
 
     Parameters
     ----------
     result : ndarray of float32 or uint8
-        As a model gives it, 1 or 255 = cell.
+        As a model returns it, 1 or 255 = cell.
     emit : {"cell", "membrane"}
         What 1 is to mean.
     dtype : {"float32", "uint8"}

@@ -13,7 +13,7 @@ sums run over a histogram of integers, so the order of the pixels cannot matter,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, floor, inf, isfinite, log2
 from typing import Literal
 
@@ -72,6 +72,10 @@ class SectionStatistics:
         """What differences from the mean are multiplied with; 0 for a constant section."""
         return 0.0 if self.std < np.finfo(np.float32).tiny else 1.0 / self.std
 
+    def without_mask(self) -> SectionStatistics:
+        """Return the figures alone, without what is as large as the section."""
+        return replace(self, canvas_YX=None)
+
     def notes(self, section: int) -> tuple[str, ...]:
         """Return what a reader of the result must know, in sentences.
 
@@ -90,7 +94,7 @@ class SectionStatistics:
         found = []
         if self.blank == "noise":
             found.append(f"section {section} is blank but for noise")
-        if self.canvas_YX is not None:
+        if self.tissue < 1:
             percent = f"{100 * (1 - self.tissue):.0f}" if self.tissue < 0.995 else "less than 1"
             found.append(f"{percent} % of section {section} is canvas")
         if self.outliers:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from isbi_infer.errors import UsageError
 
-UNKNOWN = 2 << 30  # assumed where the system does not say, as on Windows; --memory gives the real figure
+UNKNOWN = 2 << 30  # assumed where the system does not say, as on Windows; --memory sets the real figure
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Give the bytes that this process may still take before something on this machine refuses or kills it.
+    """Return the bytes that this process may still take before something on this machine refuses or kills it.
 
     The least of: the memory that the kernel could free without swapping; for the process's control group and all
     above it, limit minus use, where file caches that can be dropped do not count as used; and what ``ulimit -v``
@@ -37,7 +37,7 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def _machine(root: Path) -> int | None:
-    """Ask the kernel what it could give; take half of all there is where it does not say."""
+    """Return what the kernel could free; half of all there is where it does not tell."""
     kilobytes = _fields(root / "proc" / "meminfo").get("MemAvailable")
     if kilobytes is not None:
         return kilobytes * 1024
@@ -60,7 +60,7 @@ def _address_space(root: Path) -> int | None:
 
 
 def _control_groups(root: Path) -> Iterator[int]:
-    """Give what each control group above this process leaves, in versions 2 and 1."""
+    """Yield what each control group above this process leaves, in versions 2 and 1."""
     mount = root / "sys" / "fs" / "cgroup"
     for line in _read(root / "proc" / "self" / "cgroup").splitlines():
         number, _, rest = line.partition(":")

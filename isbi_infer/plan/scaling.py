@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from isbi_infer.errors import UsageError
-from isbi_infer.pixels.resample import resample
 from isbi_infer.volumes.pixel_size import PixelSize
 
 _SAME = 0.01  # relative differences below this one are not worth an interpolation
@@ -31,37 +25,23 @@ class Scaling:
     x: float
 
     def inner_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Give a section's (Y, X) at the model's pixel size."""
+        """Return a section's (Y, X) at the model's pixel size."""
         return max(1, round(shape[0] * self.y)), max(1, round(shape[1] * self.x))
-
-    def apply(self, sections: Iterable[npt.NDArray[Any]], dtype: str) -> Iterator[npt.NDArray[Any]]:
-        """Bring sections (Y, X) of grey values to the model's pixel size lazily.
-
-        Parameters
-        ----------
-        sections : iterable of ndarray, shape (Y, X)
-            Of one shape.
-        dtype : {"float32", "uint8"}
-            What to give; "uint8" rounds.
-        """
-        for section_YX in sections:
-            inner_YX = resample(section_YX, self.inner_shape((section_YX.shape[0], section_YX.shape[1])))
-            yield np.rint(inner_YX).astype(np.uint8) if dtype == "uint8" else inner_YX
 
 
 def choose_scaling(
     model_nm: float | None, given_nm: float | None, found: PixelSize | None
 ) -> tuple[Scaling | None, tuple[str, ...]]:
-    """Decide whether sections are resampled, and what has to be said about it.
+    """Decide whether sections are resampled, and the notes about it.
 
     Parameters
     ----------
     model_nm : float or None
         Side of a pixel in the model's training data.
     given_nm : float or None
-        What the user says about the sections.
+        The user's own figure for the sections.
     found : PixelSize or None
-        What the file says, if the user does not.
+        What the file holds; used where the user passes none.
 
     Returns
     -------
@@ -71,10 +51,10 @@ def choose_scaling(
     Raises
     ------
     UsageError
-        If the user gives a size, and it is not positive or the model's is not known.
+        If the user's size is not positive, or the model's is not known.
     """
     if given_nm is not None and not 0 < given_nm < float("inf"):
-        raise UsageError(f"a pixel size of {given_nm} nm cannot be; give the side of a pixel in nanometres")
+        raise UsageError(f"a pixel size of {given_nm} nm is invalid; pass the side of a pixel in nanometres")
     if model_nm is None:
         if given_nm is None:
             return None, ()

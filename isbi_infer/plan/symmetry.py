@@ -25,7 +25,7 @@ class Symmetry:
     flipped: bool
 
     def apply(self, section_YX: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Give the view of a section; no pixel is copied."""
+        """Return the view of a section; no pixel is copied."""
         return np.rot90(section_YX[:, ::-1] if self.flipped else section_YX, self.turns)
 
     def undo(self, view_YX: npt.NDArray[Any]) -> npt.NDArray[Any]:

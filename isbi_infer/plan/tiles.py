@@ -15,7 +15,7 @@ just what the whole section's network sees. Origins lie on multiples of the mode
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
@@ -47,30 +47,118 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How a section of one shape is padded and tiled.
+class SectionPlan:
+    """How a section of one shape is padded and tiled; everything else is derived from these five values.
 
     Attributes
     ----------
     shape : (int, int)
-        The image (Y, X).
-    pad : ((int, int), (int, int))
-        Mirrored pixels before and after, per axis.
+        The image (Y, X), in pixels.
+    stride : int
+        What tile origins and sizes are multiples of.
+    halo : int
+        Pixels of context dropped on sides with a neighbour, a multiple of `stride`.
+    border : int
+        Mirrored pixels around the image.
     tile_shape : (int, int)
         Shape of every tile's ``reads``: one shape a run, so that kernels are chosen once.
+    padded : (int, int)
+        Shape of the padded section.
+    pad : ((int, int), (int, int))
+        Mirrored pixels before and after, per axis.
     tiles : tuple of Tile
         In row-major order; their ``owns`` cover every image pixel exactly once.
     """
 
     shape: tuple[int, int]
-    pad: tuple[tuple[int, int], tuple[int, int]]
+    stride: int
+    halo: int
+    border: int
     tile_shape: tuple[int, int]
-    tiles: tuple[Tile, ...]
+    padded: tuple[int, int] = field(init=False, repr=False, compare=False)
+    pad: tuple[tuple[int, int], tuple[int, int]] = field(init=False, repr=False, compare=False)
+    tiles: tuple[Tile, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        padded = padded_shape(self.shape, self.border, self.stride)
+        (height, width), border = self.shape, self.border
+        pad = ((border, padded[0] - height - border), (border, padded[1] - width - border))
+        rows, columns = (
+            _spans(size, border, length, self.halo, side)
+            for size, length, side in zip(self.shape, padded, self.tile_shape, strict=True)
+        )
+        tiles = tuple(_tile(row, column, self.tile_shape, border) for row in rows for column in columns)
+        for name, value in (("padded", padded), ("pad", pad), ("tiles", tiles)):
+            object.__setattr__(self, name, value)
 
     @property
     def overhead(self) -> float:
         """Pixels computed per pixel of the image; 1.0 is ideal."""
         return len(self.tiles) * self.tile_shape[0] * self.tile_shape[1] / (self.shape[0] * self.shape[1])
+
+    def fitted(self, shape: tuple[int, int]) -> SectionPlan:
+        """Return the plan of a smaller section with tiles of the same shape, or less where the section is less.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            (Y, X) in pixels, as of a section that was cut to its tissue.
+        """
+        if shape == self.shape:
+            return self
+        padded = padded_shape(shape, self.border, self.stride)
+        tile_shape = (min(self.tile_shape[0], padded[0]), min(self.tile_shape[1], padded[1]))
+        return SectionPlan(shape, self.stride, self.halo, self.border, tile_shape)
+
+    def split(self, tile: Tile) -> tuple[Tile, ...]:
+        """Cut a tile into two that own what it owns, with the same context; for lack of memory.
+
+        Parameters
+        ----------
+        tile : Tile
+            One of this plan, or from an earlier call.
+
+        Returns
+        -------
+        tuple of Tile
+            Two tiles that read less each, cut across the axis along which `tile` reads more; none where no cut makes
+            a tile smaller.
+        """
+        for axis in sorted((0, 1), key=lambda a: -_length(tile.reads[a])):
+            owns = tile.owns[axis]
+            middle = (owns.start + owns.stop) // 2 + self.border
+            cut = middle // self.stride * self.stride - self.border
+            if not owns.start < cut < owns.stop:
+                continue
+            parts = [
+                self._part(tile, axis, start, stop) for start, stop in ((owns.start, cut), (cut, owns.stop))
+            ]
+            if all(_area(part.reads) < _area(tile.reads) for part in parts):
+                return tuple(parts)
+        return ()
+
+    def _part(self, tile: Tile, axis: int, start: int, stop: int) -> Tile:
+        """Return what owns `start` to `stop` of the image along one axis, and the rest as `tile`."""
+        first = (start + self.border) // self.stride * self.stride - self.halo
+        last = ceil((stop + self.border) / self.stride) * self.stride + self.halo
+        read = slice(max(first, 0), min(last, self.padded[axis]))
+        crop = slice(start + self.border - read.start, stop + self.border - read.start)
+        reads, crops, owns = list(tile.reads), list(tile.crop), list(tile.owns)
+        reads[axis], crops[axis], owns[axis] = read, crop, slice(start, stop)
+        return Tile((reads[0], reads[1]), (crops[0], crops[1]), (owns[0], owns[1]))
+
+
+def _length(span: slice) -> int:
+    return int(span.stop) - int(span.start)
+
+
+def _area(window: Window) -> int:
+    return _length(window[0]) * _length(window[1])
+
+
+def padded_shape(shape: tuple[int, int], border: int, stride: int) -> tuple[int, int]:
+    """Return the shape of a section with `border` mirrored pixels around it, up to multiples of `stride`."""
+    return _round_up(shape[0] + 2 * border, stride), _round_up(shape[1] + 2 * border, stride)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +174,12 @@ def _round_up(value: int, multiple: int) -> int:
 
 
 def _tile_side(padded: int, halo: int, stride: int, count: int) -> int:
-    """Give the smallest tile that covers an axis with `count` tiles."""
+    """Return the side of the smallest tile that covers an axis with `count` tiles."""
     return _round_up(ceil((padded + 2 * halo * (count - 1)) / count), stride)
 
 
 def _fewest_tiles(padded: int, halo: int, stride: int, longest: int) -> int:
-    """Give the smallest number of tiles of at most `longest` pixels that covers an axis."""
+    """Return the smallest number of tiles of at most `longest` pixels that covers an axis."""
     if padded <= longest:
         return 1
     return ceil((padded - 2 * halo) / (longest // stride * stride - 2 * halo))
@@ -149,7 +237,7 @@ def plan_section(
     border: int,
     tile: int | None = None,
     most_pixels: int | None = None,
-) -> Plan:
+) -> SectionPlan:
     """Plan one section: the tiles that compute the fewest pixels within the limits.
 
     Parameters
@@ -169,7 +257,7 @@ def plan_section(
 
     Returns
     -------
-    Plan
+    SectionPlan
 
     Raises
     ------
@@ -186,16 +274,10 @@ def plan_section(
         raise UsageError(
             f"tile {tile} leaves nothing between two halos of {halo} pixels; use {smallest} or more"
         )
-    padded = (_round_up(shape[0] + 2 * border, stride), _round_up(shape[1] + 2 * border, stride))
+    padded = padded_shape(shape, border, stride)
     whole = padded[0] * padded[1]
     tile_shape = _best_grid(padded, stride, halo, tile or max(padded), most_pixels or whole)
-    rows, columns = (
-        _spans(size, border, length, halo, side)
-        for size, length, side in zip(shape, padded, tile_shape, strict=True)
-    )
-    tiles = tuple(_tile(row, column, tile_shape, border) for row in rows for column in columns)
-    pad = ((border, padded[0] - shape[0] - border), (border, padded[1] - shape[1] - border))
-    return Plan(shape, pad, tile_shape, tiles)
+    return SectionPlan(shape, stride, halo, border, tile_shape)
 
 
 def _smallest_tile(stride: int, halo: int) -> int:

@@ -1,12 +1,13 @@
-"""Sections in, results out, in three stages that overlap.
+"""A plan carried out: sections in, results out, in three stages that overlap.
 
 ::
 
-    reader thread          lanes (one or more threads)             caller
-    read, statistics  ->   gather + normalise, compute, crop  ->   one section at a time, in order
+    reader thread                    workers (one or more threads)     caller
+    read, resample, statistics  ->   gather + normalise, compute,  ->  one section at a time, in order
+                                     crop
 
 Only a bounded number of sections is open at any time, so memory depends on tile and batch and never on the length of
-the stack. Leaving the iteration, also by an exception or Ctrl-C, stops the other threads.
+the stack. Leaving the iteration, also by an exception or Ctrl-C, stops the other threads and no others.
 """
 
 from __future__ import annotations
@@ -14,50 +15,105 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from math import ceil, prod
 
 import numpy as np
 
 from isbi_infer.backends.base import Backend
 from isbi_infer.errors import ImageError, ResourceError
-from isbi_infer.plan.tiles import Plan, Tile
-from isbi_infer.run.section import Buffers, Item, Job, Result, Section, Settings, View, overlap
+from isbi_infer.pixels.probability import encode
+from isbi_infer.plan.run import RunPlan, backend_of
+from isbi_infer.plan.tiles import Tile
+from isbi_infer.run.findings import Findings
+from isbi_infer.run.section import Buffers, Item, Result, Section, SectionInWork
+from isbi_infer.volumes.protocol import Sink, Source
 
 log = logging.getLogger(__name__)
 
+Progress = Callable[[int, int], None]
 
-def run_sections(
-    sections: Iterable[Section], backend: Backend, settings: Settings
+
+def run_plan(
+    plan: RunPlan, source: Source, backend: Backend, sinks: Sequence[Sink], progress: Progress | None = None
+) -> tuple[str, ...]:
+    """Carry out a plan from a source into sinks, block by block.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        Made for this source and this backend.
+    source : Source
+        The sections.
+    backend : Backend
+        The model on the plan's device.
+    sinks : sequence of Sink
+        Each is handed every block, encoded by the plan; they are not finished here.
+    progress : callable, optional
+        Called with the sections done and their total after each section.
+
+    Returns
+    -------
+    tuple of str
+        What was found in the sections that the reader of the results must know.
+
+    Raises
+    ------
+    ImageError
+        If a section cannot be read.
+    OutputError
+        If a block cannot be stored.
+    ResourceError
+        If there is not enough memory for the smallest tile.
+    """
+    sections = (source.read(block.z[0]) for block in plan.blocks())
+    findings = Findings()
+    results = compute_sections(plan, sections, backend, findings)
+    try:
+        for done, (block, result_YX) in enumerate(zip(plan.blocks(), results, strict=True), start=1):
+            values_ZYX = encode(result_YX, plan.emit, plan.dtype)[None]
+            for sink in sinks:
+                sink.write(block, values_ZYX)
+            if progress:
+                progress(done, plan.source.sections or done)
+    finally:
+        results.close()
+    return findings.notes()
+
+
+def compute_sections(
+    plan: RunPlan, sections: Iterable[Section], backend: Backend, findings: Findings | None = None
 ) -> Generator[Result, None, None]:
     """Compute sections of one shape lazily; tiles of neighbouring sections share batches.
 
     Parameters
     ----------
+    plan : RunPlan
+        Decides tiles, batch, workers and views.
     sections : iterable of ndarray, shape (Y, X)
         Grey values, all finite. Iterated in a thread of its own, a bounded number of sections ahead.
     backend : Backend
-        What computes.
-    settings : Settings
-        Tiles, batch, lanes and symmetries.
+        The model on the plan's device.
+    findings : Findings, optional
+        Told of canvas, blank sections and outliers.
 
     Yields
     ------
     ndarray of float32 or uint8, shape (Y, X)
-        One result per section, in order.
+        One result per section, in order, as the model returns it.
 
     Raises
     ------
     ImageError
-        If the sections differ in shape.
+        If a section is not of the plan's shape.
     ResourceError
         If there is not enough memory for the smallest tile.
     """
-    run = _Run(sections, backend, settings)
+    run = _Run(plan, sections, backend_of(plan, backend), findings or Findings())
     try:
         run.start()
-        while (job := run.next_job()) is not None:
-            yield job.result()
+        while (section := run.next_section()) is not None:
+            yield section.result()
     finally:
         run.stop()
 
@@ -65,45 +121,46 @@ def run_sections(
 class _Run:
     """The threads of one iteration and what they share."""
 
-    def __init__(self, sections: Iterable[Section], backend: Backend, settings: Settings) -> None:
-        self._sections, self._backend, self._settings = sections, backend, settings
-        self._stop = backend.new_stop()
-        self._work: queue.Queue[list[Item] | None] = queue.Queue(settings.lanes)
+    def __init__(
+        self, plan: RunPlan, sections: Iterable[Section], backend: Backend, findings: Findings
+    ) -> None:
+        self._plan, self._sections, self._backend = plan, sections, backend
+        self._findings = findings
+        self._stop_calls = backend.new_stop()
+        self._work: queue.Queue[list[Item] | None] = queue.Queue(plan.workers)
         self._changed = threading.Condition()
-        self._jobs: list[Job] = []
+        self._open_sections: list[SectionInWork] = []
         self._read_all = False
         self._read_error: BaseException | None = None
         self._error: BaseException | None = None
         self._stopping = False
-        self._halvings = 0
-        self._batch = 1  # until the first section is there
-        self._reduced = False  # the batch, for lack of memory
+        self._back_off = _BackOff(plan.batch)
         self._threads = [
             threading.Thread(target=self._guarded, args=(self._read,), name="reader", daemon=True)
         ]
         self._threads += [
-            threading.Thread(target=self._guarded, args=(self._compute_all,), name=f"lane-{i}", daemon=True)
-            for i in range(settings.lanes)
+            threading.Thread(target=self._guarded, args=(self._compute_all,), name=f"worker-{i}", daemon=True)
+            for i in range(plan.workers)
         ]
 
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
 
-    def next_job(self) -> Job | None:
+    def next_section(self) -> SectionInWork | None:
         """Wait for the next section in order; None after the last one."""
         with self._changed:
             self._changed.wait_for(
                 lambda: (
                     self._error
-                    or (self._jobs and not self._jobs[0].pending)
-                    or (self._read_all and not self._jobs)
+                    or (self._open_sections and not self._open_sections[0].pending)
+                    or (self._read_all and not self._open_sections)
                 )
             )
-            if self._jobs and not self._jobs[0].pending:
-                job = self._jobs.pop(0)
+            if self._open_sections and not self._open_sections[0].pending:
+                section = self._open_sections.pop(0)
                 self._changed.notify_all()
-                return job
+                return section
             if error := self._error or self._read_error:
                 raise error
             return None
@@ -113,7 +170,7 @@ class _Run:
             self._stopping = True
             self._changed.notify_all()
         if any(thread.is_alive() for thread in self._threads):
-            self._stop.set()
+            self._stop_calls.set()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
@@ -136,53 +193,54 @@ class _Run:
         except _Stopped:
             return
         except BaseException as error:
-            self._read_error = error  # said after the sections before it
-        for _ in range(self._settings.lanes):
+            self._read_error = error  # raised after the sections before it
+        for _ in range(self._plan.workers):
             self._put(None)
         with self._changed:
             self._read_all = True
             self._changed.notify_all()
 
     def _read_sections(self) -> None:
-        shape: tuple[int, ...] | None = None
-        items: list[Item] = []
+        plan, items = self._plan, list[Item]()
         try:
-            for section_YX in self._sections:
-                if shape not in (None, section_YX.shape):
-                    raise ImageError(
-                        f"sections differ in shape: {shape}, then {section_YX.shape}; split the stack"
-                    )
-                if not self._settings.normalised and section_YX.dtype != np.uint8:
-                    raise ImageError(
-                        f"the model takes 8-bit grey values as stored, these are {section_YX.dtype}; "
-                        "use its float32 variant"
-                    )
-                shape = section_YX.shape
-                job = Job(section_YX, self._settings, self._halvings)
-                if not self._reduced:
-                    self._batch = self._settings.batch(job.views[0].plan)
-                self._open(job)
-                for view in job.views:
+            for z, section_YX in enumerate(self._sections):
+                self._check(section_YX)
+                section = SectionInWork(section_YX, plan)
+                self._findings.add(z, section.statistics)
+                self._open(section)
+                for view in section.views:
                     for tile in view.plan.tiles:
                         if items and items[0].view.plan.tile_shape != view.plan.tile_shape:
                             self._put(items)
                             items = []
-                        items.append(Item(job, view, tile))
-                        if len(items) >= self._batch:
+                        items.append(Item(section, view, tile))
+                        if len(items) >= plan.batch:
                             self._put(items)
                             items = []
         finally:
             if items:
                 self._put(items)
 
-    def _open(self, job: Job) -> None:
+    def _check(self, section_YX: Section) -> None:
+        if section_YX.shape != self._plan.source.shape:
+            raise ImageError(
+                f"sections differ in shape: {self._plan.source.shape}, then {section_YX.shape}; split the stack"
+            )
+        if self._plan.model.input_dtype == "uint8" and section_YX.dtype != np.uint8:
+            raise ImageError(
+                f"the model takes 8-bit grey values as stored, these are {section_YX.dtype}; "
+                "use its float32 variant"
+            )
+
+    def _open(self, section: SectionInWork) -> None:
         """Enter a section, once few enough are open: those being computed, one ahead and one being taken."""
-        ahead = ceil(self._batch * (self._settings.lanes + 1) / max(1, job.pending)) + 1
+        ahead = ceil(self._plan.batch * (self._plan.workers + 1) / max(1, section.pending)) + 1
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or self._error or len(self._jobs) < ahead)
+            self._changed.wait_for(lambda: self._stopping or self._error or len(self._open_sections) < ahead)
             if self._stopping or self._error:
                 raise _Stopped
-            self._jobs.append(job)
+            self._open_sections.append(section)
+            self._changed.notify_all()  # a blank section is done at once
 
     def _put(self, items: list[Item] | None) -> None:
         while True:
@@ -194,10 +252,10 @@ class _Run:
             else:
                 return
 
-    # The lanes' threads
+    # The workers' threads
 
     def _compute_all(self) -> None:
-        buffers = Buffers(self._settings)
+        buffers = Buffers(self._plan)
         while not self._stopping:
             try:
                 items = self._work.get(timeout=0.1)
@@ -210,54 +268,84 @@ class _Run:
             self._compute(items, buffers)
             with self._changed:
                 for item in items:
-                    item.job.pending -= 1
+                    item.section.pending -= 1
                 self._changed.notify_all()
 
     def _compute(self, items: list[Item], buffers: Buffers) -> None:
-        count = max(self._batch, len(items)) if self._settings.fixed_batch else len(items)
-        try:
-            batch, out = buffers.gather([(item.view, item.view.plan, item.tile) for item in items], count)
-            result_NCYX = self._backend.run(*batch, out=out, stop=self._stop)
-        except (ResourceError, MemoryError):
-            if len(items) == 1:
-                self._compute_in_parts(items[0].view, items[0].view.plan, items[0].tile, buffers)
-                return
-            self._batch, self._reduced = min(self._batch, ceil(len(items) / 2)), True
-            log.warning(
-                "not enough memory for a batch of %d tiles; going on with %d", len(items), self._batch
-            )
-            for part in (items[: self._batch], items[self._batch :]):
-                self._compute(part, buffers)
-            return
+        """Compute a batch of the plan in as many calls as memory asks for."""
+        waiting = items
+        while waiting:
+            count = min(self._back_off.batch, len(waiting))
+            now, later = waiting[:count], waiting[count:]
+            try:
+                self._call(now, buffers)
+            except (ResourceError, MemoryError):
+                if count > 1:
+                    self._back_off.halve_batch(count)
+                    continue
+                self._compute_in_parts(now[0], buffers)
+            waiting = later
+
+    def _call(self, items: list[Item], buffers: Buffers) -> None:
+        if (
+            self._back_off.tile_pixels is not None
+            and prod(_shape(items[0].tile)) > self._back_off.tile_pixels
+        ):
+            raise ResourceError("tiles of this size have failed before")
+        count = max(self._back_off.batch, len(items)) if self._plan.fixed_batch else len(items)
+        batch, out = buffers.gather(items, count)
+        result_NCYX = self._backend.run(*batch, out=out, stop=self._stop_calls)
         for item, probability_CYX in zip(items, result_NCYX, strict=False):
             item.view.out_YX[item.tile.owns] = probability_CYX[0][item.tile.crop]
 
-    def _compute_in_parts(self, view: View, plan: Plan, tile: Tile, buffers: Buffers) -> None:
+    def _compute_in_parts(self, item: Item, buffers: Buffers) -> None:
         """Compute what one tile owns in smaller tiles; ResourceError when there is no smaller one."""
-        smaller = self._smaller(plan)
-        for part in smaller.tiles:
-            if not overlap(part, tile):
-                continue
-            try:
-                batch, out = buffers.gather([(view, smaller, part)], 1)
-                part_NCYX = self._backend.run(*batch, out=out, stop=self._stop)
-            except (ResourceError, MemoryError):
-                self._compute_in_parts(view, smaller, part, buffers)
-            else:
-                view.out_YX[part.owns] = part_NCYX[0, 0][part.crop]
-
-    def _smaller(self, plan: Plan) -> Plan:
-        halvings = self._halvings
-        smaller = self._settings.plan(plan.shape, halvings)
-        while prod(smaller.tile_shape) >= prod(plan.tile_shape):
-            halvings += 1
-            smaller = self._settings.plan(plan.shape, halvings)
-        if halvings > self._halvings:
-            self._halvings = halvings
-            log.warning(
-                "not enough memory for tiles of %s; going on with %s", plan.tile_shape, smaller.tile_shape
+        parts = item.view.plan.split(item.tile)
+        if not parts:
+            raise ResourceError(
+                "not enough memory for the smallest tile, {} x {} pixels; ".format(*_shape(item.tile))
+                + "free some memory, or use a smaller --batch"
             )
-        return smaller
+        self._back_off.shrink_tiles(_shape(item.tile), max(map(_shape, parts), key=prod))
+        for part in parts:
+            smaller = Item(item.section, item.view, part)
+            try:
+                self._call([smaller], buffers)
+            except (ResourceError, MemoryError):
+                self._compute_in_parts(smaller, buffers)
+
+
+def _shape(tile: Tile) -> tuple[int, int]:
+    return tile.reads[0].stop - tile.reads[0].start, tile.reads[1].stop - tile.reads[1].start
+
+
+class _BackOff:
+    """How much smaller than planned the calls must be, for lack of memory: all workers learn it from one another.
+
+    Attributes
+    ----------
+    batch : int
+        Most tiles of a call.
+    tile_pixels : int or None
+        Largest area of a tile that has not failed; None while none has.
+    """
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.tile_pixels: int | None = None
+        self._lock = threading.Lock()
+
+    def halve_batch(self, failed: int) -> None:
+        with self._lock:
+            if self.batch >= failed:
+                self.batch = ceil(failed / 2)
+                log.warning("not enough memory for a batch of %d tiles; going on with %d", failed, self.batch)
+
+    def shrink_tiles(self, failed: tuple[int, int], smaller: tuple[int, int]) -> None:
+        with self._lock:
+            if self.tile_pixels is None or self.tile_pixels > prod(smaller):
+                self.tile_pixels = prod(smaller)
+                log.warning("not enough memory for tiles of %s; going on with %s", failed, smaller)
 
 
 class _Stopped(Exception):  # noqa: N818  # ends a thread of ours, never seen outside

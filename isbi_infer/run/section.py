@@ -1,82 +1,104 @@
-"""Sections on their way: their symmetric views, the views' tiles, and what is still to come."""
+"""A section on its way: its symmetric views, their tiles, and what is still to come."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.mending import tissue_of, whole_section
+from isbi_infer.pixels.normalise import Statistics, intensity_statistics, normalise
+from isbi_infer.pixels.probability import decode
+from isbi_infer.pixels.resample import resample
+from isbi_infer.pixels.statistics import section_statistics
+from isbi_infer.plan.run import RunPlan
 from isbi_infer.plan.symmetry import Symmetry
-from isbi_infer.plan.tiles import Plan, Tile, read_mirrored
+from isbi_infer.plan.tiles import SectionPlan, Tile, read_mirrored
 
 Section = npt.NDArray[Any]
-Result = npt.NDArray[Any]  # float32 or uint8, as Settings.result_dtype says
+Result = npt.NDArray[Any]  # float32 or uint8, as the model returns it
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How a run is laid out.
-
-    Attributes
-    ----------
-    plan : callable
-        From a section's shape, and how often tiles were halved for lack of memory, to its tiles.
-    batch : callable
-        From a plan to the number of tiles computed at once.
-    lanes : int
-        Threads that compute.
-    symmetries : tuple of Symmetry
-        Views of a section whose results are averaged; the identity alone for a plain run.
-    fixed_batch : bool
-        Fill up the last batch, for devices on which each new shape costs much.
-    normalised : bool
-        Whether the backend takes normalised grey values; otherwise it takes uint8 ones and the section's statistics.
-    result_dtype : {"float32", "uint8"}
-        What the backend gives: probabilities p, or round(255 p).
-    """
-
-    plan: Callable[[tuple[int, int], int], Plan]
-    batch: Callable[[Plan], int]
-    lanes: int
-    symmetries: tuple[Symmetry, ...]
-    fixed_batch: bool = False
-    normalised: bool = True
-    result_dtype: str = "float32"
+_HALF = 0.5  # of a pixel's area
 
 
 class View:
     """One symmetric view of a section on its way through the tiles."""
 
-    def __init__(self, section_YX: Section, symmetry: Symmetry, settings: Settings, halvings: int) -> None:
+    def __init__(
+        self, section_YX: Section, symmetry: Symmetry, statistics: Statistics, plan: RunPlan
+    ) -> None:
         self.section_YX = symmetry.apply(section_YX)
         self.symmetry = symmetry
-        self.statistics = intensity_statistics(section_YX)
-        self.plan = settings.plan((self.section_YX.shape[0], self.section_YX.shape[1]), halvings)
-        self.out_YX: Result = np.empty(self.section_YX.shape, settings.result_dtype)
-        self._normalised = settings.normalised
+        self.statistics = statistics
+        shape = (self.section_YX.shape[0], self.section_YX.shape[1])
+        self.plan: SectionPlan = plan.tiles_of(symmetry).fitted(shape)
+        self.out_YX: Result = np.empty(self.section_YX.shape, plan.model.output_dtype)
+        self._normalised = plan.model.input_dtype == "float32"
 
-    def gather(self, tile: Tile, plan: Plan, out_YX: Result) -> None:
-        """Put what a tile of `plan` reads into `out_YX`, normalised where the backend wants that."""
-        raw_YX = read_mirrored(self.section_YX, plan.pad, tile.reads)
+    def gather(self, tile: Tile, out_YX: Result) -> None:
+        """Put what a tile reads into `out_YX`, normalised where the model expects that."""
+        raw_YX = read_mirrored(self.section_YX, self.plan.pad, tile.reads)
         if self._normalised:
             normalise(raw_YX, self.statistics, out_YX)
         else:
             out_YX[...] = raw_YX
 
 
-class Job:
-    """One section: its views, and how many of their tiles are still to come."""
+class SectionInWork:
+    """One section: its tissue, the views of it, and how many of their tiles are still to come."""
 
-    def __init__(self, section_YX: Section, settings: Settings, halvings: int) -> None:
-        self.views = [View(section_YX, symmetry, settings, halvings) for symmetry in settings.symmetries]
+    def __init__(self, section_YX: Section, plan: RunPlan) -> None:
+        self._shape = (section_YX.shape[0], section_YX.shape[1])
+        self._scaled = plan.scaling is not None
+        self._dtype = plan.model.output_dtype
+        self.statistics = section_statistics(section_YX, nodata=plan.source.nodata)
+        self.views: list[View] = []
+        if not self.statistics.blank:
+            tissue_YX = tissue_of(section_YX, self.statistics)
+            self._tissue_shape = (tissue_YX.shape[0], tissue_YX.shape[1])
+            if plan.scaling is None:
+                statistics = self._measured(tissue_YX)
+            else:
+                tissue_YX, statistics = self._resampled(tissue_YX, plan)
+            self.views = [View(tissue_YX, symmetry, statistics, plan) for symmetry in plan.views]
         self.pending = sum(len(view.plan.tiles) for view in self.views)
 
+    def _measured(self, tissue_YX: Section) -> Statistics:
+        """Return mean and standard deviation of the tissue, which mostly is the whole section."""
+        found = self.statistics
+        integers = tissue_YX.dtype.kind in "iu" and tissue_YX.dtype.itemsize <= 2  # counted one by one
+        if integers or found.canvas_YX is not None or found.outliers:
+            return found
+        return intensity_statistics(tissue_YX)
+
+    def _resampled(self, tissue_YX: Section, plan: RunPlan) -> tuple[Section, Statistics]:
+        """Return the tissue at the model's pixel size, and its statistics there."""
+        assert plan.scaling is not None
+        shape = plan.scaling.inner_shape(self._tissue_shape)
+        inner_YX: Section = resample(tissue_YX, shape)
+        if plan.model.input_dtype == "uint8":
+            inner_YX = np.rint(inner_YX).astype(np.uint8)
+        if self.statistics.canvas_YX is None:
+            return inner_YX, intensity_statistics(inner_YX)
+        inside = inner_YX[resample(self.statistics.canvas_YX[self.statistics.box], shape) < _HALF]
+        return inner_YX, intensity_statistics(inside if inside.size else inner_YX)
+
     def result(self) -> Result:
-        """Average the views in their fixed order, so that the sum has one rounding."""
+        """Return the result at the section's own size, 0 where there is no tissue.
+
+        Views are averaged in their fixed order, with one rounding.
+        """
+        if not self.views:
+            return np.zeros(self._shape, self._dtype)
+        result_YX = self._mean_of_views()
+        if self._scaled:
+            result_YX = resample(decode(result_YX), self._tissue_shape)
+        return whole_section(result_YX, self.statistics, self._shape)
+
+    def _mean_of_views(self) -> Result:
         if len(self.views) == 1:
             return self.views[0].symmetry.undo(self.views[0].out_YX)
         mean_YX = sum(view.symmetry.undo(view.out_YX).astype(np.float64) for view in self.views) / len(
@@ -90,27 +112,27 @@ class Job:
 class Item:
     """One tile to compute."""
 
-    job: Job
+    section: SectionInWork
     view: View
     tile: Tile
 
 
 class Buffers:
-    """Memory that one lane fills again and again: a batch, its statistics and its result.
+    """Memory that one worker fills again and again: a batch, its statistics and its result.
 
     New arrays would cost their first touch, page by page, for every batch.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, plan: RunPlan) -> None:
+        self._plan = plan
         self._held: tuple[Result, Result] | None = None
 
-    def gather(self, items: Sequence[tuple[View, Plan, Tile]], count: int) -> tuple[list[Result], Result]:
+    def gather(self, items: Sequence[Item], count: int) -> tuple[list[Result], Result]:
         """Read tiles of one shape into a batch.
 
         Parameters
         ----------
-        items : sequence of (View, Plan, Tile)
+        items : sequence of Item
             What to read.
         count : int
             Size of the batch; what `items` do not fill is zero.
@@ -121,24 +143,20 @@ class Buffers:
             What the backend takes: the batch (N, 1, Y, X), and where it normalises the means and inverse standard
             deviations (N, 1, 1, 1); and where its result may go. Both are overwritten by the next call.
         """
-        shape = (count, 1, *items[0][1].tile_shape)
+        reads = items[0].tile.reads
+        shape = (count, 1, reads[0].stop - reads[0].start, reads[1].stop - reads[1].start)
+        model = self._plan.model
         if self._held is None or self._held[0].shape != shape:
             self._held = None  # first of all, for both may not fit
-            batch_dtype = np.float32 if self._settings.normalised else np.uint8
-            self._held = np.empty(shape, batch_dtype), np.empty(shape, self._settings.result_dtype)
+            self._held = np.empty(shape, model.input_dtype), np.empty(shape, model.output_dtype)
         batch_NCYX, result_NCYX = self._held
-        for i, (view, plan, tile) in enumerate(items):
-            view.gather(tile, plan, batch_NCYX[i, 0])
+        for i, item in enumerate(items):
+            item.view.gather(item.tile, batch_NCYX[i, 0])
         batch_NCYX[len(items) :] = 0
-        if self._settings.normalised:
+        if model.input_dtype == "float32":
             return [batch_NCYX], result_NCYX
-        found = [view.statistics for view, _, _ in items]
+        found = [item.view.statistics for item in items]
         constants = np.zeros((2, count, 1, 1, 1), np.float32)
         constants[0, : len(found), 0, 0, 0] = [statistics.mean for statistics in found]
         constants[1, : len(found), 0, 0, 0] = [statistics.inverse_std for statistics in found]
         return [batch_NCYX, *constants], result_NCYX
-
-
-def overlap(a: Tile, b: Tile) -> bool:
-    """Whether two tiles own pixels in common."""
-    return all(x.start < y.stop and y.start < x.stop for x, y in zip(a.owns, b.owns, strict=True))

@@ -1,6 +1,6 @@
-"""What describes a stack apart from its pixels: shape, axes, file format and pixel size.
+"""How large a pixel is.
 
-Pixel sizes are nanometres here; files give them in many units and in three ways: ImageJ (pixels per unit,
+Pixel sizes are nanometres here; files hold them in many units and in three ways: ImageJ (pixels per unit,
 and the unit in the description), OME-XML (a size and its unit) and plain TIFF tags (pixels per centimetre).
 """
 
@@ -9,9 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from math import isfinite
-from typing import Literal
-
-Kind = Literal["imagej", "ome", "tiff"]
 
 _NM = {
     "pm": Fraction(1, 1000),
@@ -47,49 +44,12 @@ class PixelSize:
     y_nm, x_nm : float
         Within a section.
     z_nm : float or None
-        From one section to the next; None where the file does not say.
+        From one section to the next; None where the file does not hold it.
     """
 
     y_nm: float
     x_nm: float
     z_nm: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StackInfo:
-    """A section or a stack of sections, without its pixels.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        (Y, X) of one section, (Z, Y, X) of a stack.
-    axes : str
-        One letter per dimension of `shape`, as the file names them: "YX", "ZYX", "TYX"; "I" or "Q" where
-        it does not say what the sections are along.
-    kind : {"imagej", "ome", "tiff"}
-        The flavour of TIFF.
-    pixel_size : PixelSize or None
-        None where it is not known.
-    """
-
-    shape: tuple[int, ...]
-    axes: str = ""
-    kind: Kind = "imagej"
-    pixel_size: PixelSize | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
-        if not self.axes:
-            object.__setattr__(self, "axes", "ZYX"[-len(self.shape) :])
-        if len(self.shape) not in (2, 3) or min(self.shape) < 1:
-            raise ValueError(f"shape {self.shape} is neither (Y, X) nor (Z, Y, X)")
-        if len(self.axes) != len(self.shape) or not self.axes.endswith("YX"):
-            raise ValueError(f"axes {self.axes!r} do not fit the shape {self.shape}")
-
-    @property
-    def sections(self) -> int:
-        """Number of sections; 1 for a single image."""
-        return self.shape[0] if len(self.shape) == 3 else 1
 
 
 def in_nm(size: str | float | Fraction, unit: str) -> float | None:

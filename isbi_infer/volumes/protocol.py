@@ -1,17 +1,56 @@
-"""What the engine knows of storage: a source gives sections, a sink takes blocks of the result."""
+"""What the engine knows of storage: a source holds sections, a sink takes blocks of the result."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.volumes.pixel_size import StackInfo
+from isbi_infer.volumes.pixel_size import PixelSize
 
 Section = npt.NDArray[Any]
 Window = tuple[slice, slice]
+Kind = Literal["imagej", "ome", "tiff"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackInfo:
+    """A section or a stack of sections, without its pixels.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (Y, X) of one section, (Z, Y, X) of a stack.
+    axes : str
+        One letter per dimension of `shape`, as the file names them: "YX", "ZYX", "TYX"; "I" or "Q" where
+        it does not name the axis of the sections.
+    kind : {"imagej", "ome", "tiff"}
+        The flavour of TIFF.
+    pixel_size : PixelSize or None
+        None where it is not known.
+    """
+
+    shape: tuple[int, ...]
+    axes: str = ""
+    kind: Kind = "imagej"
+    pixel_size: PixelSize | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        if not self.axes:
+            object.__setattr__(self, "axes", "ZYX"[-len(self.shape) :])
+        if len(self.shape) not in (2, 3) or min(self.shape) < 1:
+            raise ValueError(f"shape {self.shape} is neither (Y, X) nor (Z, Y, X)")
+        if len(self.axes) != len(self.shape) or not self.axes.endswith("YX"):
+            raise ValueError(f"axes {self.axes!r} do not fit the shape {self.shape}")
+
+    @property
+    def sections(self) -> int:
+        """Number of sections; 1 for a single image."""
+        return self.shape[0] if len(self.shape) == 3 else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +87,16 @@ class Source(Protocol):
         Shape, axes, file format and pixel size.
     dtype : numpy.dtype
         Of the sections, in the machine's byte order.
+    nodata : float or None
+        The grey value that stands for "no data", where the volume names one; such pixels may be NaN.
     notes : tuple of str
-        What was done to the pixels or taken for granted, and has to be said.
+        What was done to the pixels or taken for granted: what the reader of the results must know.
     """
 
     name: str
     info: StackInfo
     dtype: np.dtype[np.generic]
+    nodata: float | None
     notes: tuple[str, ...]
 
     def read(self, z: int, window: Window | None = None) -> Section:
@@ -86,6 +128,12 @@ class Source(Protocol):
     def close(self) -> None:
         """Release the file; what describes the volume stays."""
 
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None: ...
+
 
 class Sink(Protocol):
     """A result being written; it appears under its name when it is finished, whole.
@@ -112,3 +160,9 @@ class Sink(Protocol):
 
     def finish(self) -> tuple[str, ...]:
         """Put the whole result in place, after all blocks; return notes for the user."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
+from isbi_train.config.flags import flag
 from isbi_train.config.plain import Plain, require
 
 ARCHITECTURES = ("unet", "valid-unet")
@@ -16,6 +17,9 @@ class NetworkConfig(Plain):
 
     Attributes
     ----------
+    arch : {"unet", "valid-unet"}
+        "unet" pads every convolution with zeros. "valid-unet" mirrors the image's edges and leaves the convolutions on
+        the way down unpadded; see `isbi_train.networks.network.UNet`.
     base : int
         Channels of the first level; each level below has twice as many. 64 with ``depth=4, unshuffle=1`` is the
         31-million-parameter U-Net of Ronneberger et al. 2015, MICCAI, 234-241.
@@ -25,9 +29,6 @@ class NetworkConfig(Plain):
         2 folds each 2x2 block of pixels into channels first: four times fewer operations, no pixel lost. 4 folds 4x4.
     dropout : float
         Probability of dropping a channel of the deepest level during training.
-    arch : {"unet", "valid-unet"}
-        "unet" pads every convolution with zeros. "valid-unet" mirrors the image's edges and leaves the convolutions on
-        the way down unpadded; see `isbi_train.networks.network.UNet`.
     widest : int
         Most channels of any level; most weights sit in the deepest.
     batch_norm : bool
@@ -38,11 +39,11 @@ class NetworkConfig(Plain):
         al. 2017, "MobileNets", arXiv:1704.04861, but without BatchNorm and ReLU between the two.
     """
 
-    base: int = 32
-    depth: int = 3
-    unshuffle: int = 2
-    dropout: float = 0.1
-    arch: str = "unet"
+    arch: str = flag("unet", "Architecture; each has its own defaults for the others.", choices=ARCHITECTURES)
+    base: int = flag(32, "Channels of the first level.")
+    depth: int = flag(3, "Number of 2x2 poolings.")
+    unshuffle: int = flag(2, "1, or 2 or 4 to fold so many pixels a side into channels.")
+    dropout: float = flag(0.1, "Share of channels dropped at the deepest level.")
     widest: int = 1024
     batch_norm: bool = True
     separable: bool = False
@@ -71,7 +72,7 @@ class NetworkConfig(Plain):
 
     @classmethod
     def of(cls, arch: str, **given: Any) -> Self:
-        """Give the settings that an architecture is known by, some of them changed.
+        """Return an architecture with its own defaults, some of them changed.
 
         Parameters
         ----------
@@ -83,7 +84,7 @@ class NetworkConfig(Plain):
         Raises
         ------
         UsageError
-            If they cannot be meant.
+            If a value is invalid, or does not go with the architecture.
         """
         classic = {"base": 64, "depth": 4, "unshuffle": 1, "dropout": 0.0}
         defaults = classic if arch == "valid-unet" else {}

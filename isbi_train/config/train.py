@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from isbi_train.config.flags import flag
 from isbi_train.config.plain import Plain, require
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,9 +22,9 @@ class TrainConfig(Plain):
     crop : int
         Side of the square training crops, in pixels.
     batch : int
-        Crops a step.
+        Crops a step, of all processes together.
     learning_rate, weight_decay : float
-        Of AdamW; the rate warms up linearly and decays to zero along a cosine.
+        Settings of AdamW; the rate warms up linearly and decays to zero along a cosine.
     warmup_steps : int
         Steps of the warm-up, a fifth of the run at most.
     average : float
@@ -34,7 +38,7 @@ class TrainConfig(Plain):
     border : int
         Mirrored pixels around a section when it is validated, and later segmented.
     precision : {"auto", "float32", "bfloat16", "float16"}
-        Of the training arithmetic; "auto" takes the narrowest that the device computes natively.
+        Precision of the training arithmetic; "auto" takes the narrowest that the device computes natively.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA when present.
     seed : int
@@ -57,29 +61,31 @@ class TrainConfig(Plain):
         Share of the teachers' probabilities in the targets of labelled sections (0..1), where there are teachers.
     """
 
-    epochs: int = 360
-    crop: int = 256
-    batch: int = 4
-    learning_rate: float = 2e-3
+    epochs: int = flag(360, "An epoch draws as many pixels as the training sections have.")
+    crop: int = flag(256, "Side of the training crops, in pixels.")
+    batch: int = flag(4, "Crops a step, of all processes together.")
+    learning_rate: float = flag(2e-3, "Highest rate of AdamW.")
     weight_decay: float = 1e-2
     warmup_steps: int = 200
     average: float = 0.998
-    hold_out: int = 5
+    hold_out: int = flag(5, "How many sections are kept for validation.")
+    hold_out_start: int | None = flag(None, "The first of them, from 0; else they are the last.")
     checkpoint_epochs: int = 2
-    border: int = 0
-    precision: str = "auto"
-    device: str = "auto"
-    seed: int = 2012
-    hold_out_start: int | None = None
-    clip_norm: float = 1.0
-    patience: int = 0
-    calibrate: bool = False
-    membrane_weight: float = 1.0
-    border_weight: float = 0.0
+    border: int = flag(0, "Mirrored pixels around a section when it is segmented.")
+    precision: str = flag("auto", "Precision of the training arithmetic.", choices=PRECISIONS)
+    device: str = flag("auto", "Where to train.", choices=DEVICES)
+    seed: int = flag(2012, "Fixes weights, crops, augmentation and dropout.")
+    clip_norm: float = flag(1.0, "Longest gradient; 0 for any.")
+    patience: int = flag(0, "Stop after so many validations without a better V_rand; 0 never does.")
+    calibrate: bool = flag(
+        False, "Fit a factor and an offset to the held-out logits in the end.", name="--calibrate"
+    )
+    membrane_weight: float = flag(1.0, "Weight of a membrane pixel in the loss; that of a cell pixel is 1.")
+    border_weight: float = flag(0.0, "U-Net's w0 between near cells; the paper's is 10.")
     border_sigma_px: float = 5.0
-    label_smoothing: float = 0.0
+    label_smoothing: float = flag(0.0, "Smoothing of the labels beside borders, 0 to 1.")
     label_smoothing_px: float = 2.0
-    soft_weight: float = 0.5
+    soft_weight: float = flag(0.5, "Share of the teachers in the targets, 0 to 1.")
 
     def __post_init__(self) -> None:
         for name in ("epochs", "crop", "batch", "hold_out", "checkpoint_epochs"):
@@ -90,9 +96,9 @@ class TrainConfig(Plain):
         require(0 <= self.average < 1, f"average {self.average} is not within [0, 1)")
         require(self.border >= 0, f"border {self.border} is negative")
         require(self.warmup_steps >= 0, f"warm-up of {self.warmup_steps} steps is negative")
-        precisions = ("auto", "float32", "bfloat16", "float16")
-        require(self.precision in precisions, f"precision {self.precision!r} is not one of {precisions}")
-        require(self.device in ("auto", "cpu", "cuda"), f"device {self.device!r} is not auto, cpu or cuda")
+        for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
+            value = getattr(self, name)
+            require(value in known, f"{name} {value!r} is not one of {', '.join(known)}")
         require(self.hold_out_start is None or self.hold_out_start >= 0, "hold_out_start is negative")
         for name in ("clip_norm", "patience", "border_weight"):
             require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative")

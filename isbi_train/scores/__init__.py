@@ -1,1 +1,1 @@
-"""V_rand and V_info after border thinning and other scores; `evaluate` is the door."""
+"""V_rand and V_info after border thinning, and other scores of arrays; `metrics` is the door."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from isbi_infer.errors import UsageError
-from isbi_train.scores.pairs import Pair, checked_pair, optional_module
+from isbi_train.scores.inputs import ScoringInput, check_scoring_input, optional_module
 from isbi_train.scores.thinned import THRESHOLDS, SplitMergeScores, ThinnedScores, thinned_scores
 
 __all__ = [
@@ -126,23 +126,57 @@ def pixel_scores(probabilities: ArrayLike, labels: ArrayLike, threshold: float =
     Raises
     ------
     ImageError
-        If the pair cannot be scored: see :func:`isbi_train.scores.pairs.checked_pair`.
+        If the pair cannot be scored: see :func:`isbi_train.scores.inputs.check_scoring_input`.
     UsageError
         If the threshold lies outside [0, 1].
     """
     pair, found = _segmented(probabilities, labels, threshold)
-    truth = pair.cell
+    return pixel_agreement([agreement(found, pair.cell)], threshold, pair.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Numbers of pixels that a segmentation and the labels both call cell or membrane, and of all."""
+
+    both_cell: int
+    both_membrane: int
+    pixels: int
+
+
+def agreement(found: np.ndarray, truth: np.ndarray) -> Agreement:
+    """Count where two bool arrays of one shape, True = cell, agree."""
     both_cell = int(np.count_nonzero(found & truth))
-    both_membrane = int(np.count_nonzero(~(found | truth)))
-    wrong = truth.size - both_cell - both_membrane
+    return Agreement(both_cell, int(np.count_nonzero(~(found | truth))), truth.size)
+
+
+def pixel_agreement(sections: Sequence[Agreement], threshold: float, notes: tuple[str, ...]) -> PixelScores:
+    """Return the scores of all sections together.
+
+    Parameters
+    ----------
+    sections : sequence of Agreement
+        Of parts of a stack that do not overlap.
+    threshold : float
+        At which they were segmented.
+    notes : tuple of str
+        What was assumed about the input.
+
+    Returns
+    -------
+    PixelScores
+    """
+    both_cell = sum(part.both_cell for part in sections)
+    both_membrane = sum(part.both_membrane for part in sections)
+    pixels = sum(part.pixels for part in sections)
+    wrong = pixels - both_cell - both_membrane
     return PixelScores(
         threshold=threshold,
-        pixel_error=wrong / truth.size,
+        pixel_error=wrong / pixels,
         dice_membrane=_ratio(2 * both_membrane, 2 * both_membrane + wrong),
         dice_cell=_ratio(2 * both_cell, 2 * both_cell + wrong),
         iou_membrane=_ratio(both_membrane, both_membrane + wrong),
         iou_cell=_ratio(both_cell, both_cell + wrong),
-        notes=pair.notes,
+        notes=notes,
     )
 
 
@@ -255,19 +289,26 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins
     """
     if bins < 1:
         raise UsageError(f"bins is {bins}; expected at least 1")
-    pair = checked_pair(probabilities, labels)
+    pair = check_scoring_input(probabilities, labels)
     p = pair.proposal.ravel().astype(np.float64)
     index = np.minimum((p * bins).astype(np.intp), bins - 1)
     surplus = np.bincount(index, weights=p - pair.cell.ravel(), minlength=bins)
     return math.fsum(np.abs(surplus)) / p.size
 
 
-def _segmented(probabilities: ArrayLike, labels: ArrayLike, threshold: float) -> tuple[Pair, np.ndarray]:
+def _segmented(
+    probabilities: ArrayLike, labels: ArrayLike, threshold: float
+) -> tuple[ScoringInput, np.ndarray]:
     if not 0 <= threshold <= 1:
         raise UsageError(f"threshold is {threshold}; expected a number in [0, 1]")
-    pair = checked_pair(probabilities, labels)
+    pair = check_scoring_input(probabilities, labels)
+    return pair, above(pair.proposal, threshold)
+
+
+def above(proposal: np.ndarray, threshold: float) -> np.ndarray:
+    """Return where probabilities are cell at a threshold."""
     # a Python float would be rounded to the array's float32
-    return pair, pair.proposal > np.float64(threshold)
+    return np.asarray(proposal > np.float64(threshold))
 
 
 def _components(cell_ZYX: np.ndarray) -> list[np.ndarray]:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from isbi_infer.errors import UsageError
-from isbi_train.scores.pairs import checked_pair, optional_module
+from isbi_train.scores.inputs import check_scoring_input, optional_module
 
 
 def _thresholds() -> tuple[float, ...]:
@@ -175,7 +175,7 @@ def thinned_scores(
     Raises
     ------
     ImageError
-        If the pair cannot be scored: see :func:`isbi_train.scores.pairs.checked_pair`.
+        If the pair cannot be scored: see :func:`isbi_train.scores.inputs.check_scoring_input`.
     UsageError
         If ``workers`` is below 1.
     DependencyError
@@ -188,32 +188,74 @@ def thinned_scores(
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}; expected at least 1, or None for one per core")
-    pair = checked_pair(probabilities, labels)
-    optional_module("numba")
+    pair = check_scoring_input(probabilities, labels)
     sections = len(pair.cell)
-    thresholds = np.array(THRESHOLDS)
-    scores = np.empty((sections, thresholds.size, 6), np.float64)
-    counts = np.empty((sections, thresholds.size, 3), np.int64)
-
-    def score(section: int) -> None:
-        _score_section(pair.proposal[section], pair.cell[section], scores[section], counts[section])
-
-    threads = min(sections, _cores() if workers is None else workers)
+    scorer = ThinnedScorer(sections)
+    threads = min(sections, cores() if workers is None else workers)
     if threads == 1:
-        for section in range(sections):
-            score(section)
+        for z in range(sections):
+            scorer.add(z, pair.proposal[z], pair.cell[z])
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(score, range(sections)))
+            list(pool.map(scorer.add, range(sections), pair.proposal, pair.cell))
+    return scorer.scores(pair.notes)
 
-    rand = SplitMergeScores(_fixed(thresholds), *(_fixed(scores[..., k].T) for k in (0, 1, 2)))
-    info = SplitMergeScores(rand.thresholds, *(_fixed(scores[..., k].T) for k in (3, 4, 5)))
-    blank = [str(section) for section in range(sections) if not pair.cell[section].any()]
-    notes = pair.notes
-    if blank:
-        notes += (f"no cell in the labels of section {', '.join(blank)} (from 0): no score, and no mean",)
-    segments, basins, line_pixels = (_fixed(counts[..., k].T) for k in (0, 1, 2))
-    return ThinnedScores(rand, info, segments, basins, line_pixels, notes)
+
+class ThinnedScorer:
+    """The challenge's scores of a stack that comes section by section; see `thinned_scores`.
+
+    Parameters
+    ----------
+    sections : int
+        How many there will be.
+
+    Raises
+    ------
+    DependencyError
+        If numba is not installed.
+    """
+
+    def __init__(self, sections: int) -> None:
+        optional_module("numba")
+        self._scores = np.empty((sections, len(THRESHOLDS), 6), np.float64)
+        self._counts = np.empty((sections, len(THRESHOLDS), 3), np.int64)
+        self._blank = np.zeros(sections, np.bool_)
+
+    def add(self, z: int, proposal_YX: np.ndarray, cell_YX: np.ndarray) -> None:
+        """Score a section; several threads may score different ones at the same time.
+
+        Parameters
+        ----------
+        z : int
+            Its number, from 0.
+        proposal_YX : float32 or float64 array
+            Probability of cell, in [0, 1].
+        cell_YX : bool array of the same shape
+            Where the labels say cell.
+        """
+        _score_section(proposal_YX, cell_YX, self._scores[z], self._counts[z])
+        self._blank[z] = not cell_YX.any()
+
+    def scores(self, notes: tuple[str, ...] = ()) -> ThinnedScores:
+        """Return the scores, after all sections were added.
+
+        Parameters
+        ----------
+        notes : tuple of str
+            What was assumed about the input.
+
+        Returns
+        -------
+        ThinnedScores
+        """
+        thresholds = np.array(THRESHOLDS)
+        rand = SplitMergeScores(_fixed(thresholds), *(_fixed(self._scores[..., k].T) for k in (0, 1, 2)))
+        info = SplitMergeScores(rand.thresholds, *(_fixed(self._scores[..., k].T) for k in (3, 4, 5)))
+        if self._blank.any():
+            blank = ", ".join(map(str, np.flatnonzero(self._blank)))
+            notes += (f"no cell in the labels of section {blank} (from 0): no score, and no mean",)
+        segments, basins, line_pixels = (_fixed(self._counts[..., k].T) for k in (0, 1, 2))
+        return ThinnedScores(rand, info, segments, basins, line_pixels, notes)
 
 
 def _score_section(
@@ -239,7 +281,8 @@ def _score_section(
         counts[t] = len(first) - 1, basins, line_pixels
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

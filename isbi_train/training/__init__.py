@@ -1,1 +1,1 @@
-"""A training run: its settings, what it draws, its loop, and what it keeps."""
+"""A training run: what it draws, its loop, and what it keeps."""

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_train.augment.crops import ALL, random_crops
 from isbi_train.config import AugmentConfig, TrainConfig
-from isbi_train.stacks.data import LabelledStack
-from isbi_train.training.augment import ALL, random_crops
+from isbi_train.data.labelled import LabelledStack
 from isbi_train.training.distil import SoftLabels
 from isbi_train.training.losses import is_plain, mean_weight, target_maps
 

@@ -18,10 +18,11 @@ import torch
 from torch import nn
 
 from isbi_infer.errors import ModelError
+from isbi_train.data.labelled import LabelledStack
 from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
+from isbi_train.networks.whole import predict_whole
 from isbi_train.scores.metrics import expected_calibration_error
-from isbi_train.stacks.data import LabelledStack
-from isbi_train.training.validate import predict_whole, scores_of
+from isbi_train.training.validate import scores_of
 
 log = logging.getLogger(__name__)
 

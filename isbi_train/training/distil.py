@@ -14,9 +14,9 @@ from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.segmenter import Segmenter
 from isbi_infer.volumes import open_stack
 from isbi_train.config import TrainConfig
-from isbi_train.stacks.data import LabelledStack
-from isbi_train.stacks.sections import ranges
-from isbi_train.training.inputs import Inputs
+from isbi_train.config.inputs import Inputs
+from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.sections import ranges
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def check_teachers(teachers: tuple[Path, ...], stack: LabelledStack, train: Trai
     images = stack.sha256()["images"] if teachers else ""
     for teacher in teachers:
         segmenter = Segmenter(teacher)
-        training = segmenter.contract.training
+        training = segmenter.contract.provenance.get("training", {})
         seen = str(training.get("sections", ""))
         same = dict(training.get("data_sha256", {})).get("images") == images
         if same and any(r.start < held_out.stop and held_out.start < r.stop for r in ranges(seen)):

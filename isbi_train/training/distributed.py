@@ -23,15 +23,15 @@ from isbi_infer.errors import IsbiError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Team:
+class ProcessGroup:
     """The processes that train one network together.
 
     Attributes
     ----------
     rank, size : int
-        This process's number, and how many there are.
+        Number of this process, and how many there are.
     local_rank : int
-        Its number on this machine, which is also that of its CUDA device.
+        Number of this process on its machine, which is also that of its CUDA device.
     """
 
     rank: int = 0
@@ -39,12 +39,12 @@ class Team:
     local_rank: int = 0
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process validates, saves and reports."""
         return self.rank == 0
 
-    def part(self, batch: int) -> slice:
-        """Give this process's crops of a batch.
+    def share(self, batch: int) -> slice:
+        """Return which crops of a batch this process computes.
 
         Raises
         ------
@@ -56,8 +56,8 @@ class Team:
                 f"a batch of {batch} crops cannot be shared out to {self.size} processes; "
                 f"try --batch {-(-batch // self.size) * self.size}"
             )
-        share = batch // self.size
-        return slice(self.rank * share, (self.rank + 1) * share)
+        crops = batch // self.size
+        return slice(self.rank * crops, (self.rank + 1) * crops)
 
     def mean(self, value: Tensor) -> Tensor:
         """Average a tensor over the processes."""
@@ -68,23 +68,23 @@ class Team:
         return total / self.size
 
     def any(self, flag: bool) -> bool:
-        """Say whether any process has raised a flag; all must ask."""
+        """Return whether any process has raised a flag; all must ask."""
         if self.size == 1:
             return flag
         raised = torch.tensor(int(flag))  # on the CPU, so that no CUDA work is waited for
         dist.all_reduce(raised, dist.ReduceOp.MAX)
         return bool(raised)
 
-    def lead(self, action: Callable[[], None]) -> None:
-        """Let the leading process do something; where that fails, all fail, instead of waiting for it.
+    def run_on_main(self, action: Callable[[], None]) -> None:
+        """Let the main process do something; where that fails, all fail, instead of waiting for it.
 
         Raises
         ------
         IsbiError
-            What it raised, in the leading process.
+            What it raised, in the main process.
         """
         failure = None
-        if self.leads:
+        if self.is_main:
             try:
                 action()
             except IsbiError as error:
@@ -92,8 +92,8 @@ class Team:
         if self.any(failure is not None):
             raise failure or IsbiError(f"process {self.rank} gives up, since process 0 does")
 
-    def wrap(self, model: nn.Module, batch: int) -> nn.Module:
-        """Let a network compute this process's part of a batch as if it saw all of it.
+    def distribute(self, model: nn.Module, batch: int) -> nn.Module:
+        """Let a network compute this process's share of a batch as if it saw all of it.
 
         Parameters
         ----------
@@ -112,33 +112,33 @@ class Team:
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.BatchNorm2d):
-                    setattr(parent, name, TeamBatchNorm2d.like(child))
+                    setattr(parent, name, SyncedBatchNorm2d.like(child))
                 elif isinstance(child, nn.Dropout2d):
-                    setattr(parent, name, TeamDropout2d(child.p, batch, self.part(batch)))
+                    setattr(parent, name, SharedDropout2d(child.p, batch, self.share(batch)))
         device = next(model.parameters()).device
         return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
-ALONE = Team()
+SINGLE_PROCESS = ProcessGroup()
 _PATIENCE = timedelta(seconds=5)  # for processes that fail alone
 
 
 @contextmanager
-def torchrun_team() -> Iterator[Team]:
+def torchrun_processes() -> Iterator[ProcessGroup]:
     """Join the processes that torchrun has started, gloo between CPUs and nccl between CUDA devices.
 
     Yields
     ------
-    Team
-        `ALONE` where torchrun has started nothing.
+    ProcessGroup
+        `SINGLE_PROCESS` where torchrun has started nothing.
     """
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(os.environ) or os.environ["WORLD_SIZE"] == "1":
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
-        yield Team(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
     finally:
         # gloo ends a process whose peer is gone before it has closed its own side.
         with suppress(RuntimeError, ValueError):
@@ -162,11 +162,11 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-class TeamBatchNorm2d(nn.BatchNorm2d):
+class SyncedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm over the batches of all processes; `torch.nn.SyncBatchNorm` does this on CUDA only."""
 
     @classmethod
-    def like(cls, other: nn.BatchNorm2d) -> TeamBatchNorm2d:
+    def like(cls, other: nn.BatchNorm2d) -> SyncedBatchNorm2d:
         """Take over another one's parameters and statistics."""
         made = cls(other.num_features, eps=other.eps, momentum=other.momentum)
         made._parameters, made._buffers = other._parameters, other._buffers
@@ -199,8 +199,8 @@ def _sum(value: Tensor) -> Tensor:
     return total
 
 
-class TeamDropout2d(nn.Module):
-    """Dropout of channels whose masks are drawn for the whole batch, so that each process gets its part of them.
+class SharedDropout2d(nn.Module):
+    """Dropout of channels whose masks are drawn for the whole batch, so that each process gets its share of them.
 
     Parameters
     ----------
@@ -208,17 +208,17 @@ class TeamDropout2d(nn.Module):
         Probability of dropping a channel.
     batch : int
         Crops of all processes.
-    part : slice
-        This process's.
+    share : slice
+        The crops of this process, see `ProcessGroup.share`.
     """
 
-    def __init__(self, p: float, batch: int, part: slice) -> None:
+    def __init__(self, p: float, batch: int, share: slice) -> None:
         super().__init__()
-        self.p, self.batch, self.part = p, batch, part
+        self.p, self.batch, self.share = p, batch, share
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop channels in training."""
         if not self.training:
             return input
         ones = torch.ones(self.batch, input.shape[1], 1, 1, device=input.device, dtype=input.dtype)
-        return input * F.dropout2d(ones, self.p)[self.part]
+        return input * F.dropout2d(ones, self.p)[self.share]

@@ -13,12 +13,12 @@ from typing import Any
 from isbi_infer.errors import UsageError
 from isbi_infer.files import replacing
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.config.inputs import Inputs
+from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.sections import blocks
 from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.stacks.data import LabelledStack
-from isbi_train.stacks.sections import blocks
-from isbi_train.training.distributed import ALONE, Team
-from isbi_train.training.inputs import Inputs
-from isbi_train.training.run import BEST, MODEL
+from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
+from isbi_train.training.state import BEST, MODEL
 from isbi_train.training.train import fit
 
 FOLDS = "folds.json"
@@ -41,7 +41,7 @@ def cross_validate(
     train: TrainConfig,
     inputs: Inputs | None = None,
     report: Callable[[int, dict[str, Any]], None] | None = None,
-    team: Team = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, Any]:
     """Train one model for each block of sections, on all others, and average their scores.
 
@@ -61,13 +61,13 @@ def cross_validate(
         As for `isbi_train.training.train.fit`; what `train` holds out is replaced.
     report : callable, optional
         Called with the fold and what `isbi_train.training.train.fit` reports.
-    team : Team
+    processes : ProcessGroup
         The processes that train together.
 
     Returns
     -------
     dict
-        What is in ``folds.json``, see `summary`; nothing in processes that do not lead.
+        What is in ``folds.json``, see `collect_scores`; empty in all processes but the main one.
 
     Raises
     ------
@@ -89,11 +89,11 @@ def cross_validate(
             inputs=inputs,
             resume=folder.exists(),
             report=partial(report, fold) if report else None,
-            team=team,
+            processes=processes,
         )
-    if not team.leads:
+    if not processes.is_main:
         return {}
-    found = summary(out, folds)
+    found = collect_scores(out, folds)
     with replacing(out / FOLDS) as temporary:
         temporary.write_text(json.dumps(found, indent=1))
     return found
@@ -104,8 +104,8 @@ def fold_folder(out: Path, fold: int) -> Path:
     return out / f"fold-{fold}"
 
 
-def summary(out: Path, folds: int) -> dict[str, Any]:
-    """Average the scores of the folds that have some.
+def collect_scores(out: Path, folds: int) -> dict[str, Any]:
+    """Collect and average the scores of the folds that have some.
 
     Parameters
     ----------

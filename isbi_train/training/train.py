@@ -14,34 +14,33 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from isbi_infer.errors import UsageError
 from isbi_infer.files import holding
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.config.inputs import Inputs
+from isbi_train.config.settings import Settings, write_settings
+from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.sections import hold_out
 from isbi_train.networks.checkpoint import file_sha256
 from isbi_train.networks.network import UNet
 from isbi_train.networks.weights import load_weights
-from isbi_train.stacks.data import LabelledStack
-from isbi_train.stacks.sections import hold_out
-from isbi_train.training.arithmetic import Arithmetic, choose_arithmetic
 from isbi_train.training.batches import Sections, batches, bring_sections, step_seed, steps_per_epoch
 from isbi_train.training.calibrate import calibrate_file
+from isbi_train.training.device import choose_device
 from isbi_train.training.distil import Teaching
-from isbi_train.training.distributed import ALONE, Team
-from isbi_train.training.inputs import Inputs
+from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
 from isbi_train.training.losses import loss as weighted_loss
-from isbi_train.training.run import (
+from isbi_train.training.state import (
     BEST,
     MODEL,
     PROGRESS,
     SETTINGS,
-    Run,
     RunSettings,
+    TrainingState,
     check_no_run,
     make_run_folder,
 )
-from isbi_train.training.settings import Settings, write_settings
 from isbi_train.training.stopping import stop_between_steps
 from isbi_train.training.validate import validate
 
@@ -52,7 +51,7 @@ _CHECK_STEPS = 20  # between looks at the losses, each of which waits for the de
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
-    """Give the rate of a step: linear warm-up, then a cosine to zero (Loshchilov and Hutter 2017, ICLR)."""
+    """Return the rate of a step: linear warm-up, then a cosine to zero (Loshchilov and Hutter 2017, ICLR)."""
     warmup = min(config.warmup_steps, total // 5)  # a short run must leave its warm-up too
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
@@ -70,7 +69,7 @@ def fit(
     inputs: Inputs | None = None,
     resume: bool = False,
     report: Report | None = None,
-    team: Team = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> Path:
     """Train a U-Net and keep its checkpoints.
 
@@ -85,14 +84,14 @@ def fit(
         Folder for ``model.pth`` (averaged weights of the last validation), ``best.pth`` (those of the best V_rand),
         ``progress.pth`` and ``progress.previous.pth`` (to resume from), ``history.json`` and ``settings.toml``.
     network, augment, train : NetworkConfig, AugmentConfig, TrainConfig
-        The settings.
+        Settings of the run.
     inputs : Inputs, optional
-        Gives ``init``, ``teachers`` and ``unlabelled``, and says where the stack comes from.
+        Names ``init``, ``teachers`` and ``unlabelled``, and where the stack comes from.
     resume : bool
         Continue from ``progress.pth`` where it exists.
     report : callable, optional
-        Called with one dictionary per validation, in the process that leads.
-    team : Team
+        Called with one dictionary per validation, in the main process.
+    processes : ProcessGroup
         The processes that train together; all see the same files.
 
     Returns
@@ -120,8 +119,8 @@ def fit(
     inputs = inputs or Inputs()
     training, held_out = hold_out(stack, train)
     _check_crop(train.crop, network.stride)
-    part = team.part(train.batch)
-    arithmetic = choose_arithmetic(train, team.local_rank)
+    processes.share(train.batch)  # a batch that cannot be shared out is refused before any work
+    device = choose_device(train, processes.local_rank)
     teaching = Teaching.of(inputs, stack, train)
     torch.manual_seed(train.seed)
     model = UNet(network)
@@ -130,51 +129,120 @@ def fit(
         data["teaching"] = teaching.sha256
     if inputs.init:
         data["init"] = _start_from(model, Path(inputs.init))
-    model = model.to(arithmetic.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = new_run(model, train, arithmetic)
+    model = model.to(device.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = TrainingState.start(model, train, device)
     settings = RunSettings(network, augment, train, data)
     inputs = replace(inputs, sha256=_sha256_by_name(data, inputs))
 
     with ExitStack() as held:
-        team.lead(partial(_hold_folder, out, held, resume))
-        if resume and run.resume(out, settings):
-            log.info("resumed after epoch %d and %d more steps", run.epoch, len(run.losses))
+        processes.run_on_main(partial(_hold_folder, out, held, resume))
+        if resume and state.resume(out, settings):
+            log.info("resumed after epoch %d and %d more steps", state.epoch, len(state.losses))
         elif resume:
             log.warning("%s: no %s to resume from, starting a new run", out, PROGRESS)
         written = Settings(network=network, augment=augment, train=train, inputs=inputs)
-        team.lead(partial(write_settings, out / SETTINGS, written))
-        if not run.finished(train.epochs, train.patience):
+        processes.run_on_main(partial(write_settings, out / SETTINGS, written))
+        if not state.finished(train.epochs, train.patience):
             soft = teaching.teach(training) if teaching else None
-            sections = bring_sections(training, train, soft, arithmetic.device)
-            _train(run, sections, held_out, settings, arithmetic, part, out, report, team)
+            sections = bring_sections(training, train, soft, device.torch_device)
+            _train(state, sections, held_out, settings=settings, out=out, report=report, processes=processes)
         if train.calibrate:
             for name in (MODEL, BEST):
-                team.lead(partial(_calibrate, out / name, held_out))
+                processes.run_on_main(partial(_calibrate, out / name, held_out))
     return out / MODEL
 
 
-def new_run(model: nn.Module, train: TrainConfig, arithmetic: Arithmetic) -> Run:
-    """Give a network what it is trained with: averaged weights, optimiser and scaler.
+def _train(
+    state: TrainingState,
+    sections: Sections,
+    held_out: LabelledStack,
+    *,
+    settings: RunSettings,
+    out: Path,
+    report: Report | None,
+    processes: ProcessGroup,
+) -> None:
+    """Take step after step until the run is finished."""
+    train, augment, stride = settings.train, settings.augment, settings.network.stride
+    epoch_steps = steps_per_epoch(sections.images_ZCYX.numel(), train)
+    total = train.epochs * epoch_steps
+    steps, share = range(state.steps_taken(epoch_steps), total), processes.share(train.batch)
+    log.info("training on %s in %s, %d steps", state.device.torch_device, state.device.dtype, total)
+    state.network = processes.distribute(state.model, train.batch)
+    started = time.perf_counter()
+
+    def validate_and_save() -> None:
+        entry = {
+            "epoch": epoch,
+            "training_loss": training_loss,
+            **validate(state.average.module.eval(), held_out, stride=stride, border=train.border),
+            "seconds": time.perf_counter() - started,
+        }
+        state.history.append(entry)
+        state.save_model(out, settings)
+        state.save_progress(out, settings, epoch)
+        if report:
+            report(entry)
+
+    with stop_between_steps() as stop:
+        for step, images_NCYX, maps_NKYX in batches(sections, augment, train, steps, share):
+            state.set_learning_rate(learning_rate(step, total, train))
+            torch.manual_seed(step_seed(train, step))  # dropout
+            loss = take_step(state, images_NCYX, maps_NKYX, train, sections.weight_scale)
+            state.losses.append(processes.mean(loss))
+            state.average.update_parameters(state.model)
+
+            epoch, rest = divmod(step + 1, epoch_steps)
+            due = rest == 0 and (epoch % train.checkpoint_epochs == 0 or epoch == train.epochs)
+            stopping = processes.any(bool(stop))
+            if due or stopping or step % _CHECK_STEPS == 0:
+                state.check_finite()
+            if due:
+                training_loss = torch.stack(state.losses).mean().item()
+                state.losses.clear()
+                processes.run_on_main(validate_and_save)
+                if processes.any(state.finished(train.epochs, train.patience)):
+                    break
+            if stopping:
+                processes.run_on_main(partial(state.save_progress, out, settings, epoch))
+                log.info("stopped after step %d of %d; --resume goes on from there", step + 1, total)
+                stop.leave()
+
+
+def take_step(
+    state: TrainingState, images_NCYX: Tensor, maps_NKYX: Tensor, train: TrainConfig, weight_scale: float
+) -> Tensor:
+    """Take one step of the optimiser.
 
     Parameters
     ----------
-    model : Module
-        On its device, with its first weights.
+    state : TrainingState
+        Its weights change; their average does not.
+    images_NCYX, maps_NKYX : Tensor
+        Crops and their maps, see `isbi_train.training.batches.draw_batch`.
     train : TrainConfig
-        The settings.
-    arithmetic : Arithmetic
-        Where and how narrowly it is trained.
+        Weight of membrane in the loss, and the longest gradient.
+    weight_scale : float
+        See `isbi_train.training.losses.mean_weight`.
 
     Returns
     -------
-    Run
+    Tensor
+        The loss, a scalar.
     """
-    return Run(
-        model,
-        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(train.average), use_buffers=True),
-        torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay),
-        torch.amp.GradScaler(arithmetic.device.type, enabled=arithmetic.dtype == torch.float16),
-    )
+    state.network.train()
+    with state.device.autocast():
+        logits_NCYX = state.network(images_NCYX.contiguous(memory_format=torch.channels_last))
+    loss = weighted_loss(logits_NCYX, maps_NKYX, train.membrane_weight, weight_scale)
+
+    state.optimiser.zero_grad(set_to_none=True)
+    state.scaler.scale(loss).backward()
+    state.scaler.unscale_(state.optimiser)
+    if train.clip_norm > 0:
+        nn.utils.clip_grad_norm_(state.model.parameters(), train.clip_norm)
+    state.scaler.step(state.optimiser)
+    state.scaler.update()
+    return loss.detach()
 
 
 def _hold_folder(out: Path, held: ExitStack, resume: bool) -> None:
@@ -186,110 +254,6 @@ def _hold_folder(out: Path, held: ExitStack, resume: bool) -> None:
 
 def _calibrate(path: Path, held_out: LabelledStack) -> None:
     calibrate_file(path, held_out)
-
-
-def _train(
-    run: Run,
-    sections: Sections,
-    held_out: LabelledStack,
-    settings: RunSettings,
-    arithmetic: Arithmetic,
-    part: slice,
-    out: Path,
-    report: Report | None,
-    team: Team,
-) -> None:
-    """Go on with a run until it is finished."""
-    train, augment = settings.train, settings.augment
-    epoch_steps = steps_per_epoch(sections.images_ZCYX.numel(), train)
-    total = train.epochs * epoch_steps
-    log.info("training on %s in %s, %d steps", arithmetic.device, arithmetic.dtype, total)
-    network = team.wrap(run.model, train.batch)
-    steps = range(run.step(epoch_steps), total)
-    started = time.perf_counter()
-
-    def validate_and_save() -> None:
-        average = run.average.module.eval()
-        entry = {
-            "epoch": epoch,
-            "training_loss": training_loss,
-            **validate(average, held_out, stride=settings.network.stride, border=train.border),
-            "seconds": time.perf_counter() - started,
-        }
-        run.history.append(entry)
-        run.save_model(out, settings)
-        run.save_progress(out, settings, epoch)
-        if report:
-            report(entry)
-
-    with stop_between_steps() as stop:
-        for step, image_NCYX, maps_NKYX in batches(sections, augment, train, steps, part):
-            for group in run.optimiser.param_groups:
-                group["lr"] = learning_rate(step, total, train)
-            torch.manual_seed(step_seed(train, step))  # dropout
-            loss = take_step(run, network, arithmetic, image_NCYX, maps_NKYX, train, sections.weight_scale)
-            run.losses.append(team.mean(loss))
-            run.average.update_parameters(run.model)
-            epoch, rest = divmod(step + 1, epoch_steps)
-            due = rest == 0 and (epoch % train.checkpoint_epochs == 0 or epoch == train.epochs)
-            stopping = team.any(bool(stop))
-            if due or stopping or step % _CHECK_STEPS == 0:
-                run.check_finite()
-            if due:
-                training_loss = torch.stack(run.losses).mean().item()
-                run.losses.clear()
-                team.lead(validate_and_save)
-                if team.any(run.finished(train.epochs, train.patience)):
-                    break
-            if stopping:
-                team.lead(partial(run.save_progress, out, settings, epoch))
-                log.info("stopped after step %d of %d; --resume goes on from there", step + 1, total)
-                stop.leave()
-
-
-def take_step(
-    run: Run,
-    network: nn.Module,
-    arithmetic: Arithmetic,
-    image_NCYX: Tensor,
-    maps_NKYX: Tensor,
-    train: TrainConfig,
-    weight_scale: float,
-) -> Tensor:
-    """Take one step.
-
-    Parameters
-    ----------
-    run : Run
-        Its weights change; the average does not.
-    network : Module
-        What is run: the run's model, or what wraps it.
-    arithmetic : Arithmetic
-        Where and how narrowly.
-    image_NCYX, maps_NKYX : Tensor
-        See `isbi_train.training.batches.draw_batch`.
-    train : TrainConfig
-        Gives weights and the longest gradient.
-    weight_scale : float
-        See `isbi_train.training.losses.mean_weight`.
-
-    Returns
-    -------
-    Tensor
-        The loss, a scalar.
-    """
-    network.train()
-    with arithmetic.autocast():
-        logits_NCYX = network(image_NCYX.contiguous(memory_format=torch.channels_last))
-    loss = weighted_loss(logits_NCYX, maps_NKYX, train.membrane_weight, weight_scale)
-    run.optimiser.zero_grad(set_to_none=True)
-    run.scaler.scale(loss).backward()
-    run.scaler.unscale_(run.optimiser)
-    if train.clip_norm > 0:
-        nn.utils.clip_grad_norm_(run.model.parameters(), train.clip_norm)
-    run.scaler.step(run.optimiser)
-    run.scaler.update()
-    return loss.detach()
 
 
 def _check_crop(crop: int, stride: int) -> None:

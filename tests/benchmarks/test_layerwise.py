@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from benchmarks.layerwise import Layer, Peaks, layers_of, seconds
-from isbi_export.deployable import Deployable
+from benchmarks.layerwise import Layer, Peaks, layerwise_limits, seconds
+from benchmarks.network_layers import layers_of
+from benchmarks.store import newest
+from isbi_export.formats.deployable import Deployable
+from isbi_export.formats.onnx_export import OPSET, graph_of
 from isbi_export.graph.analysis.analyse import analyse
-from isbi_export.graph_file import OPSET, graph_of
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.network import UNet
 
@@ -54,3 +56,22 @@ def test_a_layer_takes_the_longer_of_computing_and_moving():
     assert seconds([Layer(flop=300, values=2, more_values=4)], peaks, fused=True) == 3
     assert seconds([Layer(flop=300, values=8, more_values=4)], peaks, fused=True) == 4
     assert seconds([Layer(flop=300, values=2, more_values=4)], peaks, fused=False) == 5
+
+
+def test_limits_are_returned_only_where_the_machine_s_own_are_known():
+    network = layers(64, base=2, depth=2, unshuffle=1)
+    cpu = {"gflop_s": {"fp32": {"2": 200.0}}, "copy_gb_s": {"2": 20.0}}
+    found = layerwise_limits(network, {"cpu": cpu}, "fp32", 2)
+    assert 0 < found["fused_s"] < found["separate_s"]
+    assert layerwise_limits(network, {"cpu": cpu}, "int8", 2) == {}
+    assert layerwise_limits(network, {"cpu": cpu}, "fp32", 16) == {}
+    assert layerwise_limits(network, {"cuda": {"gflop_s": {}}}, "fp16", on="cuda") == {}
+    assert layerwise_limits(network, None, "fp32") == {}
+
+
+def test_stored_layers_are_those_of_the_stored_network():
+    records = [record for record in newest().values() if "layers" in record["measured"]]
+    assert records
+    for record in records:
+        stored = [Layer(**layer) for layer in record["measured"]["layers"]]
+        assert stored == layers(record["settings"]["side"], **record["settings"]["network"])

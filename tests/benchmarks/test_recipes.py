@@ -1,4 +1,4 @@
-"""The page of recipes and rivals: its table, its picture, and what the networks cost."""
+"""The page of recipes and baselines: its table, its picture, and what the networks cost."""
 
 import json
 
@@ -7,10 +7,10 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from benchmarks.report.rivals import NOT_TRAINED, RIVALS, recipes_table, released_row
-from benchmarks.rivals.costs import _forward, training_cost
-from benchmarks.rivals.networks import Network
-from benchmarks.rivals.picture import Panel, draw, main, rival_panels
+from benchmarks.report.baselines import BASELINES, NOT_TRAINED, recipes_table, released_row
+from benchmarks.studies.baselines.costs import _forward, training_cost
+from benchmarks.studies.baselines.networks import Network
+from benchmarks.studies.baselines.picture import Panel, baseline_panels, draw, main
 from isbi_infer.errors import UsageError
 from isbi_infer.sample import synthetic_stack
 from isbi_models import default_model
@@ -36,11 +36,11 @@ def record(name, measured):
     }
 
 
-def rival(**changes):
+def baseline(**changes):
     entry = {"cpu_s": 600.0, "steps": 500, "v_rand_thin": 0.98, "v_info_thin": 0.97}
     return {
         "network": "unet",
-        "title": "a rival",
+        "title": "a baseline",
         "loss": "weighted",
         "parameters": 1_600_000,
         "gflop": 19.14,
@@ -75,20 +75,22 @@ def test_what_was_not_trained_says_so_and_what_its_training_would_take():
     assert row[5:] == [NOT_TRAINED, NOT_TRAINED, "-", "-"]
 
 
-def test_a_rival_is_shown_with_what_it_took_and_its_scores():
+def test_a_baseline_is_shown_with_what_it_took_and_its_scores():
     stored = {
         "network-costs": record("network-costs", COSTS),
-        f"{RIVALS}unet": record("rivals-unet", rival()),
+        f"{BASELINES}unet": record("baseline-unet", baseline()),
     }
-    row = cells(stored, "a rival")
+    row = cells(stored, "a baseline")
     assert row[1:5] == ["1.6 M", "19.1", "1,234", "10 (500)"]
     assert row[5:] == ["0.9800", "0.9700", "0.9550 +- 0.0100", "0.9660 +- 0.0200"]
-    assert any("rivals-unet.json" in line for line in recipes_table(stored))
+    assert any("baseline-unet.json" in line for line in recipes_table(stored))
 
 
-def test_a_rival_whose_folds_are_not_all_there_has_no_mean_and_plain_loss_is_named():
-    half = rival(per_fold=[rival()["last"]], loss="plain", last=None)
-    row = cells({f"{RIVALS}unet-plain": record("rivals-unet-plain", half)}, "a rival, plain cross-entropy")
+def test_a_baseline_whose_folds_are_not_all_there_has_no_mean_and_plain_loss_is_named():
+    half = baseline(per_fold=[baseline()["last"]], loss="plain", last=None)
+    row = cells(
+        {f"{BASELINES}unet-plain": record("baseline-unet-plain", half)}, "a baseline, plain cross-entropy"
+    )
     assert row[3:] == ["-", "10 (500)", "-", "-", "-", "-"]
 
 
@@ -103,7 +105,7 @@ def test_the_released_model_is_read_off_its_own_files():
 
 
 def test_nothing_stored_leaves_a_table_that_says_so():
-    assert "| the rivals | not measured yet | | | | | | | |" in list(recipes_table({}))
+    assert "| the baselines | not measured yet |  |  |  |  |  |  |  |" in list(recipes_table({}))
 
 
 def test_a_recipes_training_is_timed_and_its_steps_are_those_of_25_sections():
@@ -122,9 +124,9 @@ def test_a_network_is_timed_as_it_segments():
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A folder as `python -m benchmarks.rivals` leaves it, of a tiny network."""
-    known = {"basicunet": Network("a tiny rival", lambda: UNet(TINY), TINY.stride)}
-    monkeypatch.setattr("benchmarks.rivals.networks.networks", lambda: known)
+    """A folder as `python -m benchmarks.studies.baselines` leaves it, of a tiny network."""
+    known = {"basicunet": Network("a tiny baseline", lambda: UNet(TINY), TINY.stride)}
+    monkeypatch.setattr("benchmarks.studies.baselines.networks.networks", lambda: known)
     torch.manual_seed(1)
     (tmp_path / "last").mkdir()
     torch.save(UNet(TINY).state_dict(), tmp_path / "last" / "weights.pth")
@@ -133,9 +135,9 @@ def run(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_rivals_probabilities_are_those_of_its_calibrated_logits(run):
+def test_a_baselines_probabilities_are_those_of_its_calibrated_logits(run):
     image_ZYX, label_ZYX = synthetic_stack(1, 64, 64)
-    (panel,) = rival_panels([run], image_ZYX[0], label_ZYX[0] > 0)
+    (panel,) = baseline_panels([run], image_ZYX[0], label_ZYX[0] > 0)
     torch.manual_seed(1)
     pixels_YX = (image_ZYX[0] - image_ZYX[0].mean()) / image_ZYX[0].std()
     with torch.inference_mode():
@@ -143,7 +145,7 @@ def test_a_rivals_probabilities_are_those_of_its_calibrated_logits(run):
     np.testing.assert_allclose(
         panel.probability_YX, torch.sigmoid(2 * logits_NCYX + 0.5)[0, 0].numpy(), atol=1e-4
     )
-    assert panel.title == "a tiny rival"
+    assert panel.title == "a tiny baseline"
 
 
 def test_the_picture_has_a_row_for_the_section_and_one_for_each_network(run, tmp_path, capsys):
@@ -174,7 +176,7 @@ def test_errors_are_painted_where_they_are(tmp_path):
 
 def test_a_folder_without_weights_is_refused_before_anything_is_written(tmp_path, capsys):
     with pytest.raises(UsageError, match=r"no last/weights\.pth in it"):
-        rival_panels([tmp_path], None, None)
+        baseline_panels([tmp_path], None, None)
     with pytest.raises(SystemExit) as stopped:
         main(["--out", str(tmp_path / "picture.gif")])
     assert stopped.value.code == 2

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from benchmarks.report.plots import digest, is_current, write
 from benchmarks.report.study import PICTURE, Point, frontier, points, released_network, study_table
 from benchmarks.store import newest, store
-from benchmarks.study import __main__ as study_main
-from benchmarks.study.candidates import NETWORKS, finished_run, read_study, train, training_seconds
+from benchmarks.studies.networks import __main__ as study_main
+from benchmarks.studies.networks.candidates import NETWORKS, finished_run, read_study, train, training_seconds
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.sample import synthetic_stack
+from isbi_train.data.labelled import load_labelled
 from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.stacks.data import load_labelled
 
 TINY = """
 recipe = "released"

@@ -6,9 +6,9 @@ import torch
 from isbi_export.publish import publish
 from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.data.labelled import LabelledStack
 from isbi_train.networks.checkpoint import Checkpoint, save_checkpoint
 from isbi_train.networks.network import UNet
-from isbi_train.stacks.data import LabelledStack
 from isbi_train.training.train import fit
 
 
@@ -46,6 +46,12 @@ def everything(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("everything")
     choices = {"precisions": ["fp32", "fp16", "int8"], "ios": ["float32", "uint8"]}
     return folder, publish(trained, folder, ["onnx", "torchscript", "program"], **choices)
+
+
+@pytest.fixture(scope="session")
+def tissue_YX():
+    """A section with structure, to be cut to size: pure noise counts as blank."""
+    return synthetic_stack(1, 640, 640)[0][0]
 
 
 @pytest.fixture(scope="session")

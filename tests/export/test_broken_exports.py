@@ -10,12 +10,13 @@ import onnx
 import pytest
 import torch
 
-from isbi_export.deployable import Deployable
-from isbi_export.exported import WRITERS
-from isbi_export.gates import GATES
-from isbi_export.graph_file import graph_of, write_onnx
+from isbi_export.formats.deployable import Deployable
+from isbi_export.formats.exported import WRITERS
+from isbi_export.formats.onnx_export import graph_of
+from isbi_export.formats.torchscript import write_torchscript
+from isbi_export.graph.metadata import write_onnx
+from isbi_export.proof.gates import GATES
 from isbi_export.publish import NotPublishedError, publish
-from isbi_export.torchscript import write_torchscript
 from isbi_infer.errors import OutputError
 from isbi_infer.model.contract import parse_contract
 from isbi_train.networks.checkpoint import load_checkpoint
@@ -90,7 +91,7 @@ def with_a_wrong_epsilon(path, exported, variant, contract):
 
 def changed_when_stamped(path, exported, variant, contract):
     """Give what is published other weights than what was compared."""
-    (perturbed_onnx if contract.parity else WRITERS_ONNX)(path, exported, variant, contract)
+    (perturbed_onnx if contract.provenance["parity"] else WRITERS_ONNX)(path, exported, variant, contract)
 
 
 WRITERS_ONNX = WRITERS["onnx"]
@@ -133,7 +134,7 @@ def test_one_file_that_differs_keeps_back_itself_alone(monkeypatch, save, tmp_pa
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", *REPORT, "model.pt", "model.pth"]
     assert (tmp_path / "model.pt").read_bytes() == b"older"
     contract = parse_contract(onnx.load(tmp_path / "model.onnx").metadata_props[0].value)
-    assert 0 < contract.parity["largest"] <= FLOAT32_TOLERANCE
+    assert 0 < contract.provenance["parity"]["largest"] <= FLOAT32_TOLERANCE
     described = json.loads((tmp_path / "model.parity.json").read_text())["files"]
     assert [file["published"] for file in described] == [True, False]
     assert "differs from the checkpoint" in described[1]["refused"][0]

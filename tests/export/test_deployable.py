@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
-from isbi_export.deployable import Deployable, SpaceToDepth
+from isbi_export.formats.deployable import Deployable, SpaceToDepth
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.network import UNet
 

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from isbi_export.cli import app
-from isbi_export.gates import GATES, Gate
+from isbi_export.proof.gates import GATES, Gate
 from isbi_infer.model.contract import parse_contract
 from isbi_train.config import NetworkConfig
 
@@ -97,9 +97,10 @@ def test_bare_weights_are_exported_and_nothing_is_claimed_about_them(command, se
     assert done.exit_code == 0
     (entry,) = onnx.load(tmp_path / "bare.onnx").metadata_props
     contract = parse_contract(entry.value)
-    assert (contract.scores, contract.pixel_size_nm) == ({}, None)
-    assert {contract.training[name] for name in ("data_sha256", "sections", "epochs")} == {None}
-    assert contract.training["network"]["base"] == 2
+    training = contract.provenance["training"]
+    assert (contract.provenance["scores"], contract.pixel_size_nm) == ({}, None)
+    assert {training[name] for name in ("data_sha256", "sections", "epochs")} == {None}
+    assert training["network"]["base"] == 2
 
 
 def test_a_foreign_checkpoint_is_one_line_and_exit_code_5(isbi_export, tmp_path):

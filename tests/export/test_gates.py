@@ -13,13 +13,13 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isbi_export.calibration import SECTIONS, read_calibration, synthetic_calibration
-from isbi_export.gates import GATES, refusals
-from isbi_export.int8 import _outwards
-from isbi_export.page import page
-from isbi_export.parity import Comparison, Evidence, Scores
+from isbi_export.formats.calibration import SECTIONS, read_calibration, synthetic_calibration
+from isbi_export.graph.int8 import _outwards
+from isbi_export.proof.gates import GATES, refusals
+from isbi_export.proof.parity import Comparison, Evidence, Scores
+from isbi_export.proof.seams import rounded_up
 from isbi_export.publish import publish
-from isbi_export.seams import rounded_up
+from isbi_export.report.page import page
 from isbi_export.variants import Variant
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.pixels.normalise import intensity_statistics, normalise

@@ -15,11 +15,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from isbi_export.graph.analysis.onnxfile import read_onnx
-from isbi_export.package import package_terms, write_package
+from isbi_export.bioimage.package import package_terms, write_package
 from isbi_infer import Segmenter
 from isbi_infer.errors import ModelError, UsageError
-from isbi_infer.model.contract import contract_of
+from isbi_infer.model.contract import read_contract
 from isbi_infer.model.devices import open_backend
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_infer.sample import synthetic_stack
@@ -206,8 +205,8 @@ def test_the_cover_has_the_size_that_bioimage_io_asks_for(package, tmp_path):
 
 def test_the_readme_gives_scores_provenance_and_limits(package, contract):
     text = _content(package)["README.md"].decode()
-    assert f"{contract.scores['v_rand_thin']:.4f}" in text
-    assert contract.training["checkpoint_sha256"] in text
+    assert f"{contract.provenance['scores']['v_rand_thin']:.4f}" in text
+    assert contract.provenance["training"]["checkpoint_sha256"] in text
     assert f"{contract.border} mirrored pixels" in text
     assert re.search("^## Validation$", text, re.MULTILINE)  # bioimage.io looks for it
     assert "ISBI 2012" not in text
@@ -235,7 +234,7 @@ def test_nobody_else_s_weights_get_a_licence_that_was_not_chosen(published, cont
     with pytest.raises(UsageError, match="--licence"):
         write_package(tmp_path / "a.zip", onnx=published / "model.onnx", torchscript=None, contract=contract)
     with pytest.raises(UsageError, match="--licence"):  # the same, before the export
-        package_terms(tmp_path / "a.zip", contract.training["checkpoint_sha256"])
+        package_terms(tmp_path / "a.zip", contract.provenance["training"]["checkpoint_sha256"])
     assert not list(tmp_path.iterdir())
 
 
@@ -292,7 +291,7 @@ def test_a_model_that_normalises_by_itself_is_refused(published, contract, tmp_p
 
 
 def _contract(path):
-    return contract_of(read_onnx(path.read_bytes()).metadata)
+    return read_contract(path.read_bytes())
 
 
 def _content(package):

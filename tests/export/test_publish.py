@@ -21,14 +21,14 @@ import pytest
 import torch
 
 from isbi_export import publish as publish_module
-from isbi_export.exported import WRITERS
-from isbi_export.gates import GATES
-from isbi_export.graph_file import OPSET
-from isbi_export.probes import probe_shapes
+from isbi_export.formats.exported import WRITERS
+from isbi_export.formats.onnx_export import OPSET
+from isbi_export.formats.torchscript import read_torchscript
+from isbi_export.proof.gates import GATES
+from isbi_export.proof.probes import probe_shapes
 from isbi_export.publish import publish
-from isbi_export.torchscript import read_torchscript
 from isbi_infer.errors import ModelError, OutputError, UsageError
-from isbi_infer.model.contract import CONTRACT_KEY, contract_of, parse_contract
+from isbi_infer.model.contract import CONTRACT_KEY, SCHEMA, parse_contract, read_contract
 from isbi_train.config import NetworkConfig, TrainConfig
 from isbi_train.networks.checkpoint import file_sha256, load_checkpoint
 
@@ -63,10 +63,12 @@ def test_both_files_carry_one_contract_but_for_what_was_measured_on_each(publish
     _, document = read_torchscript(published / "model.pt")
     script, graph = json.loads(document), json.loads(onnx_contract(published / "model.onnx"))
     for contract in (script, graph):
-        assert 0 < contract.pop("parity")["largest"] <= FLOAT32_TOLERANCE
+        assert 0 < contract["provenance"].pop("parity")["largest"] <= FLOAT32_TOLERANCE
         assert contract.pop("halo_error").keys() == {"0", "8", "16", "24", "32", "40"}
+    for name in ("digest", "checksum"):
+        assert script.pop(name) != graph.pop(name)
     assert script == graph
-    assert contract_of({CONTRACT_KEY: document}) == parse_contract(document)
+    assert read_contract((published / "model.pt").read_bytes()) == parse_contract(document)
 
 
 def test_the_contract_says_what_the_checkpoint_and_the_network_are(published, trained):
@@ -74,8 +76,8 @@ def test_the_contract_says_what_the_checkpoint_and_the_network_are(published, tr
     assert (contract.stride, contract.halo, contract.border) == (8, 48, 8)
     assert contract.exact
     assert contract.pixel_size_nm == 4.0
-    assert contract.scores == checkpoint.scores
-    assert contract.training == {
+    assert contract.provenance["scores"] == checkpoint.scores
+    assert contract.provenance["training"] == {
         "checkpoint_sha256": file_sha256(trained),
         "data_sha256": checkpoint.data["sha256"],
         "sections": "0:2",
@@ -88,7 +90,7 @@ def test_the_contract_says_what_weights_a_training_began_with_and_what_it_learnt
     data = {"sha256": {"images": "0", "labels": "1"}, "sections": 30, "pixel_size_nm": None}
     path = save(data={**data, "init": "2", "teaching": {"teacher 0": "3", "unlabelled": "4"}})
     (proof,) = publish(path, tmp_path, ["onnx"]).files
-    training = parse_contract(onnx_contract(proof.path)).training
+    training = parse_contract(onnx_contract(proof.path)).provenance["training"]
     assert training["init_sha256"] == "2"
     assert training["teaching_sha256"] == {"teacher 0": "3", "unlabelled": "4"}
 
@@ -258,14 +260,14 @@ def test_a_damaged_checkpoint_publishes_nothing(save, tmp_path):
 def test_a_progress_checkpoint_without_scores_is_published(save, tmp_path):
     publish(save(scores={}, train=TrainConfig(border=24)), tmp_path, ["torchscript"])
     contract = parse_contract(read_torchscript(tmp_path / "model.pt")[1])
-    assert (contract.scores, contract.border) == ({}, 24)
+    assert (contract.provenance["scores"], contract.border) == ({}, 24)
 
 
 def test_the_contract_document_is_plain_json_without_nan(published):
     def refuse(constant):
         raise AssertionError(constant)
 
-    assert json.loads(onnx_contract(published / "model.onnx"), parse_constant=refuse)["schema"] == 2
+    assert json.loads(onnx_contract(published / "model.onnx"), parse_constant=refuse)["schema"] == SCHEMA
 
 
 def test_foreign_and_damaged_scripts_are_model_errors(published, tmp_path):

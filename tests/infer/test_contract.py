@@ -1,50 +1,64 @@
+"""The contract in a model file: strict in every field, bound to graph and weights, and readable in its older forms."""
+
 import json
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer.errors import ModelError
-from isbi_infer.model.contract import CONTRACT_KEY, ModelContract, contract_of, parse_contract
+from isbi_infer.model.contract import CONTRACT_KEY, SCHEMA, ModelContract, contract_of, parse_contract
 
-PLAIN = {
-    "schema": 2,
+DIGEST = "0" * 63 + "1"
+FIELDS = {
     "input_name": "image",
     "input_dtype": "float32",
     "input_channels": 1,
     "output_name": "probability",
     "output_dtype": "float32",
     "output_channels": 1,
-    "statistics_inputs": [],
+    "statistics_inputs": (),
     "stride": 16,
     "halo": 96,
     "border": 0,
     "halo_error": {"0": 0.5},
     "exact": True,
-    "not_exact_because": [],
+    "not_exact_because": (),
     "flops_per_pixel": 70000.0,
     "activation_bytes_per_pixel": 96.0,
     "normalisation": "section-zscore",
     "polarity": "cell",
     "pixel_size_nm": 4.0,
     "precision": "float32",
-    "parity": {"largest": 2.4e-7, "changed": 0.0},
-    "training": {"sections": "0:25"},
-    "scores": {"v_rand_thin": 0.98},
-    "code_version": "0.1.0",
+    "digest": DIGEST,
+    "provenance": {
+        "parity": {"largest": 2.4e-7, "changed": 0.0},
+        "training": {"sections": "0:25"},
+        "scores": {"v_rand_thin": 0.98},
+        "code_version": "0.1.0",
+    },
 }
+CONTRACT = ModelContract(**FIELDS)
+DOCUMENT = json.loads(CONTRACT.to_json())
+SCHEMA_2 = {
+    "schema": 2,
+    **{name: value for name, value in FIELDS.items() if name not in ("digest", "provenance")},
+    **FIELDS["provenance"],
+}
+NOT_IN_SCHEMA_1 = ("statistics_inputs", "flops_per_pixel", "activation_bytes_per_pixel", "parity")
+SCHEMA_1 = {name: value for name, value in SCHEMA_2.items() if name not in NOT_IN_SCHEMA_1} | {"schema": 1}
 
 
 def test_a_contract_survives_the_round_trip_with_the_same_bytes():
-    contract = ModelContract(**PLAIN)
-    assert parse_contract(contract.to_json()) == contract
-    assert parse_contract(contract.to_json()).to_json() == contract.to_json()
+    assert parse_contract(CONTRACT.to_json()) == CONTRACT
+    assert parse_contract(CONTRACT.to_json()).to_json() == CONTRACT.to_json()
 
 
-@pytest.mark.parametrize("field", sorted(PLAIN))
+@pytest.mark.parametrize("field", sorted(DOCUMENT))
 def test_no_field_has_a_default(field):
-    without = {key: value for key, value in PLAIN.items() if key != field}
+    without = {key: value for key, value in DOCUMENT.items() if key != field}
     with pytest.raises(ModelError, match=field):
         parse_contract(json.dumps(without))
 
@@ -52,10 +66,9 @@ def test_no_field_has_a_default(field):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("schema", 1),
-        ("schema", 3),
         ("input_dtype", "uint8"),
-        ("statistics_inputs", ["mean", "inverse_std"]),
+        ("statistics_inputs", ("mean", "inverse_std")),
+        ("statistics_inputs", (1,)),
         ("output_dtype", "float64"),
         ("precision", "bfloat16"),
         ("flops_per_pixel", -1.0),
@@ -67,30 +80,41 @@ def test_no_field_has_a_default(field):
         ("border", "0"),
         ("exact", 1),
         ("exact", False),
-        ("not_exact_because", ["InstanceNormalization"]),
+        ("not_exact_because", ("InstanceNormalization",)),
         ("not_exact_because", "no"),
         ("polarity", "membrane"),
         ("normalisation", "none"),
+        ("normalisation", ["section-zscore"]),
         ("input_channels", 3),
         ("output_dtype", "float16"),
         ("pixel_size_nm", 0),
         ("pixel_size_nm", True),
-        ("scores", []),
-        ("code_version", None),
+        ("digest", 1),
+        ("digest", "0" * 63),
+        ("digest", "G" * 64),
+        ("provenance", []),
     ],
 )
-def test_a_value_that_cannot_be_meant_is_refused(field, value):
-    with pytest.raises(ModelError, match="contract"):
-        parse_contract(json.dumps(PLAIN | {field: value}))
+def test_an_invalid_value_is_refused(field, value):
+    with pytest.raises(ModelError, match="damaged model contract"):
+        replace(CONTRACT, **{field: value})
+    with pytest.raises(ModelError, match="damaged model contract"):
+        parse_contract(json.dumps(DOCUMENT | {field: value}))
+
+
+@pytest.mark.parametrize("schema", [0, SCHEMA + 1, "3", None, True])
+def test_an_unknown_schema_is_refused_with_the_remedy(schema):
+    with pytest.raises(ModelError, match="this program reads 1 to 3; update isbi-infer"):
+        parse_contract(json.dumps(DOCUMENT | {"schema": schema}))
 
 
 def test_an_unknown_field_is_refused():
     with pytest.raises(ModelError, match="surprise"):
-        parse_contract(json.dumps(PLAIN | {"surprise": 1}))
+        parse_contract(json.dumps(DOCUMENT | {"surprise": 1}))
 
 
 def test_a_doubled_field_is_refused_rather_than_the_last_one_taken():
-    text = json.dumps(PLAIN)[:-1] + ', "halo": 32}'
+    text = json.dumps(DOCUMENT)[:-1] + ', "halo": 32}'
     with pytest.raises(ModelError, match="duplicate field 'halo'"):
         parse_contract(text)
 
@@ -101,15 +125,62 @@ def test_what_is_no_contract_is_refused(text):
         parse_contract(text)
 
 
-@given(cut=st.integers(0, 300), new=st.characters(codec="utf-8"))
-def test_a_damaged_document_gives_the_contract_or_a_model_error(cut, new):
-    text = ModelContract(**PLAIN).to_json()
-    damaged = text[:cut] + new + text[cut + 1 :]
+@pytest.mark.parametrize(("field", "value"), [("border", 8), ("halo", 16), ("pixel_size_nm", 5.0)])
+def test_a_valid_value_that_was_changed_in_the_document_is_refused(field, value):
+    with pytest.raises(ModelError, match="checksum"):
+        parse_contract(json.dumps(DOCUMENT | {field: value}))
+
+
+@given(at=st.integers(0, len(CONTRACT.to_json()) - 1), new=st.characters(codec="utf-8"))
+def test_a_damaged_document_is_the_same_contract_or_a_model_error(at, new):
+    text = CONTRACT.to_json()
     with suppress(ModelError):
-        assert isinstance(parse_contract(damaged), ModelContract)
+        assert parse_contract(text[:at] + new + text[at + 1 :]) == CONTRACT
 
 
 def test_a_model_without_a_contract_is_refused_with_the_remedy():
     with pytest.raises(ModelError, match="isbi-export"):
-        contract_of({})
-    assert contract_of({CONTRACT_KEY: json.dumps(PLAIN)}).halo == 96
+        contract_of({}, DIGEST)
+
+
+def test_a_contract_belongs_to_one_graph_and_its_weights():
+    metadata = {CONTRACT_KEY: CONTRACT.to_json()}
+    assert contract_of(metadata, DIGEST) == CONTRACT
+    with pytest.raises(ModelError, match=r"the graph or its weights differ .* export it again"):
+        contract_of(metadata, DIGEST[::-1])
+
+
+def test_a_contract_of_this_schema_without_a_digest_is_not_trusted():
+    with pytest.raises(ModelError, match="digest"):
+        contract_of({CONTRACT_KEY: replace(CONTRACT, digest=None).to_json()}, DIGEST)
+
+
+def test_schema_2_is_read_on_trust_and_says_so():
+    contract = contract_of({CONTRACT_KEY: json.dumps(SCHEMA_2)}, DIGEST)
+    assert contract == replace(CONTRACT, digest=None)
+    assert "damaged weights would not be noticed" in contract.trust_note
+    assert CONTRACT.trust_note is None
+
+
+def test_schema_1_is_read_with_careful_figures_for_what_it_does_not_say():
+    contract = contract_of({CONTRACT_KEY: json.dumps(SCHEMA_1)}, DIGEST)
+    assert (contract.stride, contract.halo, contract.statistics_inputs) == (16, 96, ())
+    assert contract.provenance == FIELDS["provenance"] | {"parity": {}}
+    assert contract.activation_bytes_per_pixel > CONTRACT.activation_bytes_per_pixel
+    assert contract.trust_note is not None
+
+
+@pytest.mark.parametrize("document", [SCHEMA_1, SCHEMA_2], ids=["schema 1", "schema 2"])
+def test_older_schemas_are_read_as_strictly(document):
+    for field in document:
+        without = {key: value for key, value in document.items() if key != field}
+        with pytest.raises(ModelError, match=field):
+            parse_contract(json.dumps(without))
+    for change in ({"digest": DIGEST}, {"scores": []}, {"code_version": None}, {"stride": 0}):
+        with pytest.raises(ModelError, match="damaged model contract"):
+            parse_contract(json.dumps(document | change))
+
+
+def test_a_contract_read_from_an_older_schema_survives_the_round_trip():
+    contract = parse_contract(json.dumps(SCHEMA_2))
+    assert parse_contract(contract.to_json()) == contract

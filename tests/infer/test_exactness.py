@@ -1,6 +1,7 @@
 """The promise, for networks of several kinds: a tiled result is the whole-image result, bit for bit on the CPU."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from isbi_export.foreign import ForeignModel, adopt
+from isbi_export.foreign import ForeignModel, add_contract
 from isbi_infer import ModelError, Segmenter
 from isbi_infer.model.devices import open_backend
+from isbi_infer.model.opening import open_model
+from isbi_infer.run.pipeline import compute_sections
 from isbi_infer.sample import synthetic_stack
 
 KINDS = [  # depth, upsampling, unshuffle
@@ -87,26 +90,34 @@ def export(network, path):
 
 
 @pytest.fixture(scope="module")
-def adopted(tmp_path_factory):
-    """Networks of every kind, exported as anyone would and adopted by `isbi-export --contract`."""
+def with_contracts(tmp_path_factory):
+    """Networks of every kind, exported as anyone would and given contracts by `isbi-export --contract`."""
     folder, models = tmp_path_factory.mktemp("models"), {}
     for kind in KINDS:
         source, target = folder / f"{kind}.onnx", folder / f"{kind}.contract.onnx"
         export(AnyUNet(*kind), source)
-        contract = adopt(source, target, ForeignModel(output="cell-logits", border=3))
+        contract = add_contract(source, target, ForeignModel(output="cell-logits", border=3))
         models[kind] = target, contract
     return models
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind)))
-def test_the_context_of_a_foreign_network_is_found(adopted, kind):
+def test_the_context_of_a_foreign_network_is_found(with_contracts, kind):
     depth, upsampling, unshuffle = kind
-    _, contract = adopted[kind]
+    _, contract = with_contracts[kind]
     assert contract.exact
     assert contract.stride == unshuffle * 2**depth
     if depth > 1:
         context = (7 if upsampling == "bilinear" else 6) * 2**depth - 2
         assert contract.halo == -(-unshuffle * context // contract.stride) * contract.stride
+
+
+def textured(height, width, seed):
+    """Patches of grey under noise: noise alone would be taken for a blank section."""
+    rng = np.random.default_rng(seed)
+    coarse_YX = rng.integers(60, 190, (height // 7 + 1, width // 7 + 1))
+    patches_YX = np.kron(coarse_YX, np.ones((7, 7), int))[:height, :width]
+    return (patches_YX + rng.integers(-60, 60, (height, width))).astype(np.uint8)
 
 
 @settings(max_examples=40)
@@ -116,23 +127,25 @@ def test_the_context_of_a_foreign_network_is_found(adopted, kind):
     width=st.integers(1, 260),
     extra=st.integers(1, 9),
     batch=st.integers(1, 4),
-    lanes=st.integers(1, 3),
+    workers=st.integers(1, 3),
     seed=st.integers(0, 100),
 )
-def test_tiled_equals_whole_bit_for_bit(adopted, kind, height, width, extra, batch, lanes, seed):
-    path, contract = adopted[kind]
+def test_tiled_equals_whole_bit_for_bit(with_contracts, kind, height, width, extra, batch, workers, seed):
+    path, contract = with_contracts[kind]
     tile = 2 * contract.halo + extra * contract.stride
-    section_YX = np.random.default_rng(seed).integers(0, 256, (height, width)).astype(np.uint8)
-    tiled = Segmenter(path, provider="cpu", tile=tile, batch=batch)
-    tiled._engine.session.lanes = lanes
+    section_YX = textured(height, width, seed)
+    tiled = replace(
+        Segmenter(path, provider="cpu", tile=tile, batch=batch).plan((height, width)), workers=workers
+    )
+    (tiled_YX,) = compute_sections(tiled, [section_YX], open_model(path, "cpu").backend)
     whole = Segmenter(path, provider="cpu")
-    assert len(whole.plan((height, width)).tiles) == 1
-    assert (tiled(section_YX) == whole(section_YX)).all()
+    assert len(whole.plan((height, width)).section.tiles) == 1
+    assert (tiled_YX == whole(section_YX)).all()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_number_of_threads_changes_no_bit(adopted, threads):
-    path, _ = adopted[KINDS[0]]
+def test_the_number_of_threads_changes_no_bit(with_contracts, threads):
+    path, _ = with_contracts[KINDS[0]]
     batch_NCYX = np.random.default_rng(0).standard_normal((2, 1, 240, 320), dtype=np.float32)
     one = open_backend(path.read_bytes(), "cpu", threads=1).run(batch_NCYX)
     assert (open_backend(path.read_bytes(), "cpu", threads=threads).run(batch_NCYX) == one).all()
@@ -141,7 +154,7 @@ def test_the_number_of_threads_changes_no_bit(adopted, threads):
 def test_a_network_with_a_global_operation_is_run_whole_or_not_at_all(tmp_path):
     source, target = tmp_path / "norm.onnx", tmp_path / "norm.contract.onnx"
     export(AnyUNet(2, "transposed", 1, norm=nn.InstanceNorm2d), source)
-    contract = adopt(source, target, ForeignModel(output="cell-logits"))
+    contract = add_contract(source, target, ForeignModel(output="cell-logits"))
     assert not contract.exact
     assert "InstanceNorm" in contract.not_exact_because[0]
     image_ZYX, _ = synthetic_stack(1, 200, 200)
@@ -152,10 +165,10 @@ def test_a_network_with_a_global_operation_is_run_whole_or_not_at_all(tmp_path):
         Segmenter(target, provider="cpu", tile=64)(image_ZYX)
 
 
-def test_membrane_logits_become_the_probability_of_cell(adopted, tmp_path):
-    path, _ = adopted[KINDS[0]]
+def test_membrane_logits_become_the_probability_of_cell(with_contracts, tmp_path):
+    path, _ = with_contracts[KINDS[0]]
     source = path.with_name(path.name.replace(".contract", ""))
-    adopt(source, tmp_path / "membrane.onnx", ForeignModel(output="membrane-logits", border=3))
+    add_contract(source, tmp_path / "membrane.onnx", ForeignModel(output="membrane-logits", border=3))
     image_ZYX, _ = synthetic_stack(1, 64, 80)
     cell = Segmenter(path, provider="cpu")(image_ZYX)
     np.testing.assert_allclose(

@@ -23,12 +23,6 @@ def _run(code, *arguments):
     )
 
 
-def _dead_pid():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
 def _write_half_and_raise(path, error):
     with replacing(path) as temporary:
         temporary.write_bytes(b"half")
@@ -62,12 +56,11 @@ def test_old_file_is_there_until_the_end(old):
 
 
 @pytest.mark.parametrize("name", ["out.tif", "a.ome.tif", "no_suffix", ".hidden", "model.onnx"])
-def test_temporary_lies_in_the_same_folder_with_pid_and_suffix(tmp_path, name):
+def test_temporary_lies_in_the_same_folder_with_the_same_suffix(tmp_path, name):
     path = tmp_path / name
     with replacing(path) as temporary:
         assert temporary.parent == path.parent
         assert temporary.suffix == path.suffix or not path.suffix
-        assert str(os.getpid()) in temporary.name
         assert temporary.name.startswith(".")
         temporary.write_bytes(b"new")
     assert _only(path, b"new")
@@ -180,14 +173,25 @@ def test_threads_write_different_files_at_once(tmp_path):
     }
 
 
-def test_stale_temporaries_of_dead_processes_are_swept(old):
-    dead, folder = _dead_pid(), old.parent
-    stale = [folder / f".out.{pid}.tmp.tif" for pid in (dead, os.getpid(), 10**30)]
+def test_temporary_names_are_random(old):
+    names = set()
+    for _ in range(20):
+        with replacing(old) as temporary:
+            temporary.write_bytes(b"new")
+        names.add(temporary.name)
+    assert len(names) == 20
+    assert not any(f".{os.getpid()}." in name for name in names)
+
+
+def test_temporaries_of_this_output_alone_are_swept(old):
+    folder, token = old.parent, "0123456789abcdef"
+    stale = [folder / f".out.{token}.tmp.tif", folder / f".out.{token[::-1]}.tmp.tif"]
     kept = [
-        folder / f".out.{os.getppid()}.tmp.tif",  # of a living process
-        folder / f".other.{dead}.tmp.tif",  # of another output
-        folder / f".out.{dead}.tmp.png",
-        folder / ".out.abc.tmp.tif",
+        folder / f".other.{token}.tmp.tif",
+        folder / f".out.{token}.tmp.png",
+        folder / ".out.123.tmp.tif",
+        folder / f".out.x.{token}.tmp.tif",
+        folder / f".outx{token}.tmp.tif",
     ]
     for path in stale + kept:
         path.write_bytes(b"half")
@@ -208,7 +212,7 @@ def test_killed_while_writing_leaves_the_old_file_and_the_next_run_sweeps(old):
     )
     assert killed.returncode == -signal.SIGKILL
     assert old.read_bytes() == b"old"
-    assert len(os.listdir(old.parent)) == 2
+    assert len(os.listdir(old.parent)) == 3
     with replacing(old) as temporary:
         temporary.write_bytes(b"new")
     assert _only(old, b"new")
@@ -255,7 +259,7 @@ def test_writable_place_is_accepted_and_left_as_it_was(tmp_path, old):
         ("nowhere/out.tif", "does not exist"),
         ("out.tif/below.tif", "not a folder"),
         (".", "is a folder"),
-        ("a" * 300 + ".tif", "shorter name"),
+        ("a" * 252 + ".tif", "shorter name"),
     ],
 )
 def test_unwritable_place_is_refused_before_any_work(old, name, says):
@@ -263,6 +267,39 @@ def test_unwritable_place_is_refused_before_any_work(old, name, says):
         check_writable(old.parent / name)
     assert raised.value.exit_code == 6
     assert _only(old, b"old")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nowhere/out.tif", "No such file or directory"),
+        ("out.tif/below.tif", "Not a directory"),
+        (".", "is a folder"),
+        ("a" * 252 + ".tif", "shorter name"),
+    ],
+)
+def test_unwritable_place_is_refused_on_entering(old, name, says):
+    writing = replacing(old.parent / name)
+    with pytest.raises(OutputError, match=says):
+        writing.__enter__()
+    assert _only(old, b"old")
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".tif", "a" * 255, "ä" * 125 + ".tif", "a" * 201 + ".tif"])
+def test_names_up_to_the_limit_of_the_file_system_are_written(tmp_path, name):
+    path = tmp_path / name
+    check_writable(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"new")
+    assert _only(path, b"new")
+
+
+def test_long_names_have_locks_and_temporaries_of_their_own(tmp_path):
+    one, other = tmp_path / ("a" * 240 + "1.tif"), tmp_path / ("a" * 240 + "2.tif")
+    with replacing(one) as first, replacing(other) as second:
+        first.write_bytes(b"1")
+        second.write_bytes(b"2")
+    assert (one.read_bytes(), other.read_bytes()) == (b"1", b"2")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")

@@ -1,28 +1,35 @@
 import threading
-import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isbi_infer.errors import ModelError, ResourceError
+from isbi_infer.backends.base import Arithmetic, Backend, Stop
+from isbi_infer.errors import ImageError, ModelError, ResourceError
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.statistics import section_statistics
+from isbi_infer.plan.run import ModelRecord, RunPlan, SourceRecord
 from isbi_infer.plan.symmetry import ALL_EIGHT, IDENTITY
 from isbi_infer.plan.tiles import plan_section
-from isbi_infer.run.pipeline import run_sections
-from isbi_infer.run.section import Settings
+from isbi_infer.run.pipeline import compute_sections
 
 
-class Blur:
+class Blur(Backend):
     """A small real network in NumPy: the mean of the 5x5 neighbourhood, zeros outside; its context is 2 pixels."""
+
+    arithmetic = Arithmetic(name="fp32", file="float32", memory=1.0)
+    workers, inputs, outputs, version = 1, [], [], "numpy"
 
     def __init__(self, most_pixels=None):
         self.most_pixels = most_pixels
         self.batches = []
-        self.stopped = threading.Event()
+        self.stops = []
 
-    def run(self, batch_NCYX, out=None):
+    def run(self, batch_NCYX, *statistics_N111, out=None, stop=None):
+        return self._compute(batch_NCYX, statistics_N111, out, stop)
+
+    def _compute(self, batch_NCYX, statistics_N111, out, stop):
         self.batches.append(batch_NCYX.shape)
         if self.most_pixels and batch_NCYX.size > self.most_pixels:
             raise ResourceError(f"{batch_NCYX.size} pixels are more than {self.most_pixels}")
@@ -30,21 +37,44 @@ class Blur:
         windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(2, 3))
         return windows.mean(axis=(4, 5), dtype=np.float64).astype(np.float32)
 
-    def stop(self):
-        self.stopped.set()
+    def _is_lack_of_memory(self, reason):
+        return False
+
+    def on_all_cores(self):
+        return self
+
+    def new_stop(self):
+        self.stops.append(Stop())
+        return self.stops[-1]
 
 
-def settings_for(tile, *, batch=1, lanes=1, symmetries=IDENTITY, fixed_batch=False):
-    def plan(shape, halvings):
-        whole = plan_section(shape, stride=4, halo=4, border=3, tile=tile)
-        if not halvings:
-            return whole
-        area = whole.tile_shape[0] * whole.tile_shape[1] // 2**halvings
-        return plan_section(shape, stride=4, halo=4, border=3, tile=tile, most_pixels=area)
-
-    return Settings(
-        plan=plan, batch=lambda _: batch, lanes=lanes, symmetries=symmetries, fixed_batch=fixed_batch
+def plan_for(shape, tile, *, batch=1, workers=1, views=IDENTITY, fixed_batch=False):
+    """The plan of a run over sections of one shape."""
+    section = plan_section(shape, stride=4, halo=4, border=3, tile=tile)
+    return RunPlan(
+        source=SourceRecord(name="array", sections=None, shape=shape, dtype="uint8"),
+        model=ModelRecord(
+            sha256="", normalisation="section-zscore", input_dtype="float32", output_dtype="float32"
+        ),
+        device="cpu",
+        precision="fp32",
+        runtime="numpy",
+        processor="any",
+        scaling=None,
+        section=section,
+        turned=plan_section(shape[::-1], stride=4, halo=4, border=3, tile=tile) if len(views) > 1 else None,
+        views=views,
+        batch=batch,
+        fixed_batch=fixed_batch,
+        workers=workers,
+        all_cores=False,
+        memory_bytes=0,
     )
+
+
+def results_of(stack_ZYX, backend, tile, **layout):
+    shape = stack_ZYX[0].shape if len(stack_ZYX) else (1, 1)
+    return list(compute_sections(plan_for(shape, tile, **layout), stack_ZYX, backend))
 
 
 def whole(section_YX):
@@ -64,25 +94,25 @@ def stack(sections, height, width, seed=0):
     width=st.integers(1, 60),
     tile=st.sampled_from([12, 20, 32, 64]),
     batch=st.integers(1, 7),
-    lanes=st.integers(1, 3),
+    workers=st.integers(1, 3),
     fixed=st.booleans(),
 )
 def test_any_layout_gives_the_whole_image_results_in_order(
-    sections, height, width, tile, batch, lanes, fixed
+    sections, height, width, tile, batch, workers, fixed
 ):
     stack_ZYX = stack(sections, height, width)
-    layout = settings_for(tile, batch=batch, lanes=lanes, fixed_batch=fixed)
-    results = list(run_sections(stack_ZYX, Blur(), layout))
+    results = results_of(stack_ZYX, Blur(), tile, batch=batch, workers=workers, fixed_batch=fixed)
     assert len(results) == sections
     for section_YX, result_YX in zip(stack_ZYX, results, strict=True):
         assert (result_YX == whole(section_YX)).all()
 
 
-@given(height=st.integers(1, 40), width=st.integers(1, 40), lanes=st.integers(1, 2), batch=st.integers(1, 5))
-def test_all_eight_views_are_averaged(height, width, lanes, batch):
-    (section_YX,) = stack(1, height, width)
-    layout = settings_for(20, batch=batch, lanes=lanes, symmetries=ALL_EIGHT)
-    (result_YX,) = run_sections([section_YX], Blur(), layout)
+@given(
+    height=st.integers(1, 40), width=st.integers(1, 40), workers=st.integers(1, 2), batch=st.integers(1, 5)
+)
+def test_all_eight_views_are_averaged(height, width, workers, batch):
+    (section_YX,) = stack_ZYX = stack(1, height, width)
+    (result_YX,) = results_of(stack_ZYX, Blur(), 20, batch=batch, workers=workers, views=ALL_EIGHT)
     expected_YX = sum(s.undo(whole(s.apply(section_YX))).astype(np.float64) for s in ALL_EIGHT) / 8
     assert (result_YX == expected_YX.astype(np.float32)).all()
 
@@ -95,59 +125,127 @@ def test_the_eight_views_are_different_and_undone():
         assert (symmetry.undo(view) == section_YX).all()
 
 
+def test_the_statistics_of_a_section_are_those_of_all_its_views(monkeypatch):
+    from isbi_infer.run import section
+
+    measured = []
+    monkeypatch.setattr(
+        section, "section_statistics", lambda x, **k: measured.append(x) or section_statistics(x, **k)
+    )
+    results_of(stack(2, 20, 30), Blur(), 20, views=ALL_EIGHT)
+    assert len(measured) == 2
+
+
 @pytest.mark.parametrize("most_pixels", [1200, 500, 290])
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_too_little_memory_halves_the_batch_then_the_tile_and_changes_nothing(most_pixels, lanes, caplog):
-    stack_ZYX = stack(3, 70, 50)
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("batch", [1, 3, 4, 7])
+def test_too_little_memory_halves_the_batch_then_the_tile_and_changes_nothing(
+    most_pixels, workers, batch, caplog
+):
+    stack_ZYX = stack(5, 70, 50)
     backend = Blur(most_pixels)
-    results = list(run_sections(stack_ZYX, backend, settings_for(32, batch=4, lanes=lanes)))
+    results = results_of(stack_ZYX, backend, 32, batch=batch, workers=workers)
     for section_YX, result_YX in zip(stack_ZYX, results, strict=True):
         assert (result_YX == whole(section_YX)).all()
-    assert "not enough memory" in caplog.text
+    assert "not enough memory" in caplog.text or batch * 32**2 <= most_pixels
     refused = sum(np.prod(shape) > most_pixels for shape in backend.batches)
     assert refused < len(backend.batches) / 2  # it learns
 
 
+def test_memory_that_comes_and_goes_among_workers_loses_no_tile():
+    """Every call may fail, also when its batch is down to one tile already."""
+
+    class Moody(Blur):
+        def _compute(self, batch_NCYX, statistics_N111, out, stop):
+            if len(batch_NCYX) > 1 and next(moods) % 3:
+                raise ResourceError("at this moment")
+            return super()._compute(batch_NCYX, statistics_N111, out, stop)
+
+    moods = iter(range(10**6))
+    stack_ZYX = stack(30, 70, 50)
+    for section_YX, result_YX in zip(
+        stack_ZYX, results_of(stack_ZYX, Moody(), 32, batch=6, workers=3), strict=True
+    ):
+        assert (result_YX == whole(section_YX)).all()
+
+
 def test_too_little_memory_for_the_smallest_tile_ends_the_run():
-    with pytest.raises(ResourceError):
-        list(run_sections(stack(2, 70, 50), Blur(100), settings_for(32, batch=4, lanes=2)))
+    with pytest.raises(ResourceError, match="not enough memory for the smallest tile"):
+        results_of(stack(2, 70, 50), Blur(100), 32, batch=4, workers=2)
 
 
 def test_a_fixed_batch_is_always_full():
     backend = Blur()
-    list(run_sections(stack(3, 70, 50), backend, settings_for(32, batch=4, fixed_batch=True)))
+    results_of(stack(3, 70, 50), backend, 32, batch=4, fixed_batch=True)
     assert {shape[0] for shape in backend.batches} == {4}
     assert len(set(backend.batches)) == 1
 
 
 def test_sections_share_batches():
     backend = Blur()
-    list(run_sections(stack(8, 20, 20), backend, settings_for(64, batch=4)))
+    results_of(stack(8, 20, 20), backend, 64, batch=4)
     assert [shape[0] for shape in backend.batches] == [4, 4]
+
+
+def test_sections_of_another_shape_end_the_run_after_those_before_them():
+    sections = [*stack(2, 20, 20), np.zeros((20, 21), np.uint8)]
+    results = compute_sections(plan_for((20, 20), 64), sections, Blur())
+    assert (next(results) == whole(sections[0])).all()
+    next(results)
+    with pytest.raises(ImageError, match=r"\(20, 20\), then \(20, 21\)"):
+        next(results)
 
 
 def test_an_error_of_the_model_reaches_the_caller_and_no_thread_stays():
     class Broken(Blur):
-        def run(self, batch_NCYX, out=None):
+        def _compute(self, batch_NCYX, statistics_N111, out, stop):
             raise ModelError("broken")
 
     before = threading.active_count()
     with pytest.raises(ModelError, match="broken"):
-        list(run_sections(stack(20, 20, 20), Broken(), settings_for(64, batch=2, lanes=2)))
+        results_of(stack(20, 20, 20), Broken(), 64, batch=2, workers=2)
     assert threading.active_count() == before
 
 
-def test_leaving_early_stops_what_is_being_computed():
+def test_leaving_early_stops_what_is_being_computed_and_no_other_run():
     class Slow(Blur):
-        def run(self, batch_NCYX, out=None):
-            if self.stopped.wait(60 if len(self.batches) else 0):
-                raise ModelError("terminated")
-            return super().run(batch_NCYX)
+        def _compute(self, batch_NCYX, statistics_N111, out, stop):
+            started.set()
+            while len(self.batches) and not stop.is_set:
+                pass
+            return super()._compute(batch_NCYX, statistics_N111, out, stop)
 
-    backend = Slow()
-    results = run_sections(stack(20, 20, 20), backend, settings_for(64))
+    started, backend, other = threading.Event(), Slow(), Blur()
+    results = compute_sections(plan_for((20, 20), 64), stack(20, 20, 20), backend)
     next(results)
-    started = time.monotonic()
+    beside = compute_sections(plan_for((20, 20), 64), stack(3, 20, 20), other)
+    next(beside)
     results.close()
-    assert time.monotonic() - started < 30
-    assert backend.stopped.is_set()
+    assert [stop.is_set for stop in backend.stops] == [True]
+    assert len(list(beside)) == 2
+    assert threading.active_count() == 1 or not any("worker" in t.name for t in threading.enumerate())
+
+
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    tile=st.sampled_from([12, 20, 32, 64]),
+    data=st.data(),
+)
+def test_a_tile_can_be_split_until_nothing_is_left_to_split(height, width, tile, data):
+    plan = plan_section((height, width), stride=4, halo=4, border=3, tile=tile)
+    whole_tile = data.draw(st.sampled_from(plan.tiles))
+    owned = np.zeros((height, width), int)
+    waiting, areas = [whole_tile], []
+    while waiting:
+        one = waiting.pop()
+        areas.append([(w.stop - w.start) for w in one.reads])
+        parts = plan.split(one)
+        waiting += parts
+        if not parts:
+            owned[one.owns] += 1
+            assert all(w.start % 4 == 0 for w in one.reads)
+            assert all(c.stop - c.start == o.stop - o.start for c, o in zip(one.crop, one.owns, strict=True))
+    assert (owned[whole_tile.owns] == 1).all()
+    assert owned.sum() == owned[whole_tile.owns].size
+    assert max(np.prod(area) for area in areas) == np.prod(areas[0])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import isbi_infer
 from isbi_infer import ImageError, ModelError, ResourceError, Segmenter, UsageError
-from isbi_infer.backends.onnxruntime import available_cores
+from isbi_infer.backends.cores import available_cores
 from isbi_infer.sample import synthetic_stack
 from isbi_models import default_model
 
@@ -90,9 +90,10 @@ def test_a_halo_off_the_stride_is_refused_with_the_nearest_that_works(halo, near
 
 def test_an_estimate_says_what_the_plan_is(segmenter):
     estimate = segmenter.estimate((30, 512, 512))
-    assert (estimate.tiles, estimate.tile_shape, estimate.halo) == (1, (512, 512), 96)
-    assert estimate.overhead == 1
-    assert estimate.memory_bytes > 512 * 512 * 4 * 8
+    section = estimate.plan.section
+    assert (len(section.tiles), section.tile_shape, section.halo) == (1, (512, 512), 96)
+    assert section.overhead == 1
+    assert estimate.plan.memory_bytes > 512 * 512 * 4 * 8
     assert estimate.seconds > 0
     assert "30 sections of 512 x 512" in str(estimate)
 
@@ -172,7 +173,7 @@ def test_the_average_over_flips_and_rotations_is_the_average_of_whole_image_resu
 
 def test_a_small_memory_limit_makes_smaller_tiles_and_the_same_result(segmenter, large_YX):
     small = Segmenter(provider="cpu", memory=64 * 2**20)
-    assert len(small.plan(large_YX.shape).tiles) > len(segmenter.plan(large_YX.shape).tiles)
+    assert len(small.plan(large_YX.shape).section.tiles) > len(segmenter.plan(large_YX.shape).section.tiles)
     assert (small(large_YX) == segmenter(large_YX)).all()
 
 
@@ -235,7 +236,7 @@ def test_the_released_model_finds_the_membranes_of_the_synthetic_sample(segmente
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"PK\x03\x04 whatever torch.save wrote", "PyTorch"),
         (b"\x80\x04\x95", "pickle"),
-        (b"no protobuf at all", "cannot load"),
+        (b"no protobuf at all", "not a readable ONNX"),
     ],
 )
 def test_a_file_that_is_no_model_is_named_for_what_it_is(tmp_path, content, said):

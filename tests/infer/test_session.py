@@ -2,6 +2,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -10,17 +12,24 @@ import pytest
 from onnx import TensorProto, helper
 
 from isbi_infer import DependencyError, ModelError, Segmenter
-from isbi_infer.backends.onnxruntime import PROVIDERS, available_cores, open_session
-from isbi_infer.model.devices import open_backend
+from isbi_infer.backends import onnxruntime as backend_module
+from isbi_infer.backends.cores import available_cores
+from isbi_infer.model.contract import read_contract
+from isbi_infer.model.devices import DEVICES, open_backend
+from isbi_infer.model.file import read_model_file
 from isbi_models import default_model
 
 MODEL = default_model().path.read_bytes()
 
 
 def stamped(graph_change):
-    """Give the released model's file with its graph changed, contract and all."""
+    """Return the released model's file with its graph changed, and a contract that belongs to it."""
     proto = onnx.load_from_string(MODEL)
     graph_change(proto)
+    with suppress(ModelError):  # of weights outside the file there is no digest
+        digest = read_model_file(proto.SerializeToString()).digest
+        for entry in proto.metadata_props:
+            entry.value = replace(read_contract(MODEL), digest=digest).to_json()
     return proto.SerializeToString()
 
 
@@ -32,6 +41,9 @@ def refused(tmp_path, model):
     return str(caught.value)
 
 
+PROVIDERS = {row.name: row.runtime_name for row in DEVICES if "OnnxSession" in row.backend}
+
+
 @pytest.mark.parametrize("provider", sorted(set(PROVIDERS) - {"cpu"}))
 def test_a_provider_that_is_not_there_is_an_error_and_never_the_cpu(provider):
     if PROVIDERS[provider] in onnxruntime.get_available_providers():
@@ -40,10 +52,21 @@ def test_a_provider_that_is_not_there_is_an_error_and_never_the_cpu(provider):
         open_backend(MODEL, provider)
 
 
-def test_auto_says_which_provider_it_took():
-    assert open_session(MODEL, "auto").provider in ("cpu", "cuda")
-    if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
-        assert open_session(MODEL, "auto").provider == "cpu"
+def test_auto_takes_the_cpu_where_this_onnxruntime_has_no_other_provider():
+    if set(PROVIDERS.values()) & set(onnxruntime.get_available_providers()) != {"CPUExecutionProvider"}:
+        pytest.skip("this onnxruntime has a GPU provider")
+    assert Segmenter(provider="auto").provider == "cpu"
+
+
+@pytest.mark.parametrize(("gpus", "remedy"), [([], "--provider cpu"), (["a GPU"], "pip install --upgrade")])
+def test_a_gpu_wheel_that_does_not_run_is_explained_by_what_the_machine_shows(monkeypatch, gpus, remedy):
+    """As with the GPU wheel on a machine without a GPU: the provider is compiled in, and no session opens on it."""
+    monkeypatch.setattr(backend_module, "list_gpus", lambda: gpus)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(DependencyError, match=r"does not run here|fell back") as refused:
+        open_backend(MODEL, "cuda")
+    assert remedy in str(refused.value)
+    assert "onnxruntime-gpu" not in str(refused.value)
 
 
 def test_weights_outside_the_file_are_never_read(tmp_path, monkeypatch):
@@ -105,41 +128,41 @@ def test_a_model_without_a_contract_says_how_to_get_one(tmp_path):
     assert "isbi-export" in refused(tmp_path, stamped(lambda proto: proto.ClearField("metadata_props")))
 
 
-def test_one_session_serves_several_lanes_and_one_alone_all_cores():
+def test_one_session_serves_several_workers_or_one_call_on_all_cores():
     session = open_backend(MODEL, "cpu")
-    assert session.lanes == available_cores()
+    assert session.workers == available_cores()
     batch_NCYX = np.random.default_rng(0).standard_normal((2, 1, 64, 96), dtype=np.float32)
-    assert session.alone().lanes == 1
-    assert session.alone() is session.alone()
-    assert (session.alone().run(batch_NCYX) == session.run(batch_NCYX)).all()
+    assert session.on_all_cores().workers == 1
+    assert session.on_all_cores() is session.on_all_cores()
+    assert (session.on_all_cores().run(batch_NCYX) == session.run(batch_NCYX)).all()
 
 
-def test_a_stopped_session_can_run_again():
+def test_a_stop_ends_the_calls_that_it_was_handed_to_and_no_others():
     session = open_backend(MODEL, "cpu")
     large_NCYX = np.zeros((8, 1, 512, 512), np.float32)
-    failures = []
+    stop, failures = session.new_stop(), []
 
     def run():
         try:
-            session.run(large_NCYX)
+            session.run(large_NCYX, stop=stop)
         except ModelError as error:
             failures.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
     time.sleep(0.1)
-    session.stop()
+    stop.set()
+    assert session.run(large_NCYX[:1, :, :64, :64], stop=session.new_stop()).shape == (1, 1, 64, 64)
     thread.join(30)
     assert not thread.is_alive()
     assert len(failures) == 1
-    assert session.run(large_NCYX[:1, :, :64, :64]).shape == (1, 1, 64, 64)
 
 
 def test_memory_that_runs_out_is_told_from_other_failures():
     """The real thing: a process whose address space is limited."""
     script = (
         "import resource, numpy as np\n"
-        "from isbi_infer.backends.onnxruntime import OnnxSession\n"
+        "from isbi_infer.model.devices import open_backend\n"
         "from isbi_infer.errors import ResourceError, ModelError\n"
         "from isbi_models import default_model\n"
         "session = open_backend(default_model().path.read_bytes(), 'cpu')\n"
@@ -155,12 +178,11 @@ def test_memory_that_runs_out_is_told_from_other_failures():
     assert "another failure" in result.stdout
 
 
-def test_input_and_output_can_stay_on_the_device(monkeypatch):
+def test_input_and_output_can_stay_on_the_device():
     """The path that CUDA takes, with the CPU as the device."""
-    session = open_backend(MODEL, "cpu")
+    row = next(row for row in DEVICES if row.name == "cpu" and "onnx" in row.formats)
+    session = open_backend(MODEL, row)
+    bound = open_backend(MODEL, replace(row, memory_space="cpu"))
     batches = [np.random.default_rng(i).standard_normal((1, 1, 64, 64), dtype=np.float32) for i in range(3)]
-    expected = [session.run(batch) for batch in batches]
-    monkeypatch.setattr(session, "_device", "cpu")
-    bound = [session.run(batch) for batch in batches]
-    for result, reference in zip(bound, expected, strict=True):
-        assert (result == reference).all()
+    for batch in (*batches, *batches):
+        assert (bound.run(batch) == session.run(batch)).all()

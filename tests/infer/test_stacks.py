@@ -471,7 +471,8 @@ def test_no_log_record_of_tifffile_reaches_standard_error(path):
     path.write_bytes(path.read_bytes()[:-50])
     code = (
         "import logging, sys\n"
-        "from isbi_infer.volumes import open_stack, ImageError\n"
+        "from isbi_infer.errors import ImageError\n"
+        "from isbi_infer.volumes import open_stack\n"
         "for _ in range(2):\n"
         "    try:\n"
         "        open_stack(sys.argv[1])\n"

@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import isbi_infer
-from isbi_export.deployable import Deployable
-from isbi_export.torchscript import write_torchscript
-from isbi_infer.backends.onnxruntime import available_cores
-from isbi_infer.backends.torchscript import open_torchscript
+from isbi_export.formats.deployable import Deployable
+from isbi_export.formats.torchscript import write_torchscript
+from isbi_infer import Segmenter
+from isbi_infer.backends.cores import available_cores
 from isbi_infer.errors import DependencyError, ModelError, UsageError
-from isbi_infer.model.contract import CONTRACT_KEY, contract_of
+from isbi_infer.model.contract import CONTRACT_KEY
 from isbi_infer.model.devices import open_backend, rows
 from isbi_infer.plan.tiles import plan_section, read_mirrored
 from isbi_models import default_model
@@ -34,7 +34,7 @@ from isbi_train.networks.network import UNet
 ROOT = Path(__file__).parents[2]
 CONFIG = NetworkConfig(base=12, depth=2, unshuffle=2)
 HALO = 48
-RELEASED = contract_of(open_backend(default_model().path.read_bytes(), "cpu").metadata)
+RELEASED = Segmenter(default_model().path, provider="cpu").contract
 CONTRACT = replace(RELEASED, stride=CONFIG.stride, halo=HALO)
 
 
@@ -64,6 +64,13 @@ def script(network, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def script_file(script, tmp_path_factory):
+    path = tmp_path_factory.mktemp("script") / "model.pt"
+    path.write_bytes(script)
+    return path
+
+
+@pytest.fixture(scope="module")
 def session(script):
     return open_backend(script, next(rows("torchscript", "cpu")))
 
@@ -90,13 +97,9 @@ def saved(module, contract=CONTRACT, example=None):
 
 
 def test_it_has_the_interface_of_an_onnx_session(session):
-    assert session.provider == "cpu"
-    assert session.lanes == available_cores()
-    assert session.alone() is session
-    assert contract_of(session.metadata) == CONTRACT
-    assert session.inputs == [CONTRACT.input_name]
-    assert session.outputs == [CONTRACT.output_name]
-    session.stop()
+    assert session.device.name == "cpu"
+    assert session.workers == available_cores()
+    assert session.on_all_cores() is session
     assert session.run(np.zeros((1, 1, 8, 8), np.float32)).shape == (1, 1, 8, 8)
 
 
@@ -154,7 +157,7 @@ def test_an_image_gives_the_same_bits_alone_and_in_any_batch(session, height, wi
     assert (session.run(batch_NCYX)[-1] == alone_CYX).all()
 
 
-def test_lanes_at_once_give_the_same_bits_and_leave_the_threads_of_torch_alone(session):
+def test_workers_at_once_give_the_same_bits_and_leave_the_threads_of_torch_alone(session):
     batches = [random_values(1, 1, 8 * n, 96, seed=n) for n in range(1, 13)]
     expected = [session.run(batch_NCYX) for batch_NCYX in batches]
     with ThreadPoolExecutor(3) as pool:
@@ -221,9 +224,11 @@ def test_a_pickle_with_a_payload_is_not_run(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_script_without_a_contract_is_refused():
+def test_a_script_without_a_contract_is_refused(tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(saved(torch.nn.Conv2d(1, 1, 3, padding=1), None))
     with pytest.raises(ModelError, match="carries no contract"):
-        open_backend(saved(torch.nn.Conv2d(1, 1, 3, padding=1), None), next(rows("torchscript", "cpu")))
+        Segmenter(path, provider="cpu")
 
 
 def test_a_script_that_gives_something_else_is_a_model_error():
@@ -231,7 +236,7 @@ def test_a_script_that_gives_something_else_is_a_model_error():
         def forward(self, x):
             return x, x
 
-    with pytest.raises(ModelError, match="gives a tuple"):
+    with pytest.raises(ModelError, match="returns a tuple"):
         open_backend(saved(Two()), next(rows("torchscript", "cpu"))).run(np.zeros((1, 1, 16, 16), np.float32))
 
 
@@ -243,21 +248,21 @@ def test_a_batch_that_the_network_refuses_is_a_model_error_in_one_line(session):
 
 
 @pytest.mark.parametrize("provider", ["tensorrt", "openvino", "gpu"])
-def test_providers_of_onnxruntime_are_refused(script, provider):
-    with pytest.raises(UsageError, match="cpu or cuda only"):
-        open_torchscript(script, provider)
+def test_providers_of_onnxruntime_are_refused(script_file, provider):
+    with pytest.raises(UsageError, match=r"cuda, cpu only|unknown provider 'gpu'; choose auto, cpu"):
+        Segmenter(script_file, provider=provider)
 
 
-def test_cuda_that_is_not_there_is_an_error_and_auto_takes_the_cpu(script):
+def test_cuda_that_is_not_there_is_an_error_and_auto_takes_the_cpu(script_file):
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     with pytest.raises(DependencyError, match="--provider cpu"):
-        open_torchscript(script, "cuda")
-    assert open_torchscript(script, "auto").provider == "cpu"
+        Segmenter(script_file, provider="cuda")
+    assert Segmenter(script_file).provider == "cpu"
 
 
 @pytest.mark.cuda
-def test_cuda_agrees_with_the_cpu_and_leaves_the_settings_of_torch_alone(script, session):
+def test_cuda_agrees_with_the_cpu_and_leaves_the_settings_of_torch_alone(script, script_file, session):
     try:
         on_cuda = open_backend(script, next(rows("torchscript", "cuda")))
     except DependencyError as error:
@@ -266,7 +271,7 @@ def test_cuda_agrees_with_the_cpu_and_leaves_the_settings_of_torch_alone(script,
     before = torch.backends.cudnn.allow_tf32
     assert np.abs(on_cuda.run(image_NCYX) - session.run(image_NCYX)).max() < 1e-3
     assert torch.backends.cudnn.allow_tf32 == before
-    assert open_torchscript(script, "auto").provider == "cuda"
+    assert Segmenter(script_file).provider == "cuda"
 
 
 # Each of the following needs a process of its own.
@@ -298,10 +303,10 @@ def test_without_torch_one_line_says_what_to_install(script, tmp_path):
         (tmp_path / name).symlink_to(site / name)
     (tmp_path / "isbi_infer").symlink_to(Path(isbi_infer.__file__).parent)
     code = (
-        "from isbi_infer.backends.torchscript import open_torchscript\n"
+        "from isbi_infer.model.devices import open_backend, rows\n"
         "from isbi_infer.errors import DependencyError\n"
         "try:\n"
-        "    open_torchscript(b'PK', 'auto')\n"
+        "    open_backend(b'PK', next(rows('torchscript', 'cpu')))\n"
         "except DependencyError as error:\n"
         "    print(error)\n"
     )
@@ -316,8 +321,8 @@ def test_too_little_memory_is_said_and_a_smaller_tile_still_runs(script, tmp_pat
     code = (
         "import pathlib, resource, sys, numpy as np\n"
         "from isbi_infer.errors import ResourceError\n"
-        "from isbi_infer.backends.torchscript import TorchScriptSession\n"
-        "session = TorchScriptSession(pathlib.Path(sys.argv[1]).read_bytes(), 'cpu')\n"
+        "from isbi_infer.model.devices import open_backend, rows\n"
+        "session = open_backend(pathlib.Path(sys.argv[1]).read_bytes(), next(rows('torchscript', 'cpu')))\n"
         "session.run(np.zeros((1, 1, 64, 64), np.float32))\n"
         "large = np.zeros((1, 1, 2048, 2048), np.float32)\n"
         "size = int(next(l for l in open('/proc/self/status') if l.startswith('VmSize')).split()[1]) * 1024\n"

@@ -1,13 +1,179 @@
-"""The figures and pictures in the docs are those of the stored benchmark results."""
+"""What README and docs show is what happens: figures, pictures, commands, their output, and Python."""
 
+import os
+import re
+import shlex
 import subprocess
 import sys
+import tomllib
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import numpy as np
+import pytest
+import tifffile
+from markdown_it import MarkdownIt
+
+from isbi_infer.sample import synthetic_stack
+
 ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+PROGRAM = re.compile(r"isbi-\w+|python|pytest|make|pip|torchrun")
+# What another machine, or a busy one, prints otherwise.
+OF_THE_MACHINE = re.compile(r"\d+(?:\.\d+)?(?= (?:s|Mpx/s|MiB|GiB|workers?)\b)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block with its language, or an indented one, which has none."""
+
+    place: str
+    fenced: bool
+    language: str
+    text: str
+
+
+def blocks_of(page):
+    name, tokens = page.relative_to(ROOT), MarkdownIt().parse(page.read_text(encoding="utf-8"))
+    return [
+        Block(f"{name}:{token.map[0] + 1}", token.type == "fence", token.info.strip(), token.content)
+        for token in tokens
+        if token.type in ("fence", "code_block")
+    ]
+
+
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "models/CARD.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+BLOCKS = {page: blocks_of(page) for page in PAGES}
+FOLLOWED = [page for page in PAGES if any(block.language in ("console", "python") for block in BLOCKS[page])]
+
+
+def named(page):
+    return str(page.relative_to(ROOT))
 
 
 def test_the_tables_and_pictures_in_the_docs_are_drawn_from_the_stored_results():
     report = [sys.executable, "-m", "benchmarks.report", "--check"]
     result = subprocess.run(report, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, f"run: make bench-report\n{result.stdout}{result.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_no_output_stands_in_a_page_but_below_a_prompt_in_a_console_block(page):
+    """`console` and `python` are run below; an indented block shows commands alone."""
+    for block in BLOCKS[page]:
+        assert not block.fenced or block.language not in ("", "text", "bash", "sh", "shell"), block.place
+        assert block.text.startswith("$ ") == (block.language == "console"), block.place
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """A folder with the files that the pages speak of, small ones."""
+    image_ZYX, label_ZYX = (np.tile(stack_ZYX, (10, 1, 1)) for stack_ZYX in synthetic_stack(3, 64, 64))
+    tifffile.imwrite(tmp_path / "stack.tif", image_ZYX, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "labels.tif", label_ZYX, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "large.tif", np.zeros((4096, 4096), "uint8"), photometric="minisblack")
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "stack.tif").read_bytes()[:70_000])
+    return tmp_path
+
+
+def on_two_cores():
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+
+
+def run(command, folder):
+    """Run a command of a page and return what it prints, without the progress that a terminal wipes away."""
+    if made := re.fullmatch(r"make (\S+)", command):
+        said = subprocess.run(
+            ["make", "-nB", *made.groups()], capture_output=True, text=True, cwd=ROOT, check=True
+        )
+        command = said.stdout.strip().splitlines()[-1].replace(".venv/bin/", "")
+    done = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
+        preexec_fn=on_two_cores,
+    )
+    errors = [line for line in done.stderr.splitlines() if line.startswith(f"{command.split()[0]}: ")]
+    assert done.returncode == 0 or errors, f"{command}\n{done.stderr}"
+    return done.stdout.splitlines() + errors
+
+
+def masked(lines):
+    return [OF_THE_MACHINE.sub("#", line.rstrip()) for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize("page", FOLLOWED, ids=named)
+def test_who_follows_a_page_from_top_to_bottom_sees_what_it_shows(page, desk):
+    for block in BLOCKS[page]:
+        if block.language == "python":
+            done = subprocess.run(
+                [sys.executable, "-c", block.text], cwd=desk, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{block.place}\n{done.stderr}"
+        elif block.language == "console":
+            for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+                command, _, shown = part.partition("\n")
+                assert masked(run(command, desk)) == masked(shown.splitlines()), f"{block.place}: $ {command}"
+
+
+def commands_of(page):
+    """Find the command lines of a page, as words."""
+    for block in BLOCKS[page]:
+        if not block.fenced or block.language == "console":
+            prompt = "$ " if block.fenced else ""
+            for line in re.findall(
+                rf"^{re.escape(prompt)}(.+)", block.text.replace("\\\n", " "), re.MULTILINE
+            ):
+                line = line.removeprefix(".venv/bin/")
+                if PROGRAM.match(line):
+                    yield block.place, shlex.split(line, comments=True)
+
+
+@cache
+def help_of(*program):
+    done = subprocess.run([*program, "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def source_of(module):
+    path = ROOT.joinpath(*module.split("."))
+    return "".join(
+        file.read_text() for file in ([path.with_suffix(".py")] if not path.is_dir() else path.glob("*.py"))
+    )
+
+
+def what_knows(program, words):
+    """Return the text in which every option of a command must stand."""
+    if program == "torchrun":
+        return what_knows("isbi-train", words[words.index("isbi_train") + 1 :]) + "--nproc-per-node -m"
+    if program == "python":
+        return "-m" + (help_of(sys.executable, *words[:2]) if "isbi" in words[1] else source_of(words[1]))
+    if program == "isbi-train" or words[0] == "doctor":
+        return help_of(BIN / program, words[0])
+    return help_of(BIN / program)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_command_in_a_page_is_one_that_its_program_knows(page):
+    for place, (program, *words) in commands_of(page):
+        said = f"{place}: {program} {' '.join(words)}"
+        if program == "make":
+            assert subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True).returncode == 0, said
+        elif program == "pip":
+            extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+            asked = re.findall(r"(?:\.|isbi-infer)\[([\w,]+)\]", " ".join(words))
+            assert set(",".join(asked).split(",")) <= set(extras), said
+        elif program.startswith("pytest"):
+            assert all(
+                (ROOT / word).exists() for word in words if word.startswith(("tests", "benchmarks"))
+            ), said
+        else:
+            known = what_knows(program, words)
+            for option in (word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)):
+                assert re.search(rf"(?<![\w-]){option}(?![\w-])", known), f"{said}: {option}"

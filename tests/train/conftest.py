@@ -6,9 +6,9 @@ import torch
 
 from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.data.labelled import LabelledStack
 from isbi_train.networks.checkpoint import Checkpoint
 from isbi_train.networks.network import UNet
-from isbi_train.stacks.data import LabelledStack
 from isbi_train.training.train import fit
 
 SETTINGS = {

@@ -12,10 +12,10 @@ from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, ModelError, OutputError, UsageError
 from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_stack
+from isbi_train.evaluation.predict import predict
 from isbi_train.networks.checkpoint import save_checkpoint
-from isbi_train.pictures.analyse import analyse
-from isbi_train.pictures.sheets import draw_contact_sheet, section_panel
-from isbi_train.scores.predict import predict
+from isbi_train.plots.analyse import analyse
+from isbi_train.plots.sheets import draw_contact_sheet, section_panel
 
 MODEL = next(iter(sorted(Path(isbi_models.__file__).parent.glob("*.onnx"))))
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isbi_train.augment.crops import elastic_displacement, random_crops, vary_intensity
 from isbi_train.config import AugmentConfig
-from isbi_train.training.augment import elastic_displacement, random_crops, vary_intensity
 
 PLAIN = AugmentConfig.none()
 SHAPED = replace(PLAIN, rotation_deg=180, flip=True, scale_min=0.7, scale_max=1.4, elastic_px=4)

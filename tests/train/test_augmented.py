@@ -11,18 +11,17 @@ from scipy.ndimage import map_coordinates
 
 from isbi_infer.errors import OutputError, UsageError
 from isbi_infer.sample import synthetic_stack
+from isbi_train.augment.examples import PairMaker, write_pairs
 from isbi_train.config import AugmentConfig
-from isbi_train.pictures.sheets import draw_pairs
-from isbi_train.stacks.augmented import PairMaker, write_pairs
-from isbi_train.stacks.data import LabelledStack
+from isbi_train.data.labelled import LabelledStack
+from isbi_train.plots.sheets import draw_pairs
 
 STILL = AugmentConfig.none()
 
 
 def written(stack, folder, **changes):
-    return write_pairs(
-        stack, folder, **{"count": 5, "seed": 1, "sections": range(3), "per_file": 2, "shown": 1, **changes}
-    )
+    chosen = {"count": 5, "seed": 1, "sections": range(3), "per_file": 2, "draw": draw_pairs, "shown": 1}
+    return write_pairs(stack, folder, **{**chosen, **changes})
 
 
 def read(folder, kind, side=64):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from isbi_infer.errors import ModelError
 from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
 from isbi_train.networks.network import UNet
+from isbi_train.networks.whole import predict_whole
 from isbi_train.scores.metrics import expected_calibration_error
 from isbi_train.training.calibrate import calibrate_file, fit_calibration, fold_calibration
-from isbi_train.training.validate import predict_whole
 
 
 def drawn(n=40_000, seed=0):

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from isbi_infer.errors import UsageError
 from isbi_train.cli import app
-from isbi_train.pictures.curves import plot_curves, read_history
+from isbi_train.plots.curves import plot_curves, read_history
 
 KEYS = ("training_loss", "loss", "v_rand_thin", "v_info_thin")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer.errors import ImageError, UsageError
-from isbi_train.stacks.data import LabelledStack, load_labelled, split
+from isbi_train.data.labelled import LabelledStack, load_labelled, split
 
 
 def test_images_are_read_as_stored_and_labels_as_cell_or_membrane(tmp_path, sample, write_labelled):

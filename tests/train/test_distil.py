@@ -11,14 +11,14 @@ from isbi_export.publish import publish
 from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, UsageError
 from isbi_train.config import AugmentConfig
+from isbi_train.config.inputs import Inputs
+from isbi_train.config.settings import read_layer
+from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.sections import hold_out
 from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.stacks.data import LabelledStack
-from isbi_train.stacks.sections import hold_out
 from isbi_train.training.batches import bring_sections, draw_batch
 from isbi_train.training.distil import Teaching, soft_labels
-from isbi_train.training.inputs import Inputs
 from isbi_train.training.losses import targets_and_weights
-from isbi_train.training.settings import read_layer
 from isbi_train.training.train import fit
 
 

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from isbi_infer.errors import UsageError
 from isbi_infer.files import holding
+from isbi_train.config.settings import resolve
+from isbi_train.data.labelled import load_labelled
 from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.stacks.data import load_labelled
-from isbi_train.training.distributed import ALONE, Team, TeamDropout2d, torchrun_team
-from isbi_train.training.settings import resolve
+from isbi_train.networks.whole import predict_whole
+from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup, SharedDropout2d, torchrun_processes
 from isbi_train.training.train import fit
-from isbi_train.training.validate import predict_whole
 
 NETWORK = {"base": 2, "depth": 2, "dropout": 0.3}
 TRAIN = {
@@ -110,7 +110,7 @@ def test_a_signal_to_one_process_stops_both_with_their_progress_saved(data, tmp_
     assert 1 <= load_checkpoint(tmp_path / "progress.pth").epoch < 4000
 
 
-def test_where_the_leading_process_fails_all_do_and_say_so_in_a_line(data, tmp_path):
+def test_where_the_main_process_fails_all_do_and_say_so_in_a_line(data, tmp_path):
     port = free_port()
     with holding(tmp_path):
         processes = [start(rank, port, "--data", data, "--out", tmp_path, *FLAGS) for rank in (0, 1)]
@@ -123,26 +123,30 @@ def test_where_the_leading_process_fails_all_do_and_say_so_in_a_line(data, tmp_p
 
 def test_a_batch_that_cannot_be_shared_out_is_refused_with_advice():
     with pytest.raises(UsageError, match=r"batch of 5 crops .* 2 processes; try --batch 6"):
-        Team(rank=1, size=2).part(5)
-    assert [Team(rank=r, size=3).part(6) for r in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
+        ProcessGroup(rank=1, size=2).share(5)
+    assert [ProcessGroup(rank=r, size=3).share(6) for r in range(3)] == [
+        slice(0, 2),
+        slice(2, 4),
+        slice(4, 6),
+    ]
 
 
 def test_one_process_is_left_as_it_is(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    with torchrun_team() as team:
-        assert team is ALONE
+    with torchrun_processes() as processes:
+        assert processes is SINGLE_PROCESS
     model = nn.Sequential(nn.BatchNorm2d(2))
-    assert team.wrap(model, 4) is model
-    assert team.any(True)
-    assert not team.any(False)
-    assert team.leads
+    assert processes.distribute(model, 4) is model
+    assert processes.any(True)
+    assert not processes.any(False)
+    assert processes.is_main
 
 
-def test_masks_of_parts_are_parts_of_the_whole_batchs_mask():
+def test_masks_of_shares_are_shares_of_the_whole_batchs_mask():
     ones = torch.ones(6, 8, 5, 5)
     torch.manual_seed(4)
     whole = F.dropout2d(ones, 0.4)
-    for part in (slice(0, 3), slice(3, 6)):
+    for share in (slice(0, 3), slice(3, 6)):
         torch.manual_seed(4)
-        assert torch.equal(TeamDropout2d(0.4, 6, part)(ones[part]), whole[part])
-    assert torch.equal(TeamDropout2d(0.4, 6, part).eval()(ones[part]), ones[part])
+        assert torch.equal(SharedDropout2d(0.4, 6, share)(ones[share]), whole[share])
+    assert torch.equal(SharedDropout2d(0.4, 6, share).eval()(ones[share]), ones[share])

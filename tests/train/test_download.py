@@ -14,8 +14,8 @@ import tifffile
 
 from isbi_infer.errors import DependencyError, ImageError, OutputError, UsageError
 from isbi_infer.volumes import PixelSize, open_stack
-from isbi_train.stacks.data import load_labelled
-from isbi_train.stacks.download import PIXELS_SHA256, TERMS, URL, download
+from isbi_train.data.download import PIXELS_SHA256, TERMS, URL, download
+from isbi_train.data.labelled import load_labelled
 
 NAMES = ("train-volume.tif", "train-labels.tif", "test-volume.tif")
 

@@ -13,8 +13,8 @@ import torch
 from isbi_export.publish import publish
 from isbi_infer import Segmenter
 from isbi_infer.errors import DependencyError, ImageError, ModelError, UsageError
+from isbi_train.evaluation.evaluate import evaluate, section_range
 from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
-from isbi_train.scores.evaluate import evaluate, section_range
 from isbi_train.scores.metrics import (
     adapted_rand_error,
     expected_calibration_error,
@@ -256,5 +256,5 @@ def test_torch_runs_only_where_it_can(files):
 
 def test_import_brings_in_nothing_heavy():
     heavy = "torch", "numba", "skimage", "scipy", "matplotlib", "onnxruntime"
-    code = f"import sys, isbi_train.scores.scorer; sys.exit(any(m in sys.modules for m in {heavy}))"
+    code = f"import sys, isbi_train.evaluation.scorer; sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-W", "error", "-c", code]).returncode == 0

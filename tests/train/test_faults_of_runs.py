@@ -16,10 +16,10 @@ import torch
 from isbi_infer.errors import BusyError, ModelError, OutputError, UsageError
 from isbi_infer.files import holding
 from isbi_train.config import AugmentConfig, NetworkConfig
+from isbi_train.config.inputs import Inputs
+from isbi_train.config.settings import read_layer
 from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.training import train as training
-from isbi_train.training.inputs import Inputs
-from isbi_train.training.settings import read_layer
 from isbi_train.training.train import fit
 
 

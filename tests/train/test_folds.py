@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from isbi_infer.errors import UsageError
 from isbi_train.config import AugmentConfig, TrainConfig
+from isbi_train.data.sections import blocks, hold_out, ranges
 from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.stacks.sections import blocks, hold_out, ranges
 from isbi_train.training.folds import cross_validate
 
 

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from isbi_infer.errors import DependencyError, ImageError, UsageError
 from isbi_infer.sample import synthetic_stack
-from isbi_train.stacks.data import load_labelled
-from isbi_train.stacks.labels import cell_mask, instance_interiors
+from isbi_train.data.labelled import load_labelled
+from isbi_train.data.labels import cell_mask, instance_interiors
 
 ids = hnp.arrays(np.int32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.integers(0, 4))
 
@@ -205,5 +205,5 @@ def test_the_given_pixel_size_goes_before_that_of_the_file(tmp_path, sample, wri
 
 @pytest.mark.parametrize("size", [0, -4, float("nan"), float("inf")])
 def test_a_pixel_size_that_cannot_be_meant_is_refused(tmp_path, size):
-    with pytest.raises(UsageError, match="cannot be meant"):
+    with pytest.raises(UsageError, match="is invalid"):
         load_labelled(tmp_path, pixel_size_nm=size)

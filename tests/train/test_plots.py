@@ -11,7 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from isbi_infer.errors import OutputError, UsageError
-from isbi_train.pictures.plots import (
+from isbi_train.evaluation.evaluate import evaluate
+from isbi_train.plots.scores import (
     MERGERS,
     SPLITS,
     coloured,
@@ -20,7 +21,6 @@ from isbi_train.pictures.plots import (
     split_lines,
     thinned_labels,
 )
-from isbi_train.scores.evaluate import evaluate
 
 DATA = Path(__file__).parents[1] / "data" / "thinned-scores"
 STARTS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
@@ -168,8 +168,8 @@ def test_undefined_scores_are_drawn_as_such(tmp_path):
 
 def test_pyplot_and_its_figures_stay_out(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from isbi_train.scores.evaluate import evaluate;"
-        "from isbi_train.pictures.plots import plot_scores; assert 'matplotlib' not in sys.modules;"
+        "import sys; from pathlib import Path; from isbi_train.evaluation.evaluate import evaluate;"
+        "from isbi_train.plots.scores import plot_scores; assert 'matplotlib' not in sys.modules;"
         f"plot_scores(evaluate(Path('{DATA}/s4_proposal.tif'), Path('{DATA}/s4_labels.tif')), Path('p.png'));"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isbi_train.augment.crops import random_crops
+from isbi_train.augment.section_faults import blur, defocus, draw_defocus, draw_dirt, draw_folds
 from isbi_train.config import AugmentConfig
-from isbi_train.training.augment import random_crops
-from isbi_train.training.section_faults import blur, defocus, draw_defocus, draw_dirt, draw_folds
 
 PLAIN = AugmentConfig.none()
 FAULTY = replace(PLAIN, fold_probability=0.5, dirt_probability=0.5, defocus_probability=0.5)

@@ -1,8 +1,6 @@
 """A stack in single files and back: order, pixels, and what is refused."""
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from isbi_infer.errors import ImageError, OutputError, UsageError
+from isbi_infer.errors import BusyError, ImageError, OutputError, UsageError
 from isbi_infer.files import replacing
 from isbi_infer.volumes import PixelSize, StackInfo, open_stack, write_stack
-from isbi_train.stacks.folders import filled_at_once, natural_key
-from isbi_train.stacks.section_files import merge_sections, split_stack
+from isbi_infer.volumes.images import natural_key
+from isbi_train.data.folders import filled_at_once
+from isbi_train.data.section_files import merge_sections, split_stack
 
 DTYPES = st.sampled_from([np.uint8, np.uint16, np.uint32, np.int16, np.float32, np.float64])
 SIZES = st.sampled_from([None, PixelSize(y_nm=4.0, x_nm=4.0, z_nm=50.0), PixelSize(y_nm=4.6, x_nm=5.1)])
@@ -160,16 +159,18 @@ def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path):
         split_stack(stack, stack / "below")
 
 
-def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        living = tmp_path / f".{child.pid}.unfinished"
-        living.mkdir()
-        with filled_at_once(tmp_path) as aside:
-            (aside / "a.tif").write_bytes(b"a")
-        assert living.exists()
-    finally:
-        child.communicate(b"\n")
+def test_what_a_killed_process_left_is_swept(tmp_path):
+    left = tmp_path / ".0123456789abcdef.unfinished"
+    left.mkdir()
+    (left / "half.tif").write_bytes(b"h")
     with filled_at_once(tmp_path) as aside:
         (aside / "b.tif").write_bytes(b"b")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "b.tif"]
+    assert [path.name for path in tmp_path.iterdir()] == ["b.tif"]
+
+
+def test_two_runs_do_not_fill_one_folder_at_once(tmp_path):
+    with filled_at_once(tmp_path) as aside:
+        (aside / "a.tif").write_bytes(b"a")
+        with pytest.raises(BusyError), filled_at_once(tmp_path):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]

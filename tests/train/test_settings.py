@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from isbi_infer.errors import UsageError
 from isbi_models import default_model
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
-from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.training.inputs import Inputs
-from isbi_train.training.settings import (
+from isbi_train.config.inputs import Inputs
+from isbi_train.config.settings import (
     Settings,
     parse_assignment,
     read_layer,
@@ -20,6 +19,8 @@ from isbi_train.training.settings import (
     resolve,
     write_settings,
 )
+from isbi_train.data.inputs import read_labelled
+from isbi_train.networks.checkpoint import load_checkpoint
 
 
 def test_later_settings_are_laid_over_earlier_ones():
@@ -33,6 +34,31 @@ def test_later_settings_are_laid_over_earlier_ones():
     assert settings.augment == AugmentConfig(noise=1.0)
     assert type(settings.augment.noise) is float
     assert settings.network == NetworkConfig()
+
+
+def test_an_architecture_brings_its_own_defaults():
+    classic = resolve([("flags", {"network": {"arch": "valid-unet"}})]).network
+    assert classic == NetworkConfig.of("valid-unet")
+    assert (classic.base, classic.depth, classic.unshuffle, classic.dropout) == (64, 4, 1, 0.0)
+    narrow = resolve(
+        [("file", {"network": {"arch": "valid-unet", "base": 8}}), ("flags", {"network": {"depth": 3}})]
+    )
+    assert narrow.network == NetworkConfig.of("valid-unet", base=8, depth=3)
+    back = resolve([("file", {"network": {"arch": "valid-unet"}}), ("flags", {"network": {"arch": "unet"}})])
+    assert back.network == NetworkConfig()
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [("flags", {"network": {"arch": "valid-unet", "unshuffle": 2}})],
+        [("recipe", {"network": {"unshuffle": 2}}), ("flags", {"network": {"arch": "valid-unet"}})],
+        [("recipe", {"network": {"arch": "valid-unet"}}), ("flags", {"network": {"unshuffle": 2}})],
+    ],
+)
+def test_what_an_architecture_cannot_have_is_refused_and_not_dropped(layers):
+    with pytest.raises(UsageError, match="unshuffle 2 does not go with arch valid-unet"):
+        resolve(layers)
 
 
 def test_the_shipped_recipes_are_those_promised():
@@ -154,13 +180,13 @@ def test_other_inputs_are_not_held_to_the_contents_of_the_former_ones():
 
 def test_a_run_without_data_says_what_to_add():
     with pytest.raises(UsageError, match="add --data"):
-        Inputs().labelled_stack()
+        read_labelled(Inputs())
 
 
 def test_inputs_are_read_with_their_labels_and_resampled(tmp_path, sample, write_labelled):
     write_labelled(tmp_path, sample[0], 255 - sample[1])
     inputs = Inputs(data=str(tmp_path), labels_are="membrane", pixel_size_nm=8.0)
-    stack = inputs.labelled_stack()
+    stack = read_labelled(inputs)
     assert stack.pixel_size_nm == 8.0
     assert (stack.cell_ZYX == (sample[1] > 0)).all()
-    assert replace(inputs, resample_nm=4.0).labelled_stack().image_ZYX.shape == (4, 128, 128)
+    assert read_labelled(replace(inputs, resample_nm=4.0)).image_ZYX.shape == (4, 128, 128)

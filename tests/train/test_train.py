@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from isbi_infer.errors import DependencyError, Interrupted, ModelError, OutputError, UsageError
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.data.labelled import LabelledStack, load_labelled
 from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.stacks.data import LabelledStack, load_labelled
-from isbi_train.training.arithmetic import choose_arithmetic
+from isbi_train.networks.whole import predict_whole
+from isbi_train.training.device import choose_device
 from isbi_train.training.train import fit, learning_rate
-from isbi_train.training.validate import predict_whole
 
 
 def weights(folder, name="model.pth"):
@@ -294,10 +294,10 @@ def test_narrow_arithmetic_trains_to_finite_float32_weights(train, tmp_path, pre
 
 
 def test_auto_is_resolved_to_what_the_machine_has():
-    arithmetic = choose_arithmetic(TrainConfig())
-    assert arithmetic.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
-    asked = choose_arithmetic(TrainConfig(device="cpu", precision="float32"))
-    assert (asked.device.type, asked.dtype) == ("cpu", torch.float32)
+    device = choose_device(TrainConfig())
+    assert device.torch_device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    asked = choose_device(TrainConfig(device="cpu", precision="float32"))
+    assert (asked.torch_device.type, asked.dtype) == ("cpu", torch.float32)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")

@@ -37,6 +37,19 @@ def test_fit_trains_and_names_the_next_step(isbi_train, tmp_path, sample, write_
     assert [entry["epoch"] for entry in json.loads((out / "history.json").read_text())] == [2]
 
 
+def test_the_classic_architecture_needs_no_other_flag_than_its_name(
+    isbi_train, tmp_path, sample, write_labelled
+):
+    data, out = write_labelled(tmp_path, *sample), tmp_path / "run"
+    done = isbi_train("fit", "--data", data, "--out", out, "--arch", "valid-unet", *TINY, "--crop", 32)
+    assert done.returncode == 0, done.stderr
+    network = load_checkpoint(out / "model.pth").network
+    assert (network.arch, network.unshuffle, network.dropout) == ("valid-unet", 1, 0.0)
+    refused = isbi_train("fit", "--data", data, "--out", out, "--arch", "valid-unet", "--unshuffle", 2, *TINY)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "unshuffle 2 does not go with arch valid-unet" in refused.stderr
+
+
 def test_a_folder_without_data_is_one_line_and_exit_code_4(isbi_train, tmp_path):
     out = tmp_path / "run"
     failed = isbi_train("fit", "--data", tmp_path / "nowhere", "--out", out, *TINY)

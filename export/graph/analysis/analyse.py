@@ -1,8 +1,8 @@
-"""What a network's graph alone says about tiling: its stride, how far it looks, and whether anything in it is global.
+"""What a network's graph alone shows about tiling: its stride, how far it looks, and whether anything in it is global.
 
 The graph is followed on paper, operation by operation, for a large image whose size has many divisors. Every tensor
-carries which pixels its elements depend on (`isbi_export.graph.analysis.reach`), so that the figures are exact and not a
-bound from kernel sizes. It is followed a second time for a size that has no divisor but the stride found: what comes
+carries the pixels that its elements depend on (`isbi_export.graph.analysis.extent`), so that the figures are exact and
+no bound from kernel sizes. It is followed a second time for a size that has no divisor but the stride found: what comes
 out otherwise depends on the image's size, as where a network pads its input to some multiple.
 """
 
@@ -14,11 +14,12 @@ from math import ceil, lcm, prod
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 
-from isbi_export.graph.analysis.onnxfile import Graph, Node, OnnxFile, Value, read_onnx
+from isbi_export.graph.analysis.extent import Extent, Unproved
 from isbi_export.graph.analysis.operators import ALWAYS_GLOBAL, IN_PLACE, follow, from_tensor
-from isbi_export.graph.analysis.reach import Reach, Unproved
-from isbi_export.graph.analysis.trace import AXES, BATCH, Call, Trace, X, Y
+from isbi_export.graph.analysis.reading import dims_of, domain_of, initialisers_of, read_onnx, tensor_name
+from isbi_export.graph.analysis.tensor_info import AXES, BATCH, Call, TensorInfo, X, Y
 
 _DIVISIBLE = 2**8 * 3**2 * 5 * 7
 # Of batch, Y and X: pairwise different, so that no dimension is taken for another.
@@ -37,7 +38,7 @@ class Context(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GraphAnalysis:
-    """What a graph says about tiling.
+    """What a graph shows about tiling.
 
     Where `exact` is false, `stride`, `context` and `halo` are those of its local operations as far as they could be
     followed: less is certainly wrong, and more may be needed.
@@ -52,8 +53,8 @@ class GraphAnalysis:
     halo : int
         The largest context, up to the next multiple of `stride`.
     exact : bool
-        Whether tiles are proved to give the whole-image result: the same operations on the same numbers. Runtimes round
-        the last bit of a few functions by place (ONNX Runtime's CPU: Softplus, Mish, Log, Sin, LRN).
+        Whether tiles are proved to equal the whole-image result: the same operations on the same numbers. Runtimes
+        round the last bit of a few functions by place (ONNX Runtime's CPU: Softplus, Mish, Log, Sin, LRN).
     reasons : tuple of str
         Why not, each naming the operation and its node.
     flops_per_pixel : float
@@ -72,15 +73,15 @@ class GraphAnalysis:
     activation_bytes_per_pixel: float
 
 
-def analyse(model: bytes | OnnxFile) -> GraphAnalysis:
+def analyse(model: bytes | onnx.ModelProto) -> GraphAnalysis:
     """Analyse a network from one image (N, C, Y, X) to one output of the same size; of several outputs, the first.
 
     Other inputs of shape (N, 1, 1, 1) are taken for numbers that belong to a section as a whole.
 
     Parameters
     ----------
-    model : bytes or OnnxFile
-        A whole ONNX file.
+    model : bytes or onnx.ModelProto
+        A whole ONNX file, or what `isbi_export.graph.analysis.reading.read_onnx` returned.
 
     Returns
     -------
@@ -91,15 +92,15 @@ def analyse(model: bytes | OnnxFile) -> GraphAnalysis:
     ModelError
         If the file is damaged. A graph that cannot be followed is no error, but not `exact`.
     """
-    file = model if isinstance(model, OnnxFile) else read_onnx(model)
-    first = _Walk(file, _FACTORS, _DIVISIBLE)
+    proto = read_onnx(model) if isinstance(model, bytes) else model
+    first = _Walk(proto, _FACTORS, _DIVISIBLE)
     divisible = lcm(_DIVISIBLE, first.stride)
     if divisible != _DIVISIBLE:
-        first = _Walk(file, _FACTORS, divisible)
+        first = _Walk(proto, _FACTORS, divisible)
     reasons = list(dict.fromkeys(first.reasons))
     if not reasons:
-        second = _Walk(file, _PRIMES, first.stride)
-        if second.reasons or second.course() != first.course():
+        second = _Walk(proto, _PRIMES, first.stride)
+        if second.reasons or second.dependences() != first.dependences():
             reasons = second.reasons or [
                 "cannot be proved: what pixels depend on changes with the image's size"
             ]
@@ -117,52 +118,54 @@ def analyse(model: bytes | OnnxFile) -> GraphAnalysis:
 class _Walk:
     """One way through the graph, for one size of image."""
 
-    def __init__(self, file: OnnxFile, factors: tuple[int, int, int], multiple_of: int) -> None:
-        self.file = file
+    def __init__(self, model: onnx.ModelProto, factors: tuple[int, int, int], multiple_of: int) -> None:
+        self.graph = model.graph
+        self.opsets = {domain_of(opset): opset.version for opset in model.opset_import}
+        self.functions = {(domain_of(function), function.name) for function in model.functions}
         self.reasons: list[str] = []
         self.flops = 0
         self.smallest = 1
         self.pixels = 1
-        self.traces: dict[str, Trace | None] = {}  # None: cannot be followed
-        self.nodes = _needed(file.graph)
+        self.tensors: dict[str, TensorInfo | None] = {}  # None: cannot be followed
+        self.nodes = _needed(self.graph)
         image = self._image((factors[0], factors[1] * multiple_of, factors[2] * multiple_of))
-        reaches: dict[int, list[Reach]] = {Y: [], X: []}
+        extents: dict[int, list[Extent]] = {Y: [], X: []}
         if image:
             for node in self.nodes:
                 self._step(node)
-            reaches = self._judge(image)
-        period = lcm(*(reach.period_px for axis in (Y, X) for reach in reaches[axis]))
+            extents = self._judge(image)
+        period = lcm(*(extent.period_px for axis in (Y, X) for extent in extents[axis]))
         self.stride = period * ceil(self.smallest / period)
-        self.context = Context(*_beyond(reaches[Y]), *_beyond(reaches[X]))
+        self.context = Context(*_beyond(extents[Y]), *_beyond(extents[X]))
 
-    def _image(self, lengths: tuple[int, int, int]) -> Trace | None:
-        graph = self.file.graph
-        self.traces = {name: from_tensor(tensor) for name, tensor in graph.initialisers.items()}
-        inputs = [value for value in graph.inputs if value.name not in graph.initialisers]
+    def _image(self, lengths: tuple[int, int, int]) -> TensorInfo | None:
+        graph = self.graph
+        self.tensors = {tensor_name(tensor): from_tensor(tensor) for tensor in initialisers_of(graph)}
+        inputs = [value for value in graph.input if value.name not in self.tensors]
         # What a section as a whole has, such as its mean: one number for each image of a batch.
-        constants = [value for value in inputs if value.shape and tuple(value.shape[1:]) == (1, 1, 1)]
+        constants = [value for value in inputs if (dims_of(value) or ())[1:] == (1, 1, 1)]
         images = [value for value in inputs if value not in constants]
-        if len(images) != 1 or not graph.outputs:
+        if len(images) != 1 or not graph.output:
             self.reasons.append(
-                f"cannot be proved: the graph has {len(images)} inputs and {len(graph.outputs)} outputs, not one"
+                f"cannot be proved: the graph has {len(images)} inputs and {len(graph.output)} outputs, not one"
             )
             return None
         image = self._first(images[0], lengths)
-        self.traces[images[0].name] = image
+        self.tensors[images[0].name] = image
         for value in constants:
-            batch = image.reaches.get(BATCH) if image else None
+            batch = image.extents.get(BATCH) if image else None
             shape = (image.shape[0] if image and batch else 1, 1, 1, 1)
-            self.traces[value.name] = Trace(shape, {BATCH: batch} if batch else {})
+            self.tensors[value.name] = TensorInfo(shape, {BATCH: batch} if batch else {})
         return image
 
-    def _first(self, value: Value, lengths: tuple[int, int, int]) -> Trace | None:
-        written = value.shape or (None,) * 4
+    def _first(self, value: onnx.ValueInfoProto, lengths: tuple[int, int, int]) -> TensorInfo | None:
+        written = dims_of(value) or (None,) * 4
         if len(written) != 4 or 0 in written:
             self.reasons.append(
                 f"cannot be proved: input {value.name!r} is no (N, C, Y, X) but {list(written)}"
             )
             return None
-        shape, reaches = [1, 1, 1, 1], {}
+        shape, extents = [1, 1, 1, 1], {}
         for dim, axis in ((0, BATCH), (1, None), (2, Y), (3, X)):
             given = written[dim]
             if isinstance(given, int):
@@ -171,29 +174,29 @@ class _Walk:
                 shape[dim] = lengths[axis]
             if axis is not None and shape[dim] > 1:
                 zeros = np.zeros((2, 1, 1, 1, 1), np.int64)
-                reaches[axis] = Reach(dim, Fraction(1), shape[dim], zeros)
+                extents[axis] = Extent(dim, Fraction(1), shape[dim], zeros)
             if axis in (Y, X) and isinstance(given, int):
                 self.reasons.append(
                     f"cannot be proved: the {AXES[axis]} of input {value.name!r} is fixed at {given}"
                 )
         self.pixels = shape[0] * shape[2] * shape[3]
-        return Trace(tuple(shape), reaches)
+        return TensorInfo(tuple(shape), extents)
 
-    def _step(self, node: Node) -> None:
-        missing = [name for name in node.inputs if name and name not in self.traces]
-        twice = [name for name in node.outputs if name in self.traces]
-        inputs = [self.traces.get(name) if name else None for name in node.inputs]
-        unknown = any(name and trace is None for name, trace in zip(node.inputs, inputs, strict=True))
-        made: list[Trace] = []
-        call = Call(node, inputs, self.file.opsets.get(node.domain, 1))
+    def _step(self, node: onnx.NodeProto) -> None:
+        missing = [name for name in node.input if name and name not in self.tensors]
+        twice = [name for name in node.output if name in self.tensors]
+        inputs = [self.tensors.get(name) if name else None for name in node.input]
+        unknown = any(name and tensor is None for name, tensor in zip(node.input, inputs, strict=True))
+        made: list[TensorInfo] = []
+        call = Call(node, inputs, self.opsets.get(domain_of(node), 1))
         if missing or twice:
             self._blame(node, f"reads or writes {(missing or twice)[0]!r} out of order")
         elif unknown:
             if call.name in ALWAYS_GLOBAL:
                 call.remarks.append("looks at the whole image")
-        elif any(isinstance(value, Graph) for value in node.attributes.values()):
+        elif any(isinstance(value, onnx.GraphProto) for value in call.attributes.values()):
             self._blame(node, "runs another graph")
-        elif (node.domain, node.op_type) in self.file.functions:
+        elif (domain_of(node), node.op_type) in self.functions:
             self._blame(node, "is a function of the model's own")
         else:
             try:
@@ -203,15 +206,15 @@ class _Walk:
         self.flops += call.flops
         self.smallest = max([self.smallest, *(call.smallest.get(axis, 1) for axis in (Y, X))])
         self.reasons += [f"{_called(node)} {remark}" for remark in call.remarks]
-        self.traces |= dict.fromkeys(node.outputs) | dict(zip(node.outputs, made, strict=False))
+        self.tensors |= dict.fromkeys(node.output) | dict(zip(node.output, made, strict=False))
 
-    def _blame(self, node: Node, why: str) -> None:
+    def _blame(self, node: onnx.NodeProto, why: str) -> None:
         self.reasons.append(f"cannot be proved: {_called(node)} {why}")
 
-    def _judge(self, image: Trace) -> dict[int, list[Reach]]:
-        """Compare the output's places with the input's, and give what the figures are to be read from."""
-        name = self.file.graph.outputs[0].name
-        output = self.traces.get(name)
+    def _judge(self, image: TensorInfo) -> dict[int, list[Extent]]:
+        """Compare the output's places with the input's, and return the extents that the figures are read from."""
+        name = self.graph.output[0].name
+        output = self.tensors.get(name)
         if output is None:
             if not self.reasons:
                 self.reasons.append(f"cannot be proved: nothing computes output {name!r}")
@@ -219,73 +222,75 @@ class _Walk:
             self.reasons.append(
                 f"cannot be proved: output {name!r} has shape {list(output.shape)} for {list(image.shape)}"
             )
-        elif any(not _lies_on(output.reaches.get(axis), reach) for axis, reach in image.reaches.items()):
+        elif any(not _lies_on(output.extents.get(axis), extent) for axis, extent in image.extents.items()):
             self.reasons.append(f"cannot be proved: places of output {name!r} are not those of the image")
         else:
-            if BATCH in output.reaches and (output.reaches[BATCH].ends < 0).any():
+            if BATCH in output.extents and (output.extents[BATCH].ends < 0).any():
                 self.reasons.append(f"cannot be proved: images of one batch mix in output {name!r}")
-            return {axis: [output.reaches[axis]] if axis in output.reaches else [] for axis in (Y, X)}
-        seen = [trace for trace in self.traces.values() if trace]
-        return {axis: [t.reaches[axis] for t in seen if _starts_and_ends_with(t, axis)] for axis in (Y, X)}
+            return {axis: [output.extents[axis]] if axis in output.extents else [] for axis in (Y, X)}
+        seen = [tensor for tensor in self.tensors.values() if tensor]
+        return {axis: [t.extents[axis] for t in seen if _starts_and_ends_with(t, axis)] for axis in (Y, X)}
 
-    def course(self) -> list[tuple[int, int, Fraction, Fraction, bytes]]:
-        """Give what must not depend on the image's size: of every tensor its grid, its margins and its reach."""
+    def dependences(self) -> list[tuple[int, int, Fraction, Fraction, bytes]]:
+        """Return what must not depend on the image's size: of every tensor its grid, its margins and its extent."""
         return [
             (
                 axis,
-                reach.dim,
-                reach.step,
-                trace.shape[reach.dim] * reach.step - reach.image,
-                reach.ends.tobytes(),
+                extent.dim,
+                extent.step,
+                tensor.shape[extent.dim] * extent.step - extent.image,
+                extent.ends.tobytes(),
             )
-            for trace in self.traces.values()
-            if trace
-            for axis, reach in trace.reaches.items()
+            for tensor in self.tensors.values()
+            if tensor
+            for axis, extent in tensor.extents.items()
         ]
 
     def peak_elements(self) -> int:
         """Count the elements that are alive at once, at most."""
-        last_use = {name: at for at, node in enumerate(self.nodes) for name in node.inputs}
-        last_use |= {value.name: len(self.nodes) for value in self.file.graph.outputs}
-        sizes = {name: prod(trace.shape) for name, trace in self.traces.items() if trace and trace.of_image}
-        written = {name for node in self.nodes for name in node.outputs}
+        last_use = {name: at for at, node in enumerate(self.nodes) for name in node.input}
+        last_use |= {value.name: len(self.nodes) for value in self.graph.output}
+        sizes = {
+            name: prod(tensor.shape) for name, tensor in self.tensors.items() if tensor and tensor.of_image
+        }
+        written = {name for node in self.nodes for name in node.output}
         alive = peak = sum(size for name, size in sizes.items() if name not in written)
         for at, node in enumerate(self.nodes):
-            made = sum(sizes.get(name, 0) for name in node.outputs)
-            dying = [sizes.get(name, 0) for name in dict.fromkeys(node.inputs) if last_use[name] == at]
+            made = sum(sizes.get(name, 0) for name in node.output)
+            dying = [sizes.get(name, 0) for name in dict.fromkeys(node.input) if last_use[name] == at]
             in_place = node.op_type in IN_PLACE and made in dying
             peak = max(peak, alive if in_place else alive + made)
             alive += made - sum(dying)
         return peak
 
 
-def _needed(graph: Graph) -> list[Node]:
-    """Give the operations that the first output depends on, in the graph's order."""
-    wanted = {value.name for value in graph.outputs[:1]}
-    nodes: list[Node] = []
-    for node in reversed(graph.nodes):
-        if wanted.intersection(node.outputs):
-            wanted.update(node.inputs)
+def _needed(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the operations that the first output depends on, in the graph's order."""
+    wanted = {value.name for value in graph.output[:1]}
+    nodes: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
             nodes.append(node)
     return nodes[::-1]
 
 
-def _called(node: Node) -> str:
-    return f"{node.op_type} {(node.name or next(iter(node.outputs), ''))!r}"
+def _called(node: onnx.NodeProto) -> str:
+    return f"{node.op_type} {(node.name or next(iter(node.output), ''))!r}"
 
 
-def _lies_on(reach: Reach | None, image: Reach) -> bool:
-    return reach is not None and (reach.dim, reach.step) == (image.dim, image.step)
+def _lies_on(extent: Extent | None, image: Extent) -> bool:
+    return extent is not None and (extent.dim, extent.step) == (image.dim, image.step)
 
 
-def _starts_and_ends_with(trace: Trace, axis: int) -> bool:
-    """Say whether a tensor covers just the image, so that its elements' places are known."""
-    reach = trace.reaches.get(axis)
-    return reach is not None and trace.shape[reach.dim] * reach.step == reach.image
+def _starts_and_ends_with(tensor: TensorInfo, axis: int) -> bool:
+    """Return whether a tensor covers just the image, so that its elements' places are known."""
+    extent = tensor.extents.get(axis)
+    return extent is not None and tensor.shape[extent.dim] * extent.step == extent.image
 
 
-def _beyond(reaches: list[Reach]) -> tuple[int, int]:
-    """Give how far the elements of one period look before its first and behind its last pixel."""
-    before = max((-int(reach.ends[0].min()) for reach in reaches), default=0)
-    behind = max((-int(reach.ends[1].min()) - reach.period_px + 1 for reach in reaches), default=0)
+def _beyond(extents: list[Extent]) -> tuple[int, int]:
+    """Return how far the elements of one period look before its first and behind its last pixel."""
+    before = max((-int(extent.ends[0].min()) for extent in extents), default=0)
+    behind = max((-int(extent.ends[1].min()) - extent.period_px + 1 for extent in extents), default=0)
     return max(before, 0), max(behind, 0)

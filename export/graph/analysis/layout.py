@@ -7,14 +7,21 @@ from math import prod
 
 import numpy as np
 
-from isbi_export.graph.analysis.reach import Unproved
+from isbi_export.graph.analysis.extent import Unproved
 from isbi_export.graph.analysis.shape_arithmetic import reshaped
-from isbi_export.graph.analysis.trace import Call, Flattened, Trace, broadcast, broadcast_shape, concatenated
+from isbi_export.graph.analysis.tensor_info import (
+    Call,
+    Flattened,
+    TensorInfo,
+    broadcast,
+    broadcast_shape,
+    concatenated,
+)
 
 
-def reshape(call: Call) -> Trace:
+def reshape(call: Call) -> TensorInfo:
     """``Reshape``."""
-    x = call.given(0)
+    x = call.required(0)
     wanted = call.attribute("shape", ()) or call.integers(1) or ()
     shape = reshaped(x.shape, wanted, zero_is_zero=bool(call.attribute("allowzero", 0)))
     if x.flattened and x.flattened.shape == shape:
@@ -23,20 +30,20 @@ def reshape(call: Call) -> Trace:
         return x.reshaped(shape)
     except Flattened as remark:
         call.remarks.append(str(remark))
-        return Trace(shape, flattened=x)
+        return TensorInfo(shape, flattened=x)
 
 
-def flatten(call: Call) -> Trace:
+def flatten(call: Call) -> TensorInfo:
     """``Flatten``."""
-    x = call.given(0)
+    x = call.required(0)
     at = call.attribute("axis", 1)
     at = at % len(x.shape) if at < 0 else at
     return x.reshaped((prod(x.shape[:at]), prod(x.shape[at:])))
 
 
-def squeeze(call: Call) -> Trace:
+def squeeze(call: Call) -> TensorInfo:
     """``Squeeze``."""
-    x, rank = call.given(0), len(call.given(0).shape)
+    x, rank = call.required(0), len(call.required(0).shape)
     given = call.attribute("axes", ()) or call.integers(1)
     dims = (
         [dim for dim, n in enumerate(x.shape) if n == 1]
@@ -46,24 +53,24 @@ def squeeze(call: Call) -> Trace:
     return x.reshaped([size for dim, size in enumerate(x.shape) if dim not in dims])
 
 
-def unsqueeze(call: Call) -> Trace:
+def unsqueeze(call: Call) -> TensorInfo:
     """``Unsqueeze``."""
-    x = call.given(0)
+    x = call.required(0)
     given = call.attribute("axes", ()) or call.integers(1) or ()
     rank = len(x.shape) + len(given)
     dims, sizes = {call.dim(dim, rank) for dim in given}, iter(x.shape)
     return x.reshaped([1 if dim in dims else next(sizes) for dim in range(rank)])
 
 
-def transpose(call: Call) -> Trace:
+def transpose(call: Call) -> TensorInfo:
     """``Transpose``."""
-    x = call.given(0)
+    x = call.required(0)
     return x.transposed(call.attribute("perm", ()) or range(len(x.shape))[::-1])
 
 
-def depth_to_space(call: Call) -> Trace:
+def depth_to_space(call: Call) -> TensorInfo:
     """``DepthToSpace``, as ONNX defines it: two reshapes and a transposition."""
-    x, b = call.given(0), call.attribute("blocksize", 1)
+    x, b = call.required(0), call.attribute("blocksize", 1)
     n, c, h, w = x.shape
     if call.attribute("mode", "DCR") == "DCR":
         split = x.reshaped((n, b, b, c // b**2, h, w)).transposed((0, 3, 4, 1, 5, 2))
@@ -72,28 +79,28 @@ def depth_to_space(call: Call) -> Trace:
     return split.reshaped((n, c // b**2, h * b, w * b))
 
 
-def space_to_depth(call: Call) -> Trace:
+def space_to_depth(call: Call) -> TensorInfo:
     """``SpaceToDepth``."""
-    x, b = call.given(0), call.attribute("blocksize", 1)
+    x, b = call.required(0), call.attribute("blocksize", 1)
     n, c, h, w = x.shape
     split = x.reshaped((n, c, h // b, b, w // b, b)).transposed((0, 3, 5, 1, 2, 4))
     return split.reshaped((n, c * b**2, h // b, w // b))
 
 
-def concat(call: Call) -> Trace:
+def concat(call: Call) -> TensorInfo:
     """``Concat``."""
-    traces = [trace for trace in call.inputs if trace is not None]
-    rank = len(call.given(0).shape)
-    if any(len(trace.shape) != rank for trace in traces):
+    tensors = [tensor for tensor in call.inputs if tensor is not None]
+    rank = len(call.required(0).shape)
+    if any(len(tensor.shape) != rank for tensor in tensors):
         raise Unproved("joins tensors of different rank")
-    return concatenated(traces, call.axis(rank, 1))
+    return concatenated(tensors, call.axis(rank, 1))
 
 
-def split(call: Call) -> list[Trace]:
+def split(call: Call) -> list[TensorInfo]:
     """``Split``."""
-    x = call.given(0)
+    x = call.required(0)
     dim = call.axis(len(x.shape), 0)
-    count = len(call.node.outputs)
+    count = len(call.node.output)
     each = -(-x.shape[dim] // count)
     sizes = call.attribute("split", ()) or call.integers(1) or ()
     sizes = sizes or (*(each,) * (count - 1), x.shape[dim] - each * (count - 1))
@@ -103,9 +110,9 @@ def split(call: Call) -> list[Trace]:
     return [x.picked(dim, slice(start, start + n), n) for start, n in zip(starts, sizes, strict=False)]
 
 
-def gather(call: Call) -> Trace:
+def gather(call: Call) -> TensorInfo:
     """``Gather``."""
-    x, indices = call.given(0), call.given(1)
+    x, indices = call.required(0), call.required(1)
     dim = call.axis(len(x.shape), 0)
     if indices.value is None or len(indices.shape) > 1:
         raise Unproved("picks places that cannot be computed beforehand")
@@ -116,14 +123,14 @@ def gather(call: Call) -> Trace:
     return taken if indices.shape else taken.reshaped((*x.shape[:dim], *x.shape[dim + 1 :]))
 
 
-def expand(call: Call) -> Trace:
+def expand(call: Call) -> TensorInfo:
     """``Expand``."""
-    x, shape = call.given(0), call.integers(1) or ()
-    wide = broadcast([x, Trace(broadcast_shape([x.shape, shape]))])
+    x, shape = call.required(0), call.integers(1) or ()
+    wide = broadcast([x, TensorInfo(broadcast_shape([x.shape, shape]))])
     # One number everywhere varies nowhere.
     return replace(wide, fixed=x.fixed and prod(x.shape) > 1)
 
 
-def constant_of_shape(call: Call) -> Trace:
+def constant_of_shape(call: Call) -> TensorInfo:
     """``ConstantOfShape``, when it is large."""
-    return Trace(call.integers(0) or ())
+    return TensorInfo(call.integers(0) or ())

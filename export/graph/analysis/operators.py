@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 
+import numpy as np
+from onnx import SparseTensorProto, TensorProto
+
 from isbi_export.graph.analysis import layout
-from isbi_export.graph.analysis.onnxfile import Array, Tensor
-from isbi_export.graph.analysis.reach import Unproved
+from isbi_export.graph.analysis.extent import Unproved
+from isbi_export.graph.analysis.reading import Array, domain_of, numbers_of, shape_of
 from isbi_export.graph.analysis.shape_arithmetic import MOST_ELEMENTS, computed, constant
-from isbi_export.graph.analysis.trace import Call, Trace, broadcast
+from isbi_export.graph.analysis.tensor_info import Call, TensorInfo, broadcast
 from isbi_export.graph.analysis.windows import (
     convolution,
     padding,
@@ -20,7 +23,7 @@ from isbi_export.graph.analysis.windows import (
     transposed_convolution,
 )
 
-Operation = Callable[[Call], Trace | list[Trace]]
+Operation = Callable[[Call], TensorInfo | list[TensorInfo]]
 
 
 def _names(text: str) -> list[str]:
@@ -36,16 +39,16 @@ com.microsoft.Gelu com.microsoft.FastGelu com.microsoft.QuickGelu com.microsoft.
 com.microsoft.QLinearMul com.microsoft.QLinearSigmoid com.microsoft.QLinearLeakyRelu
 """)
 
-# Their other inputs are parameters by channel, or say a type.
+# Their other inputs are parameters by channel, or name a type.
 _ELEMENTWISE_IN_THE_FIRST = _names("""
 BatchNormalization Cast CastLike DequantizeLinear Dropout Identity QuantizeLinear
 com.microsoft.DequantizeLinear com.microsoft.QuantizeLinear
 """)
 
-# A runtime gives their result the memory of their input.
+# A runtime writes their result over their input.
 IN_PLACE = {*ELEMENTWISE, *_ELEMENTWISE_IN_THE_FIRST, *_names("Flatten Reshape Squeeze Unsqueeze")}
 
-# Whatever their input: for what is said of a graph that can no longer be followed.
+# Whatever their input: named where a graph can no longer be followed.
 ALWAYS_GLOBAL = _names("""
 Attention DFT DynamicQuantizeLinear GRU GlobalAveragePool GlobalLpPool GlobalMaxPool GroupNormalization
 InstanceNormalization LSTM MultiHeadAttention NonMaxSuppression NonZero RNN STFT com.microsoft.Attention
@@ -53,7 +56,7 @@ com.microsoft.DynamicQuantizeLinear com.microsoft.GroupNorm com.microsoft.MultiH
 """)
 
 
-def follow(call: Call) -> list[Trace]:
+def follow(call: Call) -> list[TensorInfo]:
     """Follow one operation.
 
     Parameters
@@ -63,7 +66,7 @@ def follow(call: Call) -> list[Trace]:
 
     Returns
     -------
-    list of Trace
+    list of TensorInfo
         Its first outputs; the others cannot be followed.
 
     Raises
@@ -71,7 +74,7 @@ def follow(call: Call) -> list[Trace]:
     Unproved
         If the operation is unknown or is used in a way whose locality cannot be proved.
     """
-    value = None if call.node.domain else computed(call)
+    value = None if domain_of(call.node) else computed(call)
     if value is not None:
         return [_known(value)]
     if call.name not in _OPERATIONS:
@@ -83,27 +86,27 @@ def follow(call: Call) -> list[Trace]:
     return made if isinstance(made, list) else [made]
 
 
-def _known(value: Array) -> Trace:
-    return Trace(value.shape, fixed=True, value=value)
+def _known(value: Array) -> TensorInfo:
+    return TensorInfo(value.shape, fixed=True, value=value)
 
 
-def from_tensor(tensor: Tensor) -> Trace:
-    """Give what is known of numbers in the file."""
-    return Trace(tensor.dims, fixed=True, value=tensor.array(MOST_ELEMENTS))
+def from_tensor(tensor: TensorProto | SparseTensorProto) -> TensorInfo:
+    """Return what is known of numbers in the file."""
+    return TensorInfo(shape_of(tensor), fixed=True, value=numbers_of(tensor, MOST_ELEMENTS))
 
 
-def _constant(call: Call) -> Trace:
+def _constant(call: Call) -> TensorInfo:
     held = constant(call)
-    return from_tensor(held) if isinstance(held, Tensor) else _known(held)
+    return _known(held) if isinstance(held, np.ndarray) else from_tensor(held)
 
 
-def _elementwise(call: Call) -> Trace:
-    return broadcast([trace for trace in call.inputs if trace is not None])
+def _elementwise(call: Call) -> TensorInfo:
+    return broadcast([tensor for tensor in call.inputs if tensor is not None])
 
 
-def _elementwise_in_the_first(call: Call) -> Trace:
-    x = call.given(0)
-    if call.node.op_type != "CastLike" and any(trace and trace.of_image for trace in call.inputs[1:]):
+def _elementwise_in_the_first(call: Call) -> TensorInfo:
+    x = call.required(0)
+    if call.node.op_type != "CastLike" and any(tensor and tensor.of_image for tensor in call.inputs[1:]):
         raise Unproved("has parameters that are computed from the image")
     training = call.optional(2) if call.node.op_type == "Dropout" else None
     if call.attribute("training_mode", 0) or (
@@ -113,14 +116,14 @@ def _elementwise_in_the_first(call: Call) -> Trace:
     return replace(x, value=None)
 
 
-def _over_channels(call: Call, x: Trace, dims: Sequence[int], what: str) -> Trace:
+def _over_channels(call: Call, x: TensorInfo, dims: Sequence[int], what: str) -> TensorInfo:
     call.looks_at(x, dims, what)
     return replace(x.mixed(dims), value=None)
 
 
-def _normalisation(call: Call) -> Trace:
+def _normalisation(call: Call) -> TensorInfo:
     """Normalisations over some dimensions, each output element depending on all of them."""
-    x, kind = call.given(0), call.node.op_type
+    x, kind = call.required(0), call.node.op_type
     rank = len(x.shape)
     if kind in ("InstanceNormalization", "GroupNormalization", "GroupNorm"):
         dims = list(range(1 if kind != "InstanceNormalization" else 2, rank))
@@ -138,13 +141,13 @@ def _normalisation(call: Call) -> Trace:
     return _over_channels(call, x, dims, "normalises over {}")
 
 
-def _global_pool(call: Call) -> Trace:
-    x = call.given(0)
+def _global_pool(call: Call) -> TensorInfo:
+    x = call.required(0)
     return _collapsed(call, x, range(2, len(x.shape)), keep=True)
 
 
-def _reduction(call: Call) -> Trace:
-    x, rank = call.given(0), len(call.given(0).shape)
+def _reduction(call: Call) -> TensorInfo:
+    x, rank = call.required(0), len(call.required(0).shape)
     if call.node.op_type in ("ArgMax", "ArgMin"):
         dims: Sequence[int] = [call.axis(rank, 0)]
     else:
@@ -155,17 +158,17 @@ def _reduction(call: Call) -> Trace:
     return _collapsed(call, x, dims, keep=bool(call.attribute("keepdims", 1)))
 
 
-def _collapsed(call: Call, x: Trace, dims: Sequence[int], *, keep: bool) -> Trace:
+def _collapsed(call: Call, x: TensorInfo, dims: Sequence[int], *, keep: bool) -> TensorInfo:
     call.looks_at(x, dims, "looks at {}")
-    reaches = {axis: reach.mixed(dims) for axis, reach in x.reaches.items() if reach.dim not in dims}
-    small = x.with_reaches([1 if dim in dims else size for dim, size in enumerate(x.shape)], reaches)
-    if x.of_image and not reaches:
+    extents = {axis: extent.mixed(dims) for axis, extent in x.extents.items() if extent.dim not in dims}
+    small = x.with_extents([1 if dim in dims else size for dim, size in enumerate(x.shape)], extents)
+    if x.of_image and not extents:
         small = replace(small, fixed=False)
     return small if keep else small.reshaped([size for dim, size in enumerate(x.shape) if dim not in dims])
 
 
-def _matrix_product(call: Call) -> Trace:
-    a, b = call.given(0), call.given(1)
+def _matrix_product(call: Call) -> TensorInfo:
+    a, b = call.required(0), call.required(1)
     if call.node.op_type == "Gemm":
         a = a.transposed([1, 0]) if call.attribute("transA", 0) else a
         b = b.transposed([1, 0]) if call.attribute("transB", 0) else b

@@ -1,4 +1,4 @@
-"""Computing the small tensors of a graph that say shapes: what exporters write between ``Shape`` and ``Reshape``."""
+"""Computing the small tensors of a graph that hold shapes: what exporters write between ``Shape`` and ``Reshape``."""
 
 from __future__ import annotations
 
@@ -7,30 +7,26 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from onnx import SparseTensorProto, TensorProto
 
-from isbi_export.graph.analysis.onnxfile import Array, Tensor
-from isbi_export.graph.analysis.reach import Unproved
-from isbi_export.graph.analysis.trace import Call, broadcast_shape
+from isbi_export.graph.analysis.extent import Unproved
+from isbi_export.graph.analysis.reading import DTYPES, Array, numbers_of
+from isbi_export.graph.analysis.tensor_info import Call, broadcast_shape
 
 MOST_ELEMENTS = 4096  # no shape has more numbers, and weights are not worth computing
 
-_DTYPES = {
-    1: np.float32, 2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16, 6: np.int32, 7: np.int64, 9: np.bool_,
-    10: np.float16, 11: np.float64, 12: np.uint32, 13: np.uint64,
-}  # fmt: skip
 
-
-def constant(call: Call) -> Array | Tensor:
-    """Give what a ``Constant`` holds."""
+def constant(call: Call) -> Array | TensorProto | SparseTensorProto:
+    """Return what a ``Constant`` holds."""
     for name, dtype in (("value_int", np.int64), ("value_ints", np.int64)):
-        if name in call.node.attributes:
-            return np.array(call.node.attributes[name], dtype)
+        if name in call.attributes:
+            return np.array(call.attributes[name], dtype)
     for name in ("value_float", "value_floats"):
-        if name in call.node.attributes:
-            return np.array(call.node.attributes[name], np.float32)
+        if name in call.attributes:
+            return np.array(call.attributes[name], np.float32)
     for name in ("value", "sparse_value"):
-        if isinstance(tensor := call.node.attributes.get(name), Tensor):
-            return tensor
+        if isinstance(held := call.attributes.get(name), (TensorProto, SparseTensorProto)):
+            return held
     raise Unproved("holds no numbers")
 
 
@@ -50,19 +46,19 @@ def computed(call: Call) -> Array | None:
     Raises
     ------
     Unproved
-        If the operation cannot be meant.
+        If the operation is invalid.
     """
     kind = call.node.op_type
     if kind == "Shape":
-        shape = call.given(0).shape
+        shape = call.required(0).shape
         start, end = call.attribute("start", 0), call.attribute("end", len(shape))
         return np.array(shape[start:end], np.int64)
     if kind == "Size":
-        return np.array(prod(call.given(0).shape), np.int64)
-    known = [trace.value for trace in call.inputs if trace is not None]
+        return np.array(prod(call.required(0).shape), np.int64)
+    known = [tensor.value for tensor in call.inputs if tensor is not None]
     if kind not in _OPERATIONS or any(value is None for value in known) or _result_is_large(call):
         return None
-    values = [None if trace is None else trace.value for trace in call.inputs]
+    values = [None if tensor is None else tensor.value for tensor in call.inputs]
     try:
         with np.errstate(all="ignore"):
             result = np.asarray(_OPERATIONS[kind](call, *values))
@@ -72,9 +68,9 @@ def computed(call: Call) -> Array | None:
 
 
 def _result_is_large(call: Call) -> bool:
-    """Say so before memory is asked for; operations that are not here give no more than they take."""
+    """Return whether a result is large, before it is computed; operations not listed never enlarge their input."""
     kind = call.node.op_type
-    shapes = [trace.shape for trace in call.inputs if trace is not None]
+    shapes = [tensor.shape for tensor in call.inputs if tensor is not None]
     if kind == "ConstantOfShape":
         return prod(call.integers(0) or ()) > MOST_ELEMENTS
     if kind == "Expand":
@@ -82,7 +78,7 @@ def _result_is_large(call: Call) -> bool:
     if kind == "Tile":
         return prod(shapes[0]) * prod(call.integers(1) or ()) > MOST_ELEMENTS
     if kind == "Range":
-        start, limit, delta = (float(call.given(number).value) for number in range(3))  # type: ignore[arg-type]
+        start, limit, delta = (float(call.required(number).value) for number in range(3))  # type: ignore[arg-type]
         return not delta or (limit - start) / delta > MOST_ELEMENTS
     if kind in ("Gather", "Concat", "MatMul"):
         return sum(map(prod, shapes)) > MOST_ELEMENTS or prod(map(prod, shapes)) > MOST_ELEMENTS**2
@@ -157,12 +153,12 @@ def _reshape(call: Call, x: Array, shape: Array) -> Array:
 
 
 def _cast(call: Call, x: Array) -> Array:
-    return x.astype(_DTYPES[call.attribute("to", 0)])
+    return x.astype(DTYPES[call.attribute("to", 0)])
 
 
 def _constant_of_shape(call: Call, shape: Array) -> Array:
-    tensor = call.node.attributes.get("value")
-    value = tensor.array() if isinstance(tensor, Tensor) else np.zeros(1, np.float32)
+    held = call.attributes.get("value")
+    value = numbers_of(held, MOST_ELEMENTS) if isinstance(held, TensorProto) else np.zeros(1, np.float32)
     return np.full(tuple(shape.tolist()), value)
 
 

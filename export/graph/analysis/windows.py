@@ -12,12 +12,12 @@ from math import ceil, lcm, prod
 
 import numpy as np
 
-from isbi_export.graph.analysis.reach import IntArray, Reach, Unproved
-from isbi_export.graph.analysis.trace import Call, Trace
+from isbi_export.graph.analysis.extent import Extent, IntArray, Unproved
+from isbi_export.graph.analysis.tensor_info import Call, TensorInfo
 
 _LARGEST_FACTOR = 64
 
-Read = Callable[[Reach, int], Reach]
+Read = Callable[[Extent, int], Extent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class _Window:
     size: int
 
 
-def convolution(call: Call) -> Trace:
+def convolution(call: Call) -> TensorInfo:
     """``Conv``, ``ConvInteger``, ``QLinearConv`` and ``FusedConv``."""
-    x, weight = call.given(0), _weight(call, 3 if call.node.op_type == "QLinearConv" else 1)
+    x, weight = call.required(0), _weight(call, 3 if call.node.op_type == "QLinearConv" else 1)
     channels_out, per_group, *kernel = weight.shape
     groups = call.attribute("group", 1)
     _require_channels(x, weight, groups * per_group)
@@ -45,9 +45,9 @@ def convolution(call: Call) -> Trace:
     return out
 
 
-def transposed_convolution(call: Call) -> Trace:
+def transposed_convolution(call: Call) -> TensorInfo:
     """``ConvTranspose``."""
-    x, weight = call.given(0), _weight(call, 1)
+    x, weight = call.required(0), _weight(call, 1)
     channels_in, per_group, *kernel = weight.shape
     groups = call.attribute("group", 1)
     _require_channels(x, weight, channels_in)
@@ -66,30 +66,30 @@ def transposed_convolution(call: Call) -> Trace:
     return out
 
 
-def pooling(call: Call) -> Trace:
+def pooling(call: Call) -> TensorInfo:
     """``MaxPool``, ``AveragePool`` and ``LpPool``."""
-    x = call.given(0)
+    x = call.required(0)
     kernel: tuple[int, ...] = call.attribute("kernel_shape", ())
     if len(kernel) != len(x.shape) - 2 or not kernel:
         raise Unproved(f"has kernel_shape={list(kernel)} for {len(x.shape)} dimensions")
     return _slid(x, [0, 0], _windows(call, x, kernel))
 
 
-def _weight(call: Call, number: int) -> Trace:
-    weight = call.given(number)
+def _weight(call: Call, number: int) -> TensorInfo:
+    weight = call.required(number)
     if weight.of_image:
         raise Unproved("has a kernel that is computed from the image")
-    if len(weight.shape) != len(call.given(0).shape) or len(weight.shape) < 3:
+    if len(weight.shape) != len(call.required(0).shape) or len(weight.shape) < 3:
         raise Unproved(f"has a kernel of shape {list(weight.shape)}")
     return weight
 
 
-def _require_channels(x: Trace, weight: Trace, channels: int) -> None:
+def _require_channels(x: TensorInfo, weight: TensorInfo, channels: int) -> None:
     if x.shape[1] != channels:
         raise Unproved(f"has a kernel of shape {list(weight.shape)} for {x.shape[1]} channels")
 
 
-def _through_channels(x: Trace, groups: int, channels_out: int) -> Trace:
+def _through_channels(x: TensorInfo, groups: int, channels_out: int) -> TensorInfo:
     """Let every channel depend on those of its group."""
     if x.axis_at(1) is not None:
         raise Unproved("takes an axis of the image for channels")
@@ -101,23 +101,23 @@ def _through_channels(x: Trace, groups: int, channels_out: int) -> Trace:
     return wide.reshaped(shape)
 
 
-def _read(x: Trace, dim: int, size: int, read: Read) -> Trace:
+def _read(x: TensorInfo, dim: int, size: int, read: Read) -> TensorInfo:
     """Replace one dimension by what reads neighbours along it."""
     axis = x.axis_at(dim)
     if axis is None:
         return x.resized(dim, size)
-    reaches = {**x.reaches, axis: read(x.reaches[axis], x.shape[dim])}
-    others = {key: reach.mixed([dim]) for key, reach in reaches.items() if key != axis}
-    return x.with_reaches((*x.shape[:dim], size, *x.shape[dim + 1 :]), {**reaches, **others})
+    extents = {**x.extents, axis: read(x.extents[axis], x.shape[dim])}
+    others = {key: extent.mixed([dim]) for key, extent in extents.items() if key != axis}
+    return x.with_extents((*x.shape[:dim], size, *x.shape[dim + 1 :]), {**extents, **others})
 
 
-def _slid(x: Trace, untouched: Sequence[int], windows: Sequence[_Window]) -> Trace:
+def _slid(x: TensorInfo, untouched: Sequence[int], windows: Sequence[_Window]) -> TensorInfo:
     for dim, w in enumerate(windows, start=len(untouched)):
         x = _read(x, dim, w.size, lambda r, n, w=w: r.window(n, w.kernel, w.stride, w.dilation, w.pad))  # type: ignore[misc]
     return x
 
 
-def _windows(call: Call, x: Trace, kernel: Sequence[int]) -> list[_Window]:
+def _windows(call: Call, x: TensorInfo, kernel: Sequence[int]) -> list[_Window]:
     """Read kernel, strides, dilations and pads, with what auto_pad and ceil_mode make of them."""
     spatial = x.shape[2:]
     if tuple(call.attribute("kernel_shape", tuple(kernel))) != tuple(kernel) or min(kernel) < 1:
@@ -126,17 +126,17 @@ def _windows(call: Call, x: Trace, kernel: Sequence[int]) -> list[_Window]:
     pads, auto_pad = call.sizes("pads", 2 * len(kernel), 0), call.attribute("auto_pad", "NOTSET")
     windows = []
     for i, size in enumerate(spatial):
-        extent = (kernel[i] - 1) * dilations[i] + 1
+        span = (kernel[i] - 1) * dilations[i] + 1
         before, after = pads[i], pads[i + len(kernel)]
         if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-            total = max((-(-size // strides[i]) - 1) * strides[i] + extent - size, 0)
+            total = max((-(-size // strides[i]) - 1) * strides[i] + span - size, 0)
             before = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
             after = total - before
         elif auto_pad == "VALID":
             before = after = 0
         elif auto_pad != "NOTSET":
             raise Unproved(f"has auto_pad={auto_pad!r}")
-        room = size + before + after - extent
+        room = size + before + after - span
         count = room // strides[i] + 1
         # A last, incomplete window counts if it begins before the padding at the end.
         if call.attribute("ceil_mode", 0) and room % strides[i] and count * strides[i] < size + before:
@@ -147,7 +147,7 @@ def _windows(call: Call, x: Trace, kernel: Sequence[int]) -> list[_Window]:
     return windows
 
 
-def _transposed_windows(call: Call, x: Trace, kernel: Sequence[int]) -> list[_Window]:
+def _transposed_windows(call: Call, x: TensorInfo, kernel: Sequence[int]) -> list[_Window]:
     spatial, count = x.shape[2:], len(kernel)
     if tuple(call.attribute("kernel_shape", tuple(kernel))) != tuple(kernel) or min(kernel) < 1:
         raise Unproved(f"has a kernel of {list(kernel)}")
@@ -172,9 +172,9 @@ def _transposed_windows(call: Call, x: Trace, kernel: Sequence[int]) -> list[_Wi
     return windows
 
 
-def padding(call: Call) -> Trace:
+def padding(call: Call) -> TensorInfo:
     """``Pad``."""
-    x = call.given(0)
+    x = call.required(0)
     rank = len(x.shape)
     pads = call.attribute("pads", ()) or call.attribute("paddings", ()) or call.integers(1) or ()
     dims = [call.dim(dim, rank) for dim in call.integers(3) or range(rank)]
@@ -193,19 +193,19 @@ def padding(call: Call) -> Trace:
     return x
 
 
-def _require_more_than(call: Call, x: Trace, dim: int, elements: int) -> None:
-    """Take note that an image must be so large that a dimension has more elements than it is mirrored by."""
+def _require_more_than(call: Call, x: TensorInfo, dim: int, elements: int) -> None:
+    """Record that an image must be so large that a dimension has more elements than it is mirrored by."""
     axis = x.axis_at(dim)
     if axis is None:
         return
-    reach = x.reaches[axis]
-    margin = x.shape[dim] * reach.step - reach.image
-    call.smallest[axis] = max(call.smallest.get(axis, 1), ceil((elements + 1) * reach.step - margin))
+    extent = x.extents[axis]
+    margin = x.shape[dim] * extent.step - extent.image
+    call.smallest[axis] = max(call.smallest.get(axis, 1), ceil((elements + 1) * extent.step - margin))
 
 
-def slicing(call: Call) -> Trace:
+def slicing(call: Call) -> TensorInfo:
     """``Slice``."""
-    x = call.given(0)
+    x = call.required(0)
     rank = len(x.shape)
     if call.opset < 10:
         lists = [call.attribute(name, ()) for name in ("starts", "ends", "axes")]
@@ -233,9 +233,9 @@ def slicing(call: Call) -> Trace:
     return x
 
 
-def resizing(call: Call) -> Trace:
+def resizing(call: Call) -> TensorInfo:
     """``Resize`` and ``Upsample``."""
-    x = call.given(0)
+    x = call.required(0)
     rank = len(x.shape)
     dims = [call.dim(dim, rank) for dim in call.attribute("axes", ()) or range(rank)]
     if call.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
@@ -257,18 +257,18 @@ def resizing(call: Call) -> Trace:
 
 
 def _scales(call: Call) -> list[Fraction]:
-    written = call.node.attributes.get("scales")
+    written = call.attributes.get("scales")
     if not isinstance(written, tuple):
-        trace = call.given(1 if call.node.op_type == "Upsample" or call.opset < 11 else 2)
-        if trace.value is None:
+        tensor = call.required(1 if call.node.op_type == "Upsample" or call.opset < 11 else 2)
+        if tensor.value is None:
             raise Unproved("has scales that cannot be computed beforehand")
-        written = tuple(trace.value.reshape(-1).tolist())
+        written = tuple(tensor.value.reshape(-1).tolist())
     if not all(isinstance(scale, float) and 0 < scale < 1e6 for scale in written):
         raise Unproved(f"has scales {written}")
     return [Fraction(scale) for scale in written]
 
 
-def _resampled(call: Call, reach: Reach, size: int, factor: Fraction) -> Reach:
+def _resampled(call: Call, extent: Extent, size: int, factor: Fraction) -> Extent:
     """Follow one axis of a ``Resize``; coordinates as integers over a common denominator, so exactly."""
     mode = call.attribute("mode", "nearest")
     whole = max(factor.numerator, factor.denominator)
@@ -281,7 +281,7 @@ def _resampled(call: Call, reach: Reach, size: int, factor: Fraction) -> Reach:
         raise Unproved("smooths before it resizes")
     modern = call.node.op_type == "Resize" and call.opset >= 11
     placing = call.attribute("coordinate_transformation_mode", "half_pixel" if modern else "asymmetric")
-    period = lcm(reach.period, factor.denominator)
+    period = lcm(extent.period, factor.denominator)
     element = np.arange(int(period * factor))[:, None]
     scale = 2 * factor.numerator
     if placing == "asymmetric":
@@ -293,13 +293,13 @@ def _resampled(call: Call, reach: Reach, size: int, factor: Fraction) -> Reach:
             call.remarks.append(f"depends on the image's size, with coordinates {placing!r}")
         place = (2 * element + 1) * factor.denominator - factor.numerator
     index, valid = _taps(call, mode, place, scale, modern=modern)
-    return reach.repeated(period).read(index, size, reach.step / factor, valid)
+    return extent.repeated(period).read(index, size, extent.step / factor, valid)
 
 
 def _taps(
     call: Call, mode: str, place: IntArray, scale: int, *, modern: bool
 ) -> tuple[IntArray, np.ndarray[tuple[int, ...], np.dtype[np.bool_]] | None]:
-    """Give the elements that are read at the coordinates ``place / scale``."""
+    """Return the elements that are read at the coordinates ``place / scale``."""
     floor = place // scale
     if mode == "nearest":
         rounding = call.attribute("nearest_mode", "round_prefer_floor" if modern else "floor")

@@ -18,7 +18,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from isbi_infer.errors import ImageError
-from isbi_infer.volumes.pixel_size import PixelSize, StackInfo, in_nm
+from isbi_infer.volumes.pixel_size import PixelSize, in_nm
+from isbi_infer.volumes.protocol import StackInfo
 from isbi_infer.volumes.tiff.directory import COPY
 
 _RESOLUTION_UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "um"}

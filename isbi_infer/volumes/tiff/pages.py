@@ -120,7 +120,7 @@ def walk_pages(file: BinaryIO) -> tuple[tuple[Page, ...], Literal["<", ">"]]:
 
 
 def notes_on(pages: tuple[Page, ...]) -> tuple[str, ...]:
-    """Collect what has to be said about reading these pages.
+    """Collect notes for the user about reading these pages.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Stacks of greyscale sections out of TIFF files, strictly and one section at a time.
 
-``file -> walk_pages -> declared -> StackReader.read(index) -> section_YX``
+``file -> walk_pages -> declared -> TiffSource.read(index) -> section_YX``
 
-A file gives all the sections that it declares, or an error: never fewer of them. tifffile decodes; what the
+A file yields all the sections that it declares, or an error: never fewer of them. tifffile decodes; what the
 file holds is checked before it is asked (see `isbi_infer.volumes.tiff.directory`).
 """
 
@@ -15,27 +15,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 import numpy as np
-import numpy.typing as npt
 import tifffile
 
 from isbi_infer.errors import ImageError, IsbiError, ResourceError
-from isbi_infer.volumes.pixel_size import Kind, PixelSize
+from isbi_infer.volumes.formats import HEAD_BYTES, recognise
+from isbi_infer.volumes.pixel_size import PixelSize
+from isbi_infer.volumes.protocol import Kind, Section, Window
 from isbi_infer.volumes.tiff.description import Declaration, Resolution, declared
 from isbi_infer.volumes.tiff.directory import COPY
 from isbi_infer.volumes.tiff.log import tifffile_errors
 from isbi_infer.volumes.tiff.pages import Layout, Page, notes_on, walk_pages
 
-Section = npt.NDArray[Any]
-
 # They keep sections in ways of their own, which plain pages do not show.
 _FOREIGN = "lsm stk fluoview scanimage mmstack ndtiff mdgel eer ndpi svs scn bif avs qpi philips"
+_GDAL_NODATA = 42113
 _TELLING_BYTES = 1024  # below, what follows the pixels may be of this length by chance
 
 
-def open_stack(path: str | os.PathLike[str]) -> StackReader:
+def open_stack(path: str | os.PathLike[str]) -> TiffSource:
     """Open a greyscale TIFF and check that it holds all that it declares.
 
     Parameters
@@ -45,7 +45,7 @@ def open_stack(path: str | os.PathLike[str]) -> StackReader:
 
     Returns
     -------
-    StackReader
+    TiffSource
         To be closed, or used in a ``with`` statement.
 
     Raises
@@ -67,25 +67,35 @@ def open_stack(path: str | os.PathLike[str]) -> StackReader:
             raise ImageError(f"cannot be opened ({reason}); expected a readable TIFF file") from error
     try:
         with _named_errors(shown):
-            return StackReader(shown, file)
+            head = file.read(HEAD_BYTES)
+            file.seek(0)
+            if head[:2] not in (b"II", b"MM") and (found := recognise(head, shown)) is not None:
+                raise ImageError(found)
+            return TiffSource(shown, file)
     except BaseException:
         file.close()
         raise
 
 
-class StackReader:
-    """An open stack, read one section at a time; made by `open_stack`.
+class TiffSource:
+    """An open TIFF stack, read one section at a time; made by `open_stack`.
+
+    It is a `isbi_infer.volumes.protocol.Source`.
 
     Attributes
     ----------
+    name : str
+        The path as it was passed.
     path : Path
         Of the file.
     info : StackInfo
         Shape, axes, kind and pixel size: what an output takes over.
     dtype : numpy.dtype
         Of the sections, in the machine's byte order.
+    nodata : float or None
+        The grey value that stands for "no data", where the file names one; such pixels may be NaN.
     notes : tuple of str
-        What was done to the pixels or taken for granted, and has to be said.
+        What was done to the pixels or taken for granted: what the reader of the results must know.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -95,9 +105,10 @@ class StackReader:
         _check_decodable(tiff, pages)
         declaration = _declaration(tiff, pages)
         _check_whole(declaration, pages, os.fstat(file.fileno()).st_size)
-        self.path = path
+        self.path, self.name = path, str(path)
         self.info = declaration.info
         self.dtype: np.dtype[np.generic] = pages[0].layout.dtype
+        self.nodata = _nodata(tiff.pages[0].tags.valueof(_GDAL_NODATA))
         self.notes = notes_on(pages)
         self._file, self._tiff, self._pages, self._order = file, tiff, pages, declaration.order
         self._stamp = self._file_stamp()
@@ -135,16 +146,19 @@ class StackReader:
 
     @property
     def pixel_size(self) -> PixelSize | None:
-        """In nanometres; None where the file does not say."""
+        """In nanometres; None where the file does not hold it."""
         return self.info.pixel_size
 
-    def read(self, index: int) -> Section:
-        """Read one section; safe to call from several threads.
+    def read(self, index: int, window: Window | None = None) -> Section:
+        """Read one section or a window of it; safe to call from several threads.
 
         Parameters
         ----------
         index : int
             0 to ``sections - 1``.
+        window : (slice, slice), optional
+            Rows and columns, with start and stop; all of the section when not given. Only uncompressed files are
+            spared from reading the rest.
 
         Returns
         -------
@@ -166,7 +180,7 @@ class StackReader:
         with _named_errors(self.path, f"section {index}: "):
             try:
                 with self._lock:
-                    section_YX = self._decode(index)
+                    section_YX = self._decode(index, window)
             except MemoryError as error:  # its size was found sound, so the machine is too small
                 size = self._pages[0].layout.nbytes / 2**30
                 raise ResourceError(f"{self.path}: no memory for a section of {size:.1f} GiB") from error
@@ -174,8 +188,12 @@ class StackReader:
                 raise ImageError("the file has changed since it was opened; start again once it is finished")
             if self._pages[0].layout.inverted:
                 np.invert(section_YX, out=section_YX)
-            _check_finite(section_YX)
+            _check_finite(section_YX, self.nodata)
         return section_YX
+
+    def fingerprint(self) -> str:
+        """Return the file's size in bytes and its time of change in nanoseconds."""
+        return "{} bytes, changed at {} ns".format(*self._stamp)
 
     def __len__(self) -> int:
         return self.sections
@@ -195,25 +213,29 @@ class StackReader:
     ) -> None:
         self.close()
 
-    def _decode(self, index: int) -> Section:
+    def _decode(self, index: int, window: Window | None) -> Section:
         layout = self._pages[0].layout
         page = self._pages[0 if self._order is None else self._order[index]]
         if page.data_offset is not None:
             skipped = index if self._order is None else 0
-            return self._read_plain(page.data_offset + skipped * layout.nbytes, layout)
+            return self._read_plain(page.data_offset + skipped * layout.nbytes, layout, window)
         assert self._order is not None
         # One thread: the log records of others would not be caught.
         section_YX: Section = self._tiff.pages[self._order[index]].asarray(maxworkers=1)
         if section_YX.shape != (layout.height, layout.width) or section_YX.dtype != self.dtype:
             raise ImageError(f"decoded to {section_YX.dtype} {section_YX.shape}; expected {layout}; {COPY}")
-        return section_YX
+        return section_YX if window is None else section_YX[window].copy()
 
-    def _read_plain(self, offset: int, layout: Layout) -> Section:
-        stored_YX = np.empty((layout.height, layout.width), self.dtype.newbyteorder(self._byte_order))
-        self._file.seek(offset)
+    def _read_plain(self, offset: int, layout: Layout, window: Window | None) -> Section:
+        rows, columns = window or (slice(0, layout.height), slice(0, layout.width))
+        height = rows.stop - rows.start
+        stored_YX = np.empty((height, layout.width), self.dtype.newbyteorder(self._byte_order))
+        self._file.seek(offset + rows.start * layout.width * stored_YX.itemsize)
         count = self._file.readinto(stored_YX.view(np.uint8))  # type: ignore[attr-defined]
         if count != stored_YX.nbytes:
             raise ImageError(f"only {count} of {stored_YX.nbytes} bytes are there; {COPY}")
+        if columns != slice(0, layout.width):
+            stored_YX = stored_YX[:, columns].copy()
         return stored_YX if stored_YX.dtype.isnative else stored_YX.byteswap(inplace=True).view(self.dtype)
 
     def _file_stamp(self) -> tuple[int, int]:
@@ -283,10 +305,20 @@ def _check_whole(declaration: Declaration, pages: tuple[Page, ...], size: int) -
             )
 
 
-def _check_finite(section_YX: Section) -> None:
+def _nodata(text: object) -> float | None:
+    """Read GDAL's tag; None where there is none, or it is no number."""
+    try:
+        return None if text is None else float(str(text).strip("\0 "))
+    except ValueError:
+        return None
+
+
+def _check_finite(section_YX: Section, nodata: float | None) -> None:
     if section_YX.dtype.kind != "f":
         return
     finite = int(np.count_nonzero(np.isfinite(section_YX)))
+    if nodata is not None and np.isnan(nodata):
+        finite += int(np.count_nonzero(np.isnan(section_YX)))
     if finite < section_YX.size:
         nan = int(np.count_nonzero(np.isnan(section_YX)))
         raise ImageError(

@@ -8,15 +8,19 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import tifffile
 
 from isbi_infer._version import __version__
-from isbi_infer.volumes.pixel_size import Kind, PixelSize, StackInfo, in_unit, pixels_per
+from isbi_infer.files import replacing
+from isbi_infer.volumes.pixel_size import PixelSize, in_unit, pixels_per
+from isbi_infer.volumes.protocol import Block, Kind, StackInfo
 
 _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
 _OME_DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64")
@@ -84,57 +88,130 @@ def write_stack(
     ValueError
         If the sections do not have the shape, the dtype or the number that were announced.
     """
-    shape = tuple(shape or like.shape)
-    stored = np.dtype(dtype).newbyteorder("<")
-    kind = output_kind(like, stored, shape)
-    axis = like.axes[0] if len(like.axes) == len(shape) == 3 else "Z"
-    planned = StackInfo(shape=shape, axes=(axis + "YX")[-len(shape) :], kind=kind, pixel_size=like.pixel_size)
-    options = {"imagej": _imagej, "ome": _ome, "tiff": _plain}[kind](planned, stored)
-    # The file is opened here, since tifffile keeps quiet about what fails when it closes one.
-    big = not _fits_classic(shape, stored)
-    flavour = {"imagej": kind == "imagej", "ome": kind == "ome"}
-    with (
-        open(path, "wb") as file,
-        tifffile.TiffWriter(file, bigtiff=big, byteorder="<", **flavour) as tiff,
-    ):
-        # tifffile leaves room for the pixels, which then go from the sections into the file: it would take arrays and
-        # not notice a full disk where they are small, or bytes, which are a copy of every section.
-        room = tiff.write(
-            dtype=stored,
-            photometric="minisblack",
-            software=f"isbi-infer {__version__}",
-            returnoffset=True,
-            **{"shape": shape, **options},
-        )
-        assert room is not None
-        end = file.tell()
-        file.seek(room[0])
-        for section_YX in _checked(sections, planned, stored):
-            file.write(section_YX.data)
-        file.seek(end)
-    return kind
+    with _StackFile(path, like=like, dtype=dtype, shape=shape) as file:
+        for section_YX in sections:
+            file.write(section_YX)
+        return file.finish()
+
+
+class TiffSink:
+    """A result on its way into a TIFF file, in the flavour, axes and pixel size of its input.
+
+    It is a `isbi_infer.volumes.protocol.Sink`; blocks are whole sections and come in order.
+
+    Parameters
+    ----------
+    path : path
+        Replaced when the sink is finished and left, and not before.
+    like : StackInfo
+        Of the input.
+    dtype : dtype-like
+        Of the result.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, like: StackInfo, dtype: npt.DTypeLike) -> None:
+        self._path, self._like, self._dtype = path, like, dtype
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            temporary = stack.enter_context(replacing(self._path))
+            self._file = stack.enter_context(_StackFile(temporary, like=self._like, dtype=self._dtype))
+            self._resources = stack.pop_all()
+        return self
+
+    def write(self, block: Block, values_ZYX: npt.NDArray[Any]) -> None:
+        """Store whole sections, the next ones in order."""
+        if block.z[0] != self._file.written:
+            raise ValueError(f"section {block.z[0]} comes after {self._file.written} sections")
+        for section_YX in values_ZYX:
+            self._file.write(section_YX)
+
+    def finish(self) -> tuple[str, ...]:
+        """Complete the file; it takes its place when the sink is left without an exception."""
+        kind = self._file.finish()
+        if kind == self._like.kind:
+            return ()
+        found = self._like.kind
+        return (f"stored as {kind} TIFF, since {found} TIFF cannot hold a result of this size",)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return self._resources.__exit__(kind, error, trace)
+
+
+class _StackFile:
+    """A stack being written to one path, section by section."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        like: StackInfo,
+        dtype: npt.DTypeLike,
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
+        shape = tuple(shape or like.shape)
+        self._stored = np.dtype(dtype).newbyteorder("<")
+        self._kind = output_kind(like, self._stored, shape)
+        axis = like.axes[0] if len(like.axes) == len(shape) == 3 else "Z"
+        axes = (axis + "YX")[-len(shape) :]
+        self._info = StackInfo(shape=shape, axes=axes, kind=self._kind, pixel_size=like.pixel_size)
+        self._path = path
+        self._resources = ExitStack()
+        self.written = 0
+
+    def __enter__(self) -> Self:
+        options = {"imagej": _imagej, "ome": _ome, "tiff": _plain}[self._kind](self._info, self._stored)
+        big = not _fits_classic(self._info.shape, self._stored)
+        flavour = {"imagej": self._kind == "imagej", "ome": self._kind == "ome"}
+        with ExitStack() as stack:
+            # The file is opened here, since tifffile keeps quiet about what fails when it closes one.
+            self._file = stack.enter_context(open(self._path, "wb"))
+            tiff = stack.enter_context(tifffile.TiffWriter(self._file, bigtiff=big, byteorder="<", **flavour))
+            # tifffile leaves room for the pixels, which then go from the sections into the file: it would take arrays
+            # and not notice a full disk where they are small, or bytes, which are a copy of every section.
+            room = tiff.write(
+                dtype=self._stored,
+                photometric="minisblack",
+                software=f"isbi-infer {__version__}",
+                returnoffset=True,
+                **{"shape": self._info.shape, **options},
+            )
+            assert room is not None
+            self._end = self._file.tell()
+            self._file.seek(room[0])
+            self._resources = stack.pop_all()
+        return self
+
+    def write(self, section_YX: npt.NDArray[Any]) -> None:
+        """Append one section."""
+        info, dtype = self._info, self._stored
+        if section_YX.shape != info.shape[-2:] or section_YX.dtype != dtype.newbyteorder("="):
+            found, expected = f"{section_YX.dtype} {section_YX.shape}", f"{dtype.name} {info.shape[-2:]}"
+            raise ValueError(f"section {self.written} is {found}; expected {expected}")
+        if self.written == info.sections:
+            raise ValueError(f"expected {info.sections} sections, got more")
+        self._file.write(np.ascontiguousarray(section_YX, dtype).data)
+        self.written += 1
+
+    def finish(self) -> Kind:
+        """Check that all sections are there, and return the flavour of the file."""
+        if self.written != self._info.sections:
+            raise ValueError(f"expected {self._info.sections} sections, got {self.written}")
+        self._file.seek(self._end)
+        return self._kind
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return self._resources.__exit__(kind, error, trace)
 
 
 def _fits_classic(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     pages = shape[0] if len(shape) == 3 else 1
     return int(np.prod(shape, dtype=object)) * dtype.itemsize + pages * _PAGE_BYTES < _CLASSIC_BYTES
-
-
-def _checked(
-    sections: Iterable[npt.NDArray[Any]], info: StackInfo, dtype: np.dtype[Any]
-) -> Iterator[npt.NDArray[Any]]:
-    count = 0
-    for count, section_YX in enumerate(sections, start=1):
-        if section_YX.shape != info.shape[-2:] or section_YX.dtype != dtype.newbyteorder("="):
-            found, expected = f"{section_YX.dtype} {section_YX.shape}", f"{dtype.name} {info.shape[-2:]}"
-            raise ValueError(f"section {count - 1} is {found}; expected {expected}")
-        if count > info.sections:
-            break
-        yield np.ascontiguousarray(section_YX, dtype)
-    if count != info.sections:
-        raise ValueError(
-            f"expected {info.sections} sections, got {'more' if count > info.sections else count}"
-        )
 
 
 def _imagej(info: StackInfo, dtype: np.dtype[Any]) -> dict[str, Any]:

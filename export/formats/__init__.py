@@ -1,0 +1,1 @@
+"""One network in every form that files are written from: ONNX, TorchScript and programs of torch.export."""

@@ -1,0 +1,83 @@
+"""Every exported file behind one call: sections as stored and their statistics in, the file's own result out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isbi_export.variants import Variant
+from isbi_infer.backends.base import Backend
+from isbi_infer.model.devices import open_backend, rows
+from isbi_infer.pixels.normalise import IntensityStatistics, normalise
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Pixels = npt.NDArray[Any]
+Runner = Callable[[Pixels, Sequence[IntensityStatistics]], Pixels]
+"""From grey values (N, 1, Y, X) and the statistics of the N sections to float32 probabilities or bytes (N, 1, Y, X)."""
+
+
+def normalising(compute: Callable[[npt.NDArray[np.float32]], Pixels]) -> Runner:
+    """Run what takes normalised grey values."""
+
+    def run(image_NCYX: Pixels, statistics: Sequence[IntensityStatistics]) -> Pixels:
+        pairs = zip(image_NCYX, statistics, strict=True)
+        return compute(np.stack([normalise(image_CYX, found) for image_CYX, found in pairs]))
+
+    return run
+
+
+def as_stored(backend: Backend) -> Runner:
+    """Run what takes grey values as stored and normalises them itself."""
+
+    def run(image_NCYX: Pixels, statistics: Sequence[IntensityStatistics]) -> Pixels:
+        constants = np.array([(found.mean, found.inverse_std) for found in statistics], np.float32)
+        mean_N111, inverse_std_N111 = constants.T[:, :, None, None, None].copy()
+        return backend.run(np.ascontiguousarray(image_NCYX), mean_N111, inverse_std_N111)
+
+    return run
+
+
+def module_runner(module: nn.Module) -> Runner:
+    """Run a module of torch from normalised grey values to probabilities, on the CPU."""
+    import torch
+
+    def compute(batch_NCYX: npt.NDArray[np.float32]) -> Pixels:
+        with torch.inference_mode():
+            result: Pixels = module(torch.from_numpy(batch_NCYX)).numpy()
+        return result
+
+    return normalising(compute)
+
+
+def file_runner(path: Path, variant: Variant) -> Runner:
+    """Run an exported file on the CPU: through the sessions that ship, or for a program through torch.
+
+    Parameters
+    ----------
+    path : Path
+        The file, under any name.
+    variant : Variant
+        What it is.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be loaded.
+    """
+    if variant.file_format == "program":
+        from isbi_export.formats.program import read_program
+
+        return module_runner(read_program(path)[0])
+    device = next(rows("torchscript" if variant.file_format == "torchscript" else "onnx", "cpu"))
+    return backend_runner(open_backend(path.read_bytes(), device), variant)
+
+
+def backend_runner(backend: Backend, variant: Variant) -> Runner:
+    """Run a session of the kind of input that a variant has."""
+    return as_stored(backend) if variant.io == "uint8" else normalising(backend.run)

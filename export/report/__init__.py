@@ -1,0 +1,1 @@
+"""The parity report, for programs and for people."""

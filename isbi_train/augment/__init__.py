@@ -1,0 +1,1 @@
+"""Varied crops of sections: geometry and intensity, faults of sections, and files of examples."""

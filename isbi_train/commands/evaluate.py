@@ -1,0 +1,164 @@
+"""``isbi-train evaluate``: predictions into scores."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from isbi_infer.terminal import exit_codes, require_packages, section_progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from isbi_train.evaluation.evaluate import Evaluation
+    from isbi_train.scores.metrics import ThinnedScores
+
+Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+
+app = typer.Typer()
+
+
+@app.command()
+def evaluate(
+    prediction: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PREDICTION",
+            help="TIFF with the probability of cell, or a model (.onnx, .pth, .pt) to run on --image.",
+        ),
+    ],
+    labels: Annotated[
+        Path, typer.Argument(metavar="LABELS", help="TIFF of the same shape: above 0 = cell, 0 = membrane.")
+    ],
+    image: Annotated[Path | None, typer.Option(help="TIFF to run a model on.")] = None,
+    sections: Annotated[
+        str,
+        typer.Option(
+            show_default="all", help="Sections to score, counted from 0: 25:30, 25:, :5, or one such as 7."
+        ),
+    ] = ":",
+    provider: Annotated[Provider, typer.Option(help="Where to run a model.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw scores, splits and mergers into a .png, .svg or .pdf file.")
+    ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
+    ] = False,
+) -> None:
+    """Score PREDICTION against LABELS as the ISBI 2012 challenge does: V_rand and V_info after border thinning."""
+    with exit_codes("isbi-train", debug=debug):
+        require_packages("scores", "numba", "skimage", *(["matplotlib"] if plot else []))
+        from isbi_infer.volumes import open_stack
+        from isbi_train.evaluation.evaluate import evaluate as score
+
+        if plot:
+            from isbi_train.plots.figures import check_plottable
+
+            check_plottable(plot)
+        megapixels = 0.0
+        if image:
+            with open_stack(image) as reader:
+                megapixels = reader.height * reader.width / 1e6
+        with section_progress(megapixels, quiet=as_json or not image) as progress:
+            evaluation = score(
+                prediction, labels, image=image, sections=sections, provider=provider, progress=progress
+            )
+        for note in evaluation.notes:
+            typer.echo(f"isbi-train: note: {note}", err=True)
+        if plot:
+            from isbi_train.plots.scores import plot_scores
+
+            plot_scores(evaluation, plot)
+        if as_json:
+            typer.echo(json.dumps(evaluation.to_plain(), allow_nan=False))
+        else:
+            _print_tables(evaluation)
+
+
+def _print_tables(evaluation: Evaluation) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    chosen, thinned = evaluation.sections, evaluation.thinned
+    with console.capture() as captured:  # rich would take a closed standard output for a failure
+        files = f"{evaluation.prediction} against {evaluation.labels}"
+        console.print(f"{files}, sections {chosen.start}:{chosen.stop}", soft_wrap=True)
+        for name, scores in (("V_rand", thinned.rand), ("V_info", thinned.info)):
+            best = f"{scores.best:.6f} at threshold {scores.best_threshold:.1f}"
+            console.print(name, "undefined" if math.isnan(scores.best) else best, style="bold")
+        console.print(_threshold_table(thinned), _section_table(evaluation), _other_table(evaluation))
+        footer = "Figures on held-out training sections are not comparable with the official test set."
+        console.print(footer, soft_wrap=True)
+    sys.stdout.write(captured.get())
+
+
+def _threshold_table(thinned: ThinnedScores) -> Table:
+    table = _table("After border thinning, means over the sections; * best", "threshold")
+    for t, threshold in enumerate(thinned.thresholds.tolist()):
+        cells = []
+        for scores in (thinned.rand, thinned.info):
+            mark = "*" if threshold == scores.best_threshold else " "
+            precision, recall = (float(part[t].mean()) for part in (scores.precision, scores.recall))
+            cells += [f"{scores.mean[t]:.4f}{mark}", f"{precision:.4f}", f"{recall:.4f}"]
+        table.add_row(f"{threshold:.1f}", *cells)
+    return table
+
+
+def _section_table(evaluation: Evaluation) -> Table:
+    from isbi_train.evaluation.evaluate import best_index
+
+    both = evaluation.thinned.rand, evaluation.thinned.info
+    rand, info = (f"{scores.thresholds[best_index(scores)]:.1f}" for scores in both)
+    table = _table(f"Each section, V_rand at threshold {rand} and V_info at {info}", "section")
+    for s, section in enumerate(evaluation.sections):
+        cells = []
+        for scores in both:
+            t = best_index(scores)
+            parts = scores.score[t, s], scores.precision[t, s], scores.recall[t, s]
+            cells += [f"{part:.4f}" for part in parts]
+        table.add_row(str(section), *cells)
+    return table
+
+
+def _table(title: str, first: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
+    table.add_column(first, justify="right")
+    for score in ("V_rand", "V_info"):
+        for name in (score, "precision\n(mergers)", "recall\n(splits)"):
+            table.add_column(name, justify="right")
+    return table
+
+
+def _other_table(evaluation: Evaluation) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    pixels, rand, variation = evaluation.pixels, evaluation.adapted_rand, evaluation.variation
+    table = Table(
+        title=f"Without thinning; where classes are compared, at threshold {pixels.threshold}",
+        title_justify="left",
+        title_style="",
+        box=box.SIMPLE_HEAD,
+        show_header=False,
+    )
+    table.add_column()
+    table.add_column(justify="right")
+    for name, *figures in (
+        ("pixel error", pixels.pixel_error),
+        ("Dice: membrane, cell", pixels.dice_membrane, pixels.dice_cell),
+        ("intersection over union: membrane, cell", pixels.iou_membrane, pixels.iou_cell),
+        ("adapted Rand: error, precision, recall", rand.error, rand.precision, rand.recall),
+        ("variation of information: splits, mergers (bits)", variation.splits, variation.mergers),
+        ("expected calibration error", evaluation.calibration_error),
+    ):
+        table.add_row(name, "  ".join(f"{figure:.4f}" for figure in figures))
+    return table

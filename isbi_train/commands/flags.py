@@ -1,0 +1,113 @@
+"""Flags out of the fields of the settings, so that a setting is described in one place.
+
+A field made with `isbi_train.config.flags.flag` becomes an option of its section: named and typed by the field, absent
+unless the user writes it, and shown under the section's heading.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from functools import wraps
+from pathlib import Path
+from types import GenericAlias, NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+from isbi_train.config.flags import Flag, flag_of
+from isbi_train.config.settings import Settings
+
+_HEADINGS = {"inputs": "Data", "network": "Network", "train": "Training", "augment": "Augmentation"}
+
+
+def with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the flags of all settings to a command.
+
+    Parameters
+    ----------
+    command : callable
+        Its last parameter is ``flags``: what the user wrote, as `Settings.overlaid` takes it.
+
+    Returns
+    -------
+    callable
+        What Typer turns into a command.
+    """
+    found = {name: (section, flag, kind) for section, name, flag, kind in _setting_flags()}
+    own = inspect.signature(command, eval_str=True).parameters
+    assert not set(own) & set(found), "a setting and a parameter of the command have one name"
+
+    @wraps(command)
+    def with_flags(**values: Any) -> None:
+        flags: dict[str, dict[str, Any]] = {}
+        for name, (section, flag, _) in found.items():
+            value = values.pop(name)
+            if value is not None and value != []:
+                flags.setdefault(section, {})[name] = _absolute(value) if flag.path else value
+        command(**values, flags=flags)
+
+    parameters = [
+        *(parameter for name, parameter in own.items() if name != "flags"),
+        *(_parameter(name, section, flag, kind) for name, (section, flag, kind) in found.items()),
+    ]
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_flags
+
+
+class GroupedHelp(TyperCommand):
+    """A command whose help shows its options under their headings."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a block of options for each heading, in the order of their first options."""
+        blocks: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                heading = getattr(parameter, "rich_help_panel", None) or "Options"
+                blocks.setdefault(heading, []).append(record)
+        for heading, records in blocks.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def _setting_flags() -> Iterator[tuple[str, str, Flag, Any]]:
+    """Yield section, name, flag and type of each setting that has a flag, in the order of the headings."""
+    sections = get_type_hints(Settings)
+    for section in _HEADINGS:
+        kinds = get_type_hints(sections[section])
+        for field in fields(sections[section]):
+            flag = flag_of(field.metadata)
+            if flag:
+                yield section, field.name, flag, kinds[field.name]
+
+
+def _parameter(name: str, section: str, flag: Flag, kind: Any) -> inspect.Parameter:
+    names = (flag.name,) if flag.name else ()
+    metavar = "<path>" if flag.path else None  # of a repeatable one it would be <list[Path]>
+    option = typer.Option(*names, help=flag.help, metavar=metavar, rich_help_panel=_HEADINGS[section])
+    optional = _option_type(flag, kind) | None  # None: the user did not write it
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[optional, option]
+    )
+
+
+def _option_type(flag: Flag, kind: Any) -> Any:
+    if flag.choices:
+        return Literal[flag.choices]
+    if get_origin(kind) is tuple:
+        return GenericAlias(list, (Path if flag.path else get_args(kind)[0],))
+    if flag.path:
+        return Path
+    (scalar,) = (part for part in get_args(kind) or (kind,) if part is not NoneType)
+    return scalar
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_absolute(part) for part in value]
+    return str(value.absolute())

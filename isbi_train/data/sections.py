@@ -1,0 +1,73 @@
+"""Which sections of a stack are trained on and which are held out; neighbours look alike, so always in blocks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from isbi_infer.errors import UsageError
+from isbi_train.config import TrainConfig
+from isbi_train.data.labelled import LabelledStack
+
+
+def hold_out(stack: LabelledStack, train: TrainConfig) -> tuple[LabelledStack, LabelledStack]:
+    """Split a stack.
+
+    Parameters
+    ----------
+    stack : LabelledStack
+        All labelled sections.
+    train : TrainConfig
+        Gives ``hold_out`` and ``hold_out_start``.
+
+    Returns
+    -------
+    (LabelledStack, LabelledStack)
+        For training and for validation.
+
+    Raises
+    ------
+    UsageError
+        If there are too few sections.
+    """
+    held_out = train.held_out(len(stack))
+    left = np.delete(np.arange(len(stack)), held_out)
+    training = replace(stack, image_ZYX=stack.image_ZYX[left], cell_ZYX=stack.cell_ZYX[left])
+    return training, stack[held_out]
+
+
+def blocks(sections: int, folds: int) -> list[slice]:
+    """Cut a stack into blocks of neighbouring sections, whose lengths differ by one at most.
+
+    Parameters
+    ----------
+    sections, folds : int
+        Of the stack, and how many blocks.
+
+    Returns
+    -------
+    list of slice
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than two blocks, or fewer sections than blocks.
+    """
+    if not 2 <= folds <= sections:
+        raise UsageError(
+            f"cannot cut {sections} sections into {folds} folds; give 2 to {sections}, or more sections"
+        )
+    cuts = [round(fold * sections / folds) for fold in range(folds + 1)]
+    return [slice(start, stop) for start, stop in pairwise(cuts)]
+
+
+def ranges(text: str) -> list[slice]:
+    """Read what `TrainConfig.training_sections` wrote, such as "0:10,15:30"; nothing else is understood."""
+    found = []
+    for part in text.split(","):
+        start, _, stop = part.partition(":")
+        if start.isdecimal() and stop.isdecimal():
+            found.append(slice(int(start), int(stop)))
+    return found

@@ -1,0 +1,166 @@
+"""Scores of what ``isbi-infer --label`` writes, found by it through the entry point ``isbi_infer.scorers``."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from isbi_infer.errors import ImageError
+from isbi_infer.volumes import TiffSource, open_stack
+from isbi_train.evaluation.evaluate import headline, pixel_figures, without_nan
+from isbi_train.scores.inputs import Level, cells_of, check_polarity, checked_probabilities, doubts, level_of
+from isbi_train.scores.metrics import Agreement, above, agreement, pixel_agreement
+from isbi_train.scores.thinned import ThinnedScorer, cores
+
+_THRESHOLD = 0.5  # of the scores pixel by pixel
+
+
+def label_scorer(labels: Path, shape: tuple[int, ...], *, membrane: bool) -> LabelScorer:
+    """Open and check labels before anything is segmented.
+
+    Parameters
+    ----------
+    labels : Path
+        A TIFF; above zero = cell, zero = membrane.
+    shape : tuple of int
+        Of the stack that will be segmented, (Y, X) or (Z, Y, X).
+    membrane : bool
+        Whether 1 means membrane in what will be scored.
+
+    Returns
+    -------
+    LabelScorer
+        To be closed, or used in a ``with`` statement.
+
+    Raises
+    ------
+    ImageError
+        If the labels cannot be read, have another shape or are mostly membrane.
+    """
+    truth = open_stack(labels)
+    try:
+        if truth.shape != shape:
+            raise ImageError(
+                f"{labels}: the labels have shape {truth.shape}, the stack has {shape}; expected the same shape: "
+                "give the labels of this very stack"
+            )
+        cells = sum(int(np.count_nonzero(_cells(truth, z))) for z in range(truth.sections))
+        try:
+            check_polarity(cells, truth.sections * truth.height * truth.width)
+        except ImageError as error:
+            raise ImageError(f"{labels}: {error}") from error
+        return LabelScorer(truth, membrane=membrane)
+    except BaseException:
+        truth.close()
+        raise
+
+
+class LabelScorer:
+    """Scores sections while others are still being computed; the figures are those of the whole stack.
+
+    A section is scored in a thread of its own, as many at once as there are cores; while so many are being scored,
+    `add` waits. So memory does not grow with the stack.
+
+    Parameters
+    ----------
+    truth : TiffSource
+        The labels; closed with the scorer.
+    membrane : bool
+        Whether 1 means membrane in the sections.
+    """
+
+    def __init__(self, truth: TiffSource, *, membrane: bool) -> None:
+        self._truth, self._membrane = truth, membrane
+        self._thinned = ThinnedScorer(truth.sections)
+        self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="scorer")
+        self._room = threading.Semaphore(cores())
+        self._found: dict[int, Future[tuple[Agreement, Level]]] = {}
+
+    def add(self, z: int, result_YX: npt.NDArray[Any]) -> None:
+        """Take a section to be scored; each once, in any order.
+
+        Parameters
+        ----------
+        z : int
+            Its number, from 0.
+        result_YX : ndarray of float32 or uint8, shape (Y, X)
+            As it is stored: the probability, or round(255 p). It must not be changed afterwards.
+
+        Raises
+        ------
+        ValueError
+            If it is no section of the stack, or was there already.
+        """
+        shape = self._truth.shape[-2:]
+        if not 0 <= z < self._truth.sections or z in self._found or result_YX.shape != shape:
+            raise ValueError(
+                f"section {z} of shape {result_YX.shape}; expected each of {self._truth.sections} of shape {shape} once"
+            )
+        self._room.acquire()
+        self._found[z] = self._pool.submit(self._score, z, result_YX)
+        self._found[z].add_done_callback(lambda _: self._room.release())
+
+    def scores(self) -> dict[str, Any]:
+        """Wait for the sections that are still being scored.
+
+        Returns
+        -------
+        dict
+            The scores, their thresholds, ``pixel_error``, ``dice_membrane``, ``dice_cell`` and ``notes`` as plain
+            types; None where a score is undefined.
+
+        Raises
+        ------
+        ImageError
+            If a section held no probabilities, or its labels could not be read.
+        ValueError
+            If a section is missing.
+        """
+        missing = self._truth.sections - len(self._found)
+        if missing:
+            raise ValueError(f"{missing} of {self._truth.sections} sections were not added")
+        parts = [self._found[z].result() for z in range(self._truth.sections)]
+        notes = doubts([level for _, level in parts])
+        thinned = self._thinned.scores(notes)
+        pixels = pixel_agreement([pixel for pixel, _ in parts], _THRESHOLD, notes)
+        plain: dict[str, Any] = without_nan(
+            {**headline(thinned), **pixel_figures(pixels), "notes": list(thinned.notes)}
+        )
+        return plain
+
+    def _score(self, z: int, result_YX: npt.NDArray[Any]) -> tuple[Agreement, Level]:
+        one = result_YX.dtype.type(255 if result_YX.dtype == np.uint8 else 1)
+        stored_YX = (one - result_YX if self._membrane else result_YX) / np.float32(one)
+        try:
+            proposal_YX, _ = checked_probabilities(stored_YX)
+        except ImageError as error:
+            raise ImageError(f"section {z} of the result: {error}") from error
+        cell_YX = _cells(self._truth, z)
+        self._thinned.add(z, proposal_YX, cell_YX)
+        return agreement(above(proposal_YX, _THRESHOLD), cell_YX), level_of(proposal_YX, cell_YX)
+
+    def close(self) -> None:
+        """End the threads and release the labels."""
+        self._pool.shutdown(cancel_futures=True)
+        self._truth.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _cells(truth: TiffSource, z: int) -> npt.NDArray[np.bool_]:
+    try:
+        return cells_of(truth.read(z))
+    except ImageError as error:
+        raise error if str(truth.path) in str(error) else ImageError(f"{truth.path}: {error}") from error

@@ -1,1 +1,0 @@
-"""Pictures: curves, augmented pairs, contact sheets."""

@@ -1,0 +1,1 @@
+"""Pictures: scores, curves, augmented pairs and contact sheets."""

@@ -1,0 +1,139 @@
+"""A stack segmented and laid out to be sent to the challenge, used section by section, and looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isbi_infer.errors import UsageError
+from isbi_infer.files import check_not_input, check_writable, replacing
+from isbi_infer.model.devices import ProviderName
+from isbi_infer.segmenter import Segmenter
+from isbi_infer.volumes import open_stack, write_stack
+from isbi_train.data.folders import made_folder
+from isbi_train.data.section_files import section_paths, split_stack
+from isbi_train.evaluation.evaluate import read_sections
+from isbi_train.evaluation.predict import predict
+from isbi_train.plots.sheets import draw_contact_sheet
+
+SUBMISSION, SECTIONS, CONTACT_SHEET = "submission.tif", "sections", "contact-sheet.png"
+
+_ON_SHEET = 30
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """What was written.
+
+    Attributes
+    ----------
+    submission, contact_sheet : Path
+        The stack of probabilities, and the picture.
+    sections : list of Path
+        Single sections, in order.
+    notes : tuple of str
+        What a reader of the results must know.
+    """
+
+    submission: Path
+    sections: list[Path]
+    contact_sheet: Path
+    notes: tuple[str, ...]
+
+
+def analyse(
+    model: Path,
+    stack: Path,
+    folder: Path,
+    *,
+    provider: ProviderName = "auto",
+    tta: bool = False,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Segment a stack into a challenge submission, single sections and a contact sheet.
+
+    Parameters
+    ----------
+    model : Path
+        ``.onnx`` is run by :class:`isbi_infer.Segmenter`, the path that ships; ``.pth`` and ``.pt`` by torch over
+        whole sections, as training validates.
+    stack : Path
+        A greyscale TIFF.
+    folder : Path
+        Made where it is missing. An earlier analysis in it is replaced: ``submission.tif`` (float32, 1 = cell, as the
+        challenge wants it), ``sections/00.tif`` and so on, ``contact-sheet.png``.
+    provider : str
+        As for :class:`isbi_infer.Segmenter`; torch knows "auto", "cpu" and "cuda".
+    tta : bool
+        Average over the eight flips and rotations; of ``.onnx`` only.
+    progress : callable, optional
+        Called with the sections done and their total.
+
+    Returns
+    -------
+    Analysis
+
+    Raises
+    ------
+    ImageError
+        If the stack cannot be read whole.
+    ModelError
+        If the model cannot be trusted.
+    UsageError
+        If an output is the input, files of others are in the way, or `tta` is asked of torch.
+    OutputError
+        If something cannot be written; each file is whole or as it was.
+    DependencyError
+        If a package or the provider is not there.
+    """
+    submission, sheet = folder / SUBMISSION, folder / CONTACT_SHEET
+    with open_stack(stack) as reader:
+        count = reader.sections
+    section_paths(folder / SECTIONS, count, overwrite=True)
+    for output in (submission, sheet):
+        for source in (stack, model):
+            check_not_input(output, source)
+    with made_folder(folder):
+        for output in (submission, sheet):
+            check_writable(output)
+        notes = _segment(model, stack, submission, provider, tta, progress)
+        sections = split_stack(submission, folder / SECTIONS, overwrite=True)
+        title = f"{stack.name} by {model.name}: membranes outlined at 0.5, probability of cell beside"
+        if count > _ON_SHEET:
+            title = f"{title}; {_ON_SHEET} of {count} sections"
+        draw_contact_sheet(_on_sheet(stack, submission, count), sheet, title=title)
+    return Analysis(submission=submission, sections=sections, contact_sheet=sheet, notes=notes)
+
+
+def _segment(
+    model: Path, stack: Path, submission: Path, provider: ProviderName, tta: bool, progress: Progress | None
+) -> tuple[str, ...]:
+    if model.suffix.lower() == ".onnx":
+        segmenter = Segmenter(model, provider=provider, tta=tta)
+        return segmenter.segment_file(stack, submission, progress=progress).notes
+    if tta:
+        raise UsageError(
+            f"{model}: only .onnx files are averaged over flips and rotations; run isbi-export on it"
+        )
+    with open_stack(stack) as reader:
+        image_ZYX = read_sections(reader, range(reader.sections))
+        info, notes = reader.info, reader.notes
+    probability_ZYX, how = predict(model, image_ZYX, provider=provider, progress=progress)
+    with replacing(submission) as temporary:
+        write_stack(temporary, probability_ZYX, like=info, dtype=np.float32)
+    return (*notes, how)
+
+
+def _on_sheet(
+    stack: Path, submission: Path, count: int
+) -> Iterator[tuple[int, npt.NDArray[Any], npt.NDArray[np.float32]]]:
+    with open_stack(stack) as images, open_stack(submission) as probabilities:
+        for z in np.unique(np.linspace(0, count - 1, min(count, _ON_SHEET)).round().astype(int)).tolist():
+            yield z, images.read(z), probabilities.read(z)

@@ -1,0 +1,73 @@
+"""The device that training computes on, and the precision that it computes in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from isbi_infer.errors import DependencyError
+from isbi_train.config import TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device and a precision.
+
+    Attributes
+    ----------
+    torch_device : torch.device
+        The device, as torch names it.
+    dtype : torch.dtype
+        Precision that the network runs in there; its weights are float32.
+    """
+
+    torch_device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the network runs."""
+        return torch.autocast(self.torch_device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def choose_device(config: TrainConfig, local_rank: int = 0) -> Device:
+    """Resolve "auto" to what this machine has.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        Gives ``device`` and ``precision``.
+    local_rank : int
+        Number of the CUDA device, where there are several processes on one machine.
+
+    Returns
+    -------
+    Device
+
+    Raises
+    ------
+    DependencyError
+        If CUDA is asked for and absent, or has too few devices.
+    """
+    cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not cuda:
+        raise DependencyError("CUDA was asked for, but torch finds no CUDA device; use --device cpu")
+    if not cuda or config.device == "cpu":
+        device = torch.device("cpu")
+    elif local_rank < torch.cuda.device_count():
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    else:
+        raise DependencyError(
+            f"process {local_rank} has no CUDA device of its own, torch finds {torch.cuda.device_count()}; "
+            "start fewer processes with torchrun --nproc-per-node"
+        )
+    if config.precision != "auto":
+        return Device(device, getattr(torch, config.precision))
+    if device.type == "cuda":
+        return Device(device, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16)
+    features: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    native = features.get("avx512_bf16") or features.get("amx_bf16")
+    return Device(device, torch.bfloat16 if native else torch.float32)

@@ -1,0 +1,320 @@
+"""What changes from step to step of a run, how it is kept, and how a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from isbi_infer.errors import ModelError, OutputError, UsageError
+from isbi_infer.files import check_writable, replacing
+from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from isbi_train.training.device import Device
+
+log = logging.getLogger(__name__)
+
+MODEL, BEST, PROGRESS, HISTORY = "model.pth", "best.pth", "progress.pth", "history.json"
+PREVIOUS, SETTINGS = "progress.previous.pth", "settings.toml"
+_ABSENT = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What a run may not change when it is resumed.
+
+    Attributes
+    ----------
+    network, augment, train : NetworkConfig, AugmentConfig, TrainConfig
+        As given.
+    data : dict
+        As `isbi_train.networks.checkpoint.Checkpoint` stores it.
+    """
+
+    network: NetworkConfig
+    augment: AugmentConfig
+    train: TrainConfig
+    data: dict[str, Any]
+
+    def parts(self) -> dict[str, Any]:
+        """Give the fields by name, as a `Checkpoint` takes them."""
+        return {"network": self.network, "augment": self.augment, "train": self.train, "data": self.data}
+
+    def check_same(self, saved: Checkpoint) -> None:
+        """Raise UsageError, listing the differences, unless a checkpoint is of this very run."""
+        then = {
+            **saved.network.to_plain(),
+            **saved.augment.to_plain(),
+            **saved.train.to_plain(),
+            **saved.data,
+        }
+        now = {**self.network.to_plain(), **self.augment.to_plain(), **self.train.to_plain(), **self.data}
+        differing = [
+            f"{key}: {then.get(key, _ABSENT)!r} -> {now.get(key, _ABSENT)!r}"
+            for key in {**now, **then}
+            if then.get(key, _ABSENT) != now.get(key, _ABSENT)
+        ]
+        if differing:
+            raise UsageError(
+                "cannot resume, the run differs from the one that was stopped: " + "; ".join(differing)
+            )
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """What changes from step to step.
+
+    Attributes
+    ----------
+    device : Device
+        Where the network runs, and in which precision.
+    model, average : UNet and AveragedModel
+        The trained weights, and their average, which is what is validated and exported.
+    network : Module
+        What is called in training: `model`, or a wrapper around it.
+    optimiser, scaler : AdamW and GradScaler
+        Both with their state.
+    history : list of dict
+        One entry per validation.
+    losses : list of Tensor
+        Losses of the steps since the last validation.
+    """
+
+    device: Device
+    model: nn.Module
+    network: nn.Module
+    average: AveragedModel
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    history: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, model: nn.Module, train: TrainConfig, device: Device) -> TrainingState:
+        """Return the state before the first step.
+
+        Parameters
+        ----------
+        model : Module
+            On its device, with its first weights.
+        train : TrainConfig
+            Settings of averaging and optimiser.
+        device : Device
+            Where the network runs, and in which precision.
+
+        Returns
+        -------
+        TrainingState
+        """
+        return cls(
+            device=device,
+            model=model,
+            network=model,
+            average=AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(train.average), use_buffers=True),
+            optimiser=torch.optim.AdamW(
+                model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay
+            ),
+            scaler=torch.amp.GradScaler(device.torch_device.type, enabled=device.dtype == torch.float16),
+        )
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the rate of the next step."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    def _stateful(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "average": self.average,
+            "optimiser": self.optimiser,
+            "scaler": self.scaler,
+        }
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last validation; 0 before."""
+        return int(self.history[-1]["epoch"]) if self.history else 0
+
+    def steps_taken(self, steps_per_epoch: int) -> int:
+        """Return how many steps were taken."""
+        return self.epoch * steps_per_epoch + len(self.losses)
+
+    def finished(self, epochs: int, patience: int) -> bool:
+        """Return whether all epochs are done, or V_rand has not risen for `patience` validations."""
+        if not self.history:
+            return False
+        scores = [entry["v_rand_thin"] for entry in self.history]
+        stalled = len(scores) - 1 - scores.index(max(scores))
+        return self.epoch >= epochs or 0 < patience <= stalled
+
+    def check_finite(self) -> None:
+        """Raise ModelError, saying at which step, where a loss since the last validation is no number."""
+        if not self.losses:
+            return
+        finite = torch.stack(self.losses).isfinite().cpu()
+        if finite.all():
+            return
+        epoch = self.epoch
+        step = int(finite.logical_not().nonzero()[0]) + 1
+        kept = f"{MODEL} and {PROGRESS} are as after epoch {epoch}" if epoch else "nothing was saved yet"
+        raise ModelError(
+            f"the loss is no longer a number at step {step} after epoch {epoch}; {kept}; "
+            "train anew with a lower learning rate, or with --precision float32"
+        )
+
+    def resume(self, out: Path, settings: RunSettings) -> bool:
+        """Take over from what another process saved, or where that is damaged from what it saved before.
+
+        Parameters
+        ----------
+        out : Path
+            Its folder.
+        settings : RunSettings
+            Of this run.
+
+        Returns
+        -------
+        bool
+            False where it saved nothing.
+
+        Raises
+        ------
+        ModelError
+            If all that it saved is damaged.
+        UsageError
+            If it had other settings or data.
+        """
+        newest, previous = out / PROGRESS, out / PREVIOUS
+        if not newest.exists() and not previous.exists():
+            return False
+        try:
+            self.restore(newest, settings)
+        except ModelError as damage:
+            if not previous.exists():
+                raise
+            self.restore(previous, settings)
+            log.warning("%s; going on from %s, saved after epoch %d", damage, previous, self.epoch)
+        return True
+
+    def restore(self, path: Path, settings: RunSettings) -> None:
+        """Take over from one file.
+
+        Parameters
+        ----------
+        path : Path
+            A ``progress.pth``.
+        settings : RunSettings
+            Of this run.
+
+        Raises
+        ------
+        ModelError
+            If the file is damaged or holds weights only.
+        UsageError
+            If it is of a run with other settings or data.
+        """
+        saved = load_checkpoint(path)
+        settings.check_same(saved)
+        missing = sorted({*self._stateful(), "history"} - set(saved.progress))
+        if missing:
+            raise ModelError(f"{path}: nothing to continue from (no {', '.join(missing)} in it)")
+        for name, part in self._stateful().items():
+            part.load_state_dict(saved.progress[name])
+        self.history = saved.progress["history"]
+        self.losses = list(
+            saved.progress.get("losses", torch.empty(0)).to(next(self.model.parameters()).device)
+        )
+
+    def save_model(self, out: Path, settings: RunSettings) -> None:
+        """Write the averaged weights that were just validated, also as the best where they are, and the history."""
+        entry = self.history[-1]
+        validated = self._checkpoint(settings, entry["epoch"], _scores(entry, settings))
+        save_checkpoint(out / MODEL, validated)
+        if entry["v_rand_thin"] >= max(e["v_rand_thin"] for e in self.history):
+            save_checkpoint(out / BEST, validated)
+        with replacing(out / HISTORY) as temporary:
+            temporary.write_text(json.dumps(self.history, indent=1))
+
+    def save_progress(self, out: Path, settings: RunSettings, epoch: int) -> None:
+        """Write what `resume` reads; after `save_model`, so that what a kill prevents is done again.
+
+        What was there before becomes the previous one.
+        """
+        progress = {name: part.state_dict() for name, part in self._stateful().items()}
+        progress["history"] = self.history
+        progress["losses"] = torch.stack(self.losses) if self.losses else torch.empty(0)
+        scores = {} if self.losses else _scores(self.history[-1], settings)
+        if (out / PROGRESS).exists():
+            with replacing(out / PREVIOUS) as temporary:
+                _second_name(out / PROGRESS, temporary)
+        save_checkpoint(out / PROGRESS, self._checkpoint(settings, epoch, scores, progress))
+
+    def _checkpoint(
+        self,
+        settings: RunSettings,
+        epoch: int,
+        scores: dict[str, Any],
+        progress: dict[str, Any] | None = None,
+    ) -> Checkpoint:
+        weights = self.average.module.state_dict()
+        return Checkpoint(
+            state_dict={k: v.detach().cpu().contiguous().clone() for k, v in weights.items()},
+            epoch=epoch,
+            scores=scores,
+            progress=progress or {},
+            **settings.parts(),
+        )
+
+
+def make_run_folder(out: Path) -> None:
+    """Make the folder of a run and see that it can be written to, before any work.
+
+    Raises
+    ------
+    OutputError
+        If it cannot.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{out}: no such folder can be made ({error.strerror}); choose another one"
+        ) from error
+    for name in (MODEL, BEST, PROGRESS, PREVIOUS, HISTORY, SETTINGS):
+        check_writable(out / name)
+
+
+def check_no_run(out: Path) -> None:
+    """See that a new run would not write over another.
+
+    Raises
+    ------
+    UsageError
+        If it would.
+    """
+    found = [name for name in (MODEL, BEST, PROGRESS) if (out / name).exists()]
+    if found:
+        raise UsageError(
+            f"{out}: holds a run already ({', '.join(found)}); --resume continues it, another folder starts a new one"
+        )
+
+
+def _second_name(path: Path, other: Path) -> None:
+    try:
+        os.link(path, other)
+    except OSError:  # the file system has no hard links
+        shutil.copyfile(path, other)
+
+
+def _scores(entry: dict[str, Any], settings: RunSettings) -> dict[str, Any]:
+    held_out = settings.train.held_out(settings.data["sections"])
+    scores = {key: entry[key] for key in ("loss", "v_rand_thin", "v_info_thin")}
+    return scores | {"sections": f"{held_out.start}:{held_out.stop}"}

@@ -1,0 +1,72 @@
+"""Shared by the tests of damaged and foreign images: how they are made, and what it means that one is refused."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from isbi_infer.errors import ImageError
+from isbi_infer.volumes import open_stack
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "bad.tif"
+
+
+@pytest.fixture(scope="session")
+def stack():
+    """Draw a stack of noise, the same each time."""
+
+    def draw(sections=3, size=32, dtype="uint8"):
+        return np.random.default_rng(1).integers(0, 200, (sections, size, size)).astype(dtype)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def read():
+    """Read all sections of a file."""
+
+    def whole(path):
+        with open_stack(path) as reader:
+            return np.stack(list(reader))
+
+    return whole
+
+
+@pytest.fixture(scope="session")
+def refused(read):
+    """Check that an image is refused with one line that names it, and return the line."""
+
+    def check(path, says=""):
+        with pytest.raises(ImageError, match=says or None) as raised:
+            read(path)
+        line = str(raised.value)
+        assert raised.value.exit_code == 4
+        assert line.startswith(f"{path}: ")
+        assert "\n" not in line
+        return line
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def patch():
+    """Overwrite the value of a tag."""
+
+    def overwrite(path, tag, value, page=0):
+        with tifffile.TiffFile(path, mode="r+") as tiff:
+            tiff.pages[page].tags[tag].overwrite(value)
+
+    return overwrite
+
+
+@pytest.fixture(scope="session")
+def describe(stack):
+    """Write a plain stack with a description."""
+
+    def write(path, text, sections=3, **options):
+        grey = {"photometric": "minisblack", "metadata": None}
+        tifffile.imwrite(path, stack(sections), **grey, description=text, **options)
+
+    return write
