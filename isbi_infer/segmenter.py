@@ -273,9 +273,12 @@ class Segmenter:
     def _results(
         self, plan: RunPlan, sections: Iterable[npt.NDArray[Any]]
     ) -> Generator[npt.NDArray[Any], None, None]:
-        with closing(compute_sections(plan, sections, self._model.backend)) as results:
+        findings = Findings()
+        with closing(compute_sections(plan, sections, self._model.backend, findings)) as results:
             for result_YX in results:
                 yield encode(result_YX, plan.emit, plan.dtype)
+        for note in findings.notes():
+            log.info(note)
 
     def segment_file(
         self,

@@ -22,16 +22,23 @@ class ArraySource:
         What messages call it.
     pixel_size : PixelSize, optional
         None where it is not known.
+    nodata : float, optional
+        Grey value that stands for no measurement; None where there is none.
     """
 
     def __init__(
-        self, image_ZYX: npt.NDArray[Any], *, name: str = "sections", pixel_size: PixelSize | None = None
+        self,
+        image_ZYX: npt.NDArray[Any],
+        *,
+        name: str = "sections",
+        pixel_size: PixelSize | None = None,
+        nodata: float | None = None,
     ) -> None:
         self._image_ZYX = image_ZYX
         self.name = name
         self.info = StackInfo(shape=image_ZYX.shape, pixel_size=pixel_size)
         self.dtype: np.dtype[np.generic] = image_ZYX.dtype
-        self.nodata: float | None = None
+        self.nodata = nodata
         self.notes: tuple[str, ...] = ()
 
     def read(self, z: int, window: Window | None = None) -> Section:

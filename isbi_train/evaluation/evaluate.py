@@ -193,7 +193,7 @@ def evaluate(
     else:
         image_ZYX = pixels_ZYX
         named_pair(label_ZYX > 0, label_ZYX, str(labels))  # what is wrong with labels shows before any work
-        source = ArraySource(image_ZYX, name=str(image), pixel_size=stack.pixel_size)
+        source = ArraySource(image_ZYX, name=str(image), pixel_size=stack.pixel_size, nodata=stack.nodata)
         probability_ZYX, how = predict(
             prediction, source, provider=provider, pixel_size=pixel_size, progress=progress
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,8 @@ def predict_sections(
     if is_checkpoint_file(model):
         sections, how, notes = _torch_sections(model, source, provider, pixel_size)
     else:
-        segmenter = Segmenter(model, provider=provider, pixel_size=pixel_size)
+        pixels = prod(source.info.shape)
+        segmenter = Segmenter(model, provider=provider, pixel_size=pixel_size, pixels=pixels)
         sections, notes = segmenter.stream_source(source), segmenter.plan_source(source).notes
         how = f"isbi_infer.Segmenter on {segmenter.provider}"
     return _checked(model, sections), (f"{model}: run by {how}", *notes)

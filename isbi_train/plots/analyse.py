@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,10 @@ def _segment(
     progress: Progress | None,
 ) -> tuple[str, ...]:
     if not is_checkpoint_file(model):
-        segmenter = Segmenter(model, provider=provider, tta=tta, pixel_size=pixel_size)
-        return segmenter.segment_file(stack, submission, progress=progress).notes
+        with open_stack(stack) as source:
+            pixels = prod(source.shape)
+            segmenter = Segmenter(model, provider=provider, tta=tta, pixel_size=pixel_size, pixels=pixels)
+            return segmenter.segment_file(source, submission, progress=progress).notes
     if tta:
         raise UsageError(
             f"{model}: a checkpoint is not averaged over flips and rotations; run isbi-export first"
