@@ -31,6 +31,7 @@ class ArraySource:
         self.name = name
         self.info = StackInfo(shape=image_ZYX.shape, pixel_size=pixel_size)
         self.dtype: np.dtype[np.generic] = image_ZYX.dtype
+        self.nodata: float | None = None
         self.notes: tuple[str, ...] = ()
 
     def read(self, z: int, window: Window | None = None) -> Section:
