@@ -31,6 +31,8 @@ _RIM = 2  # px
 _STEP = 0.6  # of the mean difference between tissue and canvas; canvas has 0.8 and more, clipped tissue 0.1 to 0.7
 _RAGGED = 0.12  # of the rim's pixels have the region's value too; in clipped tissue 0.12 to 0.3, at canvas 0 to 0.09
 _LARGE = 160  # px; where JPEG blurs the edges only size tells; clipped tissue has squares up to 60
+_BLUR = 7  # px; JPEG works in blocks of 8
+_ALIKE = 0.4  # of the mean difference between tissue and canvas
 _MOST_REGIONS = 64  # a section of more has few grey levels and no canvas
 _GREATEST_GREY = 1e30  # floats beyond it mean "no data" in every program
 _NO_DATA = 8  # px, side of the smallest patch where a no-data value is a grey value too
@@ -190,8 +192,6 @@ def _flat_regions(section_YX: Section, known_YX: Mask | None) -> list[_Region]:
     found = ((index, runs.region(index, section_YX, index in touching)) for index in sorted(candidates))
     regions = [region for index, region in found if index not in cornered or region.mask_YX.sum() >= _CORNER]
     regions = [region for region in regions if abs(region.value) < _GREATEST_GREY]
-    if all(region.touches for region in regions):
-        return regions
     return _abrupt(section_YX, regions, known_YX)
 
 
@@ -352,33 +352,43 @@ def _connected(count: int, one: Indices, other: Indices) -> Indices:
 
 
 def _abrupt(section_YX: Section, regions: list[_Region], known_YX: Mask | None) -> list[_Region]:
-    """Keep regions on a long edge, very large ones, and those that differ from their rim as from tissue anywhere."""
+    """Keep regions on a long edge, very large ones, and those that differ from their rim as from tissue anywhere.
+
+    What is kept although its rim is alike has soft edges, as JPEG makes them, and is widened to where they end.
+    """
     tissue_YX = np.ones(section_YX.shape, np.bool_) if known_YX is None else ~known_YX
     for region in regions:
         tissue_YX[region.box] &= ~region.mask_YX
     steps: dict[float, float] = {}
     kept = []
     for region in regions:
-        if not (region.touches or _all_of(_all_of(region.mask_YX, _LARGE, 0), _LARGE, 1).any()):
-            if region.value not in steps:
-                steps[region.value] = _mean_step(section_YX[tissue_YX], region.value)
-            rim = _rim(section_YX, tissue_YX, region)
-            ragged = np.count_nonzero(rim == region.value) >= _RAGGED * rim.size
-            if rim.size and (ragged or _mean_step(rim, region.value) < _STEP * steps[region.value]):
-                continue
-        kept.append(region)
+        if region.value not in steps:
+            steps[region.value] = _mean_step(section_YX[tissue_YX], region.value)
+        window, near_YX = _surroundings(tissue_YX, region, _RIM)
+        rim = section_YX[window][near_YX]
+        ragged = np.count_nonzero(rim == region.value) >= _RAGGED * rim.size
+        soft = _mean_step(rim, region.value) < _STEP * steps[region.value]
+        if not rim.size or not (ragged or soft):
+            kept.append(region)
+        elif region.touches or _all_of(_all_of(region.mask_YX, _LARGE, 0), _LARGE, 1).any():
+            kept.append(region)
+            if soft:
+                window, near_YX = _surroundings(tissue_YX, region, _BLUR)
+                difference_YX = np.abs(section_YX[window] - np.float64(region.value))
+                alike_YX = near_YX & (difference_YX < _ALIKE * steps[region.value])
+                kept.append(_Region(region.value, window, alike_YX, region.touches))
     return kept
 
 
-def _rim(section_YX: Section, tissue_YX: Mask, region: _Region) -> Section:
-    """List the grey values of tissue that lies within 2 pixels of a region."""
-    window = tuple(slice(max(0, part.start - _RIM), part.stop + _RIM) for part in region.box)
-    frame = tuple(
-        slice(inside.start - part.start + _RIM, min(inside.stop, size) - part.start + _RIM)
-        for inside, part, size in zip(window, region.box, section_YX.shape, strict=True)
-    )
-    near_YX = _dilated(region.mask_YX, _RIM, _RIM)[frame]
-    return section_YX[window][near_YX & tissue_YX[window]]
+def _surroundings(tissue_YX: Mask, region: _Region, distance: int) -> tuple[tuple[slice, slice], Mask]:
+    """Return a window around a region, and where in it there is tissue at most so many pixels from the region."""
+    rows, columns = (slice(max(0, part.start - distance), part.stop + distance) for part in region.box)
+    near_YX = _dilated(region.mask_YX, distance, distance)
+    near_YX = near_YX[
+        distance - region.box[0].start + rows.start :, distance - region.box[1].start + columns.start :
+    ]
+    tissue_YX = tissue_YX[rows, columns]
+    return (rows, columns), near_YX[: tissue_YX.shape[0], : tissue_YX.shape[1]] & tissue_YX
 
 
 def _mean_step(pixels: Section, value: float) -> float:

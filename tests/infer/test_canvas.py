@@ -193,3 +193,24 @@ def test_stripes_are_structure_whatever_their_period():
     for period in (4, 8, 16, 32):
         noise_YX = np.random.default_rng(0).normal(0, 5, (256, 256))
         assert has_structure(noise_YX + 30 * np.sin(np.arange(256) * 2 * np.pi / period)), period
+
+
+def compressed(section_YX, step=20):
+    """Round the cosine coefficients of blocks of 8 x 8 pixels, as JPEG does."""
+    k, n = np.indices((8, 8))
+    cosines = np.cos(np.pi * (2 * n + 1) * k / 16) * np.where(k == 0, 8**-0.5, 0.5)
+    rows, columns = (size // 8 for size in section_YX.shape)
+    blocks = section_YX.reshape(rows, 8, columns, 8).transpose(0, 2, 1, 3) - 128.0
+    rounded = np.rint(cosines @ blocks @ cosines.T / step) * step
+    rounded[..., 0, 0] = (cosines @ blocks @ cosines.T)[..., 0, 0]
+    pixels = (cosines.T @ rounded @ cosines).transpose(0, 2, 1, 3).reshape(section_YX.shape)
+    return np.rint(pixels + 128).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_canvas_whose_edges_a_lossy_codec_blurred_is_found(tissue_YX, value):
+    section_YX, truth_YX = padded(tissue_YX, value, 45, 21, 35, 59)
+    found_YX = find_canvas(compressed(section_YX))
+    assert (truth_YX & ~found_YX).sum() < 0.01 * truth_YX.sum()
+    assert (found_YX & ~truth_YX).mean() < 0.01
+    assert find_canvas(compressed(tissue_YX)) is None
