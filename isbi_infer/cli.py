@@ -14,7 +14,7 @@ import typer
 
 from isbi_infer._version import __version__
 from isbi_infer.model.devices import device_names, precision_names
-from isbi_infer.terminal import counted, exit_codes, section_progress
+from isbi_infer.terminal import counted, exit_codes, printable, section_progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -116,7 +116,6 @@ def infer(
         from isbi_infer import scoring
         from isbi_infer.backends.compiled_cache import use_cache
         from isbi_infer.files import check_not_input, check_writable
-        from isbi_infer.plan.memory import parse_bytes
         from isbi_infer.segmenter import Segmenter
         from isbi_infer.volumes import open_source
 
@@ -137,7 +136,7 @@ def infer(
                 provider=provider,
                 tile=tile,
                 batch=batch,
-                memory=parse_bytes(memory) if memory else None,
+                memory=memory,
                 halo=halo,
                 precision=precision,
                 pixel_size=pixel_size,
@@ -175,7 +174,7 @@ def infer(
 
 def _say(notes: Iterable[str]) -> None:
     for note in notes:
-        typer.echo(f"isbi-infer: note: {note}", err=True)
+        typer.echo(f"isbi-infer: note: {printable(note)}", err=True)
 
 
 def _beside(stack: Path) -> Path:

@@ -7,10 +7,11 @@ memory is free or how many cores there are.
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 from isbi_infer._version import __version__
 from isbi_infer.backends.base import Backend
@@ -59,8 +60,17 @@ class Wishes:
     tta: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("tile", "batch", "memory", "halo"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+                raise UsageError(f"{name} is {value!r}; expected a whole number")
+            object.__setattr__(self, name, operator.index(value))
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch {self.batch} is below 1")
+        if self.pixel_size is not None and not isinstance(self.pixel_size, SupportsFloat):
+            raise UsageError(f"pixel size is {self.pixel_size!r}; expected a number of nanometres")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

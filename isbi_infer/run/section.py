@@ -52,9 +52,11 @@ class SectionInWork:
 
     def __init__(self, section_YX: Section, plan: RunPlan) -> None:
         self._shape = (section_YX.shape[0], section_YX.shape[1])
+        mask_YX = np.ma.getmaskarray(section_YX) if np.ma.is_masked(section_YX) else None
+        section_YX = np.ma.getdata(section_YX)
         self._scaled = plan.scaling is not None
         self._dtype = plan.model.output_dtype
-        self.statistics = section_statistics(section_YX, nodata=plan.source.nodata)
+        self.statistics = section_statistics(section_YX, nodata=plan.source.nodata, mask_YX=mask_YX)
         self.views: list[View] = []
         if not self.statistics.blank:
             tissue_YX = tissue_of(section_YX, self.statistics)
