@@ -128,6 +128,16 @@ def locked_folder(folder: str | os.PathLike[str], what: str = "run") -> Iterator
         yield
 
 
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder, and those above it, where they are missing; raise OutputError where that cannot be."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: no such folder can be made ({_reason(error)}); {_remedy(error)}"
+        ) from error
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Make sure, before any work, that an output can be created.
 

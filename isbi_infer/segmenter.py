@@ -33,7 +33,7 @@ from isbi_infer.plan.run import (
 )
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.pipeline import Progress, compute_sections, run_plan
-from isbi_infer.volumes import Sink, Source, TiffSink, open_source
+from isbi_infer.volumes import Sink, Source, TiffSink, check_output, open_source
 
 log = logging.getLogger(__name__)
 
@@ -341,6 +341,7 @@ class Segmenter:
             If the output is the input, or an argument is unknown.
         """
         check_encoding(emit, dtype)
+        check_output(output)
         if isinstance(stack, str | Path):
             check_not_input(output, stack)
             check_writable(output)
@@ -349,9 +350,10 @@ class Segmenter:
         check_not_input(output, stack.name)
         started = time.perf_counter()
         plan = self.plan_source(stack, emit=emit, dtype=dtype)
-        with TiffSink(output, like=stack.info, dtype=dtype) as sink:
+        replaced = (f"{output} was there already, and was replaced",) if Path(output).exists() else ()
+        with TiffSink(output, like=stack.info, dtype=dtype, provenance=plan.provenance) as sink:
             found = run_plan(plan, stack, self._model.backend, (sink, *also), progress)
-            notes = (*plan.notes, *found, *sink.finish())
+            notes = (*plan.notes, *found, *sink.finish(), *replaced)
         seconds = time.perf_counter() - started
         return RunSummary(
             output=str(output),

@@ -205,6 +205,13 @@ class RunPlan:
         for z in range(self.source.sections):
             yield Block(z, (z, z + 1), (0, height), (0, width))
 
+    @property
+    def provenance(self) -> str:
+        """How the result is made and what it means, in one line for a file's metadata."""
+        one = "cell interior, 0 = membrane" if self.emit == "cell" else "membrane, 0 = cell interior"
+        top = 255 if self.dtype == "uint8" else 1
+        return f"model sha256 {self.model.sha256}; {self.precision} on {self.device} by {self.runtime}; {top} = {one}"
+
     def to_json(self) -> str:
         """Return the document; the same text for the same plan."""
         return json.dumps(plain_of(self), sort_keys=True)
