@@ -260,9 +260,25 @@ class Segmenter:
             yield first_YX
             yield from waiting
 
-        with closing(compute_sections(plan, all_sections(), self._model.backend)) as results:
+        yield from self._results(plan, all_sections())
+
+    def stream_source(
+        self, source: Source, *, emit: Emit = "cell", dtype: OutputDtype = "float32"
+    ) -> Iterator[npt.NDArray[Any]]:
+        """Segment an open source lazily, with the source's own pixel size; see `stream` and `plan_source`."""
+        check_encoding(emit, dtype)
+        plan = self.plan_source(source, emit=emit, dtype=dtype)
+        return self._results(plan, (source.read(z) for z in range(source.info.sections)))
+
+    def _results(
+        self, plan: RunPlan, sections: Iterable[npt.NDArray[Any]]
+    ) -> Generator[npt.NDArray[Any], None, None]:
+        findings = Findings()
+        with closing(compute_sections(plan, sections, self._model.backend, findings)) as results:
             for result_YX in results:
-                yield encode(result_YX, emit, dtype)
+                yield encode(result_YX, plan.emit, plan.dtype)
+        for note in findings.notes():
+            log.info(note)
 
     def segment_file(
         self,

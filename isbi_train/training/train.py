@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from isbi_infer.errors import UsageError
-from isbi_infer.files import holding
+from isbi_infer.files import locked_folder
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import Settings, write_settings
@@ -248,7 +248,7 @@ def take_step(
 
 def _hold_folder(out: Path, held: ExitStack, resume: bool) -> None:
     make_run_folder(out)
-    held.enter_context(holding(out))
+    held.enter_context(locked_folder(out))
     if not resume:
         check_no_run(out)
 

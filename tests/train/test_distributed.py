@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from isbi_infer.errors import UsageError
-from isbi_infer.files import holding
+from isbi_infer.files import locked_folder
 from isbi_train.config.settings import resolve
 from isbi_train.data.labelled import load_labelled
 from isbi_train.networks.checkpoint import load_checkpoint
@@ -128,7 +128,7 @@ def test_each_process_takes_one_thread_unless_told_otherwise(data, tmp_path, var
 
 def test_where_the_main_process_fails_all_do_and_say_so_in_a_line(data, tmp_path):
     port = free_port()
-    with holding(tmp_path):
+    with locked_folder(tmp_path):
         processes = [start(rank, port, "--data", data, "--out", tmp_path, *FLAGS) for rank in (0, 1)]
         ends = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [8, 1], ends
