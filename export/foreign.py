@@ -148,6 +148,7 @@ def _contract(
         pixel_size_nm=foreign.pixel_size_nm,
         precision="float32",
         digest=None,
+        runtimes=(),  # there is no checkpoint to compare with
         provenance={
             "parity": {},
             "training": {"source": source.name, "source_sha256": hashlib.sha256(content).hexdigest()},

@@ -95,7 +95,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def holding(folder: str | os.PathLike[str], what: str = "run") -> Iterator[None]:
+def locked_folder(folder: str | os.PathLike[str], what: str = "run") -> Iterator[None]:
     """Lock a folder, so that no second run writes into it.
 
     The lock ends with the process, however it ends. It lies on the file ``.lock`` in the folder, which is removed on

@@ -98,8 +98,8 @@ class SectionStatistics:
             percent = f"{100 * (1 - self.tissue):.0f}" if self.tissue < 0.995 else "less than 1"
             found.append(f"{percent} % of section {section} is canvas")
         if self.outliers:
-            pixels = "pixel" if self.outliers == 1 else "pixels"
-            found.append(f"{self.outliers} {pixels} of section {section} beyond all tissue were replaced")
+            pixels = "pixel was" if self.outliers == 1 else "pixels were"
+            found.append(f"{self.outliers} hot or dead {pixels} replaced in section {section}")
         return tuple(found)
 
 

@@ -43,7 +43,7 @@ def exported(tmp_path_factory, seasoned):
     return folders
 
 
-@settings(max_examples=30)
+@settings(max_examples=settings().max_examples // 2)
 @given(
     config=st.sampled_from(CONFIGS),
     variant=st.sampled_from(VARIANTS),

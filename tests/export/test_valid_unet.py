@@ -44,7 +44,7 @@ def test_its_file_computes_what_the_network_does(exported):
         assert expected.std() > 0.01
 
 
-@settings(max_examples=10)
+@settings(max_examples=settings().max_examples // 6)
 @given(
     height=st.integers(1, 520),
     width=st.integers(1, 520),

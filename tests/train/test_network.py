@@ -22,7 +22,7 @@ def parameters(config):
         return sum(parameter.numel() for parameter in UNet(config).parameters())
 
 
-@settings(max_examples=25)
+@settings(max_examples=settings().max_examples // 2)
 @given(
     depth=st.integers(1, 3),
     kind=st.sampled_from([("unet", 1), ("unet", 2), ("unet", 4), ("valid-unet", 1)]),
@@ -142,7 +142,7 @@ def test_initial_convolutions_spread_as_he_et_al_ask():
         assert abs(convolution.weight.mean().item()) < 0.1 * expected
 
 
-@settings(max_examples=20)
+@settings(max_examples=settings().max_examples // 3)
 @given(base=st.integers(1, 8), depth=st.integers(1, 3), unshuffle=st.sampled_from([1, 2, 4]))
 def test_every_3x3_convolution_but_the_first_is_split_where_that_is_wanted(base, depth, unshuffle):
     plain = NetworkConfig(base=base, depth=depth, unshuffle=unshuffle)

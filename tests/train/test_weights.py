@@ -120,7 +120,7 @@ def configs(draw):
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples * 2 // 3)
 @given(config=configs(), shuffled=st.randoms())
 def test_the_settings_are_inferred_from_names_and_shapes_in_any_order(tmp_path_factory, config, shuffled):
     state = UNet(config).state_dict()
@@ -255,7 +255,7 @@ def seasoned(network):
     return network.eval()
 
 
-@settings(max_examples=25)
+@settings(max_examples=settings().max_examples // 2)
 @given(
     valid=st.booleans(),
     norm=st.booleans(),
@@ -534,7 +534,7 @@ def test_a_whole_network_is_refused_and_told_how_to_be_saved(stored):
         load_weights(stored(UNet(CONFIG)))
 
 
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples * 2 // 3)
 @given(kept=st.floats(0, 1, exclude_max=True), kind=st.sampled_from(["zip", "before 1.6", "safetensors"]))
 def test_a_truncated_file_is_a_model_error_on_one_line(tmp_path_factory, weights, kept, kind):
     folder = tmp_path_factory.getbasetemp()
@@ -550,7 +550,7 @@ def test_a_truncated_file_is_a_model_error_on_one_line(tmp_path_factory, weights
     assert "\n" not in str(raised.value)
 
 
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples * 2 // 3)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_in_the_header_of_safetensors_never_gives_another_network(
     tmp_path_factory, weights, where, bit
