@@ -13,8 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from isbi_infer.errors import UsageError
+from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.networks.network import UNet
+from isbi_train.networks.whole import predict_whole
 
 
 def parameters(config):
@@ -286,3 +288,16 @@ def test_settings_survive_the_way_through_plain_types(depth, unshuffle, base, se
     )
     assert NetworkConfig.from_plain(config.to_plain()) == config
     assert config.stride == unshuffle * 2**depth
+
+
+def test_a_checkpoint_leaves_canvas_and_blank_sections_out_as_inference_does():
+    torch.manual_seed(0)
+    network = UNet(NetworkConfig(base=4, depth=1, unshuffle=1)).eval()
+    image_ZYX, _ = synthetic_stack(3, 64, 80)
+    padded_ZYX = np.zeros((3, 96, 128), np.uint8)
+    padded_ZYX[:2, 16:80, 30:110] = image_ZYX[:2]
+    expected_ZYX = predict_whole(network, image_ZYX[:2], stride=2, border=0)
+    found_ZYX = predict_whole(network, padded_ZYX, stride=2, border=0)
+    assert (found_ZYX[:2, 16:80, 30:110] == expected_ZYX).all()
+    found_ZYX[:2, 16:80, 30:110] = found_ZYX.min()
+    assert (torch.sigmoid(torch.from_numpy(found_ZYX)) == 0).all()
