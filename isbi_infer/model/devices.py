@@ -102,7 +102,7 @@ DEVICES = (
         ),
         tile_pixels=_CPU_TILE,
         fixed_batch=True,
-        auto_from_pixels=8_000_000,
+        auto_pixels_per_core=3_000_000,  # 0.3 s more to start, when its compiled model is kept already
         repair="pip install --force-reinstall 'isbi-infer[openvino]'",
     ),
     Device(
