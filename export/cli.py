@@ -47,7 +47,11 @@ def export(
         typer.Option(metavar="STACK", help="Sections that int8 is calibrated on. [default: synthetic ones]"),
     ] = None,
     arch: Annotated[
-        str | None, typer.Option(help="Architecture of bare weights: unet or valid-unet.")
+        str | None,
+        typer.Option(
+            help="Architecture of bare weights: unet or valid-unet; of unknown names with the order of what decoders "
+            "read: unet-skip-first, unet-up-first, ..."
+        ),
     ] = None,
     image: Annotated[
         Path | None, typer.Option(metavar="STACK", help="With --labels: measure what becomes of the scores.")

@@ -10,7 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,12 +22,13 @@ from isbi_infer.backends.device import Device
 from isbi_infer.backends.nvidia import list_gpus
 from isbi_infer.errors import DependencyError, IsbiError
 from isbi_infer.model.devices import DEVICES, device_names, open_backend
-from isbi_infer.terminal import exit_codes
+from isbi_infer.terminal import counted, exit_codes
 
 RUNTIMES = next(row.clashes for row in DEVICES if row.name == "cpu")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+_SECTION_PIXELS = 512**2
 _CPU_ONLY = "pip uninstall -y onnxruntime-gpu && pip install 'isbi-infer[cpu]'"
 
 
@@ -146,27 +147,46 @@ def library_folders() -> Iterator[Path]:
         yield from (Path(part) for part in os.environ.get(variable, "").split(os.pathsep) if part)
 
 
-def check_device(row: Device, model: bytes, remedy: str | None) -> Finding:
-    """Run a tile on one device; one without a remedy does not have to run."""
+def check_device(row: Device, models: Mapping[str, bytes], remedy: str | None) -> Finding:
+    """Run a tile in each precision of a device; one without a remedy does not have to run.
+
+    Parameters
+    ----------
+    row : Device
+        Of the table.
+    models : mapping of str to bytes
+        Whole ONNX files, by the precision of each.
+    remedy : str or None
+        The command that mends a device that runs in none.
+    """
     import numpy as np
 
     from isbi_infer.model.contract import CONTRACT_KEY, parse_contract
     from isbi_infer.model.file import read_model_file
 
-    try:
-        backend = open_backend(model, row)
-        # Not its digest: that the model is damaged says nothing about the device.
-        stride = parse_contract(read_model_file(model).metadata[CONTRACT_KEY]).stride
-        backend.run(np.zeros((1, 1, stride, stride), np.float32))
-    except IsbiError as error:
-        reason = str(error).partition("; run: ")[0]
-        if remedy is None:
-            return Finding(row.name, None, f"compiled in, does not run here ({reason})")
-        return Finding(row.name, False, reason, remedy, error.exit_code)
-    return Finding(row.name, True, "runs")
+    runs, failure = [], None
+    for arithmetic in row.arithmetic:
+        if arithmetic.file not in models:
+            continue
+        content = models[arithmetic.file]
+        try:
+            backend = open_backend(content, row, arithmetic)
+            # Not its digest: that the model is damaged says nothing about the device.
+            stride = parse_contract(read_model_file(content).metadata[CONTRACT_KEY]).stride
+            backend.run(np.zeros((1, 1, stride, stride), np.float32))
+        except IsbiError as error:
+            failure = failure or error
+        else:
+            runs.append(arithmetic.name)
+    if runs or failure is None:
+        return Finding(row.name, True, f"runs in {', '.join(runs)}" if runs else "has no model to try")
+    reason = str(failure).partition("; run: ")[0]
+    if remedy is None:
+        return Finding(row.name, None, f"compiled in, does not run here ({reason})")
+    return Finding(row.name, False, reason, remedy, failure.exit_code)
 
 
-def check_devices(model: bytes, *, gpu_found: bool) -> Iterator[Finding]:
+def check_devices(models: Mapping[str, bytes], *, gpu_found: bool) -> Iterator[Finding]:
     """Run each device whose runtime is installed, and report what is missing of those that could be used."""
     from isbi_infer.backends.onnxruntime import import_onnxruntime
     from isbi_infer.backends.wheels import installed_wheels
@@ -180,7 +200,9 @@ def check_devices(model: bytes, *, gpu_found: bool) -> Iterator[Finding]:
         wheels = installed_wheels(row.wheels)
         there = row.runtime_name in available if "onnxruntime" in row.clashes else wheels
         if there:
-            yield check_device(row, model, _CPU_ONLY if row.repair and _lacks(row, gpu_found) else row.repair)
+            yield check_device(
+                row, models, _CPU_ONLY if row.repair and _lacks(row, gpu_found) else row.repair
+            )
         elif wheels and row.repair:
             detail = f"not compiled in, though {wheels[0]} is installed; its files are another wheel's"
             yield Finding(name, False, detail, f"pip install --force-reinstall --no-deps {wheels[0]}")
@@ -190,6 +212,20 @@ def check_devices(model: bytes, *, gpu_found: bool) -> Iterator[Finding]:
 
 def _lacks(row: Device, gpu_found: bool) -> bool:
     return row.kind == "gpu" and not gpu_found
+
+
+def check_choice(model: Path | None) -> Iterator[Finding]:
+    """Report what "auto" takes, for a run of one section of 512 x 512 pixels and for one of a thousand."""
+    from isbi_infer.model.opening import open_model
+
+    for count in (1, 1000):
+        try:
+            opened = open_model(model, "auto", "auto", count * _SECTION_PIXELS)
+        except IsbiError as error:
+            yield Finding("auto", False, str(error), None, error.exit_code)
+            return
+        took = f"{opened.backend.device.name} {opened.backend.arithmetic.name}"
+        yield Finding("auto", None, f"takes {took} for {counted(count, 'section')} of 512 x 512")
 
 
 def check_machine() -> Iterator[Finding]:
@@ -239,8 +275,6 @@ def check_model(model: Path | None, *, runs: bool) -> Iterator[Finding]:
 
 def examine(model: Path | None) -> Iterator[Finding]:
     """Look at everything, with this model or the released one, one finding after the other."""
-    from isbi_models import default_model
-
     packages = list(check_packages())
     yield from packages
     if any(finding.ok is False for finding in packages):
@@ -258,8 +292,21 @@ def examine(model: Path | None) -> Iterator[Finding]:
     models = list(check_model(model, runs=runs))
     yield from models
     if runs:
-        usable = model if model and models[0].ok and model.suffix.lower() == ".onnx" else default_model().path
-        yield from check_devices(usable.read_bytes(), gpu_found=bool(gpus))
+        own = model if model and models[0].ok and model.suffix.lower() == ".onnx" else None
+        yield from check_devices(_models(own), gpu_found=bool(gpus))
+        if models[0].ok:
+            yield from check_choice(model)
+
+
+def _models(model: Path | None) -> dict[str, bytes]:
+    """Return whole ONNX files by their precision: this one, or all that are released."""
+    from isbi_infer.model.contract import read_contract
+    from isbi_models import default_model
+
+    if model is None:
+        return {name: file.path.read_bytes() for name, file in default_model().files.items()}
+    content = model.read_bytes()
+    return {read_contract(content).precision: content}
 
 
 @app.command()

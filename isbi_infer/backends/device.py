@@ -17,6 +17,8 @@ class Arithmetic:
         What ``--precision`` takes.
     file : {"float32", "float16", "int8"}
         The precision of the model file that it is computed from.
+    gated : bool
+        Whether "auto" takes it only for files whose contract names it among the `runtimes` that passed their gate.
     memory : float
         Bytes that the runtime takes per byte of live float32 activations, measured.
     """
@@ -24,6 +26,7 @@ class Arithmetic:
     name: str
     file: str
     memory: float
+    gated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,9 @@ class Device:
         Where inputs and outputs stay between runs, as the runtime calls it; None is the processor's memory.
     in_auto : bool
         Whether "auto" tries it.
+    auto_pixels_per_core : int
+        Least number of pixels of a run, per processor core, for which "auto" takes it: for fewer its slower start costs
+        more than it gains.
     repair : str or None
         The command that mends it where its runtime is installed and it does not run; None where that is no fault.
     """
@@ -84,4 +90,5 @@ class Device:
     options: Mapping[str, str] = field(default_factory=dict)
     memory_space: str | None = None
     in_auto: bool = True
+    auto_pixels_per_core: int = 0
     repair: str | None = None

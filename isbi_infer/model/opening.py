@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from isbi_infer.backends.base import Arithmetic, Backend, Device
+from isbi_infer.backends.cores import available_cores
 from isbi_infer.errors import DependencyError, ModelError, UsageError
 from isbi_infer.model.contract import PRECISIONS, ModelContract, contract_of
-from isbi_infer.model.devices import open_backend, precision_names, rows
+from isbi_infer.model.devices import ModelFormat, open_backend, precision_names, rows
 from isbi_infer.model.file import read_model_file
 from isbi_models import ReleasedFile, default_model, released_models
 
@@ -49,7 +51,19 @@ class OpenModel:
     notes: tuple[str, ...] = ()
 
 
-def open_model(model: str | Path | None, provider: str, precision: str = "auto") -> OpenModel:
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A model file that was read, and its contract."""
+
+    path: Path
+    content: bytes
+    sha256: str
+    contract: ModelContract
+
+
+def open_model(
+    model: str | Path | None, provider: str, precision: str = "auto", pixels: int | None = None
+) -> OpenModel:
     """Read a model, open it on a device and run the smallest tile through it.
 
     Parameters
@@ -59,9 +73,12 @@ def open_model(model: str | Path | None, provider: str, precision: str = "auto")
     provider : str
         "auto" or the name of a device of `isbi_infer.model.devices`.
     precision : str
-        "auto" takes the fastest released file for the device, or `model` as it is. Otherwise one of
-        `isbi_infer.model.devices.precision_names`: `model` or its variant of this precision, which ``isbi-export``
-        writes beside it.
+        "auto" takes the fastest one of the device that passed its gate when the file was exported. Otherwise one of
+        `isbi_infer.model.devices.precision_names`: of `model`, or of its variant of this precision, which
+        ``isbi-export`` writes beside it.
+    pixels : int, optional
+        How many will be computed, where that is known: "auto" takes a device whose start is slow only for enough of
+        them.
 
     Returns
     -------
@@ -74,73 +91,81 @@ def open_model(model: str | Path | None, provider: str, precision: str = "auto")
     ModelError
         If the file cannot be read, is not what it should be, or breaks its contract.
     UsageError
-        If the precision or the device is unknown.
+        If the precision or the device is unknown, or the device does not compute in it.
     """
-    wanted = {full: short for full, short in PRECISIONS.items() if precision == full}.get(
-        precision, precision
-    )
+    wanted = PRECISIONS.get(precision, precision)
     if wanted not in ("auto", *precision_names()):
         raise UsageError(f"unknown precision {precision!r}; choose auto, {', '.join(precision_names())}")
     if model is None:
-        return _open_released(provider, wanted)
+        released = default_model()
+        known = tuple(rows("onnx", provider))
+        if not any(_fits(a, wanted, released.files) for row in known for a in row.arithmetic):
+            choice = dict.fromkeys(
+                a.name for row in known for a in row.arithmetic if a.file in released.files
+            )
+            raise UsageError(
+                f"{released.name} is not released in {wanted} for {provider}; choose from {', '.join(choice)}"
+            )
+        read = cache(lambda name: _read_released(released.files[name]))
+        return _open_first(read, set(released.files), known, provider, wanted, pixels)
     path = Path(model)
-    content = _read(path)
-    with _naming(path):
-        file = read_model_file(content)
-        contract = contract_of(file.metadata, file.digest)
-    if wanted not in ("auto", PRECISIONS[contract.precision]) and _variant(path, contract, wanted) != path:
-        return _open_variant(path, contract, provider, wanted)
-    return _open_first(path, content, contract, list(rows(file.format, provider)), provider, wanted)
+    file_format, file = _read_file(path)
+    known = tuple(rows(file_format, provider))
+    own = file.contract.precision
+    if any(_fits(a, wanted, (own,)) for row in known for a in row.arithmetic):
+        return _open_first(lambda _: file, {own}, known, provider, wanted, pixels)
+    sibling = _variant(path, file.contract, wanted)
+    if wanted == "auto" or sibling == path:
+        in_words = "" if wanted == "auto" else f" in {wanted}"
+        raise UsageError(f"{path} is {PRECISIONS[own]}, which {provider} does not compute{in_words}")
+    return _open_variant(path, sibling, file.contract, provider, wanted)
 
 
-def _open_released(provider: str, wanted: str) -> OpenModel:
-    released = default_model()
-    candidates = []
-    for row in rows("onnx", provider):
-        found = [a for a in row.arithmetic if wanted in ("auto", a.name) and a.file in released.files]
-        candidates += [(row, found[0])] if found else []
-    if not candidates:
-        choice = ", ".join(PRECISIONS[name] for name in released.files)
-        raise UsageError(f"{released.name} is not released in {wanted} for {provider}; choose from {choice}")
-    for row, arithmetic in candidates:
-        file = released.files[arithmetic.file]
-        try:
-            content = _read(file.path)
-            with _naming(file.path):
-                return _opened(file.path, content, None, row, arithmetic, file)
-        except DependencyError:
-            if row is candidates[-1][0]:
-                raise
-    raise AssertionError  # the last candidate returns or raises
+def _fits(arithmetic: Arithmetic, wanted: str, files: Collection[str]) -> bool:
+    return wanted in ("auto", arithmetic.name) and arithmetic.file in files
 
 
 def _open_first(
-    path: Path, content: bytes, contract: ModelContract, candidates: list[Device], provider: str, wanted: str
+    read: Callable[[str], _File],
+    files: Collection[str],
+    known: Sequence[Device],
+    provider: str,
+    wanted: str,
+    pixels: int | None,
 ) -> OpenModel:
-    """Open a file on the first device of a list that runs here and computes in its precision."""
-    fitting = [
-        (row, arithmetic)
-        for row in candidates
-        if (arithmetic := _arithmetic(row, contract, wanted)) is not None
-    ]
-    if not fitting:
-        raise UsageError(
-            f"{path} is {PRECISIONS[contract.precision]}, which {provider} does not compute"
-            + (f" in {wanted}" if wanted != "auto" else "")
-        )
-    for row, arithmetic in fitting:
-        try:
-            with _naming(path):
-                return _opened(path, content, contract, row, arithmetic)
-        except DependencyError:
-            if row is fitting[-1][0]:
-                raise
-    raise AssertionError  # the last candidate returns or raises
-
-
-def _arithmetic(row: Device, contract: ModelContract, wanted: str) -> Arithmetic | None:
-    fitting = (a for a in row.arithmetic if a.file == contract.precision and wanted in ("auto", a.name))
-    return next(fitting, None)
+    """Open the first pair of device and precision that runs here; "auto" passes over what did not pass its gate."""
+    notes: list[str] = []
+    failure: Exception | None = None
+    for row in known:
+        least = row.auto_pixels_per_core * available_cores()
+        if provider == wanted == "auto" and pixels is not None and pixels < least:
+            continue
+        for arithmetic in row.arithmetic:
+            if not _fits(arithmetic, wanted, files):
+                continue
+            file = read(arithmetic.file)
+            passed = not arithmetic.gated or f"{row.name} {arithmetic.name}" in getattr(
+                file.contract, "runtimes", ()
+            )
+            asked = wanted != "auto" or arithmetic.name == PRECISIONS[arithmetic.file]
+            if not passed and not (asked and provider != "auto"):
+                continue
+            try:
+                with _naming(file.path):
+                    opened = _open(file, row, arithmetic)
+            except DependencyError as error:
+                failure = error
+                continue
+            except ModelError as error:
+                if provider != "auto":
+                    raise
+                failure = error
+                notes.append(f"{row.name} does not run this model ({error})")
+                continue
+            return replace(opened, notes=(*opened.notes, *notes))
+    raise failure or UsageError(
+        f"{wanted} passed its gate on no device when the model was exported; name one with --provider to insist"
+    )
 
 
 def _variant(path: Path, contract: ModelContract, wanted: str) -> Path:
@@ -153,42 +178,48 @@ def _variant(path: Path, contract: ModelContract, wanted: str) -> Path:
     return path.with_name(plain + ("" if wanted == "fp32" else f".{wanted}") + raw + path.suffix)
 
 
-def _open_variant(path: Path, contract: ModelContract, provider: str, wanted: str) -> OpenModel:
-    sibling = _variant(path, contract, wanted)
+def _open_variant(
+    path: Path, sibling: Path, contract: ModelContract, provider: str, wanted: str
+) -> OpenModel:
     if not sibling.is_file():
         raise UsageError(
             f"{path} is {PRECISIONS[contract.precision]}, and there is no {sibling}; "
             f"run isbi-export --precision {wanted} on its checkpoint, or leave --precision out"
         )
     variant = open_model(sibling, provider)
-    if PRECISIONS[variant.contract.precision] != wanted or variant.contract.provenance.get(
-        "training"
-    ) != contract.provenance.get("training"):
+    same = variant.contract.provenance.get("training") == contract.provenance.get("training")
+    if PRECISIONS[variant.contract.precision] != wanted or not same:
         raise ModelError(f"{sibling}: is not the {wanted} variant of {path}; export both from one checkpoint")
     return variant
 
 
-def _opened(
-    path: Path,
-    content: bytes,
-    contract: ModelContract | None,
-    device: Device,
-    arithmetic: Arithmetic,
-    released: ReleasedFile | None = None,
-) -> OpenModel:
+def _read_file(path: Path) -> tuple[ModelFormat, _File]:
+    content = _read(path)
+    with _naming(path):
+        outside = read_model_file(content)
+        contract = contract_of(outside.metadata, outside.digest)
+    return outside.format, _File(path, content, hashlib.sha256(content).hexdigest(), contract)
+
+
+def _read_released(released: ReleasedFile) -> _File:
+    content = _read(released.path)
     sha256 = hashlib.sha256(content).hexdigest()
-    if released and sha256 != released.sha256:
-        raise ModelError(f"sha256 is {sha256}, released was {released.sha256}; reinstall isbi-infer")
-    if contract is None:
-        file = read_model_file(content)
-        contract = contract_of(file.metadata, file.digest)
-    backend = open_backend(content, device, arithmetic)
-    _probe(backend, contract)
+    if sha256 != released.sha256:
+        raise ModelError(
+            f"{released.path}: sha256 is {sha256}, released was {released.sha256}; reinstall isbi-infer"
+        )
+    _, file = _read_file(released.path)
+    return file
+
+
+def _open(file: _File, device: Device, arithmetic: Arithmetic) -> OpenModel:
+    backend = open_backend(file.content, device, arithmetic)
+    _probe(backend, file.contract)
     trusted = any(
-        sha256 == file.sha256 for model in released_models().values() for file in model.files.values()
+        file.sha256 == known.sha256 for model in released_models().values() for known in model.files.values()
     )
-    notes = () if trusted or contract.trust_note is None else (contract.trust_note,)
-    return OpenModel(path, sha256, contract, backend, notes)
+    note = None if trusted else file.contract.trust_note
+    return OpenModel(file.path, file.sha256, file.contract, backend, () if note is None else (note,))
 
 
 @contextmanager

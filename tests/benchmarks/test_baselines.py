@@ -1,4 +1,4 @@
-"""Rivals on our folds: the same steps as our own training, as much CPU time, finished blocks not trained again."""
+"""Baselines on our folds: the same steps as our own training, as much CPU time, finished blocks not trained again."""
 
 import json
 import subprocess

@@ -49,6 +49,12 @@ def everything(trained, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tissue_YX():
+    """A section with structure, to be cut to size: pure noise counts as blank."""
+    return synthetic_stack(1, 640, 640)[0][0]
+
+
+@pytest.fixture(scope="session")
 def seasoned():
     """Build a network whose BatchNorms have seen data, as those of a trained one have."""
 
