@@ -1,8 +1,12 @@
 """Shared by the tests of the export: a tiny trained checkpoint, and what becomes of it."""
 
+import hashlib
+
+import onnx
 import pytest
 import torch
 
+from isbi_export.formats.onnx_export import OPSET, graph_of
 from isbi_export.publish import publish
 from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
@@ -10,11 +14,6 @@ from isbi_train.data.labelled import LabelledStack
 from isbi_train.networks.checkpoint import Checkpoint, save_checkpoint
 from isbi_train.networks.network import UNet
 from isbi_train.training.train import fit
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -95,3 +94,26 @@ def save(tmp_path, seasoned):
         return tmp_path / "model.pth"
 
     return write
+
+
+@pytest.fixture(scope="session")
+def graphs():
+    """The graphs that `exported_once` has made so far."""
+    return {}
+
+
+@pytest.fixture
+def exported_once(monkeypatch, graphs):
+    """Export each network once a session, where a test asks only what becomes of the graph; torch takes seconds for it.
+
+    Not for tests of the exporter itself, or of the same bytes each time.
+    """
+
+    def graph_of_once(model, opset=OPSET):
+        weights = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
+        key = repr(model.network.config), opset, hashlib.sha256(weights).digest()
+        if key not in graphs:
+            graphs[key] = graph_of(model, opset).SerializeToString()
+        return onnx.ModelProto.FromString(graphs[key])
+
+    monkeypatch.setattr("isbi_export.formats.exported.graph_of", graph_of_once)

@@ -25,6 +25,8 @@ from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_infer.sample import synthetic_stack
 
+pytestmark = pytest.mark.usefixtures("exported_once")
+
 SAME = Scores(v_rand=0.0, v_info=0.0)
 
 

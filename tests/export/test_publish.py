@@ -86,6 +86,7 @@ def test_the_contract_says_what_the_checkpoint_and_the_network_are(published, tr
     }
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_the_contract_says_what_weights_a_training_began_with_and_what_it_learnt_from(save, tmp_path):
     data = {"sha256": {"images": "0", "labels": "1"}, "sections": 30, "pixel_size_nm": None}
     path = save(data={**data, "init": "2", "teaching": {"teacher 0": "3", "unlabelled": "4"}})
@@ -104,6 +105,7 @@ def test_names_in_the_contract_are_those_of_the_graph(published):
     assert [tensor.name for tensor in session.get_outputs()] == [contract.output_name]
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_the_proof_covers_odd_and_oblong_shapes_and_batches(save, tmp_path):
     (proof,) = publish(save(), tmp_path, ["torchscript"]).files
     assert proof.path == tmp_path / "model.pt"
@@ -191,6 +193,7 @@ def test_exporting_again_gives_the_same_bytes_from_and_into_any_folder(published
         assert elsewhere.with_name(name).read_bytes() == (published / name).read_bytes(), name
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_a_script_is_the_same_whatever_torch_was_told_before(published, trained, tmp_path):
     with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=True, allow_tf32=True):
         publish(trained, tmp_path, ["torchscript"])
@@ -214,6 +217,7 @@ def test_a_network_without_pixel_unshuffle_is_published_too(save, tmp_path):
     assert (contract.stride, contract.halo, contract.pixel_size_nm) == (4, 24, None)
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_a_format_asked_for_twice_is_written_once(save, tmp_path):
     assert len(publish(save(), tmp_path, ["torchscript", "torchscript"]).files) == 1
 
@@ -257,6 +261,7 @@ def test_a_damaged_checkpoint_publishes_nothing(save, tmp_path):
     assert os.listdir(tmp_path) == ["model.pth"]
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_a_progress_checkpoint_without_scores_is_published(save, tmp_path):
     publish(save(scores={}, train=TrainConfig(border=24)), tmp_path, ["torchscript"])
     contract = parse_contract(read_torchscript(tmp_path / "model.pt")[1])
