@@ -65,6 +65,7 @@ def test_both_files_carry_one_contract_but_for_what_was_measured_on_each(publish
     for contract in (script, graph):
         assert 0 < contract["provenance"].pop("parity")["largest"] <= FLOAT32_TOLERANCE
         assert contract.pop("halo_error").keys() == {"0", "8", "16", "24", "32", "40"}
+        assert "cpu fp32" in contract.pop("runtimes")
     for name in ("digest", "checksum"):
         assert script.pop(name) != graph.pop(name)
     assert script == graph
