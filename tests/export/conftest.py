@@ -8,12 +8,24 @@ import torch
 
 from isbi_export.formats.onnx_export import OPSET, graph_of
 from isbi_export.publish import publish
+from isbi_infer.model import devices
 from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.networks.checkpoint import Checkpoint, save_checkpoint
 from isbi_train.networks.network import UNet
 from isbi_train.training.train import fit
+
+
+@pytest.fixture(autouse=True)
+def prove_on_onnxruntime_alone(request, monkeypatch):
+    """Exports of single tests leave OpenVINO out, which compiles each file for every shape of the proof.
+
+    `everything` and `published` are proved on all that is installed.
+    """
+    if request.module.__name__.rpartition(".")[2] not in ("test_runtimes", "test_precisions"):
+        kept = tuple(row for row in devices.DEVICES if row.name != "openvino")
+        monkeypatch.setattr(devices, "DEVICES", kept)
 
 
 @pytest.fixture(scope="session")
