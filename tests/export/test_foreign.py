@@ -151,10 +151,9 @@ def test_each_kind_of_output_becomes_the_probability_of_cell(adopt, opset, nodes
 @pytest.mark.parametrize("opset", [8, 20])
 @pytest.mark.parametrize("output", ["cell", "membrane"])
 def test_rounding_beyond_a_probability_is_taken_off(adopt, opset, output):
-    weights = [("factor", np.float32(1.000004))]
-    nodes = [node("Sigmoid", "x", "p"), node("Mul", "p", "factor", "y")]
-    section_YX = synthetic_stack(1, 96, 64)[0][0] // 4
-    section_YX[20:23, 20:23] = 255  # beyond what the probe shows
+    weights = [("steep", np.float32(100)), ("factor", np.float32(1.000004))]
+    nodes = [node("Mul", "x", "steep", "z"), node("Sigmoid", "z", "p"), node("Mul", "p", "factor", "y")]
+    section_YX = synthetic_stack(1, 96, 64)[0][0]
     found_YX = adopt(graph_of(nodes, weights=weights, opset=opset), output=output)(section_YX)
     assert (found_YX.min() >= 0, found_YX.max() <= 1) == (True, True)
     assert (found_YX.max() if output == "cell" else 1 - found_YX.min()) == 1
