@@ -208,7 +208,7 @@ def _flat_windows(section_YX: Section, side: int) -> Iterator[tuple[int, Mask]]:
 
 
 def _all_of(mask: Mask, count: int, axis: int) -> Mask:
-    """Tell of each place whether `count` values from there along an axis are all true."""
+    """Return for each place whether `count` values from there along an axis are all true."""
     return _over(np.logical_and, mask, count, axis)
 
 

@@ -82,7 +82,7 @@ class Evaluation:
     notes: tuple[str, ...]
 
     def to_plain(self) -> dict[str, Any]:
-        """Give all figures as plain types, NaN as None.
+        """Return all figures as plain types, NaN as None.
 
         Returns
         -------
@@ -264,7 +264,7 @@ def section_range(sections: str | slice, count: int) -> range:
 
 
 def headline(thinned: ThinnedScores) -> dict[str, float]:
-    """Give the two scores and their thresholds under the names used everywhere."""
+    """Return the two scores and their thresholds under the names used everywhere."""
     return {
         "v_rand_thin": thinned.v_rand,
         "v_info_thin": thinned.v_info,
@@ -274,7 +274,7 @@ def headline(thinned: ThinnedScores) -> dict[str, float]:
 
 
 def pixel_figures(pixels: PixelScores) -> dict[str, float]:
-    """Give the best known of the pixel scores under the names used everywhere."""
+    """Return the best known of the pixel scores under the names used everywhere."""
     return {
         "pixel_error": pixels.pixel_error,
         "dice_membrane": pixels.dice_membrane,
@@ -283,7 +283,7 @@ def pixel_figures(pixels: PixelScores) -> dict[str, float]:
 
 
 def best_index(scores: SplitMergeScores) -> int:
-    """Tell which threshold to show: the best one, or 0.5 where no threshold has a score."""
+    """Return which threshold to show: the best one, or 0.5 where no threshold has a score."""
     best = 0.5 if math.isnan(scores.best_threshold) else scores.best_threshold
     return int(np.flatnonzero(scores.thresholds == best)[0])
 
@@ -323,7 +323,7 @@ def named_pair(probability_ZYX: npt.NDArray[Any], label_ZYX: npt.NDArray[Any], f
 
 
 def without_nan(value: Any) -> Any:
-    """Give the same plain value with None for every NaN, which JSON does not have."""
+    """Return the same plain value with None for every NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(part) for key, part in value.items()}
     if isinstance(value, list):

@@ -125,7 +125,7 @@ def steps_per_epoch(pixels: int, train: TrainConfig) -> int:
 
 
 def step_seed(train: TrainConfig, step: int) -> int:
-    """Give the seed of one step's randomness."""
+    """Return the seed of one step's randomness."""
     return train.seed * 2**32 + step
 
 

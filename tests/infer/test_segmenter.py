@@ -140,7 +140,9 @@ def test_stream_reads_a_bounded_number_of_sections_ahead(segmenter, synthetic_ZY
     reached = len(taken)
     time.sleep(0.2)
     assert len(taken) == reached
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("lane", "reader"))]
+    assert not [
+        thread.name for thread in threading.enumerate() if thread.name.startswith(("worker", "reader"))
+    ]
 
 
 def test_an_error_while_reading_comes_after_the_sections_before_it(segmenter, synthetic_ZYX):

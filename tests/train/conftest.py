@@ -25,11 +25,6 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def sample():
     """Four sections of 64x64 pixels and their labels, both uint8."""

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from isbi_train.cli import app
 from isbi_train.networks.checkpoint import load_checkpoint
 
 SMALL = ["--base", "2", "--depth", "2", "--crop", "32", "--batch", "2", "--epochs", "2", "--hold-out", "1"]
@@ -95,7 +97,7 @@ def test_settings_come_from_recipe_file_and_flags_and_repeat_the_run(
     assert "batch: 2 -> 3" in refused.stderr
 
 
-def test_bad_settings_are_one_line_and_exit_code_2(isbi_train, tmp_path):
+def test_bad_settings_are_one_line_and_exit_code_2(tmp_path):
     file = tmp_path / "bad.toml"
     file.write_text("[train]\nepochs = 'many'\n")
     for options, message in (
@@ -106,8 +108,8 @@ def test_bad_settings_are_one_line_and_exit_code_2(isbi_train, tmp_path):
         (["--epochs", "0"], "epochs 0 is below 1"),
         ([], "add --data"),
     ):
-        failed = isbi_train("fit", "--out", tmp_path / "run", *options)
-        assert failed.returncode == 2, failed.stderr
+        failed = CliRunner().invoke(app, ["fit", "--out", str(tmp_path / "run"), *map(str, options)])
+        assert failed.exit_code == 2, failed.stderr
         assert failed.stderr.count("\n") == 1
         assert message in failed.stderr
     assert not (tmp_path / "run").exists()

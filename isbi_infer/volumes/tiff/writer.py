@@ -29,7 +29,7 @@ _PAGE_BYTES = 512  # more than a page's directory takes
 
 
 def output_kind(like: StackInfo, dtype: npt.DTypeLike, shape: tuple[int, ...] | None = None) -> Kind:
-    """Tell in which flavour a stack will be written.
+    """Return in which flavour a stack will be written.
 
     Parameters
     ----------
