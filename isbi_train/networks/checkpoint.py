@@ -274,10 +274,22 @@ def fitting_weights(found: dict[str, Any], config: NetworkConfig) -> dict[str, t
         )
     for name, shape in expected.items():
         weight = found[name]
+        if isinstance(weight, torch.Tensor) and not (is_dense(weight) and not weight.is_complex()):
+            raise ModelError(
+                f"its weights are not of its network: {name} is of another kind ({weight.dtype}, {weight.layout}), "
+                "expected a dense tensor of real numbers"
+            )
         if not isinstance(weight, torch.Tensor) or tuple(weight.shape) != shape:
             other = tuple(getattr(weight, "shape", ()))
             raise ModelError(f"its weights are not of its network: {name} is {other}, expected {shape}")
     return found
+
+
+def is_dense(value: object) -> bool:
+    """Return whether something is a tensor with all its numbers: not sparse, nested, quantised or on no device."""
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        return False
+    return not (value.is_nested or value.is_quantized or value.is_meta)
 
 
 def shapes_of(config: NetworkConfig) -> dict[str, tuple[int, ...]]:

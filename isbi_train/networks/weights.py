@@ -12,7 +12,7 @@ import torch
 from isbi_infer.errors import ModelError, UsageError
 from isbi_train.config import ARCHITECTURES, NetworkConfig
 from isbi_train.networks.archive import read_pickled, read_safetensors
-from isbi_train.networks.checkpoint import Weights, checkpoint_of, is_checkpoint, listed
+from isbi_train.networks.checkpoint import Weights, checkpoint_of, is_checkpoint, is_dense, listed
 from isbi_train.networks.recognise import (
     ORDERS,
     Tensors,
@@ -22,7 +22,7 @@ from isbi_train.networks.recognise import (
 )
 
 # What trainers keep weights under, what averaged ones are called, and what wrappers put before the names.
-_NESTED = ("state_dict", "model_state_dict", "model")
+_NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
 _AVERAGED = re.compile(r"(?i)(^|_)ema(_|$)|averag|(^|_)swa(_|$)")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
@@ -89,9 +89,9 @@ def _innermost(plain: Any) -> tuple[Any, tuple[str, ...]]:
         key = next((key for key in _NESTED if isinstance(plain.get(key), dict)), None)
         if key is None:
             break
-        aside += [
-            str(other) for other, value in plain.items() if other != key and _holds_weights(other, value)
-        ]
+        for other, value in plain.items():
+            if other != key:
+                aside += [str(other)] if _holds_weights(other, value) else _averaged_in(other, value)
         plain = plain[key]
     return plain, tuple(aside)
 
@@ -104,17 +104,34 @@ def _holds_weights(key: Any, value: Any) -> bool:
     return key != "optimizer" and sum(isinstance(part, torch.Tensor) for part in value.values()) > 1
 
 
+def _averaged_in(key: Any, value: Any, depth: int = 0) -> list[str]:
+    """Return where averaged weights lie deeper in a part of the file, such as in what a callback keeps."""
+    if isinstance(value, dict) and depth < 4:
+        if _AVERAGED.search(str(key)) and value:
+            return [str(key)]
+        found = [_averaged_in(inner, part, depth + 1) for inner, part in value.items()]
+        return [f"{key}: {place}" for places in found for place in places]
+    held = isinstance(value, (list, tuple)) and any(isinstance(part, torch.Tensor) for part in value)
+    return [str(key)] if held and _AVERAGED.search(str(key)) else []
+
+
 def _network_in(path: Path, plain: Any) -> tuple[Tensors, tuple[str, ...]]:
     """Return a network's tensors under their bare names, in float32, and the names that are not the network's."""
     if not isinstance(plain, dict) or not any(isinstance(value, torch.Tensor) for value in plain.values()):
         held = f"keys {listed(map(str, plain))}" if isinstance(plain, dict) else f"a {type(plain).__name__}"
-        raise ModelError(f"{path}: holds no weights but {held}; expected a checkpoint or a state dictionary")
+        raise ModelError(
+            f"{path}: holds no weights but {held}; expected a checkpoint or a state dictionary; "
+            "save the weights alone, with torch.save(model.state_dict(), ...)"
+        )
     whole = _without_prefixes({str(name): value for name, value in plain.items()})
+    # Lightning puts the name of the attribute before the network's names, whatever it is.
+    heads = (f"{name.partition('.')[0]}." for name in whole if "." in name)
+    prefixes = [p for p in dict.fromkeys((*_PREFIXES, *heads)) if not _AVERAGED.search(p.rstrip("."))]
     parts = {
         prefix: _without_prefixes(
             {n.removeprefix(prefix): v for n, v in whole.items() if n.startswith(prefix)}
         )
-        for prefix in _PREFIXES
+        for prefix in prefixes
         if any(name.startswith(prefix) for name in whole)
     }
     known = [prefix for prefix, part in parts.items() if _has_known_names(part)]
@@ -187,9 +204,10 @@ def _recognised(path: Path, found: Tensors, arch: str | None, *, ordered: bool) 
 
 
 def _is_plain(name: str, value: Any) -> bool:
-    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+    if not is_dense(value):
         return False
-    return value.is_floating_point() or name.endswith("num_batches_tracked")
+    counts = name.endswith("num_batches_tracked") and not value.is_complex()
+    return bool(value.is_floating_point() or counts)
 
 
 def _require_finite(path: Path, found: Tensors) -> None:
@@ -230,8 +248,11 @@ def _bare(path: Path, network: NetworkConfig) -> str:
 
 def _left_aside(path: Path, others: tuple[str, ...], aside: tuple[str, ...]) -> tuple[str, ...]:
     notes = []
+    averaged = {head: 0 for name in others if _AVERAGED.search(head := name.partition(".")[0])}
+    others = tuple(name for name in others if name.partition(".")[0] not in averaged)
     if others:
         notes.append(f"{path}: left aside what does not belong to the network: {listed(others)}")
+    aside = (*aside, *(f"{head}." for head in averaged))
     if aside:
         notes.append(
             f"{path}: it also holds other weights under {listed(aside)}, maybe averaged ones, which were not taken; to "

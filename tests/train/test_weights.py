@@ -421,6 +421,23 @@ def test_what_a_trainer_keeps_beside_the_network_is_left_aside_and_named(stored,
         load_weights(stored(damaged))
 
 
+@pytest.mark.parametrize("head", ["unet.", "network.", "backbone.", "net.module."])
+def test_lightning_names_a_network_as_it_likes(stored, weights, head):
+    content = {f"{head}{name}": weight for name, weight in weights.items()}
+    content |= {"loss_fn.weight": torch.ones(2), "accuracy.total": torch.tensor(3)}
+    loaded = load_weights(stored({"state_dict": content, "optimizer_states": [{"state": {}}]}))
+    assert same(loaded.state_dict, weights)
+    assert "does not belong to the network: ['loss_fn.weight', 'accuracy.total']" in loaded.notes[-1]
+
+
+@pytest.mark.parametrize("key", ["net", "network", "module", "weights", "params"])
+def test_a_state_dictionary_is_found_under_the_keys_of_other_trainers(stored, weights, key):
+    moments = {0: {"exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)}}
+    loaded = load_weights(stored({key: weights, "optimizer": {"state": moments, "param_groups": []}}))
+    assert same(loaded.state_dict, weights)
+    assert len(loaded.notes) == 1
+
+
 def test_two_networks_in_one_file_are_not_chosen_from(stored, weights):
     both = {f"{prefix}{name}": weight for prefix in ("model.", "net.") for name, weight in weights.items()}
     with pytest.raises(ModelError, match=r"under each of the prefixes model\., net\."):
@@ -433,6 +450,23 @@ def test_averaged_weights_beside_the_others_are_named(stored, weights, key):
     loaded = load_weights(stored({"state_dict": weights, key: averaged, "optimizer": {"state": {}}}))
     assert same(loaded.state_dict, weights)
     assert f"other weights under ['{key}'], maybe averaged ones, which were not taken" in loaded.notes[-1]
+
+
+@pytest.mark.parametrize("place", ["names", "callback", "list"])
+def test_averaged_weights_are_named_wherever_they_lie(stored, weights, place):
+    plain = {f"model.{name}": weight for name, weight in weights.items()}
+    averaged = {f"ema_model.{name}": weight * 2 for name, weight in weights.items()}
+    content, said = {
+        "names": ({"state_dict": plain | averaged}, "ema_model."),
+        "callback": (
+            {"state_dict": plain, "callbacks": {"EMA": {"ema_weights": averaged}}},
+            "callbacks: EMA",
+        ),
+        "list": ({"state_dict": plain, "ema": {"shadow_params": list(averaged.values())}}, "ema"),
+    }[place]
+    loaded = load_weights(stored(content))
+    assert same(loaded.state_dict, weights)
+    assert f"other weights under ['{said}'], maybe averaged ones, which were not taken" in loaded.notes[-1]
 
 
 def test_a_batch_norm_behind_the_activation_is_refused(stored):
@@ -640,7 +674,25 @@ def test_a_file_without_weights_says_what_it_holds(stored, content, said):
         load_weights(stored(content))
 
 
-@pytest.mark.parametrize("strange", [3, "text", torch.ones(2, dtype=torch.int8), torch.eye(2).to_sparse()])
+STRANGE = {
+    "complex": torch.ones(1, dtype=torch.complex64),
+    "sparse": torch.ones(1).to_sparse(),
+    "on no device": torch.ones(1, device="meta"),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_a_checkpoint_of_this_project_with_tensors_of_another_kind_is_refused(tmp_path, checkpoint, kind):
+    path = tmp_path / "model.pth"
+    weights = {**checkpoint.state_dict, "head.bias": STRANGE[kind]}
+    save_checkpoint(path, replace(checkpoint, state_dict=weights))
+    with pytest.raises(ModelError, match=r"head\.bias is of another kind .*, expected a dense tensor"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    "strange", [3, "text", torch.ones(2, dtype=torch.int8), torch.eye(2).to_sparse(), *STRANGE.values()]
+)
 def test_what_is_no_floating_point_tensor_is_named(stored, weights, strange):
     with pytest.raises(ModelError, match=r"no tensors of floating-point numbers are \['head\.bias'\]"):
         load_weights(stored({**weights, "head.bias": strange}))
