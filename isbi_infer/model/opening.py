@@ -142,7 +142,9 @@ def _open_first(
             if not _fits(arithmetic, wanted, files):
                 continue
             file = read(arithmetic.file)
-            passed = not arithmetic.gated or f"{row.name} {arithmetic.name}" in getattr(file.contract, "runtimes", ())
+            passed = not arithmetic.gated or f"{row.name} {arithmetic.name}" in getattr(
+                file.contract, "runtimes", ()
+            )
             asked = wanted != "auto" or arithmetic.name == PRECISIONS[arithmetic.file]
             if not passed and not (asked and provider != "auto"):
                 continue
