@@ -21,3 +21,11 @@ settings.load_profile("project")
 def _compiled_models_of_the_tests(tmp_path_factory):
     """Keep compiled models out of the user's own cache, also in programs that tests start."""
     os.environ["ISBI_INFER_CACHE"] = str(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_compiled_models_is_on():
+    """Turn it on again where a test ran the exporter, which turns it off, in this process."""
+    from isbi_infer.backends.compiled_cache import use_cache
+
+    use_cache(True)

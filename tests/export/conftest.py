@@ -21,11 +21,14 @@ from isbi_train.training.train import fit
 def prove_on_onnxruntime_alone(request, monkeypatch):
     """Exports of single tests leave OpenVINO out, which compiles each file for every shape of the proof.
 
-    `everything` and `published` are proved on all that is installed.
+    `everything` is proved on all that is installed.
     """
     if request.module.__name__.rpartition(".")[2] not in ("test_runtimes", "test_precisions"):
-        kept = tuple(row for row in devices.DEVICES if row.name != "openvino")
-        monkeypatch.setattr(devices, "DEVICES", kept)
+        monkeypatch.setattr(devices, "DEVICES", without_openvino())
+
+
+def without_openvino():
+    return tuple(row for row in devices.DEVICES if row.name != "openvino")
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +50,9 @@ def trained(tmp_path_factory):
 def published(trained, tmp_path_factory):
     """The folder with model.onnx and model.pt of the trained checkpoint; not to be changed."""
     folder = tmp_path_factory.mktemp("published")
-    publish(trained, folder, ["onnx", "torchscript"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "DEVICES", without_openvino())
+        publish(trained, folder, ["onnx", "torchscript"])
     return folder
 
 

@@ -87,7 +87,11 @@ def run(command, folder):
     """Run a command of a page and return what it prints, without the progress that a terminal wipes away."""
     if made := re.fullmatch(r"make (\S+)", command):
         said = subprocess.run(
-            ["make", "-nB", *made.groups()], capture_output=True, text=True, cwd=ROOT, check=True
+            ["make", "-nB", "--no-print-directory", *made.groups()],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=True,
         )
         command = said.stdout.strip().splitlines()[-1].replace(".venv/bin/", "")
     done = subprocess.run(

@@ -1,5 +1,6 @@
 """A stack segmented into a submission, sections and a contact sheet."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,11 @@ def test_averaging_over_flips_changes_the_result(em, tmp_path):
 def test_an_earlier_analysis_is_replaced_and_files_of_others_are_not(em, tmp_path):
     first = analyse(MODEL, em, tmp_path, provider="cpu")
     before = first.contact_sheet.read_bytes()
-    assert analyse(MODEL, em, tmp_path, provider="cpu") == first
+    second = analyse(MODEL, em, tmp_path, provider="cpu")
+    assert [note for note in second.notes if note not in first.notes] == [
+        f"{second.submission} was there already, and was replaced"
+    ]
+    assert replace(second, notes=first.notes) == first
     assert first.contact_sheet.read_bytes() == before
     (tmp_path / "sections" / "03.tif").write_bytes(b"mine")
     with pytest.raises(UsageError, match=r"03\.tif: is none of the 3"):
