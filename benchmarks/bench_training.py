@@ -114,7 +114,7 @@ def repeated(work, options):
 
 
 def kept(keep, say, title, found, recipe, options, **more):
-    """Say images a second, and store the comparison."""
+    """Print images a second, and store the comparison."""
     images = recipe.crops * (1 if options.quick else REPEATS)
     for name, times in found["contenders"].items():
         say(f"{title}: {name}: {images / times['wall_median_s']:.1f} crops/s")

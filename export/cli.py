@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from isbi_infer.backends.compiled_cache import use_cache
 from isbi_infer.errors import UsageError
 from isbi_infer.terminal import exit_codes, require_packages
 
@@ -46,7 +47,11 @@ def export(
         typer.Option(metavar="STACK", help="Sections that int8 is calibrated on. [default: synthetic ones]"),
     ] = None,
     arch: Annotated[
-        str | None, typer.Option(help="Architecture of bare weights: unet or valid-unet.")
+        str | None,
+        typer.Option(
+            help="Architecture of bare weights: unet or valid-unet; of unknown names with the order of what decoders "
+            "read: unet-skip-first, unet-up-first, ..."
+        ),
     ] = None,
     image: Annotated[
         Path | None, typer.Option(metavar="STACK", help="With --labels: measure what becomes of the scores.")
@@ -96,6 +101,7 @@ def export(
             _add_contract(checkpoint, folder, output_is, border, pixel_size, as_json=as_json)
             return
         require_packages("export", "torch", "onnx", "onnxscript")
+        use_cache(False)  # what is compiled here is of drafts, and would push the user's models out
         from isbi_export.formats.onnx_export import OPSET
         from isbi_export.publish import NotPublishedError, publish
 
@@ -147,10 +153,14 @@ def _say(report: Report, *, as_json: bool) -> None:
             typer.echo(f"isbi-export: {file.refusal}", err=True)
         elif file.evidence and not as_json:
             found = file.evidence
-            v_rand = f", V_rand {found.v_rand_change:+.4f}" if file.variant.precision == "int8" else ""
+            v_rand = f", V_rand {found.judged.v_rand:+.4f}" if file.variant.precision == "int8" else ""
+            verdicts = ""
+            for verdict in ("passed", "failed"):
+                pairs = [proof.pair for proof in file.runtimes if proof.verdict == verdict]
+                verdicts += f"; {verdict} on {', '.join(pairs)}" if pairs else ""
             typer.echo(
                 f"{file.path}: differs from the checkpoint by at most {found.largest:.1e} on "
-                f"{len(found.comparisons)} inputs, {found.changed:.2%} of pixels change class{v_rand}"
+                f"{len(found.comparisons)} inputs, {found.changed:.2%} of pixels change class{v_rand}{verdicts}"
             )
 
 

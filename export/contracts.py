@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, isnan, lcm
 from typing import Any
 
@@ -30,6 +31,7 @@ def contract_for(
     variant: Variant,
     parity: dict[str, Any] | None = None,
     halo_error: dict[str, float] | None = None,
+    runtimes: Sequence[str] = (),
 ) -> ModelContract:
     """Return the contract of a file, without the digest of what is not yet written.
 
@@ -47,6 +49,8 @@ def contract_for(
         From `parity_of`; of a draft, empty.
     halo_error : dict of str to float, optional
         From `isbi_export.proof.seams.contract_errors`; of a draft, empty.
+    runtimes : sequence of str
+        What passed its gate with this graph; of a draft, empty.
 
     Returns
     -------
@@ -89,6 +93,7 @@ def contract_for(
         pixel_size_nm=data["pixel_size_nm"] if data else None,
         precision=variant.precision,
         digest=None,  # of what is written in the end
+        runtimes=tuple(runtimes),
         provenance={
             "parity": parity or {},
             "training": training,
@@ -121,7 +126,7 @@ def parity_of(
         "changed": rounded_up(evidence.changed),
         "v_rand_change": {data: _plain(change.v_rand) for data, change in evidence.changes.items()},
         "v_info_change": {data: _plain(change.v_info) for data, change in evidence.changes.items()},
-        "gate": GATES[evidence.variant.precision].to_plain(),
+        "gate": GATES[evidence.variant.arithmetic].to_plain(),
     }
     if scored_on:
         plain["image"] = scored_on

@@ -4,16 +4,16 @@
 
     checkpoint -> network -> float32 graph -> float16, int8 -> the same with bytes in and out
                      |             each: draft -> evidence -> gate -> stamped file -> evidence again
-                     +-> probes ------------------'
+                     +-> probes ------------------'-> the same on every runtime and precision, for the contract
     all that passed, and the report: renamed at the end
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from isbi_export.proof.gates import refusals
 from isbi_export.proof.parity import Evidence, Scores, compare, reference_scores
 from isbi_export.proof.probes import Labelled, Probe, make_probes, read_labelled
 from isbi_export.proof.runners import Runner, file_runner, normalising
+from isbi_export.proof.runtimes import OWN_DEVICE, RuntimeProof, prove_runtimes
 from isbi_export.proof.seams import seam_errors
 from isbi_export.proof.timing import milliseconds_per_section
 from isbi_export.report.parity_report import FileReport, Report, write_html, write_json
@@ -39,6 +40,9 @@ from isbi_infer.model.devices import open_backend
 from isbi_infer.model.opening import open_model
 from isbi_train.networks.checkpoint import Weights, file_sha256
 from isbi_train.networks.weights import load_weights
+
+_Runs = dict[tuple[Variant, str], Runner]
+"""What computes a file, by the device and precision in which it does."""
 
 
 class NotPublishedError(ModelError):
@@ -155,18 +159,20 @@ def publish(
     calibration = _calibration(variants, calibrate, weights, labelled)
     source = _prepare(weights, file_sha256(checkpoint), opset, labelled, calibration)
     files: list[FileReport] = []
-    runs: dict[Variant, Runner] = {}
+    runs: _Runs = {}
     with ExitStack() as passed:  # leaves by renaming all that passed, the report last, or none
         report_files = [passed.enter_context(replacing(path)) for path in report_paths]
         for variant, target in zip(variants, targets, strict=True):
             with suppress(_RefusedError), ExitStack() as one:
                 temporary = one.enter_context(replacing(target))
-                files.append(_built(source, variant, target, temporary))
-                if not files[-1].published:
+                file, computing = _built(source, variant, target, temporary)
+                files.append(file)
+                if not file.published:
                     raise _RefusedError
                 passed.push(one.pop_all())
-                runs[variant] = file_runner(temporary, variant)
-        times = milliseconds_per_section(runs, **source.tiles)
+                runs |= computing
+        on_gpu = {(file.variant, proof.pair) for file in files for proof in file.runtimes if proof.on_gpu}
+        times = milliseconds_per_section(runs, **source.tiles, on_gpu=on_gpu)
         report = Report(
             checkpoint=checkpoint.name,
             checkpoint_sha256=source.sha256,
@@ -174,7 +180,7 @@ def publish(
             scored_on=source.scored_on,
             calibrated_on=source.calibrated_on,
             scores=source.reference,
-            files=tuple(replace(file, milliseconds=times.get(file.variant)) for file in files),
+            files=tuple(_timed(file, times) for file in files),
         )
         if not any(file.published for file in files):
             raise NotPublishedError(report)
@@ -183,6 +189,12 @@ def publish(
     if not all(file.published for file in files):
         raise NotPublishedError(report)
     return report
+
+
+def _timed(file: FileReport, times: Mapping[tuple[Variant, str], float]) -> FileReport:
+    runtimes = (replace(proof, milliseconds=times.get((file.variant, proof.pair))) for proof in file.runtimes)
+    own = times.get((file.variant, f"{OWN_DEVICE} {file.variant.arithmetic}"))
+    return replace(file, milliseconds=own, runtimes=tuple(runtimes))
 
 
 class _RefusedError(Exception):
@@ -267,25 +279,35 @@ def _prepare(
     )
 
 
-def _built(source: _Source, variant: Variant, target: Path, temporary: Path) -> FileReport:
-    """Write one file aside and try it."""
+def _built(source: _Source, variant: Variant, target: Path, temporary: Path) -> tuple[FileReport, _Runs]:
+    """Write one file aside and try it; with the report comes what computes it, for measuring times."""
     try:
-        evidence, reasons = _proved(source, variant, temporary)
+        tried = _tried(source, variant, temporary)
     except ModelError as error:
         reason = str(error).replace(str(temporary), str(target)).removeprefix(f"{target}: ")
-        return FileReport(path=target, variant=variant, refused=(reason,))
+        return FileReport(path=target, variant=variant, refused=(reason,)), {}
     content = temporary.read_bytes()
-    return FileReport(
+    report = FileReport(
         path=target,
         variant=variant,
-        refused=tuple(reasons),
-        evidence=evidence,
+        refused=tuple(tried.refused),
+        evidence=tried.evidence,
+        runtimes=tried.runtimes,
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )
+    return report, tried.runs
 
 
-def _proved(source: _Source, variant: Variant, temporary: Path) -> tuple[Evidence, list[str]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tried:
+    evidence: Evidence
+    refused: Sequence[str] = ()
+    runtimes: tuple[RuntimeProof, ...] = ()
+    runs: _Runs = field(default_factory=dict)
+
+
+def _tried(source: _Source, variant: Variant, temporary: Path) -> _Tried:
     write, probes = WRITERS[variant.file_format], source.probes
     write(temporary, source.exported, variant, source.contract(variant))
     run, encoded_from = file_runner(temporary, variant), None
@@ -296,14 +318,24 @@ def _proved(source: _Source, variant: Variant, temporary: Path) -> tuple[Evidenc
     if source.analysis.exact:
         evidence = replace(evidence, seams=seam_errors(run, **source.tiles))
     if reasons := refusals(evidence):
-        return evidence, reasons
+        return _Tried(evidence=evidence, refused=reasons)
+    runs = {(variant, f"{OWN_DEVICE} {variant.arithmetic}"): run}
+    tiles = source.tiles if source.analysis.exact else None
+    found = list(prove_runtimes(temporary.read_bytes(), evidence, probes, source.reference, tiles))
+    runs |= {(variant, proof.pair): computing for proof, computing in found if computing}
+    runtimes = tuple(proof for proof, _ in found)
     parity = parity_of(evidence, source.scored_on, source.calibrated_on)
-    contract = source.contract(variant, parity=parity, halo_error=contract_halo_error(evidence))
+    contract = source.contract(
+        variant,
+        parity=parity,
+        halo_error=contract_halo_error(evidence),
+        runtimes=[proof.pair for proof in runtimes if proof.verdict == "passed"],
+    )
     write(temporary, source.exported, variant, contract)
     if variant.file_format != "program":
         open_model(temporary, "cpu")  # as the runtime that ships does
     random = [probe for probe in probes if probe.data == "random"]
     again = compare(variant, file_runner(temporary, variant), random, source.reference)
     if again.comparisons != evidence.comparisons[: len(random)]:
-        return evidence, ["gives other results since its contract is in it"]
-    return evidence, []
+        return _Tried(evidence=evidence, refused=["gives other results since its contract is in it"])
+    return _Tried(evidence=evidence, runtimes=runtimes, runs=runs)

@@ -38,10 +38,14 @@ class Variant:
     io: Literal["float32", "uint8"] = "float32"
 
     @property
+    def arithmetic(self) -> str:
+        """What its precision is called where it is computed in: a key of `PRECISIONS`."""
+        return {long: name for name, long in PRECISIONS.items()}[self.precision]
+
+    @property
     def suffix(self) -> str:
         """What comes after the checkpoint's name: ``.onnx``, ``.int8.uint8.onnx``, ``.pt`` ..."""
-        short = {long: name for name, long in PRECISIONS.items()}[self.precision]
-        parts = [short] * (self.precision != "float32") + [self.io] * (self.io != "float32")
+        parts = [self.arithmetic] * (self.precision != "float32") + [self.io] * (self.io != "float32")
         return "".join(f".{part}" for part in parts) + FORMATS[self.file_format]
 
     def __str__(self) -> str:

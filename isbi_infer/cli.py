@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from isbi_infer._version import __version__
+from isbi_infer.errors import IsbiError, UsageError
 from isbi_infer.model.devices import device_names, precision_names
-from isbi_infer.terminal import counted, exit_codes, section_progress
+from isbi_infer.terminal import counted, exit_codes, printable, section_progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -22,6 +24,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 if TYPE_CHECKING:
     from isbi_infer.model.devices import PrecisionName as Precision
     from isbi_infer.model.devices import ProviderName as Provider
+    from isbi_infer.segmenter import Segmenter
+    from isbi_infer.volumes import Source
 else:  # the choices are those of the table of devices
     Provider = Literal[("auto", *device_names())]
     Precision = Literal[("auto", *precision_names())]
@@ -37,15 +41,18 @@ def _version(wanted: bool) -> None:
     epilog="isbi-infer doctor reports what is installed and what of it really runs. (A stack of that name: ./doctor)"
 )
 def infer(
-    stack: Annotated[
-        Path,
+    stacks: Annotated[
+        list[Path],
         typer.Argument(
             metavar="STACK",
-            help="Greyscale TIFF section or stack (plain, ImageJ, OME), or a folder of images.",
+            help="Greyscale TIFF section or stack, or a folder of images; several share one model.",
         ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Output TIFF. [default: STACK.probability.tif]")
+    ] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option(help="Folder for the outputs. [default: beside each STACK]")
     ] = None,
     model: Annotated[
         Path | None,
@@ -84,6 +91,15 @@ def infer(
             "[default: what the file holds]"
         ),
     ] = None,
+    channel: Annotated[
+        int | None, typer.Option(help="Of a file with several channels, counted from 0.")
+    ] = None,
+    time: Annotated[
+        int | None, typer.Option(help="Of a file with several time points, counted from 0.")
+    ] = None,
+    series: Annotated[
+        int | None, typer.Option(help="Of a file with images of several sizes, counted from 0.")
+    ] = None,
     tta: Annotated[
         bool, typer.Option("--tta", help="Average over the 8 flips and rotations; 8 times the work.")
     ] = False,
@@ -111,77 +127,159 @@ def infer(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Segment STACK: write the probability that each pixel is cell interior (1) rather than membrane (0)."""
+    """Segment each STACK: write the probability that each pixel is cell interior (1) rather than membrane (0)."""
     with exit_codes("isbi-infer", debug=debug):
-        from isbi_infer import scoring
         from isbi_infer.backends.compiled_cache import use_cache
-        from isbi_infer.files import check_not_input, check_writable
-        from isbi_infer.plan.memory import parse_bytes
+        from isbi_infer.files import make_folder
         from isbi_infer.segmenter import Segmenter
-        from isbi_infer.volumes import open_source
 
         use_cache(cache)
-        target = output or _beside(stack)
-        with ExitStack() as opened:
-            source = opened.enter_context(open_source(stack))
-            scorer = None
-            if label:
-                check_not_input(target, label)
-                scorer = scoring.open_scorer(label, source.info.shape, membrane=emit == "membrane")
-                opened.enter_context(scorer)
-            if not dry_run:
-                check_not_input(target, stack)
-                check_writable(target)
-            segmenter = Segmenter(
+        _check_stacks(stacks, output, label)
+        if out_dir is not None and not dry_run:
+            make_folder(out_dir)
+        targets = [_target(stack, output, out_dir) for stack in stacks]
+        if len(set(targets)) < len(targets):
+            twice = next(target for target in targets if targets.count(target) > 1)
+            raise UsageError(f"{twice}: two stacks would be written to it; name one of them otherwise")
+        request = _Request(
+            channel=channel,
+            time=time,
+            series=series,
+            label=label,
+            emit=emit,
+            dtype=dtype,
+            dry_run=dry_run,
+            as_json=as_json,
+            quiet=quiet or as_json,
+        )
+
+        def open_model(pixels: int) -> Segmenter:
+            return Segmenter(
                 model,
                 provider=provider,
                 tile=tile,
                 batch=batch,
-                memory=parse_bytes(memory) if memory else None,
+                memory=memory,
                 halo=halo,
                 precision=precision,
                 pixel_size=pixel_size,
                 tta=tta,
-                pixels=prod(source.info.shape) * (8 if tta else 1),
+                pixels=pixels * (8 if tta else 1),
             )
-            if dry_run:
-                estimate = segmenter.estimate(segmenter.plan_source(source, emit=emit, dtype=dtype))
-                typer.echo(json.dumps(estimate.to_plain()) if as_json else str(estimate))
-                _say(estimate.plan.notes)
-                return
-            megapixels = source.info.shape[-2] * source.info.shape[-1] / 1e6
-            with section_progress(megapixels, quiet=quiet or as_json) as progress:
-                summary = segmenter.segment_file(
-                    source,
-                    target,
-                    emit=emit,
-                    dtype=dtype,
-                    progress=progress,
-                    also=(scoring.ScoringSink(scorer),) if scorer else (),
-                )
-            scores = scorer.scores() if scorer else None
-        _say((*summary.notes, *(scores["notes"] if scores else ())))
-        if as_json:
-            typer.echo(json.dumps(summary.to_plain() | ({"scores": scores} if scores else {})))
-            return
-        if not quiet:
-            typer.echo(
-                f"{summary.provider} {summary.precision}: {counted(summary.sections, 'section')} in "
-                f"{summary.seconds:.2f} s, {summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
+
+        _segment_all(list(zip(stacks, targets, strict=True)), open_model, request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What is wanted of each stack."""
+
+    channel: int | None
+    time: int | None
+    series: int | None
+    label: Path | None
+    emit: Literal["cell", "membrane"]
+    dtype: Literal["float32", "uint8"]
+    dry_run: bool
+    as_json: bool
+    quiet: bool
+
+
+def _segment_all(
+    work: Sequence[tuple[Path, Path]], open_model: Callable[[int], Segmenter], request: _Request
+) -> None:
+    """Segment stacks with one model; of several, those that can be, and then raise the first error."""
+    from isbi_infer.volumes import open_source
+
+    segmenter: Segmenter | None = None
+    failures: list[IsbiError] = []
+    for stack, target in work:
+        try:
+            with open_source(
+                stack, channel=request.channel, time=request.time, series=request.series
+            ) as source:
+                if segmenter is None:  # once the first stack is known to be one
+                    segmenter = open_model(prod(source.info.shape) * len(work))
+                _segment(segmenter, source, target, request)
+        except IsbiError as error:
+            if len(work) == 1:
+                raise
+            failures.append(error)
+            typer.echo(f"isbi-infer: {printable(str(error))}", err=True)
+    if failures:
+        message = f"{len(failures)} of {counted(len(work), 'stack')} failed, as listed above"
+        raise type(failures[0])(message) from failures[0]
+
+
+def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Request) -> None:
+    from isbi_infer import scoring
+    from isbi_infer.files import check_not_input, check_writable
+    from isbi_infer.volumes import check_output
+
+    if request.dry_run:
+        estimate = segmenter.estimate(segmenter.plan_source(source, emit=request.emit, dtype=request.dtype))
+        typer.echo(json.dumps(estimate.to_plain()) if request.as_json else str(estimate))
+        _say(estimate.plan.notes)
+        return
+    check_output(target)
+    check_not_input(target, source.name)
+    check_writable(target)
+    scores = None
+    with ExitStack() as opened:
+        scorer = None
+        if request.label:
+            check_not_input(target, request.label)
+            scorer = scoring.open_scorer(
+                request.label, source.info.shape, membrane=request.emit == "membrane"
             )
-        if scores:
-            typer.echo(scoring.summary(scores))
+            opened.enter_context(scorer)
+        megapixels = source.info.shape[-2] * source.info.shape[-1] / 1e6
+        progress = opened.enter_context(section_progress(megapixels, quiet=request.quiet))
+        summary = segmenter.segment_file(
+            source,
+            target,
+            emit=request.emit,
+            dtype=request.dtype,
+            progress=progress,
+            also=(scoring.ScoringSink(scorer),) if scorer else (),
+        )
+        if scorer:
+            scores = scorer.scores()
+    _say((*summary.notes, *(scores["notes"] if scores else ())))
+    if request.as_json:
+        typer.echo(json.dumps(summary.to_plain() | ({"scores": scores} if scores else {})))
+        return
+    if not request.quiet:
+        typer.echo(
+            f"{summary.provider} {summary.precision}: {counted(summary.sections, 'section')} in "
+            f"{summary.seconds:.2f} s, {summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
+        )
+    if scores:
+        typer.echo(scoring.summary(scores))
+
+
+def _check_stacks(stacks: Sequence[Path], output: Path | None, label: Path | None) -> None:
+    if len(stacks) > 1 and output is not None:
+        raise UsageError(f"{output}: one output for {len(stacks)} stacks; use --out-dir")
+    if len(stacks) > 1 and label is not None:
+        raise UsageError(
+            f"{label}: labels of one stack, but there are {len(stacks)}; score one after the other"
+        )
+
+
+def _target(stack: Path, output: Path | None, out_dir: Path | None) -> Path:
+    """Name the output: as asked, or after the stack: ``stack.tif`` -> ``stack.probability.tif``."""
+    if output is not None and out_dir is not None:
+        raise UsageError("--output and --out-dir exclude each other; use one of them")
+    if output is not None:
+        return output
+    stem = stack.stem if stack.suffix.lower() in (".tif", ".tiff") else stack.name
+    return (out_dir or stack.parent) / f"{stem}.probability.tif"
 
 
 def _say(notes: Iterable[str]) -> None:
     for note in notes:
-        typer.echo(f"isbi-infer: note: {note}", err=True)
-
-
-def _beside(stack: Path) -> Path:
-    """Name the output after the stack: ``stack.tif`` -> ``stack.probability.tif``."""
-    stem = stack.stem if stack.suffix.lower() in (".tif", ".tiff") else stack.name
-    return stack.with_name(f"{stem}.probability.tif")
+        typer.echo(f"isbi-infer: note: {printable(note)}", err=True)
 
 
 def main() -> None:

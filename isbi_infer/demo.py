@@ -70,7 +70,7 @@ def run(folder: Path) -> None:
         write_stack(temporary, image_ZYX, like=info, dtype=np.dtype(np.uint8))
     print(f"synthetic sample  {sample} ({len(image_ZYX)} sections, nobody's tissue)")
 
-    segmenter = Segmenter()
+    segmenter = Segmenter(pixels=image_ZYX.size)
     with section_progress(image_ZYX[0].size / 1e6, quiet=False) as progress:
         summary = segmenter.segment_file(sample, result, progress=progress)
     print(

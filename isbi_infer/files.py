@@ -95,7 +95,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def holding(folder: str | os.PathLike[str], what: str = "run") -> Iterator[None]:
+def locked_folder(folder: str | os.PathLike[str], what: str = "run") -> Iterator[None]:
     """Lock a folder, so that no second run writes into it.
 
     The lock ends with the process, however it ends. It lies on the file ``.lock`` in the folder, which is removed on
@@ -126,6 +126,16 @@ def holding(folder: str | os.PathLike[str], what: str = "run") -> Iterator[None]
         except OSError as error:
             raise OutputError(f"{folder}: cannot be locked ({_reason(error)}); {_remedy(error)}") from error
         yield
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder, and those above it, where they are missing; raise OutputError where that cannot be."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: no such folder can be made ({_reason(error)}); {_remedy(error)}"
+        ) from error
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -20,6 +20,7 @@ from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.devices import PrecisionName, ProviderName
 from isbi_infer.model.opening import open_model
 from isbi_infer.pixels.probability import Emit, OutputDtype, check_encoding, encode
+from isbi_infer.plan.memory import parse_bytes
 from isbi_infer.plan.run import (
     Estimate,
     RunPlan,
@@ -32,9 +33,11 @@ from isbi_infer.plan.run import (
 )
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.pipeline import Progress, compute_sections, run_plan
-from isbi_infer.volumes import Sink, Source, TiffSink, open_source
+from isbi_infer.volumes import Sink, Source, TiffSink, check_output, open_source
 
 log = logging.getLogger(__name__)
+
+_FEW = 4  # samples of a pixel; more pixels along Y and X than that, and a last axis of 3 or 4 is no X
 
 
 class Segmenter:
@@ -54,8 +57,9 @@ class Segmenter:
         result.
     batch : int, optional
         Tiles computed at once; likewise.
-    memory : int, optional
-        Bytes that the network's activations may take; half of what is free when not given. It bounds the tiles.
+    memory : int or str, optional
+        Bytes that the network's activations may take, or an amount such as "4GiB"; half of what is free when not given.
+        It bounds the tiles.
     halo : int, optional
         Pixels of context, a multiple of the stride; the model's own, which makes tiles exact, when not given. Less is
         faster and no longer exact: `notes` then names the error that was measured when the model was exported.
@@ -109,7 +113,7 @@ class Segmenter:
         provider: ProviderName = "auto",
         tile: int | None = None,
         batch: int | None = None,
-        memory: int | None = None,
+        memory: int | str | None = None,
         halo: int | None = None,
         precision: PrecisionName = "auto",
         pixel_size: float | None = None,
@@ -118,7 +122,12 @@ class Segmenter:
     ) -> None:
         self._arguments = (model, provider, tile, batch, memory, halo, precision, pixel_size, tta, pixels)
         self._wishes = Wishes(
-            tile=tile, batch=batch, memory=memory, halo=halo, pixel_size=pixel_size, tta=tta
+            tile=tile,
+            batch=batch,
+            memory=parse_bytes(memory) if isinstance(memory, str) else memory,
+            halo=halo,
+            pixel_size=pixel_size,
+            tta=tta,
         )
         self._model = open_model(model, provider, precision, pixels)
         self.contract: ModelContract = self._model.contract
@@ -185,18 +194,26 @@ class Segmenter:
         return Estimate(plan=plan, seconds=seconds * calls)
 
     def __call__(
-        self, image: npt.ArrayLike, *, emit: Emit = "cell", dtype: OutputDtype = "float32"
+        self,
+        image: npt.ArrayLike,
+        *,
+        emit: Emit = "cell",
+        dtype: OutputDtype = "float32",
+        progress: Progress | None = None,
     ) -> npt.NDArray[Any]:
         """Segment one section or a stack.
 
         Parameters
         ----------
         image : array_like of integer or floating dtype, shape (Y, X) or (Z, Y, X)
-            Grey values, all finite; each section is normalised on its own.
+            Grey values, all finite; each section is normalised on its own. What a masked array masks is canvas: it does
+            not count, and comes out as 0.
         emit : {"cell", "membrane"}
             What 1 means.
         dtype : {"float32", "uint8"}
             "uint8" returns round(255 p).
+        progress : callable, optional
+            Called with the sections done and their total after each section.
 
         Returns
         -------
@@ -217,6 +234,8 @@ class Segmenter:
         with closing(compute_sections(plan, stack_ZYX, self._model.backend, findings)) as results:
             for z, result_YX in enumerate(results):
                 out_ZYX[z] = encode(result_YX, emit, dtype)
+                if progress:
+                    progress(z + 1, len(stack_ZYX))
         for note in findings.notes():
             log.info(note)
         return out_ZYX.reshape(array.shape)
@@ -260,9 +279,25 @@ class Segmenter:
             yield first_YX
             yield from waiting
 
-        with closing(compute_sections(plan, all_sections(), self._model.backend)) as results:
+        yield from self._results(plan, all_sections())
+
+    def stream_source(
+        self, source: Source, *, emit: Emit = "cell", dtype: OutputDtype = "float32"
+    ) -> Iterator[npt.NDArray[Any]]:
+        """Segment an open source lazily, with the source's own pixel size; see `stream` and `plan_source`."""
+        check_encoding(emit, dtype)
+        plan = self.plan_source(source, emit=emit, dtype=dtype)
+        return self._results(plan, (source.read(z) for z in range(source.info.sections)))
+
+    def _results(
+        self, plan: RunPlan, sections: Iterable[npt.NDArray[Any]]
+    ) -> Generator[npt.NDArray[Any], None, None]:
+        findings = Findings()
+        with closing(compute_sections(plan, sections, self._model.backend, findings)) as results:
             for result_YX in results:
-                yield encode(result_YX, emit, dtype)
+                yield encode(result_YX, plan.emit, plan.dtype)
+        for note in findings.notes():
+            log.info(note)
 
     def segment_file(
         self,
@@ -306,6 +341,7 @@ class Segmenter:
             If the output is the input, or an argument is unknown.
         """
         check_encoding(emit, dtype)
+        check_output(output)
         if isinstance(stack, str | Path):
             check_not_input(output, stack)
             check_writable(output)
@@ -314,9 +350,10 @@ class Segmenter:
         check_not_input(output, stack.name)
         started = time.perf_counter()
         plan = self.plan_source(stack, emit=emit, dtype=dtype)
-        with TiffSink(output, like=stack.info, dtype=dtype) as sink:
+        replaced = (f"{output} was there already, and was replaced",) if Path(output).exists() else ()
+        with TiffSink(output, like=stack.info, dtype=dtype, provenance=plan.provenance) as sink:
             found = run_plan(plan, stack, self._model.backend, (sink, *also), progress)
-            notes = (*plan.notes, *found, *sink.finish())
+            notes = (*plan.notes, *found, *sink.finish(), *replaced)
         seconds = time.perf_counter() - started
         return RunSummary(
             output=str(output),
@@ -365,14 +402,29 @@ def _segmenter(sha256: str, model: str | Path | None, *arguments: Any) -> Segmen
 
 
 def _greyscale(image: npt.ArrayLike) -> npt.NDArray[Any]:
-    array = np.asarray(image)
+    """Return what is a greyscale section or stack, or raise ImageError that names what it looks like."""
+    if isinstance(image, str | Path):
+        raise ImageError(f"{image}: expected an array; use segment_file for a path")
+    if hasattr(image, "detach"):  # a torch tensor, perhaps with gradients, perhaps on a GPU
+        image = image.detach().cpu()
+    array: npt.NDArray[Any] = image if isinstance(image, np.ma.MaskedArray) else np.asarray(image)
+    channels = array.shape[-1:] in ((3,), (4,))
+    if (array.ndim == 4 and channels) or (array.ndim == 3 and channels and min(array.shape[:2]) > _FEW):
+        axes = "(Y, X, C)" if array.ndim == 3 else "(Z, Y, X, C)"
+        raise ImageError(
+            f"shape {array.shape} looks like {axes} with {array.shape[-1]} colour samples a pixel; expected greyscale "
+            "(Y, X) or (Z, Y, X): take one channel or the mean of them"
+        )
     if array.ndim not in (2, 3) or array.size == 0 or array.dtype.kind not in "iuf":
         raise ImageError(
             f"expected a greyscale section (Y, X) or stack (Z, Y, X) of integers or floats, "
             f"found shape {array.shape} of {array.dtype}"
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ImageError(
-            f"{np.count_nonzero(~np.isfinite(array))} pixels are NaN or infinite; mask them first"
-        )
+    if array.dtype.kind == "f":
+        invalid = int(np.count_nonzero(~np.isfinite(array) & ~np.ma.getmaskarray(array)))
+        if invalid:
+            raise ImageError(
+                f"{invalid} pixels are NaN or infinite; mask them first (numpy.ma.masked_invalid), and they count as "
+                "canvas"
+            )
     return array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import logging
 import os
 import signal
@@ -14,14 +15,17 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from isbi_infer.errors import DependencyError, Interrupted, IsbiError
+from isbi_infer._version import __version__
+from isbi_infer.errors import DependencyError, Interrupted, IsbiError, ResourceError
 
 _PLAIN_INTERVAL_S = 2.0
 
 
 @contextmanager
 def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
-    """Run a command: an `IsbiError` becomes one line on standard error and its exit code.
+    """Run a command: whatever goes wrong becomes one line on standard error and an exit code.
+
+    File names that the terminal's encoding does not hold, and control characters out of files, are shown as escapes.
 
     Parameters
     ----------
@@ -33,8 +37,11 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
     Raises
     ------
     SystemExit
-        With the error's exit code; 130 or 143 when interrupted.
+        With the code of an `IsbiError`; 7 where memory ran out, 130 or 143 when interrupted, 1 for what nobody foresaw.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     notes = _Notes(program)
     logging.getLogger("isbi_infer").addHandler(notes)
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -44,16 +51,40 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
     except (IsbiError, Interrupted) as error:
         if debug:
             traceback.print_exc()
-        print(f"{program}: {error}", file=sys.stderr)
+        _report(program, str(error))
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
         # Whoever read our output has left (`| head`): leave too, and keep the interpreter from flushing again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+    except MemoryError:
+        if debug:
+            traceback.print_exc()
+        _report(program, "not enough memory; use smaller sections, or a machine with more of it")
+        raise SystemExit(ResourceError.exit_code) from None
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        _report(
+            program,
+            f"something unforeseen went wrong ({reason}); this is a fault of isbi-infer {__version__}: run it again "
+            "with --debug and report what it prints, with the command",
+        )
+        raise SystemExit(1) from None
     finally:
         logging.getLogger("isbi_infer").removeHandler(notes)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _report(program: str, message: str) -> None:
+    print(f"{program}: {printable(message)}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters as escapes: what stands in files must not steer a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 class _Notes(logging.Handler):
@@ -64,7 +95,7 @@ class _Notes(logging.Handler):
         self._program = program
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"{self._program}: note: {record.getMessage()}", file=sys.stderr)
+        _report(self._program, f"note: {record.getMessage()}")
 
 
 def counted(count: int, noun: str) -> str:

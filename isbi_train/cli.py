@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from isbi_train.commands import data, evaluate, fit
@@ -20,4 +22,7 @@ def train() -> None:
 
 def main() -> None:
     """Run ``isbi-train``."""
+    # OpenMP reads this when torch is loaded. Threads that spin where they wait for each other, at every layer, hold the
+    # very core that the last of them needs, if another program runs on it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app()

@@ -37,7 +37,7 @@ def link(record: Record) -> str:
 
 
 def origin(record: Record) -> str:
-    """Say on what, with what and when a result was measured."""
+    """Write on what, with what and when a result was measured."""
     machine, versions = record["machine"], record["versions"]
     found = record["measured"].get("load_average")
     load = [found] if isinstance(found, float) else found

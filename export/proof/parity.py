@@ -99,9 +99,9 @@ class Evidence:
         return self.seams[max(self.seams)] if self.seams else None
 
     @property
-    def v_rand_change(self) -> float:
-        """Change of V_rand, on the user's sections where there are some and on synthetic ones otherwise."""
-        return self.changes["image" if "image" in self.changes else "synthetic"].v_rand
+    def judged(self) -> Scores:
+        """Changes of the scores that count: on the user's sections where there are some, else on synthetic ones."""
+        return self.changes["image" if "image" in self.changes else "synthetic"]
 
     @property
     def _sections(self) -> list[Comparison]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import floor, log10
 
 import numpy as np
@@ -28,6 +29,15 @@ def seam_errors(run: Runner, *, stride: int, halo: int, border: int) -> dict[int
     dict of int to float
         By the halo's pixels; the last is of `halo` itself, 0 where tiles are exact to the bit.
     """
+    return _errors(run, range(0, halo + 1, stride), stride, halo, border)
+
+
+def tile_error(run: Runner, *, stride: int, halo: int, border: int) -> float:
+    """Measure the last of `seam_errors` alone: how far tiles with the exact halo are from the whole-image result."""
+    return _errors(run, (halo,), stride, halo, border)[halo]
+
+
+def _errors(run: Runner, halos: Iterable[int], stride: int, halo: int, border: int) -> dict[int, float]:
     side = max(512, 4 * halo)
     section_YX = synthetic_sections(1, side)[0][0]
 
@@ -37,7 +47,7 @@ def seam_errors(run: Runner, *, stride: int, halo: int, border: int) -> dict[int
 
     whole_YX = result(halo, None)
     errors = {}
-    for halo_px in range(0, halo + 1, stride):
+    for halo_px in halos:
         tile = -(-(side + 2 * border) // (3 * stride)) * stride + 2 * halo_px
         errors[halo_px] = float(np.abs(result(halo_px, tile) - whole_YX).max())
     return errors

@@ -63,6 +63,7 @@ def page(report: dict[str, Any]) -> str:
             ],
             [_file_row(file) for file in files],
         ),
+        *_runtimes(measured),
         "<h2>Scores after thinning</h2>",
         _scored_on(report),
         *(_score_table(data, report, measured) for data in report["checkpoint_scores"]),
@@ -93,13 +94,68 @@ def _file_row(file: dict[str, Any]) -> list[str]:
         _number(file["largest"], ".2e"),
         _number(file["mean"], ".2e"),
         _number(file["changed"], ".3%"),
-        {None: "not measured", 0: "exact"}.get(
-            file["tiles_differ_by"], _number(file["tiles_differ_by"], ".1e")
-        ),
-        ", ".join(f"{name} {limit:g}" for name, limit in file["gate"].items()),
+        _tiles(file["tiles_differ_by"]),
+        _gate(file),
         f"{size / 1e6:.2f} MB",
         _number(time, ".1f", " ms"),
     ]
+
+
+def _runtimes(measured: list[dict[str, Any]]) -> list[str]:
+    rows = [_runtime_row(file, proof) for file in measured for proof in file["runtimes"]]
+    if not rows:
+        return []
+    return [
+        "<h2>Runtimes</h2>",
+        "<p>Every file on every runtime and precision that computes it, on the same inputs; V_rand and V_info of the "
+        "user's sections where there are some, else of synthetic ones. Those that passed are listed in the file's "
+        "contract. A GPU's time is the time that passes.</p>",
+        _table(
+            [
+                "file",
+                "device",
+                "precision",
+                "runtime",
+                "largest difference",
+                "changed",
+                "V_rand",
+                "V_info",
+                "tiles",
+                "time",
+                "gate",
+                "verdict",
+            ],
+            rows,
+        ),
+    ]
+
+
+def _runtime_row(file: dict[str, Any], proof: dict[str, Any]) -> list[str]:
+    row = [file["file"], proof["device"], proof["precision"], proof["runtime"] or "-"]
+    if "largest" in proof:
+        scores = proof["scores"]["image" if "image" in proof["scores"] else "synthetic"]
+        row += [
+            _number(proof["largest"], ".2e"),
+            _number(proof["changed"], ".3%"),
+            _number(scores["v_rand"], ".4f"),
+            _number(scores["v_info"], ".4f"),
+            _tiles(proof["tiles_differ_by"]),
+            _number(proof["milliseconds_per_section"], ".1f", " ms"),
+        ]
+    else:
+        row += ["-"] * 6
+    verdict = ": ".join([proof["verdict"], *(["; ".join(proof["because"])] if proof["because"] else [])])
+    return [*row, _gate(proof), verdict]
+
+
+def _tiles(differ_by: float | None) -> str:
+    if differ_by is None:
+        return "not measured"
+    return _number(differ_by, ".1e") if differ_by else "exact"
+
+
+def _gate(measured: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {limit:g}" for name, limit in measured["gate"].items())
 
 
 def _scored_on(report: dict[str, Any]) -> str:

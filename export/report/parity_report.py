@@ -10,6 +10,7 @@ from typing import Any
 
 from isbi_export.proof.gates import GATES
 from isbi_export.proof.parity import Evidence, Scores
+from isbi_export.proof.runtimes import RuntimeProof
 from isbi_export.variants import Variant
 from isbi_infer import __version__
 from isbi_infer.backends.cores import processor_name
@@ -32,6 +33,8 @@ class FileReport:
         Why it was not published; empty where it was.
     evidence : Evidence or None
         What was measured; None where it could not be run.
+    runtimes : tuple of RuntimeProof
+        The file on every runtime and precision; empty where it was not published or nothing but torch runs it.
     bytes, sha256 : int, str or None
         Of the file.
     milliseconds : float or None
@@ -42,6 +45,7 @@ class FileReport:
     variant: Variant
     refused: tuple[str, ...] = ()
     evidence: Evidence | None = None
+    runtimes: tuple[RuntimeProof, ...] = ()
     bytes: int | None = None
     sha256: str | None = None
     milliseconds: float | None = None
@@ -64,10 +68,11 @@ class FileReport:
             **asdict(self.variant),
             "published": self.published,
             "refused": list(self.refused),
-            "gate": GATES[self.variant.precision].to_plain(),
+            "gate": GATES[self.variant.arithmetic].to_plain(),
             "bytes": self.bytes,
             "sha256": self.sha256,
             "milliseconds_per_section": self.milliseconds,
+            "runtimes": [proof.to_plain() for proof in self.runtimes],
         }
         if found := self.evidence:
             plain |= {

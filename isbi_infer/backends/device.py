@@ -67,8 +67,9 @@ class Device:
         Where inputs and outputs stay between runs, as the runtime calls it; None is the processor's memory.
     in_auto : bool
         Whether "auto" tries it.
-    auto_from_pixels : int
-        Least number of pixels of a run for which "auto" takes it: for fewer its slower start costs more than it gains.
+    auto_pixels_per_core : int
+        Least number of pixels of a run, per processor core, for which "auto" takes it: for fewer its slower start costs
+        more than it gains.
     repair : str or None
         The command that mends it where its runtime is installed and it does not run; None where that is no fault.
     """
@@ -89,5 +90,5 @@ class Device:
     options: Mapping[str, str] = field(default_factory=dict)
     memory_space: str | None = None
     in_auto: bool = True
-    auto_from_pixels: int = 0
+    auto_pixels_per_core: int = 0
     repair: str | None = None

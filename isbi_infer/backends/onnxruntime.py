@@ -146,7 +146,7 @@ class OnnxSession(Backend):
             raise self._load_error(error, missing) from error
 
     def _load_error(self, error: Exception, missing: list[str]) -> Exception:
-        """Tell a missing device from a bad model; the binding's exceptions share no base but Exception."""
+        """Distinguish a missing device from a bad model; the binding's exceptions share no base but Exception."""
         kind, reason = type(error).__name__, " ".join(str(error).split())
         cpu = self.device.runtime_name == "CPUExecutionProvider"
         if not cpu and kind not in ("InvalidProtobuf", "InvalidGraph", "InvalidArgument"):

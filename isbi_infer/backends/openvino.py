@@ -25,11 +25,14 @@ import numpy.typing as npt
 
 from isbi_infer.backends.base import CONTRACT_KEY, Arithmetic, Backend, Device, Pixels, Stop
 from isbi_infer.backends.compiled_cache import read_compiled, write_compiled
-from isbi_infer.backends.cores import available_cores
+from isbi_infer.backends.cores import available_cores, processor_kind, processor_name
 from isbi_infer.backends.wheels import installed_wheels
 from isbi_infer.errors import DependencyError, ModelError, ResourceError
 
-_OLDEST = (2025, 0)
+_OLDEST = (
+    2025,
+    2,
+)  # the oldest one that the tests pass with; before it, compiled models are exported otherwise
 _TELEMETRY = "openvino_telemetry"
 _IMPORTING = threading.Lock()
 _DEVICE = "CPU"
@@ -47,7 +50,9 @@ _OUT_OF_MEMORY = re.compile(
     re.I,
 )
 _WHERE = re.compile(r"(Exception from \S+|Check '.*?' failed at \S+?):(\d+:)?\s*")
-_LACKING = re.compile(r"No conversion rule found for operations: ([^\n]*)")
+_LACKING = re.compile(
+    r"(?:No conversion rule found for|does not support the following ONNX) operations: ([^\n]*)"
+)
 
 log = logging.getLogger(__name__)
 
@@ -109,13 +114,6 @@ def native_precisions(device: Device) -> tuple[str, ...]:
     return tuple(a.name for a in device.arithmetic if _CAPABILITIES[a.name] in capabilities)
 
 
-def processor_kind(device: Device) -> str:
-    """Return the processor as OpenVINO sees it: on another kind, results may differ in the last digits."""
-    core = _core(import_openvino(device), device)
-    capabilities = sorted(core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
-    return f"{core.get_property(_DEVICE, 'FULL_DEVICE_NAME')} ({', '.join(capabilities)})"
-
-
 class OpenVinoModel(Backend):
     """An ONNX model on OpenVINO's CPU plugin, in one proved precision; see `Backend` for the arguments.
 
@@ -148,10 +146,11 @@ class OpenVinoModel(Backend):
     ) -> None:
         self._openvino = import_openvino(device)
         self._core = _core(self._openvino, device)
+        self._capabilities = _capabilities(self._core)
         native = native_precisions(device)
         if arithmetic.name not in native:
             raise DependencyError(
-                f"precision {arithmetic.name!r} was asked for, but {processor_kind(device)} would emulate it; "
+                f"precision {arithmetic.name!r} was asked for, but {processor_name()} would emulate it; "
                 f"use --precision {', '.join(native)}, or --provider cpu"
             )
         self.device, self.arithmetic = device, arithmetic
@@ -248,7 +247,7 @@ class OpenVinoModel(Backend):
         key = {
             "model": self._digest,
             "runtime": self.version,
-            "processor": processor_kind(self.device),
+            "processor": [processor_kind(), processor_name(), *self._capabilities],
             "settings": self._settings,
             "shape": shape,
         }
@@ -405,6 +404,10 @@ def _core(openvino: Any, device: Device) -> Any:
         return _core_of(openvino)
     except RuntimeError as error:
         raise _damaged(device, error) from error
+
+
+def _capabilities(core: Any) -> list[str]:
+    return sorted(core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
 
 
 def _damaged(device: Device, error: BaseException) -> DependencyError:

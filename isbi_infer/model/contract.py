@@ -48,6 +48,7 @@ _SCHEMA_1: dict[str, Any] = {
     "parity": {},
 }
 _DIGEST = re.compile("[0-9a-f]{64}")
+_RUNTIME = re.compile("[a-z][a-z0-9_-]* [a-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,10 @@ class ModelContract:
     digest : str or None
         SHA-256 of the graph and all its weights, as `isbi_infer.model.file.read_model_file` computes it. None before a
         file is written, and where the contract is too old to say.
+    runtimes : tuple of str
+        Devices and precisions that passed their gate with this very graph when it was exported, such as
+        "openvino bf16": names of `isbi_infer.model.devices`, each pair once. What is not listed failed, or was not
+        measured: ``isbi-export`` measures what the exporting machine has. Empty where the contract is too old to say.
     provenance : mapping
         Where the model comes from, which no run depends on. ``isbi-export`` writes ``parity`` (how far this file is
         from its checkpoint: ``largest`` difference of a probability, ``changed`` fraction of pixels that change class
@@ -124,10 +129,11 @@ class ModelContract:
     pixel_size_nm: float | None
     precision: Literal["float32", "float16", "int8"]
     digest: str | None
+    runtimes: tuple[str, ...]
     provenance: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        for name in ("not_exact_because", "statistics_inputs"):
+        for name in ("not_exact_because", "statistics_inputs", "runtimes"):
             if isinstance(value := getattr(self, name), list):  # as it comes from JSON
                 object.__setattr__(self, name, tuple(value))
         for name, annotation in _annotations().items():
@@ -150,6 +156,14 @@ class ModelContract:
         _check(
             self.digest is None or _DIGEST.fullmatch(self.digest) is not None,
             f"digest {self.digest!r} is no SHA-256 in hexadecimal",
+        )
+        for pair in self.runtimes:
+            _check(
+                _RUNTIME.fullmatch(pair) is not None,
+                f"runtime {pair!r} is no device and precision, such as 'openvino bf16'",
+            )
+        _check(
+            len(set(self.runtimes)) == len(self.runtimes), f"runtimes {list(self.runtimes)} hold one twice"
         )
 
     @property
@@ -251,7 +265,7 @@ def _parse(text: str) -> tuple[int, ModelContract]:
         plain = {**_SCHEMA_1, **plain} if schema == 1 else plain
         provenance = {name: plain.pop(name) for name in _PROVENANCE}
         _check_provenance(provenance)
-        plain |= {"digest": None, "provenance": provenance}
+        plain |= {"digest": None, "runtimes": (), "provenance": provenance}
     contract = ModelContract(**plain)
     _check(
         schema < SCHEMA or checksum == contract._checksum(), "its checksum is another; export the model again"
@@ -267,7 +281,7 @@ def _fields_of(schema: int) -> set[str]:
     current = {field.name for field in fields(ModelContract)}
     if schema == 3:
         return current
-    older = current - {"digest", "provenance"} | set(_PROVENANCE)
+    older = current - {"digest", "runtimes", "provenance"} | set(_PROVENANCE)
     return older if schema == 2 else older - set(_SCHEMA_1)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from isbi_infer.backends.base import Arithmetic, Backend, Device
+from isbi_infer.backends.cores import available_cores
 from isbi_infer.errors import DependencyError, ModelError, UsageError
 from isbi_infer.model.contract import PRECISIONS, ModelContract, contract_of
 from isbi_infer.model.devices import ModelFormat, open_backend, precision_names, rows
@@ -136,7 +137,8 @@ def _open_first(
     notes: list[str] = []
     failure: Exception | None = None
     for row in known:
-        if provider == wanted == "auto" and pixels is not None and pixels < row.auto_from_pixels:
+        least = row.auto_pixels_per_core * available_cores()
+        if provider == wanted == "auto" and pixels is not None and pixels < least:
             continue
         for arithmetic in row.arithmetic:
             if not _fits(arithmetic, wanted, files):

@@ -3,8 +3,8 @@
 Canvas is a large connected region of exactly one grey value that ends abruptly. Tissue that was clipped to black or
 white is flat too, but in smaller and ragged patches, beyond which the grey value changes slowly::
 
-    windows of 32 x 32 equal pixels  ->  grown through windows of 4 x 4  ->  judged by the step at its rim
-    (or a long edge of the section)      equal pixels, 4-connected           (unless it holds a long edge)
+    windows of 32 x 32 equal pixels,  ->  grown through windows of 4 x 4  ->  judged by the step at its rim
+    a corner or a long edge               equal pixels                        (unless it holds a long edge)
 
 All that is done is comparing neighbours, so the canvas turns and flips with the section.
 """
@@ -23,19 +23,21 @@ Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 
 _SOLID = 32  # px; in four labelled stacks the largest flat square of clipped tissue has 18
+_CORNER = 256  # pixels of a region that holds a corner of the section, as a wedge after a small rotation
 _THIN = 4  # px
+_MARGIN = _THIN - 1  # px
 _CONTACT = 128  # px; the longest run of equal pixels in those stacks has 86
 _RIM = 2  # px
 _STEP = 0.6  # of the mean difference between tissue and canvas; canvas has 0.8 and more, clipped tissue 0.1 to 0.7
 _RAGGED = 0.12  # of the rim's pixels have the region's value too; in clipped tissue 0.12 to 0.3, at canvas 0 to 0.09
-_LARGE = (
-    160  # px; where edges are blurred, as by JPEG, only the size tells; clipped tissue has squares up to 60
-)
+_LARGE = 160  # px; where JPEG blurs the edges only size tells; clipped tissue has squares up to 60
+_BLUR = 7  # px; JPEG works in blocks of 8
+_ALIKE = 0.4  # of the mean difference between tissue and canvas
 _MOST_REGIONS = 64  # a section of more has few grey levels and no canvas
 _GREATEST_GREY = 1e30  # floats beyond it mean "no data" in every program
 _NO_DATA = 8  # px, side of the smallest patch where a no-data value is a grey value too
 _TISSUE = 16  # px, side of the smallest square that counts as tissue left
-_LAGS = (4, 8, 16)  # px
+_LAGS = (4, 7, 16)  # px
 _BAND = 2**16  # pixels at a time, so that temporaries stay small
 
 
@@ -152,9 +154,10 @@ def _no_data(section_YX: Section, nodata: float | None, mask_YX: Mask | None) ->
         equal_YX = section_YX == value
         others = section_YX[~(np.logical_or.reduce([equal_YX, *found]))]
         if equal_YX.any() and others.size:
-            low, high = float(others.min()), float(others.max())
-            distance = max(low - float(nodata), float(nodata) - high)
-            equal_YX = equal_YX if distance > high - low else _opened(equal_YX, _NO_DATA)
+            middle = float(np.median(others))
+            nearest = float(others.min() if nodata < middle else others.max())
+            alone = nodata != middle and abs(nodata - nearest) > abs(nearest - middle)
+            equal_YX = equal_YX if alone else _opened(equal_YX, _NO_DATA)
         found.append(equal_YX)
     found = [mask for mask in found if mask.any()]
     return np.logical_or.reduce(found) if found else None
@@ -172,23 +175,23 @@ class _Region:
 
 def _flat_regions(section_YX: Section, known_YX: Mask | None) -> list[_Region]:
     """Find the regions of one value that are canvas."""
-    side = _SOLID if min(section_YX.shape) >= 2 * _SOLID else max(2 * _THIN, min(section_YX.shape) // 2)
-    if min(section_YX.shape) < side:
+    if min(section_YX.shape) < 2 * _THIN:
         return []
+    side = min(_SOLID, max(2 * _THIN, min(section_YX.shape) // 2))
     solid = _origins(_flat_windows(section_YX, side), section_YX.shape)
-    contact = _edge_contacts(section_YX)
-    if not (len(solid) or len(contact)):
+    contact, corners = _edge_contacts(section_YX), _flat_corners(section_YX)
+    if not (len(solid) or len(contact) or len(corners)):
         return []
     runs = _Runs.of(section_YX)
-    solid_regions, contact_regions = np.unique(runs.region_at(solid)), np.unique(runs.region_at(contact))
-    touching = set(contact_regions.tolist())
-    candidates = sorted(touching.union(solid_regions.tolist()))
+    touching = set(runs.region_at(contact).tolist())
+    cornered = set(runs.region_at(corners).tolist())
+    candidates = touching.union(cornered, runs.region_at(solid).tolist())
     if len(candidates) > _MOST_REGIONS:
-        candidates = sorted(touching)[:_MOST_REGIONS]
-    regions = [runs.region(index, section_YX, index in touching) for index in candidates]
+        candidates = touching | cornered
+    cornered -= touching.union(runs.region_at(solid).tolist())
+    found = ((index, runs.region(index, section_YX, index in touching)) for index in sorted(candidates))
+    regions = [region for index, region in found if index not in cornered or region.mask_YX.sum() >= _CORNER]
     regions = [region for region in regions if abs(region.value) < _GREATEST_GREY]
-    if all(region.touches for region in regions):
-        return regions
     return _abrupt(section_YX, regions, known_YX)
 
 
@@ -205,7 +208,7 @@ def _flat_windows(section_YX: Section, side: int) -> Iterator[tuple[int, Mask]]:
 
 
 def _all_of(mask: Mask, count: int, axis: int) -> Mask:
-    """Tell of each place whether `count` values from there along an axis are all true."""
+    """Return for each place whether `count` values from there along an axis are all true."""
     return _over(np.logical_and, mask, count, axis)
 
 
@@ -253,26 +256,40 @@ def _row_runs(bands: Iterator[tuple[int, Mask]], shape: tuple[int, ...]) -> Iter
         yield change[::2], change[1::2]
 
 
-def _edge_contacts(section_YX: Section) -> Indices:
-    """List places on the section's edges where a long run of flat windows starts."""
+def _flat_corners(section_YX: Section) -> Indices:
+    """List the places of the section's corners where a window is flat."""
     height, width = section_YX.shape
-    stride = width + 1
+    places = [(y, x) for y in (0, height - _THIN) for x in (0, width - _THIN)]
+    flat = [(section_YX[y : y + _THIN, x : x + _THIN] == section_YX[y, x]).all() for y, x in places]
+    return np.array(
+        [y * (width + 1) + x for (y, x), is_flat in zip(places, flat, strict=True) if is_flat], np.intp
+    )
+
+
+def _edge_contacts(section_YX: Section) -> Indices:
+    """List places on the section's edges where a long run of equal pixels starts."""
+    height, width = section_YX.shape
     found = [np.zeros(0, np.intp)]
-    for turned, size in ((False, height), (True, width)):
-        view_YX = section_YX.T if turned else section_YX
-        length = view_YX.shape[1]
-        contact = max(length // 4, min(_CONTACT, length // 2))
-        for start in (0, size - _THIN):
-            for _, flat_YX in _flat_windows(np.ascontiguousarray(view_YX[start : start + _THIN]), _THIN):
-                along = np.flatnonzero(_all_of(flat_YX[0], contact - _THIN + 1, 0))
-                found.append(along * stride + start if turned else start * stride + along)
+    for edge, first, step in (
+        (section_YX[0], 0, 1),
+        (section_YX[-1], (height - 1) * (width + 1), 1),
+        (section_YX[:, 0], 0, width + 1),
+        (section_YX[:, -1], width - 1, width + 1),
+    ):
+        contact = max(len(edge) // 4, min(_CONTACT, len(edge) // 2))
+        found.append(first + step * np.flatnonzero(_all_of(edge[1:] == edge[:-1], contact - 1, 0)))
     return np.concatenate(found)
 
 
 @dataclass(frozen=True, slots=True)
 class _Runs:
-    """Runs along rows of places where a window of 4 x 4 equal pixels starts, and the connected region of each."""
+    """Runs along rows of places where a window of 4 x 4 equal pixels starts, and the connected region of each.
 
+    The section goes on as its edge pixels by 3 pixels, so that windows see strips of canvas of a single pixel at its
+    edges. Places are in rows one pixel longer than that.
+    """
+
+    shape: tuple[int, ...]
     stride: int
     starts: Indices
     ends: Indices
@@ -280,16 +297,21 @@ class _Runs:
 
     @classmethod
     def of(cls, section_YX: Section) -> _Runs:
-        pairs = list(_row_runs(_flat_windows(section_YX, _THIN), section_YX.shape))
+        wide_YX = np.pad(section_YX, _MARGIN, mode="edge")
+        pairs = list(_row_runs(_flat_windows(wide_YX, _THIN), wide_YX.shape))
         starts, ends = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        stride = section_YX.shape[1] + 1
+        stride = wide_YX.shape[1] + 1
         first = np.searchsorted(ends, starts + stride, "right")  # of the runs below that overlap
         count = np.maximum(np.searchsorted(starts, ends + stride, "left") - first, 0)
         upper = np.repeat(np.arange(len(starts)), count)
         lower = np.arange(len(upper)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
-        return cls(stride, starts, ends, _connected(len(starts), upper, lower))
+        return cls(section_YX.shape, stride, starts, ends, _connected(len(starts), upper, lower))
 
     def region_at(self, places: Indices) -> Indices:
+        """Find the regions of flat windows, by the places where they start in rows one longer than the section's."""
+        y, x = np.divmod(places, self.shape[1] + 1)
+        y, x = (np.where(at == 0, at, at + _MARGIN) for at in (y, x))
+        places = y * self.stride + x
         return self.regions[np.searchsorted(self.starts, places, "right") - 1]
 
     def region(self, index: int, section_YX: Section, touches: bool) -> _Region:
@@ -303,8 +325,17 @@ class _Runs:
         lengths = np.diff(changes, prepend=0, append=height * width)
         values = np.arange(len(lengths)) % 2 == 1
         origins_YX = np.repeat(values, lengths).reshape(height, width)
-        box = slice(top, top + height + _THIN - 1), slice(first, first + width + _THIN - 1)
-        return _Region(float(section_YX[top, left[0]]), box, _dilated(origins_YX, 0, _THIN - 1), touches)
+        mask_YX = _dilated(origins_YX, 0, _MARGIN)
+        cut = tuple(
+            slice(max(0, _MARGIN - start), _MARGIN - start + size)
+            for start, size in zip((top, first), self.shape, strict=True)
+        )
+        box = tuple(
+            slice(max(0, start - _MARGIN), min(size, start - _MARGIN + length))
+            for start, size, length in zip((top, first), self.shape, mask_YX.shape, strict=True)
+        )
+        value = float(section_YX[box][mask_YX[cut]][0])
+        return _Region(value, (box[0], box[1]), mask_YX[cut], touches)
 
 
 def _connected(count: int, one: Indices, other: Indices) -> Indices:
@@ -321,33 +352,43 @@ def _connected(count: int, one: Indices, other: Indices) -> Indices:
 
 
 def _abrupt(section_YX: Section, regions: list[_Region], known_YX: Mask | None) -> list[_Region]:
-    """Keep regions on a long edge, very large ones, and those that differ from their rim as from tissue anywhere."""
+    """Keep regions on a long edge, very large ones, and those that differ from their rim as from tissue anywhere.
+
+    What is kept although its rim is alike has soft edges, as JPEG makes them, and is widened to where they end.
+    """
     tissue_YX = np.ones(section_YX.shape, np.bool_) if known_YX is None else ~known_YX
     for region in regions:
         tissue_YX[region.box] &= ~region.mask_YX
     steps: dict[float, float] = {}
     kept = []
     for region in regions:
-        if not (region.touches or _all_of(_all_of(region.mask_YX, _LARGE, 0), _LARGE, 1).any()):
-            if region.value not in steps:
-                steps[region.value] = _mean_step(section_YX[tissue_YX], region.value)
-            rim = _rim(section_YX, tissue_YX, region)
-            ragged = np.count_nonzero(rim == region.value) >= _RAGGED * rim.size
-            if rim.size and (ragged or _mean_step(rim, region.value) < _STEP * steps[region.value]):
-                continue
-        kept.append(region)
+        if region.value not in steps:
+            steps[region.value] = _mean_step(section_YX[tissue_YX], region.value)
+        window, near_YX = _surroundings(tissue_YX, region, _RIM)
+        rim = section_YX[window][near_YX]
+        ragged = np.count_nonzero(rim == region.value) >= _RAGGED * rim.size
+        soft = _mean_step(rim, region.value) < _STEP * steps[region.value]
+        if not rim.size or not (ragged or soft):
+            kept.append(region)
+        elif region.touches or _all_of(_all_of(region.mask_YX, _LARGE, 0), _LARGE, 1).any():
+            kept.append(region)
+            if soft:
+                window, near_YX = _surroundings(tissue_YX, region, _BLUR)
+                difference_YX = np.abs(section_YX[window] - np.float64(region.value))
+                alike_YX = near_YX & (difference_YX < _ALIKE * steps[region.value])
+                kept.append(_Region(region.value, window, alike_YX, region.touches))
     return kept
 
 
-def _rim(section_YX: Section, tissue_YX: Mask, region: _Region) -> Section:
-    """List the grey values of tissue that lies within 2 pixels of a region."""
-    window = tuple(slice(max(0, part.start - _RIM), part.stop + _RIM) for part in region.box)
-    frame = tuple(
-        slice(inside.start - part.start + _RIM, min(inside.stop, size) - part.start + _RIM)
-        for inside, part, size in zip(window, region.box, section_YX.shape, strict=True)
-    )
-    near_YX = _dilated(region.mask_YX, _RIM, _RIM)[frame]
-    return section_YX[window][near_YX & tissue_YX[window]]
+def _surroundings(tissue_YX: Mask, region: _Region, distance: int) -> tuple[tuple[slice, slice], Mask]:
+    """Return a window around a region, and where in it there is tissue at most so many pixels from the region."""
+    rows, columns = (slice(max(0, part.start - distance), part.stop + distance) for part in region.box)
+    near_YX = _dilated(region.mask_YX, distance, distance)
+    near_YX = near_YX[
+        distance - region.box[0].start + rows.start :, distance - region.box[1].start + columns.start :
+    ]
+    tissue_YX = tissue_YX[rows, columns]
+    return (rows, columns), near_YX[: tissue_YX.shape[0], : tissue_YX.shape[1]] & tissue_YX
 
 
 def _mean_step(pixels: Section, value: float) -> float:

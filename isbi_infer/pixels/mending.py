@@ -11,12 +11,34 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.pixels.canvas import Mask, Section
+from isbi_infer.pixels.normalise import Statistics, intensity_statistics
 from isbi_infer.pixels.statistics import SectionStatistics
 
 _REACH = 32  # px; on sections with canvas 96 pixels gave the same scores, 8 px and a plain mean lower ones
 _BLOCK = 1024  # px, side of what is filled at a time
 _FAR = 2**30
 Indices = npt.NDArray[np.intp]
+
+
+def normalising(pixels: Section, statistics: SectionStatistics) -> Statistics:
+    """Return the mean and standard deviation by which a section's tissue is normalised.
+
+    Parameters
+    ----------
+    pixels : ndarray, integer or floating dtype
+        The section, or from `tissue_of`.
+    statistics : SectionStatistics
+        Those of the section.
+
+    Returns
+    -------
+    Statistics
+        `statistics`, or the same without the rounding of a histogram, for floats of a section that is all tissue.
+    """
+    integers = pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= 2  # counted one by one
+    if integers or statistics.canvas_YX is not None or statistics.outliers:
+        return statistics
+    return intensity_statistics(pixels)
 
 
 def tissue_of(section_YX: Section, statistics: SectionStatistics) -> Section:

@@ -48,7 +48,7 @@ def _along_rows(image_YX: npt.NDArray[Any], count: int) -> npt.NDArray[np.float3
 
 
 def _taps(size: int, count: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-    """Give what each of `count` outputs reads of `size` inputs: places and weights, both (taps, count)."""
+    """Return what each of `count` outputs reads of `size` inputs: places and weights, both (taps, count)."""
     step = size / count
     reach = max(1.0, step)
     centres = (np.arange(count) + 0.5) * step - 0.5

@@ -27,6 +27,7 @@ Blank = Literal["", "constant", "noise"]
 
 _TAIL = 0.05  # of the pixels below the lower quantile, and as many above the upper one
 _FENCE = 2.0  # distances of the quantiles; four labelled stacks need 1.02
+_LEAST = 16**2  # pixels of a section that can be called blank
 _BINS = 2**16 + 2
 _ENOUGH_BINS = 2**10  # between the fences
 _PIXELS = 2**16  # at a time, so that temporaries stay in the processor's cache
@@ -98,8 +99,8 @@ class SectionStatistics:
             percent = f"{100 * (1 - self.tissue):.0f}" if self.tissue < 0.995 else "less than 1"
             found.append(f"{percent} % of section {section} is canvas")
         if self.outliers:
-            pixels = "pixel" if self.outliers == 1 else "pixels"
-            found.append(f"{self.outliers} {pixels} of section {section} beyond all tissue were replaced")
+            pixels = "pixel was" if self.outliers == 1 else "pixels were"
+            found.append(f"{self.outliers} hot or dead {pixels} replaced in section {section}")
         return tuple(found)
 
 
@@ -138,7 +139,11 @@ def section_statistics(
     if outliers:
         out_YX = (section_YX < low) | (section_YX > high)
         out_YX = out_YX if canvas_YX is None else out_YX | canvas_YX
-    blank: Blank = "constant" if std == 0 else "" if has_structure(section_YX, out_YX, fill) else "noise"
+    blank: Blank = ""
+    if std == 0 and section_YX.size >= _LEAST:  # fewer pixels may be of one grey value by chance
+        blank = "constant"
+    elif std > 0 and not has_structure(section_YX, out_YX, fill):
+        blank = "noise"
     box = _box(section_YX.shape, canvas_YX)
     tissue = count / section_YX.size
     return SectionStatistics(mean, std, low, high, fill, tissue, outliers, blank, box, canvas_YX)

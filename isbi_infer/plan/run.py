@@ -7,12 +7,11 @@ memory is free or how many cores there are.
 from __future__ import annotations
 
 import json
-import types
-import typing
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+import operator
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Any, SupportsFloat, SupportsIndex
 
 from isbi_infer._version import __version__
 from isbi_infer.backends.base import Backend
@@ -22,6 +21,7 @@ from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.opening import OpenModel
 from isbi_infer.pixels.probability import Emit, OutputDtype
 from isbi_infer.plan.memory import available_memory
+from isbi_infer.plan.plain import flat, plain_of, read_value
 from isbi_infer.plan.scaling import Scaling, choose_scaling
 from isbi_infer.plan.symmetry import ALL_EIGHT, IDENTITY, Symmetry
 from isbi_infer.plan.tiles import SectionPlan, plan_section
@@ -60,8 +60,17 @@ class Wishes:
     tta: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("tile", "batch", "memory", "halo"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+                raise UsageError(f"{name} is {value!r}; expected a whole number")
+            object.__setattr__(self, name, operator.index(value))
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch {self.batch} is below 1")
+        if self.pixel_size is not None and not isinstance(self.pixel_size, SupportsFloat):
+            raise UsageError(f"pixel size is {self.pixel_size!r}; expected a number of nanometres")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,9 +205,16 @@ class RunPlan:
         for z in range(self.source.sections):
             yield Block(z, (z, z + 1), (0, height), (0, width))
 
+    @property
+    def provenance(self) -> str:
+        """How the result is made and what it means, in one line for a file's metadata."""
+        one = "cell interior, 0 = membrane" if self.emit == "cell" else "membrane, 0 = cell interior"
+        top = 255 if self.dtype == "uint8" else 1
+        return f"model sha256 {self.model.sha256}; {self.precision} on {self.device} by {self.runtime}; {top} = {one}"
+
     def to_json(self) -> str:
         """Return the document; the same text for the same plan."""
-        return json.dumps(_plain(self), sort_keys=True)
+        return json.dumps(plain_of(self), sort_keys=True)
 
     def differences(self, other: RunPlan) -> tuple[str, ...]:
         """Return what would make the results of another plan differ from those of this one, a line each.
@@ -208,7 +224,7 @@ class RunPlan:
         other : RunPlan
             The plan to compare; its memory, notes and the source's name do not matter.
         """
-        mine, others = (_flat(_plain(plan)) for plan in (self, other))
+        mine, others = (flat(plain_of(plan)) for plan in (self, other))
         return tuple(
             f"{key}: {mine.get(key)!r}, now {others.get(key)!r}"
             for key in sorted(mine.keys() | others.keys())
@@ -234,7 +250,7 @@ def parse_plan(text: str) -> RunPlan:
         plain = json.loads(text)
         if isinstance(plain, dict) and plain.get("schema") != SCHEMA:
             raise UsageError(f"the plan has schema {plain.get('schema')!r}, this program reads {SCHEMA}")
-        plan: RunPlan = _read(RunPlan, plain, "plan")
+        plan: RunPlan = read_value(RunPlan, plain, "plan")
     except (ValueError, RecursionError, ZeroDivisionError) as error:
         raise UsageError(f"not a readable plan of a run ({error})") from error
     return plan
@@ -409,53 +425,6 @@ def _tiles(
     return plan
 
 
-# Values to JSON and back, by the types of their fields.
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.init}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in plain.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def _read(kind: Any, plain: Any, where: str) -> Any:
-    """Make a value of a type from plain JSON; ValueError names the place where it does not fit."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if plain is None and type(None) in arguments:
-            return None
-        (kind,) = (argument for argument in arguments if argument is not type(None))
-        return _read(kind, plain, where)
-    if origin is Literal:
-        if plain in arguments:
-            return plain
-    elif origin is tuple and isinstance(plain, list):
-        inner = [arguments[0]] * len(plain) if arguments[1:] == (...,) else arguments
-        if len(inner) == len(plain):
-            return tuple(_read(k, item, where) for k, item in zip(inner, plain, strict=True))
-    elif is_dataclass(kind) and isinstance(kind, type) and isinstance(plain, dict):
-        hints = typing.get_type_hints(kind)
-        wanted = {f.name for f in fields(kind) if f.init}
-        if wanted != set(plain):
-            raise ValueError(f"{where} has the fields {sorted(plain)}, expected {sorted(wanted)}")
-        return kind(**{name: _read(hints[name], plain[name], f"{where}.{name}") for name in wanted})
-    elif kind is float and isinstance(plain, int | float) and not isinstance(plain, bool):
-        return float(plain)
-    elif isinstance(kind, type) and type(plain) is kind:
-        return plain
-    raise ValueError(f"{where} is {plain!r}, expected {kind}")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """A plan, and the time that it would take.
@@ -487,7 +456,7 @@ class Estimate:
             "memory_bytes": plan.memory_bytes,
             "seconds": self.seconds,
             "notes": list(plan.notes),
-            "plan": _plain(plan),
+            "plan": plain_of(plan),
         }
 
     def __str__(self) -> str:

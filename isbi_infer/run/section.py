@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.pixels.mending import tissue_of, whole_section
+from isbi_infer.pixels.mending import normalising, tissue_of, whole_section
 from isbi_infer.pixels.normalise import Statistics, intensity_statistics, normalise
 from isbi_infer.pixels.probability import decode
 from isbi_infer.pixels.resample import resample
@@ -52,27 +52,21 @@ class SectionInWork:
 
     def __init__(self, section_YX: Section, plan: RunPlan) -> None:
         self._shape = (section_YX.shape[0], section_YX.shape[1])
+        mask_YX = np.ma.getmaskarray(section_YX) if np.ma.is_masked(section_YX) else None
+        section_YX = np.ma.getdata(section_YX)
         self._scaled = plan.scaling is not None
         self._dtype = plan.model.output_dtype
-        self.statistics = section_statistics(section_YX, nodata=plan.source.nodata)
+        self.statistics = section_statistics(section_YX, nodata=plan.source.nodata, mask_YX=mask_YX)
         self.views: list[View] = []
         if not self.statistics.blank:
             tissue_YX = tissue_of(section_YX, self.statistics)
             self._tissue_shape = (tissue_YX.shape[0], tissue_YX.shape[1])
             if plan.scaling is None:
-                statistics = self._measured(tissue_YX)
+                statistics = normalising(tissue_YX, self.statistics)
             else:
                 tissue_YX, statistics = self._resampled(tissue_YX, plan)
             self.views = [View(tissue_YX, symmetry, statistics, plan) for symmetry in plan.views]
         self.pending = sum(len(view.plan.tiles) for view in self.views)
-
-    def _measured(self, tissue_YX: Section) -> Statistics:
-        """Return mean and standard deviation of the tissue, which mostly is the whole section."""
-        found = self.statistics
-        integers = tissue_YX.dtype.kind in "iu" and tissue_YX.dtype.itemsize <= 2  # counted one by one
-        if integers or found.canvas_YX is not None or found.outliers:
-            return found
-        return intensity_statistics(tissue_YX)
 
     def _resampled(self, tissue_YX: Section, plan: RunPlan) -> tuple[Section, Statistics]:
         """Return the tissue at the model's pixel size, and its statistics there."""

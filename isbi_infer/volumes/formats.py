@@ -27,7 +27,7 @@ class _Format(NamedTuple):
 
 
 def recognise(head: bytes, path: str | os.PathLike[str]) -> str | None:
-    """Tell what a file or folder is, other than a TIFF, and how to convert it to one.
+    """Return what a file or folder is, other than a TIFF, and how to convert it to one.
 
     Parameters
     ----------

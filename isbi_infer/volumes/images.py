@@ -239,7 +239,7 @@ class ImageFolder:
 
 
 def _identified(path: Path) -> _Image:
-    """Tell an image's format by its first bytes."""
+    """Return an image's format by its first bytes."""
     with _named_errors(path):
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)

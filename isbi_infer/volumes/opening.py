@@ -10,6 +10,22 @@ from isbi_infer.volumes.images import open_images
 from isbi_infer.volumes.protocol import Source
 from isbi_infer.volumes.tiff.reader import open_stack
 
+_TIFF = (".tif", ".tiff")
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Raise UsageError unless a result can be written in the format that a name asks for.
+
+    Parameters
+    ----------
+    path : path
+        Of the output; one without a suffix becomes a TIFF file too.
+    """
+    suffix = Path(path).suffix
+    if suffix and suffix.lower() not in _TIFF:
+        tiff = Path(path).with_suffix(".tif")
+        raise UsageError(f"{path}: results are written as TIFF, not as {suffix}; name it {tiff}")
+
 
 def open_source(
     path: str | os.PathLike[str],

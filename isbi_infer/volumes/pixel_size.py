@@ -71,7 +71,7 @@ class PixelSize:
 
 
 def same_size(one: PixelSize | None, other: PixelSize | None) -> bool:
-    """Tell whether sections of two sizes may be taken for one stack: both unknown, or within 1 % of each other.
+    """Return whether sections of two sizes may be taken for one stack: both unknown, or within 1 % of each other.
 
     Parameters
     ----------
@@ -114,12 +114,12 @@ def in_nm(size: str | float | Fraction, unit: str) -> float | None:
 
 
 def is_length(unit: str) -> bool:
-    """Tell whether `in_nm` knows a unit."""
+    """Return whether `in_nm` knows a unit."""
     return _spelled(unit) in _SPELLINGS
 
 
 def is_pixel(unit: str) -> bool:
-    """Tell whether a unit is that of images without a scale, such as "pixel"."""
+    """Return whether a unit is that of images without a scale, such as "pixel"."""
     return _spelled(unit) in _PIXELS
 
 

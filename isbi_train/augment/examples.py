@@ -93,7 +93,7 @@ class PairMaker:
     Raises
     ------
     UsageError
-        If the seed or the crop cannot be meant.
+        If the seed or the crop is invalid.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class PairMaker:
         largest = min(stack.image_ZYX.shape[1:])
         self.crop = largest if crop is None else crop
         if not 16 <= self.crop <= largest:
-            raise UsageError(f"a crop of {crop} pixels cannot be meant; expected 16 to {largest}")
+            raise UsageError(f"a crop of {crop} pixels is invalid; expected 16 to {largest}")
         if seed < 0:
             raise UsageError(f"seed {seed} is negative; give 0 or more")
         self.seed, self.config = seed, config or AugmentConfig()
@@ -216,7 +216,7 @@ def write_pairs(
     Raises
     ------
     UsageError
-        If an argument cannot be meant, or the folder holds TIFF files that are not to be overwritten.
+        If an argument is invalid, or the folder holds TIFF files that are not to be overwritten.
     OutputError
         If a file cannot be written; those before it are whole.
     """

@@ -24,7 +24,7 @@ def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tens
 
 
 def crop_axis(crop: int) -> Tensor:
-    """Give the coordinates of a crop's pixels along one axis, in pixels from its centre."""
+    """Return the coordinates of a crop's pixels along one axis, in pixels from its centre."""
     return torch.arange(crop, dtype=torch.float32) - (crop - 1) / 2
 
 
@@ -40,7 +40,7 @@ def _lines(n: int, crop: int, generator: torch.Generator) -> tuple[Tensor, Tenso
 
 
 def _distances(normal_N2: Tensor, offset_N: Tensor, crop: int) -> Tensor:
-    """Give each pixel's signed distance from its crop's line, of shape (N, Y, X)."""
+    """Return each pixel's signed distance from its crop's line, of shape (N, Y, X)."""
     axis = crop_axis(crop)
     x_distance_NX, y_distance_NY = normal_N2[:, :1] * axis, normal_N2[:, 1:] * axis
     return x_distance_NX[:, None, :] + y_distance_NY[:, :, None] - offset_N[:, None, None]

@@ -148,8 +148,11 @@ def analyse(
     out: Annotated[Path, typer.Option(help="Folder for submission, sections and contact sheet.")],
     provider: Annotated[Provider, typer.Option(help="Where to compute.")] = "auto",
     tta: Annotated[
-        bool, typer.Option("--tta", help="Average over the 8 flips and rotations; .onnx only.")
+        bool, typer.Option("--tta", help="Average over the 8 flips and rotations; not of .pth.")
     ] = False,
+    pixel_size: Annotated[
+        float | None, typer.Option(help="Side of a pixel in nanometres. [default: what the file says]")
+    ] = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -162,7 +165,9 @@ def analyse(
         with open_stack(stack) as reader:
             megapixels = reader.height * reader.width / 1e6
         with section_progress(megapixels, quiet=quiet) as progress:
-            result = run(model, stack, out, provider=provider, tta=tta, progress=progress)
+            result = run(
+                model, stack, out, provider=provider, tta=tta, pixel_size=pixel_size, progress=progress
+            )
         _say(result.notes)
         if not quiet:
             typer.echo(

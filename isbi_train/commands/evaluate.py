@@ -43,6 +43,10 @@ def evaluate(
         ),
     ] = ":",
     provider: Annotated[Provider, typer.Option(help="Where to run a model.")] = "auto",
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(help="Side of a pixel of --image in nanometres. [default: what the file says]"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Draw scores, splits and mergers into a .png, .svg or .pdf file.")
@@ -67,7 +71,13 @@ def evaluate(
                 megapixels = reader.height * reader.width / 1e6
         with section_progress(megapixels, quiet=as_json or not image) as progress:
             evaluation = score(
-                prediction, labels, image=image, sections=sections, provider=provider, progress=progress
+                prediction,
+                labels,
+                image=image,
+                sections=sections,
+                provider=provider,
+                pixel_size=pixel_size,
+                progress=progress,
             )
         for note in evaluation.notes:
             typer.echo(f"isbi-train: note: {note}", err=True)

@@ -38,6 +38,10 @@ def fit(
         int | None, typer.Option(help="Cross-validate over so many blocks of neighbouring sections.")
     ] = None,
     fold: Annotated[int | None, typer.Option(help="With --folds: train this one only, from 0.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processor threads. [default: all cores; 1 a process where several train]"),
+    ] = None,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
     ] = False,
@@ -52,6 +56,7 @@ def fit(
     with exit_codes("isbi-train", debug=debug):
         require_packages("train", "torch", "numba", "tomli_w")
         from isbi_train.data.inputs import read_labelled
+        from isbi_train.training.device import use_threads
         from isbi_train.training.distributed import torchrun_processes
 
         if fold is not None and folds is None:
@@ -67,6 +72,7 @@ def fit(
             logging.basicConfig(
                 level=logging.INFO if processes.is_main else logging.ERROR, format="%(message)s"
             )
+            use_threads(threads, processes.size)
             parts: dict[str, Any] = {
                 "network": chosen.network,
                 "augment": chosen.augment,

@@ -89,7 +89,7 @@ class AugmentConfig(Plain):
 
     @classmethod
     def none(cls) -> Self:
-        """Give settings that vary nothing but the place of a crop."""
+        """Return settings that vary nothing but the place of a crop."""
         return cls(
             rotation_deg=0,
             flip=False,

@@ -18,7 +18,7 @@ class Plain:
     """Conversion to and from plain types, as checkpoints store them."""
 
     def to_plain(self) -> dict[str, Any]:
-        """Give the settings as a dictionary of plain types."""
+        """Return the settings as a dictionary of plain types."""
         return asdict(self)  # type: ignore[call-overload, no-any-return]
 
     @classmethod

@@ -54,7 +54,7 @@ class Settings:
         Raises
         ------
         UsageError
-            Naming origin and key, if a section or a key is unknown, or a value has another type or cannot be meant.
+            Naming origin and key, if a section or a key is unknown, or a value has another type or is invalid.
         """
         changed = {}
         known = [part.name for part in fields(self)]
@@ -81,7 +81,7 @@ class Settings:
 
 
 def _typed(value: Any, kind: Any, where: str) -> Any:
-    """Give a value of a TOML file as its field wants it; whole numbers pass for fractions, and nothing else."""
+    """Return a value of a TOML file as its field wants it; whole numbers pass for fractions, and nothing else."""
     if isinstance(kind, types.UnionType):  # "int | None"; TOML knows no None, which is what absence means
         (kind,) = (part for part in get_args(kind) if part is not types.NoneType)
     if kind is float and type(value) in (int, float) and math.isfinite(value):

@@ -108,7 +108,7 @@ class TrainConfig(Plain):
             require(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)} is not within [0, 1]")
 
     def held_out(self, sections: int) -> slice:
-        """Say which of a stack's sections are only validated on.
+        """Return which of a stack's sections are only validated on.
 
         Parameters
         ----------

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from isbi_infer.errors import OutputError, UsageError
-from isbi_infer.files import holding
+from isbi_infer.files import locked_folder
 from isbi_infer.volumes.images import natural_key
 
 _SUFFIXES = (".tif", ".tiff")
@@ -117,7 +117,7 @@ def filled_at_once(folder: Path) -> Iterator[Path]:
         If the folder cannot be made or filled.
     """
     aside = folder / f".{secrets.token_hex(8)}.unfinished"
-    with made_folder(folder), holding(folder):
+    with made_folder(folder), locked_folder(folder):
         try:
             try:
                 for left in folder.glob(".*.unfinished"):  # by killed processes: nobody else holds the folder

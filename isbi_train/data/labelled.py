@@ -107,11 +107,11 @@ def load_labelled(
         )
     if image_ZYX.dtype.kind == "b":
         raise ImageError(f"{image_path}: found {image_ZYX.dtype} pixels; expected grey values")
-    side_nm = pixel_size_nm or _side_nm(image_path, size)
-    shape = resampled_shape(image_ZYX.shape[1:], side_nm, resample_nm) if resample_nm is not None else None
+    from_nm = pixel_size_nm or side_nm(image_path, size)
+    shape = resampled_shape(image_ZYX.shape[1:], from_nm, resample_nm) if resample_nm is not None else None
     try:
         if shape is None:
-            return LabelledStack(image_ZYX, cell_mask(label_ZYX, labels_are), side_nm)
+            return LabelledStack(image_ZYX, cell_mask(label_ZYX, labels_are), from_nm)
         cell_ZYX = resample_labels(label_ZYX, labels_are, shape)
     except ImageError as error:
         where = f"{label_path}, resampled to {resample_nm:g} nm" if shape else label_path
@@ -157,7 +157,8 @@ def _files(data: Path, labels: Path | None) -> tuple[Path, Path]:
     return data, labels
 
 
-def _side_nm(path: Path, size: PixelSize | None) -> float | None:
+def side_nm(path: Path, size: PixelSize | None) -> float | None:
+    """Return the side of a stack's pixels in nanometres; ImageError, naming the file, if they are not square."""
     if size is None:
         return None
     if abs(size.x_nm - size.y_nm) > _SQUARE * size.x_nm:

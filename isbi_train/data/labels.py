@@ -17,7 +17,7 @@ _SHOWN = 5
 
 
 def cell_mask(label_ZYX: npt.NDArray[Any], labels_are: LabelKind = "cell") -> npt.NDArray[np.bool_]:
-    """Tell cell interior from membrane.
+    """Distinguish cell interior from membrane.
 
     Parameters
     ----------

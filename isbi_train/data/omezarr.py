@@ -19,7 +19,7 @@ _MARKS = ("zarr.json", ".zgroup", ".zarray")
 
 
 def is_zarr(path: Path) -> bool:
-    """Tell whether a path is a folder of Zarr, format 2 or 3."""
+    """Return whether a path is a folder of Zarr, format 2 or 3."""
     return path.is_dir() and any((path / mark).is_file() for mark in _MARKS)
 
 

@@ -178,7 +178,7 @@ def _checked_alike(paths: list[Path]) -> tuple[StackInfo, Any]:
 
 
 def _gaps(paths: list[Path]) -> tuple[str, ...]:
-    """Tell of numbers left out where the names differ in one number only."""
+    """Return a note on numbers left out where the names differ in one number only."""
     found = [match for path in paths if (match := re.fullmatch(r"(.*?)([0-9]+)([^0-9]*)", path.stem))]
     if len(found) < len(paths) or len({(match[1], match[3]) for match in found}) != 1:
         return ()

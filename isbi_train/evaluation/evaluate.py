@@ -21,6 +21,7 @@ import numpy.typing as npt
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.model.devices import ProviderName
 from isbi_infer.volumes import TiffSource, open_stack
+from isbi_train.data.arrays import ArraySource
 from isbi_train.evaluation.predict import MODEL_SUFFIXES, Progress, predict
 from isbi_train.scores.inputs import ScoringInput, check_scoring_input
 from isbi_train.scores.metrics import (
@@ -81,7 +82,7 @@ class Evaluation:
     notes: tuple[str, ...]
 
     def to_plain(self) -> dict[str, Any]:
-        """Give all figures as plain types, NaN as None.
+        """Return all figures as plain types, NaN as None.
 
         Returns
         -------
@@ -140,6 +141,7 @@ def evaluate(
     image: Path | None = None,
     sections: str | slice = ":",
     provider: ProviderName = "auto",
+    pixel_size: float | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score a probability stack, or a model run on an image, against labels.
@@ -147,16 +149,18 @@ def evaluate(
     Parameters
     ----------
     prediction : Path
-        A TIFF with the probability of cell, or a model: ``.onnx`` is run by :class:`isbi_infer.Segmenter`,
-        ``.pth`` and ``.pt`` by torch over whole sections, as training validates.
+        A TIFF with the probability of cell, or a model: ``.onnx`` and ``.pt`` are run by
+        :class:`isbi_infer.Segmenter`, ``.pth`` by torch over whole sections, as training validates.
     labels : Path
         A TIFF of the same shape; above zero = cell, zero = membrane.
     image : Path, optional
-        The TIFF to run a model on.
+        The TIFF to run a model on, at its own pixel size as ``isbi-infer`` does.
     sections : str or slice
         Which sections of both stacks to score, see :func:`section_range`.
     provider : str
         Where to run a model, see :class:`isbi_infer.Segmenter`.
+    pixel_size : float, optional
+        Side of a pixel of the image in nanometres, where the file does not say or is wrong.
     progress : callable, optional
         Called with the sections segmented and their total.
 
@@ -176,8 +180,10 @@ def evaluate(
     DependencyError
         If a package or the provider is not there.
     """
-    source = _source(prediction, image)
-    with open_stack(source) as stack, open_stack(labels) as truth:
+    stack_path = _stack_path(prediction, image)
+    if image is None and pixel_size is not None:
+        raise UsageError(f"{prediction}: is not resampled, since it is no model; leave out --pixel-size")
+    with open_stack(stack_path) as stack, open_stack(labels) as truth:
         chosen = section_range(sections, truth.sections)
         _check_same_shape(stack, truth)
         pixels_ZYX, label_ZYX = read_sections(stack, chosen), read_sections(truth, chosen)
@@ -187,8 +193,11 @@ def evaluate(
     else:
         image_ZYX = pixels_ZYX
         named_pair(label_ZYX > 0, label_ZYX, str(labels))  # what is wrong with labels shows before any work
-        probability_ZYX, note = predict(prediction, image_ZYX, provider=provider, progress=progress)
-        notes.append(note)
+        source = ArraySource(image_ZYX, name=str(image), pixel_size=stack.pixel_size, nodata=stack.nodata)
+        probability_ZYX, how = predict(
+            prediction, source, provider=provider, pixel_size=pixel_size, progress=progress
+        )
+        notes.extend(how)
     pair = named_pair(probability_ZYX, label_ZYX, f"{prediction} against {labels}")
     scored = pair.proposal, pair.cell
     blank = [str(section) for section, cell_YX in zip(chosen, pair.cell, strict=True) if not cell_YX.any()]
@@ -255,7 +264,7 @@ def section_range(sections: str | slice, count: int) -> range:
 
 
 def headline(thinned: ThinnedScores) -> dict[str, float]:
-    """Give the two scores and their thresholds under the names used everywhere."""
+    """Return the two scores and their thresholds under the names used everywhere."""
     return {
         "v_rand_thin": thinned.v_rand,
         "v_info_thin": thinned.v_info,
@@ -265,7 +274,7 @@ def headline(thinned: ThinnedScores) -> dict[str, float]:
 
 
 def pixel_figures(pixels: PixelScores) -> dict[str, float]:
-    """Give the best known of the pixel scores under the names used everywhere."""
+    """Return the best known of the pixel scores under the names used everywhere."""
     return {
         "pixel_error": pixels.pixel_error,
         "dice_membrane": pixels.dice_membrane,
@@ -274,12 +283,12 @@ def pixel_figures(pixels: PixelScores) -> dict[str, float]:
 
 
 def best_index(scores: SplitMergeScores) -> int:
-    """Tell which threshold to show: the best one, or 0.5 where no threshold has a score."""
+    """Return which threshold to show: the best one, or 0.5 where no threshold has a score."""
     best = 0.5 if math.isnan(scores.best_threshold) else scores.best_threshold
     return int(np.flatnonzero(scores.thresholds == best)[0])
 
 
-def _source(prediction: Path, image: Path | None) -> Path:
+def _stack_path(prediction: Path, image: Path | None) -> Path:
     if prediction.suffix.lower() not in MODEL_SUFFIXES:
         if image is not None:
             raise UsageError(
@@ -314,7 +323,7 @@ def named_pair(probability_ZYX: npt.NDArray[Any], label_ZYX: npt.NDArray[Any], f
 
 
 def without_nan(value: Any) -> Any:
-    """Give the same plain value with None for every NaN, which JSON does not have."""
+    """Return the same plain value with None for every NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(part) for key, part in value.items()}
     if isinstance(value, list):

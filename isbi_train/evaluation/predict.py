@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +12,37 @@ import numpy.typing as npt
 
 from isbi_infer.errors import DependencyError, ModelError, ResourceError, UsageError
 from isbi_infer.model.devices import ProviderName
+from isbi_infer.pixels.resample import resample
+from isbi_infer.plan.scaling import choose_scaling
 from isbi_infer.segmenter import Segmenter
 from isbi_infer.terminal import require_packages
+from isbi_infer.volumes import Source
 
 Progress = Callable[[int, int], None]
+Sections = Iterator[npt.NDArray[np.float32]]
 
 MODEL_SUFFIXES = (".onnx", ".pth", ".pt")
 
 
+def is_checkpoint_file(model: Path) -> bool:
+    """Return whether a model file is run by torch as a checkpoint, and not through the path that ships."""
+    return model.suffix.lower() == ".pth"
+
+
 def predict(
     model: Path,
-    image_ZYX: npt.NDArray[Any],
+    source: Source,
     *,
     provider: ProviderName = "auto",
+    pixel_size: float | None = None,
     progress: Progress | None = None,
-) -> tuple[npt.NDArray[np.float32], str]:
-    """Run a model over a stack.
+) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+    """Run a model over a stack and return all of it; see `predict_sections`.
 
     Parameters
     ----------
-    model : Path
-        An ONNX (``.onnx``) or TorchScript (``.pt``) file goes through :class:`isbi_infer.Segmenter`, the path that
-        ships. A checkpoint (``.pth``) is run by torch once over each whole section, as training validates.
-    image_ZYX : array, shape (Z, Y, X)
-        Grey values as stored.
-    provider : str
-        As for :class:`isbi_infer.Segmenter`; torch knows "auto", "cpu" and "cuda".
+    model, source, provider, pixel_size
+        As for `predict_sections`.
     progress : callable, optional
         Called with the sections done and their total.
 
@@ -44,37 +50,75 @@ def predict(
     -------
     probability_ZYX : float32 array
         Of cell, in [0, 1].
-    note : str
+    notes : tuple of str
         How it was made.
+    """
+    sections, notes = predict_sections(model, source, provider=provider, pixel_size=pixel_size)
+    shape = source.info.shape[-2:]
+    out_ZYX = np.empty((source.info.sections, *shape), np.float32)
+    for z, section_YX in enumerate(sections):
+        out_ZYX[z] = section_YX
+        if progress:
+            progress(z + 1, len(out_ZYX))
+    return out_ZYX, notes
+
+
+def predict_sections(
+    model: Path, source: Source, *, provider: ProviderName = "auto", pixel_size: float | None = None
+) -> tuple[Sections, tuple[str, ...]]:
+    """Run a model over a stack lazily; sections of another pixel size than the model's are resampled, and back.
+
+    Parameters
+    ----------
+    model : Path
+        An ONNX (``.onnx``) or TorchScript (``.pt``) file goes through :class:`isbi_infer.Segmenter`, the path that
+        ships. A checkpoint (``.pth``) is run by torch once over each whole section, as training validates.
+    source : Source
+        An open stack. Its own pixel size is taken, as ``isbi-infer`` takes it.
+    provider : str
+        As for :class:`isbi_infer.Segmenter`; torch knows "auto", "cpu" and "cuda".
+    pixel_size : float, optional
+        Side of its pixels in nanometres, where it does not say or is wrong.
+
+    Returns
+    -------
+    sections : iterator of float32 array, shape (Y, X)
+        Probability of cell, in [0, 1].
+    notes : tuple of str
+        How they are made, and what was known about the source.
 
     Raises
     ------
     ModelError
         If the model cannot be trusted.
     DependencyError
-        If torch, onnxruntime or the provider is not there.
+        If torch, a runtime or the provider is not there.
     ResourceError
         If the memory does not suffice.
+    UsageError
+        If the pixel size is invalid, or cannot be used with this model.
     """
-    if model.suffix.lower() == ".pth":
-        sections, how = _torch_sections(model, image_ZYX, provider)
+    if is_checkpoint_file(model):
+        sections, how, notes = _torch_sections(model, source, provider, pixel_size)
     else:
-        segmenter = Segmenter(model, provider=provider)
-        sections, how = segmenter.stream(image_ZYX), f"isbi_infer.Segmenter on {segmenter.provider}"
-    out_ZYX = np.empty(image_ZYX.shape, np.float32)
-    for z, section_YX in enumerate(sections):
-        out_ZYX[z] = section_YX
-        if progress:
-            progress(z + 1, len(out_ZYX))
-    # a comparison with NaN is false
-    if not (out_ZYX.min() >= 0 and out_ZYX.max() <= 1):
-        raise ModelError(f"{model}: gives values outside [0, 1] or NaN; are the weights damaged?")
-    return out_ZYX, f"{model}: run by {how}"
+        pixels = prod(source.info.shape)
+        segmenter = Segmenter(model, provider=provider, pixel_size=pixel_size, pixels=pixels)
+        sections, notes = segmenter.stream_source(source), segmenter.plan_source(source).notes
+        how = f"isbi_infer.Segmenter on {segmenter.provider}"
+    return _checked(model, sections), (f"{model}: run by {how}", *notes)
+
+
+def _checked(model: Path, sections: Sections) -> Sections:
+    for section_YX in sections:
+        # a comparison with NaN is false
+        if not (section_YX.min() >= 0 and section_YX.max() <= 1):
+            raise ModelError(f"{model}: gives values outside [0, 1] or NaN; are the weights damaged?")
+        yield section_YX
 
 
 def _torch_sections(
-    model: Path, image_ZYX: npt.NDArray[Any], provider: ProviderName
-) -> tuple[Iterator[npt.NDArray[np.float32]], str]:
+    model: Path, source: Source, provider: ProviderName, pixel_size: float | None
+) -> tuple[Sections, str, tuple[str, ...]]:
     require_packages("train", "torch")
     import torch
 
@@ -82,25 +126,34 @@ def _torch_sections(
     from isbi_train.networks.whole import predict_whole
 
     device, checkpoint = _device(provider), load_checkpoint(model)
+    scaling, notes = choose_scaling(checkpoint.data["pixel_size_nm"], pixel_size, source.info.pixel_size)
     network = torch.nn.Sequential(checkpoint.load_network(), torch.nn.Sigmoid()).to(device).eval()
     stride, border = checkpoint.network.stride, checkpoint.train.border
 
-    def sections() -> Iterator[npt.NDArray[np.float32]]:
-        for section_YX in image_ZYX:
-            try:
-                (probability_YX,) = predict_whole(network, section_YX[None], stride=stride, border=border)
-            except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
-                    raise ResourceError(
-                        f"{model}: not enough memory on {device} for a whole section of {section_YX.shape}; run "
-                        "isbi-export and evaluate the .onnx file, which runs in tiles"
-                    ) from error
-                raise ModelError(f"{model}: cannot be run ({reason})") from error
-            yield probability_YX
+    def whole(section_YX: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        try:
+            (probability_YX,) = predict_whole(network, section_YX[None], stride=stride, border=border)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
+                raise ResourceError(
+                    f"{model}: not enough memory on {device} for a whole section of {section_YX.shape}; run "
+                    "isbi-export and evaluate the .onnx file, which runs in tiles"
+                ) from error
+            raise ModelError(f"{model}: cannot be run ({reason})") from error
+        return np.asarray(probability_YX)
+
+    def sections() -> Sections:
+        for z in range(source.info.sections):
+            section_YX = source.read(z)
+            if scaling is None:
+                yield whole(section_YX)
+            else:
+                shape = section_YX.shape[0], section_YX.shape[1]
+                yield resample(whole(resample(section_YX, scaling.inner_shape(shape))), shape)
 
     how = f"torch on {device} over whole sections, as training validates; isbi-infer runs the .onnx file"
-    return sections(), how
+    return sections(), how, (*source.notes, *notes)
 
 
 def _device(provider: ProviderName) -> str:

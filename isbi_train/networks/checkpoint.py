@@ -147,7 +147,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def is_checkpoint(plain: object) -> bool:
-    """Say whether what a file held claims to be a checkpoint of this project."""
+    """Return whether what a file held claims to be a checkpoint of this project."""
     return isinstance(plain, dict) and plain.get("format") == FORMAT
 
 
@@ -234,7 +234,7 @@ _BEFORE_VERSION_3 = {"separable": False}
 
 
 def _from_version_1(plain: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Give the settings of a file of version 1 with those that came later."""
+    """Return the settings of a file of version 1 with those that came later."""
     settings = {part: {**meant, **plain[part]} for part, meant in _VERSION_1.items()}
     base, depth = plain["network"].get("base"), plain["network"].get("depth")
     if base in range(513) and depth in range(7):
@@ -274,14 +274,26 @@ def fitting_weights(found: dict[str, Any], config: NetworkConfig) -> dict[str, t
         )
     for name, shape in expected.items():
         weight = found[name]
+        if isinstance(weight, torch.Tensor) and not (is_dense(weight) and not weight.is_complex()):
+            raise ModelError(
+                f"its weights are not of its network: {name} is of another kind ({weight.dtype}, {weight.layout}), "
+                "expected a dense tensor of real numbers"
+            )
         if not isinstance(weight, torch.Tensor) or tuple(weight.shape) != shape:
             other = tuple(getattr(weight, "shape", ()))
             raise ModelError(f"its weights are not of its network: {name} is {other}, expected {shape}")
     return found
 
 
+def is_dense(value: object) -> bool:
+    """Return whether something is a tensor with all its numbers: not sparse, nested, quantised or on no device."""
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        return False
+    return not (value.is_nested or value.is_quantized or value.is_meta)
+
+
 def shapes_of(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    """Give the shapes of a network's weights by name, in their order of definition."""
+    """Return the shapes of a network's weights by name, in their order of definition."""
     with torch.device("meta"):
         return {name: tuple(weight.shape) for name, weight in UNet(config).state_dict().items()}
 

@@ -1,9 +1,14 @@
-"""A network's settings read off its weights: by our names, or by the order and shapes of a U-Net's layers."""
+"""A network's settings read off its weights: by our names, by those of well-known U-Nets, or by a stated order.
+
+Weights show sizes, not what is computed: whether skips come before or after upsampled channels leaves no trace, for
+both have as many channels. So other names are read as what their repository computes, or as what the user states.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise, product
 
 import torch
@@ -18,9 +23,17 @@ Layout = list[tuple[str, tuple[int, ...]]]
 _UNSHUFFLE = {1: 1, 4: 2, 16: 4}  # by the channels that pixels are folded into
 _COUNTER = "num_batches_tracked"  # which nothing is computed with, and old files lack
 
+# What a user may state of weights with other names: our architecture, and whether skips come first.
+ORDERS = {
+    "unet-skip-first": ("unet", True),
+    "unet-up-first": ("unet", False),
+    "valid-unet-skip-first": ("valid-unet", True),
+    "valid-unet-up-first": ("valid-unet", False),
+}
+
 
 def recognise_by_name(found: Tensors) -> tuple[NetworkConfig, Tensors] | None:
-    """Infer the settings of weights that bear the names of `isbi_train.networks.network.UNet`.
+    """Return the settings of weights that bear the names of `isbi_train.networks.network.UNet`.
 
     Parameters
     ----------
@@ -53,8 +66,119 @@ def recognise_by_name(found: Tensors) -> tuple[NetworkConfig, Tensors] | None:
     return config, fitting_weights({**counters, **found}, config)
 
 
-def recognise_by_order(found: Tensors) -> tuple[NetworkConfig, Tensors]:
-    """Infer the settings of weights with other names, which stand in the order in which a U-Net's layers are defined.
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A U-Net that others published under one set of names, with one way to compute.
+
+    Attributes
+    ----------
+    name : str
+        Of the repository.
+    skips_first : bool
+        Whether skips come before upsampled channels.
+    renamed : callable
+        From a name and the number of poolings to our name, or None where the name is not of this network.
+    """
+
+    name: str
+    skips_first: bool
+    renamed: Callable[[str, int], str | None]
+
+
+def _milesial(name: str, depth: int) -> str | None:
+    if match := re.fullmatch(r"inc\.double_conv\.(\d+\.\w+)", name):
+        return f"encoder.0.{match[1]}"
+    if match := re.fullmatch(r"down(\d+)\.maxpool_conv\.1\.double_conv\.(\d+\.\w+)", name):
+        level = int(match[1])
+        return f"bottom.{match[2]}" if level == depth else f"encoder.{level}.{match[2]}"
+    if match := re.fullmatch(r"up(\d+)\.up\.(\w+)", name):
+        return f"upsample.{int(match[1]) - 1}.{match[2]}"
+    if match := re.fullmatch(r"up(\d+)\.conv\.double_conv\.(\d+\.\w+)", name):
+        return f"decoder.{int(match[1]) - 1}.{match[2]}"
+    match = re.fullmatch(r"outc\.conv\.(\w+)", name)
+    return f"head.{match[1]}" if match else None
+
+
+def _mateuszbuda(name: str, depth: int) -> str | None:
+    places = {"conv1": 0, "norm1": 1, "conv2": 3, "norm2": 4}
+    if match := re.fullmatch(r"(encoder|decoder)(\d+)\.(?:enc|dec)\2(conv\d|norm\d)\.(\w+)", name):
+        level = int(match[2])
+        block = level - 1 if match[1] == "encoder" else depth - level
+        return f"{match[1]}.{block}.{places.get(match[3])}.{match[4]}"
+    if match := re.fullmatch(r"bottleneck\.bottleneck(conv\d|norm\d)\.(\w+)", name):
+        return f"bottom.{places.get(match[1])}.{match[2]}"
+    if match := re.fullmatch(r"upconv(\d+)\.(\w+)", name):
+        return f"upsample.{depth - int(match[1])}.{match[2]}"
+    match = re.fullmatch(r"conv\.(\w+)", name)
+    return f"head.{match[1]}" if match else None
+
+
+_PUBLISHED = (
+    Published("milesial/Pytorch-UNet", True, _milesial),
+    Published("mateuszbuda/brain-segmentation-pytorch", False, _mateuszbuda),
+)
+
+
+def recognise_published(found: Tensors) -> tuple[NetworkConfig, Tensors, Published] | None:
+    """Return the settings of weights that bear the names of a well-known U-Net which computes what ours does.
+
+    Parameters
+    ----------
+    found : dict of str to Tensor
+        Without prefixes.
+
+    Returns
+    -------
+    (NetworkConfig, dict of str to Tensor, Published) or None
+        As of `recognise_by_name`, under our names, and whose names they were. None where some names are others.
+
+    Raises
+    ------
+    ModelError
+        If the names are those of such a network, and the weights are not ones that we can compute with.
+    """
+    depth = max(
+        (int(match[1]) for name in found if (match := re.match(r"(?:down|encoder)(\d+)\.", name))), default=0
+    )
+    for published in _PUBLISHED:
+        names = {name: published.renamed(name, depth) for name in found}
+        if not depth or None in names.values():
+            continue
+        renamed = {str(names[name]): weight for name, weight in found.items()}
+        first = renamed.get("encoder.0.0.weight")
+        try:
+            if first is not None and first.ndim == 4 and first.shape[1] != 1:
+                raise ModelError(f"it takes images of {first.shape[1]} channels; expected 1, grey values")
+            recognised = recognise_by_name(_without_biases(renamed))
+        except ModelError as error:
+            raise ModelError(f"its names are those of {published.name}, but {error}") from error
+        if recognised is not None:
+            config, weights = recognised
+            return config, weights if published.skips_first else _skips_first(weights), published
+    return None
+
+
+def _without_biases(found: Tensors) -> Tensors:
+    """Take the biases of convolutions before a BatchNorm into its mean, which changes nothing."""
+    weights = dict(found)
+    for name, mean in found.items():
+        if name.endswith(".running_mean"):
+            block, _, place = name.removesuffix(".running_mean").rpartition(".")
+            bias = weights.pop(f"{block}.{int(place) - 1}.bias", None)
+            if bias is not None and bias.shape == mean.shape:
+                weights[name] = mean - bias
+    return weights
+
+
+def _skips_first(weights: Tensors) -> Tensors:
+    """Exchange the halves of the channels that decoder blocks read: upsampled channels first become skips first."""
+    readers = [name for name in weights if re.fullmatch(r"decoder\.\d+\.0\.weight", name)]
+    turned = {name: torch.cat(weights[name].chunk(2, dim=1)[::-1], dim=1) for name in readers}
+    return {**weights, **turned}
+
+
+def recognise_by_order(found: Tensors, skips_first: bool | None) -> tuple[NetworkConfig, Tensors]:
+    """Return the settings of weights with other names, which stand in the order in which a U-Net's layers are defined.
 
     That is encoder, bottom, decoder (each up-convolution before its block, or all of them first) and head. A BatchNorm
     follows its convolution directly. Biases before a BatchNorm are taken into its mean, which changes nothing.
@@ -64,6 +188,8 @@ def recognise_by_order(found: Tensors) -> tuple[NetworkConfig, Tensors]:
     ----------
     found : dict of str to Tensor
         In the order of definition.
+    skips_first : bool or None
+        Whether skips come before upsampled channels, as the user states; None where nothing is stated.
 
     Returns
     -------
@@ -73,7 +199,7 @@ def recognise_by_order(found: Tensors) -> tuple[NetworkConfig, Tensors]:
     Raises
     ------
     ModelError
-        If kinds and shapes do not match in just one way.
+        If kinds and shapes do not match in just one way, or nothing is stated; what was found is listed.
     """
     theirs = [(name, weight) for name, weight in found.items() if not name.endswith(_COUNTER)]
     kernels = [weight.shape for _, weight in theirs if weight.ndim == 4]
@@ -105,7 +231,18 @@ def recognise_by_order(found: Tensors) -> tuple[NetworkConfig, Tensors]:
             f"its weights are no U-Net's of base {config.base} and depth {depth}, "
             f"neither by name nor by order and shape: {_names_differ(found, config)}"
         )
-    return config, _renamed(found, matching[0], config)
+    if skips_first is None:
+        norm = "BatchNorm and ReLU" if batch_norm else "then ReLU"
+        raise ModelError(
+            f"its names are of no network known here ({listed(found, 4)}). By order and shape it may be a U-Net of "
+            f"base {config.base} and depth {config.depth}, but weights do not show whether skips come before or after "
+            f"upsampled channels, nor how it pools. If it has twice a 3x3 convolution, {norm} on every level and 2x2 "
+            "maximum pooling, state the rest with isbi-export --arch unet-skip-first or unet-up-first (valid-unet-... "
+            "where convolutions on the way down are unpadded); otherwise export it to ONNX and use isbi-export "
+            "--contract"
+        )
+    weights = _renamed(found, matching[0], config)
+    return config, weights if skips_first else _skips_first(weights)
 
 
 def _config(
@@ -113,7 +250,7 @@ def _config(
 ) -> NetworkConfig:
     if folded not in _UNSHUFFLE:
         raise ModelError(
-            f"its last convolution gives {folded} maps, expected 1 logit (or 4 or 16 of them, folded)"
+            f"its last convolution returns {folded} maps, expected 1 logit (or 4 or 16 of them, folded)"
         )
     try:
         return NetworkConfig(
@@ -142,7 +279,7 @@ def _kind(name: str) -> str:
 def _layout(
     config: NetworkConfig, *, upsamplings_first: bool, biased: bool
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Give our names and shapes in an order that others define them in, with biases that we do not have."""
+    """Return our names and shapes in an order that others define them in, with biases that we do not have."""
     ours = shapes_of(config)
     ups, blocks = ([f"{kind}.{i}." for i in range(config.depth)] for kind in ("upsample", "decoder"))
     decoder = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from isbi_infer.segmenter import Segmenter
 from isbi_infer.volumes import open_stack, write_stack
 from isbi_train.data.folders import made_folder
 from isbi_train.data.section_files import section_paths, split_stack
-from isbi_train.evaluation.evaluate import read_sections
-from isbi_train.evaluation.predict import predict
+from isbi_train.evaluation.predict import is_checkpoint_file, predict_sections
 from isbi_train.plots.sheets import draw_contact_sheet
 
 SUBMISSION, SECTIONS, CONTACT_SHEET = "submission.tif", "sections", "contact-sheet.png"
@@ -55,6 +55,7 @@ def analyse(
     *,
     provider: ProviderName = "auto",
     tta: bool = False,
+    pixel_size: float | None = None,
     progress: Progress | None = None,
 ) -> Analysis:
     """Segment a stack into a challenge submission, single sections and a contact sheet.
@@ -62,17 +63,19 @@ def analyse(
     Parameters
     ----------
     model : Path
-        ``.onnx`` is run by :class:`isbi_infer.Segmenter`, the path that ships; ``.pth`` and ``.pt`` by torch over
+        ``.onnx`` and ``.pt`` are run by :class:`isbi_infer.Segmenter`, the path that ships; ``.pth`` by torch over
         whole sections, as training validates.
     stack : Path
-        A greyscale TIFF.
+        A greyscale TIFF, at its own pixel size as ``isbi-infer`` takes it.
     folder : Path
         Made where it is missing. An earlier analysis in it is replaced: ``submission.tif`` (float32, 1 = cell, as the
         challenge wants it), ``sections/00.tif`` and so on, ``contact-sheet.png``.
     provider : str
         As for :class:`isbi_infer.Segmenter`; torch knows "auto", "cpu" and "cuda".
     tta : bool
-        Average over the eight flips and rotations; of ``.onnx`` only.
+        Average over the eight flips and rotations; not of ``.pth``.
+    pixel_size : float, optional
+        Side of a pixel of the stack in nanometres, where the file does not say or is wrong.
     progress : callable, optional
         Called with the sections done and their total.
 
@@ -87,7 +90,8 @@ def analyse(
     ModelError
         If the model cannot be trusted.
     UsageError
-        If an output is the input, files of others are in the way, or `tta` is asked of torch.
+        If an output is the input, files of others are in the way, `tta` is asked of a checkpoint, or the
+        pixel size is invalid.
     OutputError
         If something cannot be written; each file is whole or as it was.
     DependencyError
@@ -103,7 +107,7 @@ def analyse(
     with made_folder(folder):
         for output in (submission, sheet):
             check_writable(output)
-        notes = _segment(model, stack, submission, provider, tta, progress)
+        notes = _segment(model, stack, submission, provider, tta, pixel_size, progress)
         sections = split_stack(submission, folder / SECTIONS, overwrite=True)
         title = f"{stack.name} by {model.name}: membranes outlined at 0.5, probability of cell beside"
         if count > _ON_SHEET:
@@ -113,22 +117,39 @@ def analyse(
 
 
 def _segment(
-    model: Path, stack: Path, submission: Path, provider: ProviderName, tta: bool, progress: Progress | None
+    model: Path,
+    stack: Path,
+    submission: Path,
+    provider: ProviderName,
+    tta: bool,
+    pixel_size: float | None,
+    progress: Progress | None,
 ) -> tuple[str, ...]:
-    if model.suffix.lower() == ".onnx":
-        segmenter = Segmenter(model, provider=provider, tta=tta)
-        return segmenter.segment_file(stack, submission, progress=progress).notes
+    if not is_checkpoint_file(model):
+        with open_stack(stack) as source:
+            pixels = prod(source.shape)
+            segmenter = Segmenter(model, provider=provider, tta=tta, pixel_size=pixel_size, pixels=pixels)
+            return segmenter.segment_file(source, submission, progress=progress).notes
     if tta:
         raise UsageError(
-            f"{model}: only .onnx files are averaged over flips and rotations; run isbi-export on it"
+            f"{model}: a checkpoint is not averaged over flips and rotations; run isbi-export first"
         )
-    with open_stack(stack) as reader:
-        image_ZYX = read_sections(reader, range(reader.sections))
-        info, notes = reader.info, reader.notes
-    probability_ZYX, how = predict(model, image_ZYX, provider=provider, progress=progress)
-    with replacing(submission) as temporary:
-        write_stack(temporary, probability_ZYX, like=info, dtype=np.float32)
-    return (*notes, how)
+    with open_stack(stack) as source:
+        sections, notes = predict_sections(model, source, provider=provider, pixel_size=pixel_size)
+        with replacing(submission) as temporary:
+            write_stack(
+                temporary, _counted(sections, progress, source.sections), like=source.info, dtype="float32"
+            )
+    return notes
+
+
+def _counted(
+    sections: Iterator[npt.NDArray[np.float32]], progress: Progress | None, total: int
+) -> Iterator[npt.NDArray[np.float32]]:
+    for done, section_YX in enumerate(sections, start=1):
+        yield section_YX
+        if progress:
+            progress(done, total)
 
 
 def _on_sheet(

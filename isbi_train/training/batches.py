@@ -11,7 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.mending import normalising
+from isbi_infer.pixels.normalise import normalise
+from isbi_infer.pixels.statistics import section_statistics
 from isbi_train.augment.crops import ALL, random_crops
 from isbi_train.config import AugmentConfig, TrainConfig
 from isbi_train.data.labelled import LabelledStack
@@ -42,8 +44,13 @@ class Sections:
 
 
 def normalised(image_ZYX: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    """Normalise each section with its own statistics."""
-    return np.stack([normalise(section_YX, intensity_statistics(section_YX)) for section_YX in image_ZYX])
+    """Normalise each section with the statistics of its own tissue, as inference does."""
+    return np.stack(
+        [
+            normalise(section_YX, normalising(section_YX, section_statistics(section_YX)))
+            for section_YX in image_ZYX
+        ]
+    )
 
 
 def bring_sections(
@@ -118,7 +125,7 @@ def steps_per_epoch(pixels: int, train: TrainConfig) -> int:
 
 
 def step_seed(train: TrainConfig, step: int) -> int:
-    """Give the seed of one step's randomness."""
+    """Return the seed of one step's randomness."""
     return train.seed * 2**32 + step
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 
 from isbi_infer.errors import DependencyError
 from isbi_train.config import TrainConfig
+
+_VARIABLES = {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +74,20 @@ def choose_device(config: TrainConfig, local_rank: int = 0) -> Device:
     features: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     native = features.get("avx512_bf16") or features.get("amx_bf16")
     return Device(device, torch.bfloat16 if native else torch.float32)
+
+
+def use_threads(threads: int | None, processes: int) -> None:
+    """Set how many processor threads this process trains with.
+
+    Parameters
+    ----------
+    threads : int or None
+        Number of threads. None leaves torch's choice, except where several processes train together: they share the
+        cores already, so each takes one thread unless ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS`` is set.
+    processes : int
+        Number of processes that train together.
+    """
+    if threads is None and processes > 1 and not _VARIABLES & set(os.environ):
+        threads = 1
+    if threads is not None:
+        torch.set_num_threads(threads)

@@ -12,10 +12,12 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.segmenter import Segmenter
-from isbi_infer.volumes import open_stack
+from isbi_infer.volumes import PixelSize
 from isbi_train.config import TrainConfig
 from isbi_train.config.inputs import Inputs
-from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.arrays import ArraySource
+from isbi_train.data.labelled import LabelledStack, read_volume, side_nm
+from isbi_train.data.resample import resample_images, resampled_shape
 from isbi_train.data.sections import ranges
 
 log = logging.getLogger(__name__)
@@ -78,7 +80,9 @@ class Teaching:
         sha256 = {f"teacher {t}": digest for t, digest in enumerate(digests)}
         image_ZYX = stack.image_ZYX[:0]
         if inputs.unlabelled:
-            image_ZYX = read_unlabelled(Path(inputs.unlabelled), stack, train)
+            image_ZYX = read_unlabelled(
+                Path(inputs.unlabelled), stack, train, inputs.pixel_size_nm, inputs.resample_nm
+            )
             sha256["unlabelled"] = hashlib.sha256(image_ZYX.tobytes()).hexdigest()
         return cls(teachers, image_ZYX, sha256)
 
@@ -94,6 +98,9 @@ def soft_labels(
 ) -> SoftLabels:
     """Run teachers through the path that ships, with test-time augmentation, and average them.
 
+    Sections of another pixel size than a teacher's are resampled for it and its probabilities back, as ``isbi-infer``
+    does with a file that says this size.
+
     Parameters
     ----------
     teachers : tuple of Path
@@ -108,12 +115,19 @@ def soft_labels(
     SoftLabels
     """
     images_ZYX = training.image_ZYX
+    side_nm = training.pixel_size_nm
+    size = PixelSize(y_nm=side_nm, x_nm=side_nm) if side_nm else None
     sums = [np.zeros(stack.shape, np.float64) for stack in (images_ZYX, unlabelled_image_ZYX)]
     for teacher in teachers:
         segmenter = Segmenter(teacher, tta=True)
         log.info("teacher %s on %s", teacher, segmenter.provider)
-        for sum_ZYX, stack in zip(sums, (images_ZYX, unlabelled_image_ZYX), strict=True):
-            for z, probability_YX in enumerate(segmenter.stream(stack)):
+        for sum_ZYX, stack_ZYX in zip(sums, (images_ZYX, unlabelled_image_ZYX), strict=True):
+            if not len(stack_ZYX):
+                continue
+            source = ArraySource(stack_ZYX, pixel_size=size)
+            for note in segmenter.plan_source(source).notes:
+                log.info("teacher %s: %s", teacher, note)
+            for z, probability_YX in enumerate(segmenter.stream_source(source)):
                 sum_ZYX[z] += probability_YX
     labelled_ZYX, unlabelled_ZYX = ((total / len(teachers)).astype(np.float32) for total in sums)
     return SoftLabels(labelled_ZYX, unlabelled_image_ZYX, unlabelled_ZYX)
@@ -160,8 +174,14 @@ def check_teachers(teachers: tuple[Path, ...], stack: LabelledStack, train: Trai
     return tuple(digests)
 
 
-def read_unlabelled(path: Path, stack: LabelledStack, train: TrainConfig) -> npt.NDArray[np.generic]:
-    """Read sections without labels.
+def read_unlabelled(
+    path: Path,
+    stack: LabelledStack,
+    train: TrainConfig,
+    pixel_size_nm: float | None = None,
+    resample_nm: float | None = None,
+) -> npt.NDArray[np.generic]:
+    """Read sections without labels, at the pixel size of the labelled ones.
 
     Parameters
     ----------
@@ -171,21 +191,33 @@ def read_unlabelled(path: Path, stack: LabelledStack, train: TrainConfig) -> npt
         All labelled sections.
     train : TrainConfig
         Says which are held out.
+    pixel_size_nm : float, optional
+        Side of a pixel in nanometres, where the file does not say it.
+    resample_nm : float, optional
+        Pixel size to train at, where the labelled sections were brought to one.
 
     Returns
     -------
     ndarray, shape (U, Y, X)
-        Grey values as stored.
+        Grey values as stored; float32 where they were resampled.
 
     Raises
     ------
     ImageError
         If the file cannot be read, or its sections have another size than the labelled ones.
     UsageError
-        If a held-out section is among them.
+        If a held-out section is among them, or they must be resampled and their pixel size is not known.
     """
-    with open_stack(path) as sections:
-        image_ZYX = np.stack(list(sections))
+    image_ZYX, size = read_volume(path)
+    from_nm = side_nm(path, size) or pixel_size_nm
+    to_nm = stack.pixel_size_nm
+    if to_nm is not None and (from_nm is not None or resample_nm is not None):
+        try:
+            shape = resampled_shape(image_ZYX.shape[1:], from_nm, to_nm)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+        if shape is not None:
+            image_ZYX = resample_images(image_ZYX, shape)
     if image_ZYX.shape[1:] != stack.image_ZYX.shape[1:]:
         raise ImageError(
             f"{path}: its sections are {image_ZYX.shape[1:]} pixels, the labelled ones "

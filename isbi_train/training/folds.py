@@ -26,7 +26,7 @@ SCORES = ("v_rand_thin", "v_info_thin", "loss")
 
 
 def fold_config(train: TrainConfig, held_out: slice) -> TrainConfig:
-    """Give the settings that hold out one block of sections."""
+    """Return the settings that hold out one block of sections."""
     return replace(train, hold_out=held_out.stop - held_out.start, hold_out_start=held_out.start)
 
 

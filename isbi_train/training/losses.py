@@ -22,7 +22,7 @@ MAPS = ("label", "gain", "offset", "border weight")  # target = gain * label + o
 
 
 def is_plain(config: TrainConfig) -> bool:
-    """Say whether the targets are the labels, all of one weight, where there are no teachers."""
+    """Return whether the targets are the labels, all of one weight, where there are no teachers."""
     return config.border_weight == 0 and config.label_smoothing == 0
 
 
@@ -76,7 +76,7 @@ def border_weights(cell_YX: npt.NDArray[np.bool_], w0: float, sigma_px: float) -
 
 
 def smoothing(cell_YX: npt.NDArray[np.bool_], strength: float, sigma_px: float) -> npt.NDArray[np.float32]:
-    """Say how far each pixel's target moves towards 1/2: strength exp(-d^2 / (2 sigma^2)).
+    """Return how far each pixel's target moves towards 1/2: strength exp(-d^2 / (2 sigma^2)).
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def target_maps(
 
 
 def targets_and_weights(maps_NKYX: Tensor, membrane_weight: float) -> tuple[Tensor, Tensor]:
-    """Give each pixel's target probability of cell and its weight, both of shape (N, 1, Y, X)."""
+    """Return each pixel's target probability of cell and its weight, both of shape (N, 1, Y, X)."""
     target_N1YX = maps_NKYX[:, :1]
     added_N1YX = torch.zeros_like(target_N1YX)
     if maps_NKYX.shape[1] > 1:

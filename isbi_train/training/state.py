@@ -45,7 +45,7 @@ class RunSettings:
     data: dict[str, Any]
 
     def parts(self) -> dict[str, Any]:
-        """Give the fields by name, as a `Checkpoint` takes them."""
+        """Return the fields by name, as a `Checkpoint` takes them."""
         return {"network": self.network, "augment": self.augment, "train": self.train, "data": self.data}
 
     def check_same(self, saved: Checkpoint) -> None:

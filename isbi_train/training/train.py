@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from isbi_infer.errors import UsageError
-from isbi_infer.files import holding
+from isbi_infer.files import locked_folder
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import Settings, write_settings
@@ -167,7 +167,8 @@ def _train(
     epoch_steps = steps_per_epoch(sections.images_ZCYX.numel(), train)
     total = train.epochs * epoch_steps
     steps, share = range(state.steps_taken(epoch_steps), total), processes.share(train.batch)
-    log.info("training on %s in %s, %d steps", state.device.torch_device, state.device.dtype, total)
+    where, threads = state.device.torch_device, torch.get_num_threads()
+    log.info("training on %s in %s; threads: %d, steps: %d", where, state.device.dtype, threads, total)
     state.network = processes.distribute(state.model, train.batch)
     started = time.perf_counter()
 
@@ -247,7 +248,7 @@ def take_step(
 
 def _hold_folder(out: Path, held: ExitStack, resume: bool) -> None:
     make_run_folder(out)
-    held.enter_context(holding(out))
+    held.enter_context(locked_folder(out))
     if not resume:
         check_no_run(out)
 

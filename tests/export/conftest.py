@@ -1,9 +1,14 @@
 """Shared by the tests of the export: a tiny trained checkpoint, and what becomes of it."""
 
+import hashlib
+
+import onnx
 import pytest
 import torch
 
+from isbi_export.formats.onnx_export import OPSET, graph_of
 from isbi_export.publish import publish
+from isbi_infer.model import devices
 from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.data.labelled import LabelledStack
@@ -12,9 +17,15 @@ from isbi_train.networks.network import UNet
 from isbi_train.training.train import fit
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+@pytest.fixture(autouse=True)
+def prove_on_onnxruntime_alone(request, monkeypatch):
+    """Exports of single tests leave OpenVINO out, which compiles each file for every shape of the proof.
+
+    `everything` and `published` are proved on all that is installed.
+    """
+    if request.module.__name__.rpartition(".")[2] not in ("test_runtimes", "test_precisions"):
+        kept = tuple(row for row in devices.DEVICES if row.name != "openvino")
+        monkeypatch.setattr(devices, "DEVICES", kept)
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +57,12 @@ def everything(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("everything")
     choices = {"precisions": ["fp32", "fp16", "int8"], "ios": ["float32", "uint8"]}
     return folder, publish(trained, folder, ["onnx", "torchscript", "program"], **choices)
+
+
+@pytest.fixture(scope="session")
+def tissue_YX():
+    """A section with structure, to be cut to size: pure noise counts as blank."""
+    return synthetic_stack(1, 640, 640)[0][0]
 
 
 @pytest.fixture(scope="session")
@@ -89,3 +106,26 @@ def save(tmp_path, seasoned):
         return tmp_path / "model.pth"
 
     return write
+
+
+@pytest.fixture(scope="session")
+def graphs():
+    """The graphs that `exported_once` has made so far."""
+    return {}
+
+
+@pytest.fixture
+def exported_once(monkeypatch, graphs):
+    """Export each network once a session, where a test asks only what becomes of the graph; torch takes seconds for it.
+
+    Not for tests of the exporter itself, or of the same bytes each time.
+    """
+
+    def graph_of_once(model, opset=OPSET):
+        weights = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
+        key = repr(model.network.config), opset, hashlib.sha256(weights).digest()
+        if key not in graphs:
+            graphs[key] = graph_of(model, opset).SerializeToString()
+        return onnx.ModelProto.FromString(graphs[key])
+
+    monkeypatch.setattr("isbi_export.formats.exported.graph_of", graph_of_once)

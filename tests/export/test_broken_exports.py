@@ -21,7 +21,9 @@ from isbi_infer.errors import OutputError
 from isbi_infer.model.contract import parse_contract
 from isbi_train.networks.checkpoint import load_checkpoint
 
-FLOAT32_TOLERANCE = GATES["float32"].largest
+pytestmark = pytest.mark.usefixtures("exported_once")
+
+FLOAT32_TOLERANCE = GATES["fp32"].largest
 REPORT = ["model.parity.html", "model.parity.json"]
 
 

@@ -15,7 +15,7 @@ from isbi_train.networks.network import UNet
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-@settings(max_examples=30)
+@settings(max_examples=settings().max_examples // 2)
 @given(
     data=st.data(),
     factor=st.sampled_from([2, 3, 4]),

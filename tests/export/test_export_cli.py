@@ -54,6 +54,7 @@ def test_json_is_one_object_about_the_files_asked_for(isbi_export, trained, publ
     assert (tmp_path / "model.onnx").read_bytes() == (published / "model.onnx").read_bytes()
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_a_line_tells_how_far_each_file_is_from_the_checkpoint(command, save, tmp_path):
     done = command(save(), "--formats", " torchscript,")
     assert (done.exit_code, done.stderr) == (0, "")
@@ -62,10 +63,11 @@ def test_a_line_tells_how_far_each_file_is_from_the_checkpoint(command, save, tm
     assert sorted(os.listdir(tmp_path)) == [*REPORT, "model.pt", "model.pth"]
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_what_fails_its_gate_is_one_line_and_exit_code_5_and_the_others_are_published(
     monkeypatch, command, save, tmp_path
 ):
-    monkeypatch.setitem(GATES, "float16", Gate(largest=0.0))
+    monkeypatch.setitem(GATES, "fp16", Gate(largest=0.0))
     monkeypatch.setitem(GATES, "int8", Gate(largest=0.0))
     failed = command(save(), "--formats", "onnx", "--precision", "fp32,fp16,int8")
     assert failed.exit_code == 5
@@ -76,6 +78,7 @@ def test_what_fails_its_gate_is_one_line_and_exit_code_5_and_the_others_are_publ
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", *REPORT, "model.pth"]
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_a_package_is_written_from_the_float32_files(command, save, tmp_path):
     done = command(save(), "--package", "--licence", "CC-BY-4.0")
     assert (done.exit_code, done.stderr) == (0, "")

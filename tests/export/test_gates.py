@@ -25,27 +25,37 @@ from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_infer.sample import synthetic_stack
 
+pytestmark = pytest.mark.usefixtures("exported_once")
+
 SAME = Scores(v_rand=0.0, v_info=0.0)
 
 
-def evidence(*, largest=0.0, changed=0, v_rand=0.0, data="synthetic", **variant):
+FILES = {"fp32": "float32", "fp16": "float16", "int8": "int8", "bf16": "float32"}  # that are computed so
+
+
+def evidence(*, largest=0.0, changed=0, v_rand=0.0, v_info=0.0, data="synthetic", **variant):
     comparison = Comparison(data=data, shape=(1, 1, 100, 100), largest=largest, mean=0.0, changed=changed)
-    changes = {"synthetic": SAME, data: Scores(v_rand=v_rand, v_info=0.0)}
+    changes = {"synthetic": SAME, data: Scores(v_rand=v_rand, v_info=v_info)}
     chosen = Variant(**{"file_format": "onnx", **variant})
     return Evidence(variant=chosen, comparisons=(comparison,), changes=changes, seams={0: 0.3, 16: 0.0})
 
 
 @pytest.mark.parametrize("precision", GATES)
 def test_a_file_that_equals_its_checkpoint_passes(precision):
-    assert refusals(evidence(precision=precision)) == []
+    assert refusals(evidence(precision=FILES[precision]), precision) == []
 
 
 @pytest.mark.parametrize(
     ("precision", "passes", "fails"),
     [
-        ("float32", {"largest": 1e-5}, {"largest": 1.01e-5}),
-        ("float16", {"largest": 2e-2}, {"largest": 2.01e-2}),
-        ("float16", {"changed": 10}, {"changed": 11}),
+        ("fp32", {"largest": 1e-5}, {"largest": 1.01e-5}),
+        ("fp16", {"largest": 2e-2}, {"largest": 2.01e-2}),
+        ("fp16", {"changed": 10}, {"changed": 11}),
+        ("bf16", {"largest": 3e-2}, {"largest": 3.01e-2}),
+        ("bf16", {"changed": 10}, {"changed": 11}),
+        ("bf16", {"v_rand": -1e-3}, {"v_rand": -1.01e-3}),
+        ("bf16", {"v_info": 1e-3, "data": "image"}, {"v_info": 1.01e-3, "data": "image"}),
+        ("bf16", {"v_info": 0.0}, {"v_info": nan}),
         ("int8", {"largest": 0.9}, {"largest": nan}),
         ("int8", {"changed": 100}, {"changed": 101}),
         ("int8", {"v_rand": -2e-3}, {"v_rand": -2.01e-3}),
@@ -54,14 +64,22 @@ def test_a_file_that_equals_its_checkpoint_passes(precision):
     ],
 )
 def test_a_gate_is_where_it_is_said_to_be(precision, passes, fails):
-    assert refusals(evidence(precision=precision, **passes)) == []
-    assert len(refusals(evidence(precision=precision, **fails))) == 1
+    assert refusals(evidence(precision=FILES[precision], **passes), precision) == []
+    assert len(refusals(evidence(precision=FILES[precision], **fails), precision)) == 1
+
+
+@pytest.mark.parametrize(("precision", "reasons"), [("float32", 1), ("float16", 2), ("int8", 2)])
+def test_a_file_is_published_by_the_gate_of_its_own_precision(precision, reasons):
+    worst = evidence(largest=0.9, changed=200, v_rand=0.1, v_info=0.1, precision=precision)
+    assert len(refusals(worst)) == reasons
+    assert len(refusals(worst, "bf16")) == 4
 
 
 @given(st.sampled_from(list(GATES)), st.sampled_from(["float32", "uint8"]))
 def test_no_gate_lets_a_nan_pass(precision, io):
-    assert refusals(evidence(precision=precision, io=io, largest=nan))
-    assert refusals(evidence(precision=precision, io=io, largest=inf)) or precision == "int8"
+    file = FILES[precision]
+    assert refusals(evidence(precision=file, io=io, largest=nan), precision)
+    assert refusals(evidence(precision=file, io=io, largest=inf), precision) or precision == "int8"
 
 
 def test_tiles_of_a_graph_must_be_exact_to_the_bit_and_torch_may_round():

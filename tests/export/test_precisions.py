@@ -78,7 +78,7 @@ def test_torchscript_is_run_with_the_same_contract_plan_and_exactness(everything
     folder, _ = everything
     script, onnx = (Segmenter(folder / name, provider="cpu") for name in ("model.pt", "model.onnx"))
     assert script.contract.provenance["training"] == onnx.contract.provenance["training"]
-    assert script.plan((1000, 1000)) == onnx.plan((1000, 1000))
+    assert script.plan((1000, 1000)).section == onnx.plan((1000, 1000)).section
     whole_ZYX = script(image_ZYX)
     assert np.abs(whole_ZYX - onnx(image_ZYX)).max() < 1e-5
     for options in ({"tile": 120}, {"tile": 104, "batch": 3}):

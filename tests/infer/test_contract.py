@@ -33,6 +33,7 @@ FIELDS = {
     "pixel_size_nm": 4.0,
     "precision": "float32",
     "digest": DIGEST,
+    "runtimes": ("cpu fp32", "openvino bf16"),
     "provenance": {
         "parity": {"largest": 2.4e-7, "changed": 0.0},
         "training": {"sections": "0:25"},
@@ -44,7 +45,7 @@ CONTRACT = ModelContract(**FIELDS)
 DOCUMENT = json.loads(CONTRACT.to_json())
 SCHEMA_2 = {
     "schema": 2,
-    **{name: value for name, value in FIELDS.items() if name not in ("digest", "provenance")},
+    **{name: value for name, value in FIELDS.items() if name not in ("digest", "runtimes", "provenance")},
     **FIELDS["provenance"],
 }
 NOT_IN_SCHEMA_1 = ("statistics_inputs", "flops_per_pixel", "activation_bytes_per_pixel", "parity")
@@ -92,6 +93,15 @@ def test_no_field_has_a_default(field):
         ("digest", 1),
         ("digest", "0" * 63),
         ("digest", "G" * 64),
+        ("runtimes", "cpu fp32"),
+        ("runtimes", (1,)),
+        ("runtimes", ("",)),
+        ("runtimes", ("openvino",)),
+        ("runtimes", ("openvino bf16 x",)),
+        ("runtimes", ("openvino  bf16",)),
+        ("runtimes", ("openvino bf16\n",)),
+        ("runtimes", ("OpenVINO BF16",)),
+        ("runtimes", ("cpu fp32", "cpu fp32")),
         ("provenance", []),
     ],
 )
@@ -157,7 +167,7 @@ def test_a_contract_of_this_schema_without_a_digest_is_not_trusted():
 
 def test_schema_2_is_read_on_trust_and_says_so():
     contract = contract_of({CONTRACT_KEY: json.dumps(SCHEMA_2)}, DIGEST)
-    assert contract == replace(CONTRACT, digest=None)
+    assert contract == replace(CONTRACT, digest=None, runtimes=())
     assert "damaged weights would not be noticed" in contract.trust_note
     assert CONTRACT.trust_note is None
 

@@ -120,7 +120,7 @@ def textured(height, width, seed):
     return (patches_YX + rng.integers(-60, 60, (height, width))).astype(np.uint8)
 
 
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples * 2 // 3)
 @given(
     kind=st.sampled_from(KINDS),
     height=st.integers(1, 260),

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from isbi_infer.errors import BusyError, OutputError
-from isbi_infer.files import holding, replacing
+from isbi_infer.files import locked_folder, replacing
 
 # Writes what standard input says, and leaves as a command line does.
 WRITER = """
@@ -272,11 +272,11 @@ print(child, flush=True)
 
 
 def test_a_folder_and_the_files_in_it_are_locked_apart(tmp_path):
-    with holding(tmp_path):
+    with locked_folder(tmp_path):
         with replacing(tmp_path / "out.tif") as temporary:
             temporary.write_text("new")
         with pytest.raises(BusyError, match=r"another run is writing into this folder \(in this process\)"):
-            holding(tmp_path / ".." / tmp_path.name).__enter__()
+            locked_folder(tmp_path / ".." / tmp_path.name).__enter__()
     assert os.listdir(tmp_path) == ["out.tif"]
 
 

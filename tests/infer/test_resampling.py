@@ -10,6 +10,7 @@ from isbi_infer import Segmenter, UsageError
 from isbi_infer.pixels.resample import resample
 from isbi_infer.plan.scaling import choose_scaling
 from isbi_infer.sample import synthetic_stack
+from isbi_infer.volumes import open_source
 from isbi_infer.volumes.pixel_size import PixelSize
 
 SIZES = st.integers(1, 40)
@@ -102,3 +103,15 @@ def test_the_files_own_size_is_taken_and_said(tmp_path):
     found_ZYX = tifffile.imread(tmp_path / "out.tif")
     assert found_ZYX.shape == image_ZYX.shape
     assert (found_ZYX == Segmenter(provider="cpu", pixel_size=5.0)(image_ZYX)).all()
+
+
+def test_an_open_source_is_streamed_at_its_own_size(tmp_path):
+    image_ZYX, _ = synthetic_stack(2, 96, 128)
+    metadata = {"axes": "ZYX", "unit": "um", "spacing": 0.05}
+    tifffile.imwrite(tmp_path / "in.tif", image_ZYX, imagej=True, resolution=(200, 200), metadata=metadata)
+    segmenter = Segmenter(provider="cpu")
+    segmenter.segment_file(tmp_path / "in.tif", tmp_path / "out.tif", dtype="uint8")
+    with open_source(tmp_path / "in.tif") as source:
+        found = list(segmenter.stream_source(source, dtype="uint8"))
+        np.testing.assert_array_equal(found, tifffile.imread(tmp_path / "out.tif"))
+        assert (found[0] != next(segmenter.stream(image_ZYX, dtype="uint8"))).any()

@@ -78,7 +78,7 @@ def plans(draw):
 
 
 @given(plan=plans())
-@settings(max_examples=100)
+@settings(max_examples=settings().max_examples * 2)
 def test_a_plan_comes_back_from_json_as_it_was(plan):
     again = parse_plan(plan.to_json())
     assert again == plan
@@ -88,7 +88,6 @@ def test_a_plan_comes_back_from_json_as_it_was(plan):
 
 
 @given(plan=plans(), cut=st.floats(0, 1))
-@settings(max_examples=50)
 def test_a_plan_that_was_cut_is_refused(plan, cut):
     text = plan.to_json()
     with pytest.raises(UsageError, match="not a readable plan"):

@@ -299,7 +299,7 @@ def test_resolution_of_zero_by_zero_is_no_pixel_size(path):
 
 
 @given(nm=st.floats(1e-2, 1e6), unit=st.sampled_from(["um", "cm", "nm"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=settings().max_examples * 3)
 def test_any_pixel_size_survives_the_way_into_tags_and_back(nm, unit):
     pixels, units = pixels_per(unit, nm)
     assert 0 < max(pixels, units) < 2**32

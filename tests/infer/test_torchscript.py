@@ -131,7 +131,7 @@ def test_any_layout_of_an_array_is_taken_and_none_is_changed(session):
     batch=st.integers(1, 4),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples * 2 // 3)
 def test_tiled_equals_whole_bit_for_bit(session, height, width, tile, batch, seed):
     section_YX = random_values(height, width, seed=seed)
 
@@ -150,7 +150,7 @@ def test_tiled_equals_whole_bit_for_bit(session, height, width, tile, batch, see
 
 
 @given(height=st.integers(1, 40), width=st.integers(1, 60), count=st.integers(2, 5))
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples * 2 // 3)
 def test_an_image_gives_the_same_bits_alone_and_in_any_batch(session, height, width, count):
     batch_NCYX = random_values(count, 1, 8 * height, 8 * width, seed=height)
     alone_CYX = session.run(batch_NCYX[-1:])[0]

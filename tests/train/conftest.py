@@ -25,11 +25,6 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def sample():
     """Four sections of 64x64 pixels and their labels, both uint8."""
@@ -69,9 +64,9 @@ def train_config():
 def train(labelled, network, train_config):
     """Train on the tiny stack into a folder, some settings changed."""
 
-    def run(out, *, stack=labelled, resume=False, report=None, **changes):
+    def run(out, *, stack=labelled, resume=False, report=None, inputs=None, **changes):
         settings = {"network": network, "augment": AugmentConfig(), "train": train_config(**changes)}
-        return fit(stack, out, **settings, resume=resume, report=report)
+        return fit(stack, out, **settings, inputs=inputs, resume=resume, report=report)
 
     return run
 

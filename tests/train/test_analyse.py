@@ -8,6 +8,7 @@ import tifffile
 from matplotlib.image import imread
 
 import isbi_models
+from isbi_export.publish import publish
 from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, ModelError, OutputError, UsageError
 from isbi_infer.sample import synthetic_stack
@@ -56,11 +57,29 @@ def test_the_submission_is_what_the_segmenter_gives_as_float32_with_the_pixel_si
 def test_a_checkpoint_is_run_by_torch(em, tmp_path, checkpoint):
     save_checkpoint(tmp_path / "tiny.pth", checkpoint)
     result = analyse(tmp_path / "tiny.pth", em, tmp_path / "out", provider="cpu")
-    expected_ZYX, note = predict(tmp_path / "tiny.pth", tifffile.imread(em), provider="cpu")
+    with open_stack(em) as source:
+        expected_ZYX, notes = predict(tmp_path / "tiny.pth", source, provider="cpu")
     np.testing.assert_array_equal(tifffile.imread(result.submission), expected_ZYX)
-    assert note in result.notes
+    assert result.notes == notes
     with pytest.raises(UsageError, match="isbi-export"):
         analyse(tmp_path / "tiny.pth", em, tmp_path / "out", provider="cpu", tta=True)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pth"])
+def test_a_files_pixel_size_is_taken_as_inference_takes_it(tmp_path, trained, suffix):
+    image_ZYX, _ = synthetic_stack(2, 96, 112)
+    stack = tmp_path / "at-6nm.tif"
+    metadata = {"axes": "ZYX", "unit": "um"}
+    tifffile.imwrite(stack, image_ZYX, imagej=True, resolution=(1e3 / 6, 1e3 / 6), metadata=metadata)
+    model = trained / "model.pth"
+    publish(model, tmp_path, ["onnx", "torchscript"])
+    Segmenter(tmp_path / "model.onnx", provider="cpu").segment_file(stack, tmp_path / "shipped.tif")
+    shipped_ZYX = tifffile.imread(tmp_path / "shipped.tif")
+    result = analyse(model if suffix == ".pth" else tmp_path / "model.onnx", stack, tmp_path / "out")
+    np.testing.assert_allclose(tifffile.imread(result.submission), shipped_ZYX, atol=1e-5)
+    assert any("from 6 nm to the model's 4 nm" in note for note in result.notes)
+    given = analyse(tmp_path / "model.pt", stack, tmp_path / "given", pixel_size=4.0, tta=True)
+    assert not any("resampled" in note for note in given.notes)
 
 
 def test_averaging_over_flips_changes_the_result(em, tmp_path):

@@ -14,7 +14,7 @@ from isbi_train.config import AugmentConfig
 PLAIN = AugmentConfig.none()
 SHAPED = replace(PLAIN, rotation_deg=180, flip=True, scale_min=0.7, scale_max=1.4, elastic_px=4)
 seeds = st.integers(0, 2**32 - 1)
-few = settings(max_examples=15)
+few = settings(max_examples=settings().max_examples // 4)
 
 
 def seeded(seed):

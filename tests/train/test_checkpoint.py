@@ -103,7 +103,7 @@ def test_a_truncated_checkpoint_is_a_model_error(trained, tmp_path_factory, kept
         load_checkpoint(path)
 
 
-@settings(max_examples=30)
+@settings(max_examples=settings().max_examples // 2)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_never_passes_for_a_weight(trained, tmp_path_factory, where, bit):
     damaged = bytearray((trained / "model.pth").read_bytes())

@@ -112,11 +112,10 @@ def test_a_stopped_augment_leaves_whole_files_only(data, tmp_path):
     process = subprocess.Popen(
         [*map(str, command)], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while len(list(out.glob("labels-*"))) < 2 and process.poll() is None and time.monotonic() < deadline:
+    while len(list(out.glob("labels-*"))) < 2 and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate()
     assert process.returncode == 143
     assert said.count("\n") == 1
     assert not (out / "augmented.json").exists()

@@ -14,10 +14,11 @@ from isbi_train.config import AugmentConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import read_layer
 from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.resample import resample_images
 from isbi_train.data.sections import hold_out
 from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.training.batches import bring_sections, draw_batch
-from isbi_train.training.distil import Teaching, soft_labels
+from isbi_train.training.distil import Teaching, read_unlabelled, soft_labels
 from isbi_train.training.losses import targets_and_weights
 from isbi_train.training.train import fit
 
@@ -43,6 +44,38 @@ def test_soft_labels_are_the_mean_of_the_teachers_with_test_time_augmentation(te
     segmenter = Segmenter(teacher, tta=True)
     np.testing.assert_allclose(soft.labelled_ZYX, segmenter(labelled.image_ZYX[:2]), atol=1e-6)
     np.testing.assert_allclose(soft.unlabelled_ZYX, segmenter(other_ZYX), atol=1e-6)
+
+
+def test_teachers_see_sections_of_another_pixel_size_as_a_file_of_it_is_inferred(
+    teacher, sample, tmp_path, labelled
+):
+    stack = tmp_path / "at-6nm.tif"
+    metadata = {"axes": "ZYX", "unit": "um"}
+    tifffile.imwrite(stack, sample[0][:2], imagej=True, resolution=(1e3 / 6, 1e3 / 6), metadata=metadata)
+    Segmenter(teacher, tta=True).segment_file(stack, tmp_path / "inferred.tif")
+    at_6nm = LabelledStack(labelled.image_ZYX[:2], labelled.cell_ZYX[:2], 6.0)
+    soft = soft_labels((teacher,), at_6nm, labelled.image_ZYX[:0])
+    np.testing.assert_array_equal(soft.labelled_ZYX, tifffile.imread(tmp_path / "inferred.tif"))
+    unknown = LabelledStack(labelled.image_ZYX[:2], labelled.cell_ZYX[:2], None)
+    as_they_are = soft_labels((teacher,), unknown, labelled.image_ZYX[:0])
+    assert (as_they_are.labelled_ZYX != soft.labelled_ZYX).any()
+
+
+def test_unlabelled_sections_are_brought_to_the_pixel_size_that_is_trained_at(
+    tmp_path, labelled, train_config
+):
+    image_ZYX = np.repeat(np.repeat(labelled.image_ZYX[:2, ::-1], 2, axis=1), 2, axis=2)
+    path, silent = tmp_path / "at-2nm.tif", tmp_path / "silent.tif"
+    metadata = {"axes": "ZYX", "unit": "um"}
+    tifffile.imwrite(path, image_ZYX, imagej=True, resolution=(1e3 / 2, 1e3 / 2), metadata=metadata)
+    tifffile.imwrite(silent, image_ZYX, photometric="minisblack")
+    found_ZYX = read_unlabelled(path, labelled, train_config())
+    np.testing.assert_array_equal(found_ZYX, resample_images(image_ZYX, (64, 64)))
+    np.testing.assert_array_equal(read_unlabelled(silent, labelled, train_config(), 2.0), found_ZYX)
+    with pytest.raises(UsageError, match=r"silent\.tif: .*does not say its pixel size"):
+        read_unlabelled(silent, labelled, train_config(), None, 4.0)
+    with pytest.raises(ImageError, match=r"silent\.tif: its sections are \(128, 128\)"):
+        read_unlabelled(silent, labelled, train_config())
 
 
 def test_a_teacher_that_saw_the_held_out_sections_is_refused(teacher, labelled, train_config):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import typer
 
 from isbi_export.publish import publish
-from isbi_infer import Segmenter
+from isbi_infer import Segmenter, cli
 from isbi_infer.errors import DependencyError, ImageError, ModelError, UsageError
 from isbi_train.evaluation.evaluate import evaluate, section_range
 from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
@@ -57,6 +58,15 @@ def prediction(soft_ZYX, tmp_path):
 
 def model_scores(files, suffix, **options):
     return evaluate(files / f"model{suffix}", files / "labels.tif", image=files / "image.tif", **options)
+
+
+def inferred(capsys, *arguments):
+    """The scores that isbi-infer prints."""
+    command = typer.main.get_command(cli.app)
+    with pytest.raises(SystemExit) as left:
+        command.main([*map(str, arguments), "--provider", "cpu", "--json"])
+    assert left.value.code == 0
+    return json.loads(capsys.readouterr().out)["scores"]
 
 
 @pytest.mark.parametrize("name", sorted(FIGURES))
@@ -151,6 +161,48 @@ def test_exported_models_give_the_probabilities_of_their_checkpoint(files, suffi
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("y_nm", "x_nm"), [(6.0, 6.0), (5.0, 3.2), (4.02, 4.0), (100.0, 100.0)])
+@pytest.mark.parametrize("suffix", [".onnx", ".pt"])
+def test_one_model_and_one_file_get_one_score_everywhere(files, sample, tmp_path, capsys, suffix, y_nm, x_nm):
+    image = tmp_path / "image.tif"
+    metadata = {"axes": "ZYX", "unit": "um"}
+    tifffile.imwrite(image, sample[0], imagej=True, resolution=(1e3 / x_nm, 1e3 / y_nm), metadata=metadata)
+    model, labels = files / f"model{suffix}", files / "labels.tif"
+    scores = inferred(capsys, image, "--model", model, "--label", labels, "-o", tmp_path / "out.tif")
+    found = evaluate(model, labels, image=image, provider="cpu")
+    np.testing.assert_array_equal(found.probability_ZYX, tifffile.imread(tmp_path / "out.tif"))
+    plain = found.to_plain()
+    scores.pop("notes")
+    assert {name: plain[name] for name in scores} == scores
+    assert any("nm" in note for note in found.notes) == (y_nm != 4.02)
+
+
+def test_a_checkpoint_is_resampled_like_its_exported_files(files, sample, tmp_path):
+    image = tmp_path / "image.tif"
+    metadata = {"axes": "ZYX", "unit": "um"}
+    tifffile.imwrite(image, sample[0], imagej=True, resolution=(1e3 / 3, 1e3 / 6), metadata=metadata)
+    as_checkpoint, as_onnx = (
+        evaluate(files / f"model{suffix}", files / "labels.tif", image=image, provider="cpu")
+        for suffix in (".pth", ".onnx")
+    )
+    np.testing.assert_allclose(as_checkpoint.probability_ZYX, as_onnx.probability_ZYX, atol=1e-5)
+    assert as_checkpoint.notes[1:] == as_onnx.notes[1:]
+
+
+def test_the_users_pixel_size_goes_before_the_files(files, capsys, tmp_path):
+    image, labels = files / "image.tif", files / "labels.tif"
+    options = "--pixel-size", "7", "--model", files / "model.onnx", "-o", tmp_path / "out.tif"
+    scores = inferred(capsys, image, "--label", labels, *options)
+    given = model_scores(files, ".onnx", pixel_size=7.0, provider="cpu")
+    np.testing.assert_array_equal(given.probability_ZYX, tifffile.imread(tmp_path / "out.tif"))
+    assert given.to_plain()["v_rand_thin"] == scores["v_rand_thin"]
+    as_it_is_ZYX = model_scores(files, ".onnx", provider="cpu").probability_ZYX
+    assert (given.probability_ZYX != as_it_is_ZYX).any()
+    for suffix in (".onnx", ".pth"):
+        with pytest.raises(UsageError, match="pixel size"):
+            model_scores(files, suffix, pixel_size=-1.0, provider="cpu")
+
+
 def test_only_the_sections_asked_for_are_segmented(files):
     said = []
     model_scores(files, ".onnx", sections="2:4", progress=lambda done, total: said.append((done, total)))
@@ -220,6 +272,8 @@ def test_a_model_needs_an_image_and_a_stack_has_none(prediction, files):
         evaluate(files / "model.onnx", files / "labels.tif")
     with pytest.raises(UsageError, match="leave out --image"):
         evaluate(prediction, files / "labels.tif", image=files / "image.tif")
+    with pytest.raises(UsageError, match="leave out --pixel-size"):
+        evaluate(prediction, files / "labels.tif", pixel_size=4.0)
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt", ".pth"])

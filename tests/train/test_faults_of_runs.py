@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from isbi_infer.errors import BusyError, ModelError, OutputError, UsageError
-from isbi_infer.files import holding
+from isbi_infer.files import locked_folder
 from isbi_train.config import AugmentConfig, NetworkConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import read_layer
@@ -133,21 +133,21 @@ def test_a_second_run_in_one_folder_is_refused_and_the_first_goes_on(train, trai
 
 
 def test_a_hold_ends_with_its_process_however_it_ends(tmp_path):
-    program = "import sys, time; from isbi_infer.files import holding\n"
-    program += "with holding(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    program = "import sys, time; from isbi_infer.files import locked_folder\n"
+    program += "with locked_folder(sys.argv[1]): print('held', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
-    with pytest.raises(BusyError, match="another run is writing"), holding(tmp_path):
+    with pytest.raises(BusyError, match="another run is writing"), locked_folder(tmp_path):
         pass
     process.kill()
     process.communicate()
-    with holding(tmp_path):
+    with locked_folder(tmp_path):
         assert os.listdir(tmp_path) == [".lock"]
     assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_held_is_an_output_error(tmp_path):
-    with pytest.raises(OutputError, match="cannot be locked"), holding(tmp_path / "none"):
+    with pytest.raises(OutputError, match="cannot be locked"), locked_folder(tmp_path / "none"):
         pass
 
 
@@ -175,18 +175,14 @@ def test_a_full_disk_is_exit_code_6_and_leaves_what_was_saved(train, tmp_path, t
 
 
 def test_a_run_stops_when_v_rand_has_not_risen_and_stays_stopped(train, tmp_path):
-    epochs = []
-    train(
-        tmp_path,
-        epochs=50,
-        patience=2,
-        learning_rate=1e-9,
-        report=lambda entry: epochs.append(entry["epoch"]),
-    )
-    assert epochs == [1, 2, 3]
-    train(tmp_path, epochs=50, patience=2, learning_rate=1e-9, resume=True, report=epochs.append)
-    assert epochs == [1, 2, 3]
-    assert load_checkpoint(tmp_path / "progress.pth").epoch == 3
+    settings, entries = {"epochs": 500, "patience": 2, "learning_rate": 1e-9}, []
+    train(tmp_path, **settings, report=entries.append)
+    scores = [entry["v_rand_thin"] for entry in entries]
+    since_best = [n - scores[: n + 1].index(max(scores[: n + 1])) for n in range(len(scores))]
+    assert since_best[-1] == 2
+    assert max(since_best[:-1]) < 2
+    train(tmp_path, **settings, resume=True, report=lambda entry: pytest.fail("trained on"))
+    assert load_checkpoint(tmp_path / "progress.pth").epoch == len(entries) < 500
 
 
 def test_gradients_are_clipped_to_the_length_asked_for(train, tmp_path, monkeypatch):
@@ -269,7 +265,7 @@ def test_two_processes_on_one_folder_the_second_exits_with_8(tmp_path, sample, w
     data, out = write_labelled(tmp_path, *sample), tmp_path / "run"
     out.mkdir()
     program = Path(sys.executable).with_name("isbi-train")
-    with holding(out):
+    with locked_folder(out):
         command = [
             program,
             "fit",

@@ -20,7 +20,7 @@ from isbi_train.training.losses import (
     targets_and_weights,
 )
 
-few = settings(max_examples=15)
+few = settings(max_examples=settings().max_examples // 4)
 
 
 def cells(seed, side=24):

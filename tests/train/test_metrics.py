@@ -20,7 +20,7 @@ from isbi_train.scores.metrics import SplitMergeScores, ThinnedScores, thinned_s
 DATA = Path(__file__).parents[1] / "data" / "thinned-scores"
 FIGURES = json.loads((DATA / "scores.json").read_text())
 STACKS = sorted(FIGURES)
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=settings().max_examples // 2)
 
 
 def stack(name):
@@ -146,7 +146,7 @@ def test_reference_stacks_agree_at_every_threshold_and_section(name):
     assert scores.best_threshold_info == figures["best_threshold"]["best_threshold_info"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=settings().max_examples * 2)
 @given(seeds, shapes, st.floats(0.5, 0.95))
 def test_random_sections_agree_with_plain_python(seed, shape, cell):
     rng, labels = section(seed, shape, cell)

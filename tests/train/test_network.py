@@ -13,8 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from isbi_infer.errors import UsageError
+from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.networks.network import UNet
+from isbi_train.networks.whole import predict_whole
 
 
 def parameters(config):
@@ -22,7 +24,7 @@ def parameters(config):
         return sum(parameter.numel() for parameter in UNet(config).parameters())
 
 
-@settings(max_examples=25)
+@settings(max_examples=settings().max_examples // 2)
 @given(
     depth=st.integers(1, 3),
     kind=st.sampled_from([("unet", 1), ("unet", 2), ("unet", 4), ("valid-unet", 1)]),
@@ -142,7 +144,7 @@ def test_initial_convolutions_spread_as_he_et_al_ask():
         assert abs(convolution.weight.mean().item()) < 0.1 * expected
 
 
-@settings(max_examples=20)
+@settings(max_examples=settings().max_examples // 3)
 @given(base=st.integers(1, 8), depth=st.integers(1, 3), unshuffle=st.sampled_from([1, 2, 4]))
 def test_every_3x3_convolution_but_the_first_is_split_where_that_is_wanted(base, depth, unshuffle):
     plain = NetworkConfig(base=base, depth=depth, unshuffle=unshuffle)
@@ -286,3 +288,16 @@ def test_settings_survive_the_way_through_plain_types(depth, unshuffle, base, se
     )
     assert NetworkConfig.from_plain(config.to_plain()) == config
     assert config.stride == unshuffle * 2**depth
+
+
+def test_a_checkpoint_leaves_canvas_and_blank_sections_out_as_inference_does():
+    torch.manual_seed(0)
+    network = UNet(NetworkConfig(base=4, depth=1, unshuffle=1)).eval()
+    image_ZYX, _ = synthetic_stack(3, 64, 80)
+    padded_ZYX = np.zeros((3, 96, 128), np.uint8)
+    padded_ZYX[:2, 16:80, 30:110] = image_ZYX[:2]
+    expected_ZYX = predict_whole(network, image_ZYX[:2], stride=2, border=0)
+    found_ZYX = predict_whole(network, padded_ZYX, stride=2, border=0)
+    assert (found_ZYX[:2, 16:80, 30:110] == expected_ZYX).all()
+    found_ZYX[:2, 16:80, 30:110] = found_ZYX.min()
+    assert (torch.sigmoid(torch.from_numpy(found_ZYX)) == 0).all()

@@ -39,7 +39,7 @@ def plan_of():
     return plan
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=settings().max_examples // 2)
 @given(
     shape=st.tuples(st.integers(8, 60), st.integers(8, 60)),
     from_nm=st.floats(1.5, 12),

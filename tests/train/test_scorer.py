@@ -28,7 +28,7 @@ def pair(shape, seed):
     return soft_ZYX.astype(np.float32), label_ZYX
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=settings().max_examples // 2)
 @given(
     sections=st.integers(1, 5),
     side=st.integers(4, 24),

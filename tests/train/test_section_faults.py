@@ -13,7 +13,7 @@ from isbi_train.config import AugmentConfig
 
 PLAIN = AugmentConfig.none()
 FAULTY = replace(PLAIN, fold_probability=0.5, dirt_probability=0.5, defocus_probability=0.5)
-few = settings(max_examples=15)
+few = settings(max_examples=settings().max_examples // 4)
 seeds = st.integers(0, 2**32 - 1)
 
 

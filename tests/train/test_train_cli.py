@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from isbi_train.cli import app
 from isbi_train.networks.checkpoint import load_checkpoint
 
 SMALL = ["--base", "2", "--depth", "2", "--crop", "32", "--batch", "2", "--epochs", "2", "--hold-out", "1"]
@@ -17,9 +19,9 @@ TINY = [*SMALL, "--device", "cpu", "--precision", "float32"]
 
 @pytest.fixture(scope="module")
 def isbi_train():
-    def run(*arguments):
+    def run(*arguments, **variables):
         program = Path(sys.executable).with_name("isbi-train")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", **variables}
         command = [program, *map(str, arguments)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -95,7 +97,7 @@ def test_settings_come_from_recipe_file_and_flags_and_repeat_the_run(
     assert "batch: 2 -> 3" in refused.stderr
 
 
-def test_bad_settings_are_one_line_and_exit_code_2(isbi_train, tmp_path):
+def test_bad_settings_are_one_line_and_exit_code_2(tmp_path):
     file = tmp_path / "bad.toml"
     file.write_text("[train]\nepochs = 'many'\n")
     for options, message in (
@@ -106,8 +108,8 @@ def test_bad_settings_are_one_line_and_exit_code_2(isbi_train, tmp_path):
         (["--epochs", "0"], "epochs 0 is below 1"),
         ([], "add --data"),
     ):
-        failed = isbi_train("fit", "--out", tmp_path / "run", *options)
-        assert failed.returncode == 2, failed.stderr
+        failed = CliRunner().invoke(app, ["fit", "--out", str(tmp_path / "run"), *map(str, options)])
+        assert failed.exit_code == 2, failed.stderr
         assert failed.stderr.count("\n") == 1
         assert message in failed.stderr
     assert not (tmp_path / "run").exists()
@@ -121,3 +123,25 @@ def test_folds_are_reported_with_mean_and_spread(isbi_train, tmp_path, sample, w
     mean, spread = found["mean"]["v_rand_thin"], found["spread"]["v_rand_thin"]
     assert f"V_rand {mean:.4f} +- {spread:.4f} over 2 of 2 folds" in done.stdout
     assert f"fold 1  sections 2:4  epoch 2  V_rand {found['per_fold'][1]['v_rand_thin']:.4f}" in done.stdout
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, "PASSIVE"), ("active", "ACTIVE")])
+def test_waiting_threads_leave_their_core_unless_the_user_says_otherwise(
+    isbi_train, tmp_path, monkeypatch, asked, expected
+):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    variables = {"OMP_WAIT_POLICY": asked} if asked else {}
+    # OpenMP itself says what it goes by, as soon as torch is loaded.
+    done = isbi_train(
+        "fit", "--data", tmp_path, "--out", tmp_path / "run", OMP_DISPLAY_ENV="true", **variables
+    )
+    assert f"OMP_WAIT_POLICY = '{expected}'" in done.stderr
+
+
+def test_as_many_threads_train_as_are_asked_for(isbi_train, tmp_path, sample, write_labelled):
+    data = write_labelled(tmp_path, *sample)
+    done = isbi_train("fit", "--data", data, "--out", tmp_path / "run", *TINY, "--threads", 3)
+    assert "threads: 3," in done.stderr
+    refused = isbi_train("fit", "--data", data, "--out", tmp_path / "none", *TINY, "--threads", 0)
+    assert refused.returncode == 2
+    assert "--threads" in refused.stderr

@@ -120,7 +120,7 @@ def configs(draw):
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples * 2 // 3)
 @given(config=configs(), shuffled=st.randoms())
 def test_the_settings_are_inferred_from_names_and_shapes_in_any_order(tmp_path_factory, config, shuffled):
     state = UNet(config).state_dict()
@@ -184,10 +184,19 @@ class Theirs(nn.Module):
     """A classic U-Net as others write it; their own forward, sharing no line with ours."""
 
     def __init__(
-        self, base=2, depth=2, *, valid=False, norm=False, bias=True, ups_first=False, relu_first=False
+        self,
+        base=2,
+        depth=2,
+        *,
+        valid=False,
+        norm=False,
+        bias=True,
+        ups_first=False,
+        relu_first=False,
+        skips_first=True,
     ):
         super().__init__()
-        self.valid = valid
+        self.valid, self.skips_first = valid, skips_first
         widths = [base * 2**level for level in range(depth + 1)]
 
         def block(a, b, padding):
@@ -229,7 +238,8 @@ class Theirs(nn.Module):
             skip = skips.pop()
             top, left = ((skip.shape[d] - x.shape[d]) // 2 for d in (2, 3))
             skip = skip[:, :, top : top + x.shape[2], left : left + x.shape[3]]
-            x = getattr(self, f"merge{i + 1}")(torch.cat([skip, x], 1))
+            both = [skip, x] if self.skips_first else [x, skip]
+            x = getattr(self, f"merge{i + 1}")(torch.cat(both, 1))
         return self.final(x)
 
 
@@ -245,25 +255,28 @@ def seasoned(network):
     return network.eval()
 
 
-@settings(max_examples=25)
+@settings(max_examples=settings().max_examples // 2)
 @given(
     valid=st.booleans(),
     norm=st.booleans(),
     bias=st.booleans(),
     ups_first=st.booleans(),
+    skips_first=st.booleans(),
     depth=st.integers(1, 4),
     base=st.integers(1, 4),
 )
-def test_a_u_net_with_other_names_computes_the_same_here(
-    tmp_path_factory, valid, norm, bias, ups_first, depth, base
+def test_a_u_net_with_other_names_computes_the_same_here_when_its_order_is_stated(
+    tmp_path_factory, valid, norm, bias, ups_first, skips_first, depth, base
 ):
     assume(norm or bias)
-    theirs = seasoned(Theirs(base, depth, valid=valid, norm=norm, bias=bias, ups_first=ups_first))
+    options = {"valid": valid, "norm": norm, "bias": bias, "ups_first": ups_first}
+    theirs = seasoned(Theirs(base, depth, **options, skips_first=skips_first))
+    arch = f"{'valid-unet' if valid else 'unet'}-{'skip' if skips_first else 'up'}-first"
     path = tmp_path_factory.getbasetemp() / "theirs.pth"
     torch.save({f"module.{name}": value for name, value in theirs.state_dict().items()}, path)
-    loaded = load_weights(path, "valid-unet" if valid else "unet")
+    loaded = load_weights(path, arch)
     assert (loaded.network.base, loaded.network.depth, loaded.network.batch_norm) == (base, depth, norm)
-    assert "by order and shape" in loaded.notes[1]
+    assert f"by order and shape as {arch} states" in loaded.notes[1]
     stride = loaded.network.stride
     image_NCYX = torch.randn(1, 1, stride, 2 * stride)
     with torch.inference_mode():
@@ -272,14 +285,193 @@ def test_a_u_net_with_other_names_computes_the_same_here(
         )
 
 
-def test_names_do_not_decide_an_architecture_either(stored):
-    with pytest.raises(UsageError, match="say with --arch"):
-        load_weights(stored(Theirs().state_dict()))
+@pytest.mark.parametrize("arch", [None, "unet", "valid-unet"])
+@pytest.mark.parametrize("norm", [True, False])
+def test_what_weights_do_not_show_is_asked_for_and_never_guessed(stored, arch, norm):
+    asked = r"\['down1\.0\.weight'.*base 2 and depth 2.*skips come before or after.*--arch unet-skip-first"
+    with pytest.raises(ModelError, match=asked) as refused:
+        load_weights(stored(Theirs(norm=norm).state_dict()), arch)
+    assert "\n" not in str(refused.value)
+
+
+def double_conv(a, b, names=None, bias=False):
+    layers = [
+        layer
+        for c in (a, b)
+        for layer in (nn.Conv2d(c, b, 3, padding=1, bias=bias), nn.BatchNorm2d(b), nn.ReLU())
+    ]
+    return nn.Sequential(OrderedDict(zip(names or map(str, range(6)), layers, strict=True)))
+
+
+class Milesial(nn.Module):
+    """Names and computation of milesial/Pytorch-UNet; older versions have biases before the BatchNorm."""
+
+    def __init__(self, base, depth, channels=1, bias=False):
+        super().__init__()
+        self.depth = depth
+        self.inc = nn.ModuleDict({"double_conv": double_conv(channels, base, bias=bias)})
+        for i in range(1, depth + 1):
+            block = nn.ModuleDict({"double_conv": double_conv(base * 2 ** (i - 1), base * 2**i, bias=bias)})
+            setattr(
+                self, f"down{i}", nn.ModuleDict({"maxpool_conv": nn.ModuleList([nn.MaxPool2d(2), block])})
+            )
+            a = base * 2 ** (depth + 1 - i)
+            up = {"up": nn.ConvTranspose2d(a, a // 2, 2, stride=2)}
+            up["conv"] = nn.ModuleDict({"double_conv": double_conv(a, a // 2, bias=bias)})
+            setattr(self, f"up{i}", nn.ModuleDict(up))
+        self.outc = nn.ModuleDict({"conv": nn.Conv2d(base, 1, 1)})
+
+    def forward(self, x):
+        skips = [self.inc["double_conv"](x)]
+        for i in range(1, self.depth + 1):
+            pool, block = getattr(self, f"down{i}")["maxpool_conv"]
+            skips.append(block["double_conv"](pool(skips[-1])))
+        x = skips.pop()
+        for i in range(1, self.depth + 1):
+            up = getattr(self, f"up{i}")
+            x = up["conv"]["double_conv"](torch.cat([skips.pop(), up["up"](x)], 1))
+        return self.outc["conv"](x)
+
+
+class Mateuszbuda(nn.Module):
+    """Names and computation of mateuszbuda/brain-segmentation-pytorch."""
+
+    def __init__(self, base, depth, channels=1):
+        super().__init__()
+        self.depth = depth
+
+        def block(a, b, name):
+            return double_conv(
+                a, b, [f"{name}{layer}{i}" for i in (1, 2) for layer in ("conv", "norm", "relu")]
+            )
+
+        for i in range(1, depth + 1):
+            width = base * 2 ** (i - 1)
+            setattr(self, f"encoder{i}", block(channels if i == 1 else width // 2, width, f"enc{i}"))
+        self.bottleneck = block(base * 2 ** (depth - 1), base * 2**depth, "bottleneck")
+        for i in range(depth, 0, -1):
+            width = base * 2 ** (i - 1)
+            setattr(self, f"upconv{i}", nn.ConvTranspose2d(2 * width, width, 2, stride=2))
+            setattr(self, f"decoder{i}", block(2 * width, width, f"dec{i}"))
+        self.conv = nn.Conv2d(base, 1, 1)
+
+    def forward(self, x):
+        skips = []
+        for i in range(1, self.depth + 1):
+            skips.append(getattr(self, f"encoder{i}")(x))
+            x = nn.functional.max_pool2d(skips[-1], 2)
+        x = self.bottleneck(x)
+        for i in range(self.depth, 0, -1):
+            x = getattr(self, f"decoder{i}")(torch.cat((getattr(self, f"upconv{i}")(x), skips.pop()), 1))
+        return self.conv(x)
+
+
+PUBLISHED = [Milesial, lambda *size: Milesial(*size, bias=True), Mateuszbuda]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    published=st.sampled_from(PUBLISHED),
+    base=st.integers(1, 4),
+    depth=st.integers(1, 4),
+    prefixed=st.booleans(),
+)
+def test_well_known_u_nets_compute_the_same_here(tmp_path_factory, published, base, depth, prefixed):
+    theirs = seasoned(published(base, depth))
+    path = tmp_path_factory.getbasetemp() / "published.safetensors"  # by names alone, in no order
+    prefix = "model." if prefixed else ""
+    save_file({prefix + name: value.contiguous() for name, value in theirs.state_dict().items()}, path)
+    loaded = load_weights(path)
+    assert (loaded.network.arch, loaded.network.base, loaded.network.depth) == ("unet", base, depth)
+    assert re.search("its names are those of (milesial|mateuszbuda)/", loaded.notes[1])
+    image_NCYX = torch.randn(1, 1, loaded.network.stride, 2 * loaded.network.stride)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            loaded.load_network()(image_NCYX), theirs(image_NCYX), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_well_known_u_nets_that_differ_from_ours_say_how(stored):
+    with pytest.raises(
+        ModelError, match=r"those of milesial/Pytorch-UNet, but it takes images of 3 channels"
+    ):
+        load_weights(stored(Milesial(2, 2, channels=3).state_dict()))
+    state = {n: w for n, w in Milesial(2, 2).state_dict().items() if not re.match(r"up\d\.up\.", n)}
+    with pytest.raises(
+        ModelError, match=r"milesial.*but its weights are not of its network: missing \['upsample"
+    ):
+        load_weights(stored(state))
+    with pytest.raises(UsageError, match=r"mateuszbuda.*leave --arch out"):
+        load_weights(stored(Mateuszbuda(2, 2).state_dict()), "valid-unet")
+
+
+def test_an_order_is_not_stated_of_names_that_are_known(stored, weights):
+    with pytest.raises(UsageError, match="their order is known; use one of unet, valid-unet"):
+        load_weights(stored(weights), "unet-skip-first")
+
+
+def test_what_a_trainer_keeps_beside_the_network_is_left_aside_and_named(stored, weights):
+    content = {f"model.{name}": weight for name, weight in weights.items()}
+    content["criterion.pos_weight"] = torch.ones(1)
+    loaded = load_weights(stored({"epoch": 1, "state_dict": content}))
+    assert same(loaded.state_dict, weights)
+    assert "left aside what does not belong to the network: ['criterion.pos_weight']" in loaded.notes[-1]
+    damaged = {name: weight for name, weight in content.items() if name != "model.head.bias"}
+    with pytest.raises(ModelError, match=r"missing \['head\.bias'\]"):
+        load_weights(stored(damaged))
+
+
+@pytest.mark.parametrize("head", ["unet.", "network.", "backbone.", "net.module."])
+def test_lightning_names_a_network_as_it_likes(stored, weights, head):
+    content = {f"{head}{name}": weight for name, weight in weights.items()}
+    content |= {"loss_fn.weight": torch.ones(2), "accuracy.total": torch.tensor(3)}
+    loaded = load_weights(stored({"state_dict": content, "optimizer_states": [{"state": {}}]}))
+    assert same(loaded.state_dict, weights)
+    assert "does not belong to the network: ['loss_fn.weight', 'accuracy.total']" in loaded.notes[-1]
+
+
+@pytest.mark.parametrize("key", ["net", "network", "module", "weights", "params"])
+def test_a_state_dictionary_is_found_under_the_keys_of_other_trainers(stored, weights, key):
+    moments = {0: {"exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)}}
+    loaded = load_weights(stored({key: weights, "optimizer": {"state": moments, "param_groups": []}}))
+    assert same(loaded.state_dict, weights)
+    assert len(loaded.notes) == 1
+
+
+def test_two_networks_in_one_file_are_not_chosen_from(stored, weights):
+    both = {f"{prefix}{name}": weight for prefix in ("model.", "net.") for name, weight in weights.items()}
+    with pytest.raises(ModelError, match=r"under each of the prefixes model\., net\."):
+        load_weights(stored(both))
+
+
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema", "ema", "averaged_model", "swa"])
+def test_averaged_weights_beside_the_others_are_named(stored, weights, key):
+    averaged = {name: weight * 2 for name, weight in weights.items()}
+    loaded = load_weights(stored({"state_dict": weights, key: averaged, "optimizer": {"state": {}}}))
+    assert same(loaded.state_dict, weights)
+    assert f"other weights under ['{key}'], maybe averaged ones, which were not taken" in loaded.notes[-1]
+
+
+@pytest.mark.parametrize("place", ["names", "callback", "list"])
+def test_averaged_weights_are_named_wherever_they_lie(stored, weights, place):
+    plain = {f"model.{name}": weight for name, weight in weights.items()}
+    averaged = {f"ema_model.{name}": weight * 2 for name, weight in weights.items()}
+    content, said = {
+        "names": ({"state_dict": plain | averaged}, "ema_model."),
+        "callback": (
+            {"state_dict": plain, "callbacks": {"EMA": {"ema_weights": averaged}}},
+            "callbacks: EMA",
+        ),
+        "list": ({"state_dict": plain, "ema": {"shadow_params": list(averaged.values())}}, "ema"),
+    }[place]
+    loaded = load_weights(stored(content))
+    assert same(loaded.state_dict, weights)
+    assert f"other weights under ['{said}'], maybe averaged ones, which were not taken" in loaded.notes[-1]
 
 
 def test_a_batch_norm_behind_the_activation_is_refused(stored):
     with pytest.raises(ModelError, match=r"'down1\.2' stands 2 places behind its convolution"):
-        load_weights(stored(Theirs(norm=True, relu_first=True).state_dict()), "unet")
+        load_weights(stored(Theirs(norm=True, relu_first=True).state_dict()), "unet-skip-first")
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -331,7 +523,7 @@ def test_a_network_that_is_no_u_net_is_refused_with_both_lists(stored):
 
 def test_two_logits_are_refused(stored):
     content = Theirs().state_dict() | {"final.weight": torch.zeros(2, 2, 1, 1), "final.bias": torch.zeros(2)}
-    with pytest.raises(ModelError, match="gives 2 maps, expected 1 logit"):
+    with pytest.raises(ModelError, match="returns 2 maps, expected 1 logit"):
         load_weights(stored(content), "unet")
 
 
@@ -376,7 +568,7 @@ def test_a_whole_network_is_refused_and_told_how_to_be_saved(stored):
         load_weights(stored(UNet(CONFIG)))
 
 
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples * 2 // 3)
 @given(kept=st.floats(0, 1, exclude_max=True), kind=st.sampled_from(["zip", "before 1.6", "safetensors"]))
 def test_a_truncated_file_is_a_model_error_on_one_line(tmp_path_factory, weights, kept, kind):
     folder = tmp_path_factory.getbasetemp()
@@ -392,7 +584,7 @@ def test_a_truncated_file_is_a_model_error_on_one_line(tmp_path_factory, weights
     assert "\n" not in str(raised.value)
 
 
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples * 2 // 3)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_in_the_header_of_safetensors_never_gives_another_network(
     tmp_path_factory, weights, where, bit
@@ -449,7 +641,7 @@ def test_missing_and_unexpected_names_are_both_listed(stored, weights):
         ("decoder.0.0.weight", (4, 8, 5, 5), r"decoder\.0\.0\.weight is \(4, 8, 5, 5\), expected"),
         ("head.bias", (), r"head\.bias is \(\), expected \(4,\)"),
         ("bottom.0.weight", (7, 4, 3, 3), r"\(7, 4, 3, 3\)|expected|is \("),
-        ("encoder.0.0.weight", (2, 3, 3, 3), "gives 3 maps"),
+        ("encoder.0.0.weight", (2, 3, 3, 3), "returns 3 maps"),
     ],
 )
 def test_weights_of_wrong_shapes_are_named(stored, weights, name, shape, said):
@@ -482,7 +674,25 @@ def test_a_file_without_weights_says_what_it_holds(stored, content, said):
         load_weights(stored(content))
 
 
-@pytest.mark.parametrize("strange", [3, "text", torch.ones(2, dtype=torch.int8), torch.eye(2).to_sparse()])
+STRANGE = {
+    "complex": torch.ones(1, dtype=torch.complex64),
+    "sparse": torch.ones(1).to_sparse(),
+    "on no device": torch.ones(1, device="meta"),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_a_checkpoint_of_this_project_with_tensors_of_another_kind_is_refused(tmp_path, checkpoint, kind):
+    path = tmp_path / "model.pth"
+    weights = {**checkpoint.state_dict, "head.bias": STRANGE[kind]}
+    save_checkpoint(path, replace(checkpoint, state_dict=weights))
+    with pytest.raises(ModelError, match=r"head\.bias is of another kind .*, expected a dense tensor"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    "strange", [3, "text", torch.ones(2, dtype=torch.int8), torch.eye(2).to_sparse(), *STRANGE.values()]
+)
 def test_what_is_no_floating_point_tensor_is_named(stored, weights, strange):
     with pytest.raises(ModelError, match=r"no tensors of floating-point numbers are \['head\.bias'\]"):
         load_weights(stored({**weights, "head.bias": strange}))

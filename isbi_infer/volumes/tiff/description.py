@@ -71,12 +71,12 @@ class Declaration:
 
 
 def is_imagej(text: str) -> bool:
-    """Tell whether a description is in ImageJ's dialect."""
+    """Return whether a description is in ImageJ's dialect."""
     return text.startswith(("ImageJ=", "SCIFIO=")) or "\nimages=" in text
 
 
 def is_json(text: str) -> bool:
-    """Tell whether a description is in tifffile's dialect."""
+    """Return whether a description is in tifffile's dialect."""
     return text.startswith("{") and '"shape":' in text
 
 

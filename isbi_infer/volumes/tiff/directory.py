@@ -131,7 +131,7 @@ class Tags:
         self._entries.setdefault(code, []).append((kind, count, value))
 
     def count(self, code: int) -> int:
-        """Tell how many values a tag has, the first one of this code; 0 where it is missing."""
+        """Return how many values a tag has, the first one of this code; 0 where it is missing."""
         return self._entries[code][0][1] if code in self._entries else 0
 
     def integers(self, code: int) -> npt.NDArray[np.integer]:
@@ -198,7 +198,7 @@ def walk_directories(file: BinaryIO, size: int) -> Iterator[Tags]:
 
 
 def _header(head: bytes) -> tuple[Format, int]:
-    """Tell the format and the offset of the first directory."""
+    """Return the format and the offset of the first directory."""
     if not head:
         raise ImageError("the file is empty; expected a TIFF; copy or export it again")
     order = {b"II": "<", b"MM": ">"}.get(head[:2])

@@ -29,7 +29,7 @@ class _Image(NamedTuple):
 
 
 def is_ome(text: str) -> bool:
-    """Tell whether a description is OME-XML.
+    """Return whether a description is OME-XML.
 
     Raises
     ------

@@ -29,7 +29,7 @@ _PAGE_BYTES = 512  # more than a page's directory takes
 
 
 def output_kind(like: StackInfo, dtype: npt.DTypeLike, shape: tuple[int, ...] | None = None) -> Kind:
-    """Tell in which flavour a stack will be written.
+    """Return in which flavour a stack will be written.
 
     Parameters
     ----------
@@ -107,16 +107,26 @@ class TiffSink:
         Of the input.
     dtype : dtype-like
         Of the result.
+    provenance : str
+        One line for the file's metadata on how the result was made, and what it means.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, like: StackInfo, dtype: npt.DTypeLike) -> None:
-        self._path, self._like, self._dtype = path, like, dtype
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        like: StackInfo,
+        dtype: npt.DTypeLike,
+        provenance: str = "",
+    ) -> None:
+        self._path, self._like, self._dtype, self._provenance = path, like, dtype, provenance
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             temporary = stack.enter_context(replacing(self._path))
-            self._file = stack.enter_context(_StackFile(temporary, like=self._like, dtype=self._dtype))
+            file = _StackFile(temporary, like=self._like, dtype=self._dtype, provenance=self._provenance)
+            self._file = stack.enter_context(file)
             self._resources = stack.pop_all()
         return self
 
@@ -151,7 +161,9 @@ class _StackFile:
         like: StackInfo,
         dtype: npt.DTypeLike,
         shape: tuple[int, ...] | None = None,
+        provenance: str = "",
     ) -> None:
+        self._provenance = provenance
         shape = tuple(shape or like.shape)
         self._stored = np.dtype(dtype).newbyteorder("<")
         self._kind = output_kind(like, self._stored, shape)
@@ -164,6 +176,9 @@ class _StackFile:
 
     def __enter__(self) -> Self:
         options = {"imagej": _imagej, "ome": _ome, "tiff": _plain}[self._kind](self._info, self._stored)
+        if self._provenance and self._kind == "imagej":
+            options["metadata"]["Info"] = self._provenance  # what Fiji's "Show Info" shows
+        software = "; ".join(filter(None, (f"isbi-infer {__version__}", self._provenance)))
         big = not _fits_classic(self._info.shape, self._stored)
         flavour = {"imagej": self._kind == "imagej", "ome": self._kind == "ome"}
         with ExitStack() as stack:
@@ -175,7 +190,7 @@ class _StackFile:
             room = tiff.write(
                 dtype=self._stored,
                 photometric="minisblack",
-                software=f"isbi-infer {__version__}",
+                software=software,
                 returnoffset=True,
                 **{"shape": self._info.shape, **options},
             )

@@ -112,7 +112,7 @@ def runner(model, axis):
     return run
 
 
-@settings(max_examples=150)
+@settings(max_examples=settings().max_examples * 5 // 2)
 @given(chain=chains(), data=st.data())
 def test_tiles_with_the_halo_give_the_whole_line_and_with_a_stride_less_they_do_not(chain, data):
     axis, model = chain
@@ -145,7 +145,6 @@ def test_tiles_with_the_halo_give_the_whole_line_and_with_a_stride_less_they_do_
         assert any((tile != whole).any() for tile, whole in tighter)
 
 
-@settings(max_examples=60)
 @given(chain=chains())
 def test_no_pixel_beyond_the_context_counts(chain):
     axis, model = chain
@@ -158,7 +157,6 @@ def test_no_pixel_beyond_the_context_counts(chain):
     assert not run(place >= line + after)[:line].any()
 
 
-@settings(max_examples=60)
 @given(chain=chains(), data=st.data())
 def test_shifting_by_the_stride_shifts_the_result(chain, data):
     axis, model = chain

@@ -96,7 +96,7 @@ def configs(draw):
     )
 
 
-@settings(max_examples=16)
+@settings(max_examples=settings().max_examples // 4)
 @given(config=configs(), deployed=st.booleans())
 def test_the_graph_says_what_impulses_show(config, deployed):
     found = analysis_of(config, deployed=deployed)

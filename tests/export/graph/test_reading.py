@@ -171,7 +171,7 @@ def test_a_flipped_bit_gives_an_analysis_or_a_model_error_and_nothing_else():
             assert isinstance(analyse(bytes(damaged)), GraphAnalysis)
 
 
-@settings(max_examples=300)
+@settings(max_examples=settings().max_examples * 5)
 @given(at=st.integers(0, len(TINY) - 1), new=st.binary(max_size=4), gone=st.integers(0, 4))
 def test_bytes_put_in_or_taken_out_give_an_analysis_or_a_model_error(at, new, gone):
     with suppress(ModelError):

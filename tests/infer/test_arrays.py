@@ -1,0 +1,129 @@
+"""What a caller may hand to a Segmenter, and what each other thing is told."""
+
+import copy
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from isbi_infer import ImageError, Segmenter, UsageError
+from isbi_infer.sample import synthetic_stack
+
+
+@pytest.fixture(scope="module")
+def image_ZYX():
+    image_ZYX, _ = synthetic_stack(2, 96, 128)
+    return image_ZYX
+
+
+@pytest.mark.parametrize("samples", [3, 4])
+def test_colour_samples_are_never_taken_for_pixels(segmenter, image_ZYX, samples):
+    for coloured, axes in (
+        (np.stack([image_ZYX[0]] * samples, -1), r"\(Y, X, C\)"),
+        (np.stack([image_ZYX] * samples, -1), r"\(Z, Y, X, C\)"),
+    ):
+        with pytest.raises(ImageError, match=f"looks like {axes} with {samples} colour samples"):
+            segmenter(coloured)
+
+
+def test_what_is_masked_does_not_count_and_comes_out_as_membrane(segmenter, image_ZYX):
+    spoiled_ZYX = image_ZYX.astype(np.float32)
+    mask_ZYX = np.zeros(image_ZYX.shape, bool)
+    mask_ZYX[:, :, :32] = True
+    spoiled_ZYX[mask_ZYX] = np.nan
+    found_ZYX = segmenter(np.ma.masked_array(spoiled_ZYX, mask_ZYX))
+    assert (found_ZYX[mask_ZYX] == 0).all()
+    assert (found_ZYX[:, :, 32:] == segmenter(np.ascontiguousarray(image_ZYX[:, :, 32:]))).all()
+
+
+def test_a_masked_array_without_a_masked_pixel_is_an_array(segmenter, image_ZYX):
+    assert (segmenter(np.ma.masked_array(image_ZYX)) == segmenter(image_ZYX)).all()
+
+
+def test_pixels_that_are_not_numbers_are_counted_unless_they_are_masked(segmenter, image_ZYX):
+    spoiled_ZYX = image_ZYX.astype(np.float32)
+    spoiled_ZYX[0, :2, :3] = np.inf
+    with pytest.raises(ImageError, match="6 pixels are NaN or infinite; mask them first"):
+        segmenter(spoiled_ZYX)
+
+
+def test_torch_tensors_are_taken_also_with_gradients(segmenter, image_ZYX):
+    tensor = torch.from_numpy(image_ZYX.astype(np.float32)).requires_grad_()
+    assert (segmenter(tensor) == segmenter(image_ZYX)).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.zeros((8, 8), bool), "of bool"),
+        (np.zeros((8, 8), "datetime64[s]"), "datetime64"),
+        (np.zeros((8, 8), object), "of object"),
+        ("stack.tif", "use segment_file for a path"),
+        (Path("stack.tif"), "use segment_file for a path"),
+    ],
+)
+def test_anything_else_is_one_clear_error(segmenter, image, said):
+    with pytest.raises(ImageError, match=said):
+        segmenter(image)
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"tile": "512"}, "tile is '512'; expected a whole number"),
+        ({"batch": 1.5}, "batch is 1.5; expected a whole number"),
+        ({"halo": True}, "halo is True; expected a whole number"),
+        ({"memory": "plenty"}, "no amount of memory"),
+        ({"pixel_size": "4nm"}, "pixel size is '4nm'; expected a number"),
+    ],
+)
+def test_wishes_of_another_kind_are_usage_errors(wish, said):
+    with pytest.raises(UsageError, match=said):
+        Segmenter(provider="cpu", **wish)
+
+
+def test_memory_may_be_written_as_people_write_it():
+    assert Segmenter(provider="cpu", memory="64GiB").plan((9, 9)) == Segmenter(
+        provider="cpu", memory=64 * 2**30
+    ).plan((9, 9))
+    assert Segmenter(provider="cpu", tile=np.int64(512)).plan((9, 9)).section.tile_shape == (16, 16)
+
+
+def test_progress_emit_and_dtype_are_those_of_files(segmenter, image_ZYX):
+    steps = []
+    found_ZYX = segmenter(
+        image_ZYX, emit="membrane", dtype="uint8", progress=lambda done, total: steps.append((done, total))
+    )
+    assert steps == [(1, 2), (2, 2)]
+    assert found_ZYX.dtype == np.uint8
+    expected_ZYX = np.rint((1 - segmenter(image_ZYX)) * np.float32(255))
+    assert (found_ZYX == expected_ZYX).all()
+
+
+@pytest.mark.parametrize("again", [lambda s: pickle.loads(pickle.dumps(s)), copy.copy, copy.deepcopy])
+def test_a_copy_is_another_segmenter_that_computes_the_same(segmenter, image_ZYX, again):
+    copied = again(segmenter)
+    assert copied is not segmenter
+    assert (copied(image_ZYX) == segmenter(image_ZYX)).all()
+
+
+def test_a_copy_of_a_model_file_that_has_changed_since_is_refused(tmp_path, image_ZYX):
+    from isbi_models import default_model
+
+    files = default_model().files
+    path = tmp_path / "model.onnx"
+    path.write_bytes(files["float32"].path.read_bytes())
+    content = pickle.dumps(Segmenter(path, provider="cpu"))
+    path.write_bytes(files["int8"].path.read_bytes())
+    with pytest.raises(UsageError, match="is not the file that it was"):
+        pickle.loads(content)
+
+
+def test_it_shows_what_it_is_and_closes_at_the_end_of_a_with_statement(image_ZYX):
+    with Segmenter(provider="cpu") as segmenter:
+        segmenter(image_ZYX)
+        shown = repr(segmenter)
+    assert "the released model on cpu in int8" in shown
+    assert segmenter.model_sha256[:12] in shown
