@@ -257,6 +257,7 @@ def test_the_size_of_olympus_sis_is_taken(tmp_path):
         (tvips(1, 12), "37706 (TVIPS)"),
         ({"extratags": [(33560, "B", 20, bytes(20), True)]}, "33560 (Olympus SIS)"),
         (gatan("1/nm", 12.0), "12.0 1/nm x 12.0 1/nm"),
+        ({"extratags": [(code, "d", 1, 12.0, True) for code in (65009, 65010)]}, "12.0 of no unit"),
     ],
 )
 def test_a_microscopes_tag_without_a_size_is_named(said, options, says):
