@@ -66,7 +66,8 @@ class PixelSize:
 
     def __str__(self) -> str:
         """Return the size within a section, as users read it."""
-        return f"{self.x_nm:g} nm" if self.x_nm == self.y_nm else f"{self.x_nm:g} x {self.y_nm:g} nm"
+        x, y = f"{self.x_nm:g}", f"{self.y_nm:g}"
+        return f"{x} nm" if x == y else f"{x} x {y} nm"
 
 
 def same_size(one: PixelSize | None, other: PixelSize | None) -> bool:

@@ -133,6 +133,22 @@ def test_sections_that_do_not_belong_together_are_refused_by_name(tmp_path, case
     assert not (tmp_path / "merged.tif").exists()
 
 
+def test_sections_whose_pixel_sizes_differ_by_less_than_a_percent_are_merged(tmp_path):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    for z, per_cm in enumerate((2_500_000, 2_500_001, 2_480_000)):
+        options = {
+            "resolution": (per_cm, per_cm),
+            "resolutionunit": 3,
+            "photometric": "minisblack",
+            "metadata": None,
+        }
+        tifffile.imwrite(folder / f"{z}.tif", np.full((2, 2), z, np.uint8), **options)
+    merge_sections(folder, tmp_path / "merged.tif")
+    with open_stack(tmp_path / "merged.tif") as merged:
+        assert (merged.shape, merged.pixel_size.x_nm) == ((3, 2, 2), 4.0)
+
+
 def test_merging_refuses_what_would_lose_something(tmp_path):
     folder = tmp_path / "s"
     with pytest.raises(ImageError, match="is no folder"):

@@ -84,9 +84,11 @@ def _not_understood(codes: tuple[int, ...], value_of: ValueOf) -> Iterator[str]:
             yield f"{where} names a pixel size ({said!r}), which is not understood: not taken; give --pixel-size"
         elif code in _NAMES:
             yield f"{where} holds no pixel size that is understood; give --pixel-size"
-    if all(code in codes for code in _GATAN):
+    units, sizes = _gatan_pairs()
+    if any(isinstance(value_of(code), float) for code in sizes):  # other writers keep text there
         said = " x ".join(
-            f"{value_of(size)} {value_of(unit)}" for unit, size in zip(*_gatan_pairs(), strict=True)
+            f"{value_of(size)} {value_of(unit) or 'of no unit'}"
+            for unit, size in zip(units, sizes, strict=True)
         )
         yield f"Gatan's tags hold a pixel size of {said}, which is not understood: not taken; give --pixel-size"
 

@@ -22,6 +22,7 @@ _PHOTOMETRICS = {2: "RGB", 3: "palette colours", 4: "a mask", 5: "CMYK", 6: "YCb
 _PHOTOMETRICS |= {32803: "a colour filter array", 34892: "linear raw data"}
 # More pixels than this are a damaged size, not a section; nor can these codecs shrink data further than this.
 _MAX_PIXELS = 2**36
+_PADDING = 4096  # bytes by which a length may be rounded up beyond the end of the file, where the pixels are all there
 _MAX_RATIO = {5: 4096, 8: 1040, 32946: 1040, 50013: 1040, 32773: 65}
 
 
@@ -36,6 +37,8 @@ class Layout(NamedTuple):
         Whether 0 is white.
     role : int
         0 for an image, 1 for a reduced copy, 4 for a mask.
+    unfit : str
+        Why it is no section: what was found, what was expected and what to do; empty where it may be one.
     """
 
     height: int
@@ -44,11 +47,13 @@ class Layout(NamedTuple):
     sample_format: int
     inverted: bool
     role: int
+    unfit: str = ""
 
     def __str__(self) -> str:
         role = {0: "", 1: ", reduced copy"}.get(self.role, ", mask")
         white = ", min-is-white" if self.inverted else ""
-        return f"{self.width} x {self.height} px of {self.bits} bits{white}{role}"
+        unfit = f", {self.unfit.split(';')[0]}" if self.unfit else ""
+        return f"{self.width} x {self.height} px of {self.bits} bits{white}{role}{unfit}"
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
@@ -114,7 +119,7 @@ def walk_pages(file: BinaryIO) -> tuple[tuple[Page, ...], Literal["<", ">"]]:
     Raises
     ------
     ImageError
-        If this is no TIFF, points outside itself, or is not greyscale.
+        If this is no TIFF, or points outside itself.
     """
     size = os.fstat(file.fileno()).st_size
     pages = tuple(_page(tags, size) for tags in walk_directories(file, size))
@@ -147,7 +152,6 @@ def notes_on(pages: tuple[Page, ...]) -> tuple[str, ...]:
 
 
 def _page(tags: Tags, size: int) -> Page:
-    _check_greyscale(tags)
     layout = Layout(
         height=tags.first(257, 0),
         width=tags.first(256, 0),
@@ -160,8 +164,11 @@ def _page(tags: Tags, size: int) -> Page:
     if not 0 < pixels <= _MAX_PIXELS:
         declared = f"{tags.where} declares {layout.width} x {layout.height} px"
         raise ImageError(f"{declared}; expected between 1 and {_MAX_PIXELS} px; {COPY}")
-    _check_dtype(layout, tags.where)
     compression, predictor = tags.first(259, 1), tags.first(317, 1)
+    declares = next(filter(None, (sections_declared(text) for text in tags.data(270))), None)
+    if unfit := _colours(tags) or _dtype(layout):
+        # Beside sections it may stand, as thumbnails do; `isbi_infer.volumes.tiff.series` tells.
+        return Page(layout._replace(unfit=unfit), compression, predictor, 1, (), 0, declares, ())
     plain = compression == predictor == tags.first(266, 1) == 1 and 322 not in tags
     offsets, rows, longer = _segments(tags, layout, compression, size)
     strips: tuple[int, ...] = ()
@@ -178,12 +185,13 @@ def _page(tags: Tags, size: int) -> Page:
         orientation=tags.first(274, 1) if 274 in tags else 1,
         strips=strips,
         rows=rows,
-        declares=next(filter(None, (sections_declared(text) for text in tags.data(270))), None),
+        declares=declares,
         notes=tuple(filter(None, (unsaid, copies, longer, *tags.left_aside))),
     )
 
 
-def _check_greyscale(tags: Tags) -> None:
+def _colours(tags: Tags) -> str:
+    """Return why a page is not greyscale; nothing where it is."""
     photometric, samples, depth = tags.first(262, 1), tags.first(277, 1), tags.first(32997, 1)
     found = ""
     if photometric not in (0, 1):
@@ -193,7 +201,7 @@ def _check_greyscale(tags: Tags) -> None:
     elif depth != 1:
         found = f"{depth} slices in one page"
     if not found:
-        return
+        return ""
     remedy = "convert it to 8- or 16-bit greyscale"
     if samples > 1 and tags.first(284, 1) == 2:  # what tifffile makes of 3 or 4 sections, if it is not told
         found = f"{found} in {samples} planes"
@@ -201,20 +209,19 @@ def _check_greyscale(tags: Tags) -> None:
             f"if these are {samples} sections, write them with tifffile.imwrite(..., photometric='minisblack'); "
             "if they are colours, convert them to greyscale"
         )
-    raise ImageError(f"{tags.where} is {found}; expected greyscale; {remedy}")
+    return f"{found}; expected greyscale; {remedy}"
 
 
-def _check_dtype(layout: Layout, where: str) -> None:
+def _dtype(layout: Layout) -> str:
+    """Return why the type of a page's pixels cannot be read; nothing where it can."""
     if (layout.sample_format, layout.bits) not in _DTYPES:
         found = {1: "integers", 2: "integers", 3: "floats", 5: "complex integers", 6: "complex numbers"}.get(
             layout.sample_format, f"samples of format {layout.sample_format}"
         )
-        expected = "8- or 16-bit integers or 32-bit floats"
-        raise ImageError(f"{where} holds {layout.bits}-bit {found}; expected {expected}; convert it")
+        return f"{layout.bits}-bit {found}; expected 8- or 16-bit integers or 32-bit floats; convert it"
     if layout.inverted and layout.sample_format == 3:
-        raise ImageError(
-            f"{where} holds min-is-white floats; expected min-is-black; invert it and save it again"
-        )
+        return "min-is-white floats; expected min-is-black; invert it and save it again"
+    return ""
 
 
 def _segments(
@@ -238,7 +245,7 @@ def _segments(
     at, of = (324, 325) if 324 in tags else (273, 279)
     unsaid = as_they_are and not tiled and of not in tags
     found_offsets, found_counts = tags.count(at), expected if unsaid else tags.count(of)
-    more = as_they_are and not tiled and min(found_offsets, found_counts) > expected
+    more = as_they_are and not tiled and min(found_offsets, found_counts) >= expected
     if not more and not found_offsets == found_counts == expected:
         found = f"{found_offsets} strips or tiles and {found_counts} lengths of them"
         raise ImageError(f"{where} lists {found}; expected {expected}; {COPY}")
@@ -259,7 +266,8 @@ def _segments(
     if as_they_are and (counts < least).any():
         raise ImageError(f"{where} stores {stored} bytes; {layout} take {needed}; {COPY}")
     # Some writers round lengths up; what counts is that the pixels are there.
-    ends = offsets + np.where(counts <= full, least, counts) if as_they_are else offsets + counts
+    padded = as_they_are & (counts <= np.maximum(full, least + _PADDING))
+    ends = offsets + np.where(padded, least, counts)
     if ends.max() > size or (stored > size and not as_they_are):
         raise ImageError(f"{where} has pixels beyond the end of the file; {COPY}")
     if needed > _MAX_RATIO.get(compression, 2**36) * stored:

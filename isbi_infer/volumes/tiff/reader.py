@@ -36,7 +36,7 @@ from isbi_infer.volumes.tiff.series import PageTags, declare
 _FOREIGN = "lsm stk fluoview scanimage mmstack ndtiff mdgel eer ndpi svs scn bif avs qpi philips"
 _GDAL_NODATA = 42113
 # Of tags that the pixels do not need, and of lengths of strips that follow from the size: `walk_pages` looks at both.
-_HARMLESS = ("<TiffTag.fromfile> raised", "missing data ByteCounts tag")
+_HARMLESS = ("<TiffTag.fromfile> raised", "missing data ByteCounts tag", "incorrect Strip")
 _TELLING_BYTES = 1024  # below, what follows the pixels may be of this length by chance
 
 
@@ -119,12 +119,13 @@ class TiffSource:
         pages, self._byte_order = walk_pages(file)
         file.seek(0)
         tiff = tifffile.TiffFile(file)
-        _check_decodable(tiff, pages)
+        _check_kind(tiff)
         self._selection = selection or Selection()
         declaration = declare(
             pages, lambda page: _tags(tiff, page, pages[page].layout.width), self._selection
         )
         own = tuple(pages[page] for page in declaration.pages)
+        _check_decodable(own)
         _check_whole(declaration, own, os.fstat(file.fileno()).st_size)
         self.path, self.name = path, str(path)
         self.info = declaration.info
@@ -294,12 +295,15 @@ def _named_errors(path: Path, where: str = "") -> Iterator[None]:
             raise ImageError(f"{path}: {where}not readable ({reason}); {COPY}") from error
 
 
-def _check_decodable(tiff: tifffile.TiffFile, pages: tuple[Page, ...]) -> None:
+def _check_kind(tiff: tifffile.TiffFile) -> None:
     foreign = [name for name in _FOREIGN.split() if getattr(tiff, f"is_{name}", False)]
     if foreign:
         raise ImageError(
             f"found a TIFF of the kind {foreign[0].upper()}; expected a plain, ImageJ or OME one; convert it"
         )
+
+
+def _check_decodable(pages: tuple[Page, ...]) -> None:
     for page in pages:
         for codecs, code in (
             (tifffile.TIFF.DECOMPRESSORS, page.compression),

@@ -17,6 +17,7 @@ from isbi_infer.volumes.pixel_size import PLAUSIBLE_NM, PixelSize, in_nm, is_len
 _RESOLUTION_UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "um"}
 # A plain resolution that is coarser is one for printing (72 dpi is 353 um), not the size of anything imaged.
 _COARSEST_PLAIN_NM = 20_000.0
+_SMALLEST_PRINTERS_UNIT_NM = 1e6  # mm, cm and inch
 _ASK = "not taken; give --pixel-size"
 
 
@@ -127,6 +128,8 @@ def from_imagej(fields: Mapping[str, str], resolution: Resolution) -> Found:
     if size is None:
         said = "no resolution" if resolution.x is None and resolution.y is None else str(resolution)
         return Found(None, (f"the file holds {said} as pixels per {unit!r}, no pixel size: {_ASK}",))
+    if max(size.y_nm, size.x_nm) > _COARSEST_PLAIN_NM and (in_nm(1, unit) or 0) >= _SMALLEST_PRINTERS_UNIT_NM:
+        return Found()
     other = _by_resolution(resolution, resolution.unit_name, z_nm)
     if other is None or other == size:
         return Found(size)
@@ -169,6 +172,8 @@ def number(value: object) -> Fraction | None:
     match value:
         case (int(pixels), int(units)) if pixels * units > 0:
             return Fraction(pixels, units)
+        case (single,):  # as tifffile leaves LONG and FLOAT, which TIFF 6.0 does not provide for here
+            return number(single)
         case int(pixels) if pixels > 0:
             return Fraction(pixels)
         case float(pixels) if pixels > 0 and isfinite(pixels):

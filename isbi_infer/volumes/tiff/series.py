@@ -71,6 +71,8 @@ def declare(pages: Sequence[Page], tags_of: Callable[[int], PageTags], selection
         If the description is damaged or does not fit the pages, or there is more than one stack of sections and none
         was chosen, or what was chosen is not there.
     """
+    if all(page.layout.unfit for page in pages):
+        _check_fit(pages, 0)
     tags = tags_of(0)
     otherwise = settle(tags.microscope, from_tags(tags.resolution))
     for text in tags.texts:
@@ -80,6 +82,7 @@ def declare(pages: Sequence[Page], tags_of: Callable[[int], PageTags], selection
             layouts = tuple(dict.fromkeys(pages[page].layout for page in found.pages))
             if len(layouts) > 1:
                 raise _several([_Series(layout, _alike(pages, layout)) for layout in layouts], choose=False)
+            _check_fit(pages, found.pages[0])
             return found
     series = _split(pages)
     wanted = selection.series
@@ -89,6 +92,7 @@ def declare(pages: Sequence[Page], tags_of: Callable[[int], PageTags], selection
     if wanted is None and len(series) > 1:
         raise _several(series)
     chosen = series[wanted or 0]
+    _check_fit(pages, chosen.pages[0])
     if chosen.pages[0] != 0:
         tags = tags_of(chosen.pages[0])
         otherwise = settle(tags.microscope, from_tags(tags.resolution))
@@ -110,6 +114,11 @@ def _several(series: Sequence[_Series], *, choose: bool = True) -> ImageError:
     return ImageError(
         f"{len(series)} series of pages ({found}); expected one; {remedy}save the wanted one by itself"
     )
+
+
+def _check_fit(pages: Sequence[Page], page: int) -> None:
+    if unfit := pages[page].layout.unfit:
+        raise ImageError(f"page {page} holds {unfit}")
 
 
 def _alike(pages: Sequence[Page], layout: Layout) -> tuple[int, ...]:
