@@ -91,6 +91,15 @@ def infer(
             "[default: what the file holds]"
         ),
     ] = None,
+    channel: Annotated[
+        int | None, typer.Option(help="Of a file with several channels, counted from 0.")
+    ] = None,
+    time: Annotated[
+        int | None, typer.Option(help="Of a file with several time points, counted from 0.")
+    ] = None,
+    series: Annotated[
+        int | None, typer.Option(help="Of a file with images of several sizes, counted from 0.")
+    ] = None,
     tta: Annotated[
         bool, typer.Option("--tta", help="Average over the 8 flips and rotations; 8 times the work.")
     ] = False,
@@ -133,7 +142,15 @@ def infer(
             twice = next(target for target in targets if targets.count(target) > 1)
             raise UsageError(f"{twice}: two stacks would be written to it; name one of them otherwise")
         request = _Request(
-            label=label, emit=emit, dtype=dtype, dry_run=dry_run, as_json=as_json, quiet=quiet or as_json
+            channel=channel,
+            time=time,
+            series=series,
+            label=label,
+            emit=emit,
+            dtype=dtype,
+            dry_run=dry_run,
+            as_json=as_json,
+            quiet=quiet or as_json,
         )
 
         def open_model(pixels: int) -> Segmenter:
@@ -157,6 +174,9 @@ def infer(
 class _Request:
     """What is wanted of each stack."""
 
+    channel: int | None
+    time: int | None
+    series: int | None
     label: Path | None
     emit: Literal["cell", "membrane"]
     dtype: Literal["float32", "uint8"]
@@ -175,7 +195,9 @@ def _segment_all(
     failures: list[IsbiError] = []
     for stack, target in work:
         try:
-            with open_source(stack) as source:
+            with open_source(
+                stack, channel=request.channel, time=request.time, series=request.series
+            ) as source:
                 if segmenter is None:  # once the first stack is known to be one
                     segmenter = open_model(prod(source.info.shape) * len(work))
                 _segment(segmenter, source, target, request)

@@ -310,7 +310,9 @@ def plan_run(
     contract, backend = opened.contract, opened.backend
     device = backend.device
     halo, halo_notes = choose_halo(contract, wishes.halo)
-    scaling, scaling_notes = choose_scaling(contract.pixel_size_nm, wishes.pixel_size, source.pixel_size)
+    scaling, scaling_notes = choose_scaling(
+        contract.pixel_size_nm, wishes.pixel_size, source.pixel_size, stored=bool(source.fingerprint)
+    )
     shape = scaling.inner_shape(source.shape) if scaling else source.shape
     views = ALL_EIGHT if wishes.tta else IDENTITY
     bytes_per_pixel = backend.arithmetic.memory * contract.activation_bytes_per_pixel

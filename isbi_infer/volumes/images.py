@@ -27,7 +27,7 @@ import numpy as np
 
 from isbi_infer.errors import DependencyError, ImageError, IsbiError, ResourceError
 from isbi_infer.volumes.formats import HEAD_BYTES, recognise
-from isbi_infer.volumes.pixel_size import PixelSize
+from isbi_infer.volumes.pixel_size import PixelSize, same_size
 from isbi_infer.volumes.protocol import Kind, Section, StackInfo, Window
 from isbi_infer.volumes.tiff.directory import COPY
 from isbi_infer.volumes.tiff.reader import open_stack
@@ -164,7 +164,8 @@ class ImageFolder:
                     "all images of a folder must be of one size and type"
                 )
             headers.append(header)
-        sizes = {header.pixel_size for header in headers}
+        size = headers[0].pixel_size
+        alike = all(same_size(size, header.pixel_size) for header in headers)
         kinds = {header.kind for header in headers}
         self.dtype: np.dtype[np.generic] = headers[0].dtype
         self.nodata: float | None = None
@@ -172,12 +173,12 @@ class ImageFolder:
             shape=(len(images), *headers[0].shape),
             axes="ZYX",
             kind=kinds.pop() if len(kinds) == 1 else "imagej",
-            pixel_size=next(iter(sizes)) if len(sizes) == 1 else None,
+            pixel_size=size if alike else None,
         )
         self.notes = (
             *_left_out(others),
             *_counted(images, headers),
-            *(_differing(images, headers) if len(sizes) > 1 else ()),
+            *(_differing(images, headers) if not alike else ()),
         )
         self._images, self._closed = tuple(images), False
 
@@ -290,7 +291,8 @@ def _counted(images: Sequence[_Image], headers: Sequence[_Header]) -> tuple[str,
 
 
 def _differing(images: Sequence[_Image], headers: Sequence[_Header]) -> tuple[str, ...]:
-    other = next(i for i, header in enumerate(headers) if header.pixel_size != headers[0].pixel_size)
+    first = headers[0].pixel_size
+    other = next(i for i, header in enumerate(headers) if not same_size(first, header.pixel_size))
     stated = " and ".join(
         f"{size.x_nm:g} x {size.y_nm:g} nm in {images[i].path.name}"
         if (size := headers[i].pixel_size)

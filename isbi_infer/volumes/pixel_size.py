@@ -6,32 +6,45 @@ and the unit in the description), OME-XML (a size and its unit) and plain TIFF t
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 from math import isfinite
 
+SAME = 0.01  # relative differences below this one are not worth an interpolation
+PLAUSIBLE_NM = (0.5, 100.0)  # of sections in which membranes can be seen
+
 _NM = {
+    "fm": Fraction(1, 10**6),
     "pm": Fraction(1, 1000),
     "angstrom": Fraction(1, 10),
     "nm": Fraction(1),
     "um": Fraction(10**3),
     "mm": Fraction(10**6),
     "cm": Fraction(10**7),
+    "dm": Fraction(10**8),
     "inch": Fraction(25_400_000),
+    "thou": Fraction(25_400),
+    "pt": Fraction(25_400_000, 72),
     "m": Fraction(10**9),
 }
-# As they stand in files, case-folded, which also makes one character of the two that look like a mu.
+# As they stand in files, after `_spelled`.
 _SPELLINGS = {
     **{name: name for name in _NM},
-    **dict.fromkeys(("å", "a", "ångström", "angstroms", "ångstrom"), "angstrom"),
+    **dict.fromkeys(("å", "a", "ang", "ångström", "ångstrom", "angström", "angstroem"), "angstrom"),
+    **dict.fromkeys(("angstroms", "ångströms", "ångstroms"), "angstrom"),
+    **dict.fromkeys(("picometer", "picometers", "picometre", "picometres"), "pm"),
     **dict.fromkeys(("nanometer", "nanometers", "nanometre", "nanometres"), "nm"),
-    **dict.fromkeys(("μm", "μ", "âμm", "\\u00b5m", "micron", "microns"), "um"),
+    **dict.fromkeys(("μm", "μ", "mum", "micron", "microns"), "um"),
     **dict.fromkeys(("micrometer", "micrometers", "micrometre", "micrometres"), "um"),
     **dict.fromkeys(("millimeter", "millimeters", "millimetre", "millimetres"), "mm"),
     **dict.fromkeys(("centimeter", "centimeters", "centimetre", "centimetres"), "cm"),
     **dict.fromkeys(("in", "inches", '"'), "inch"),
+    **dict.fromkeys(("mil", "mils"), "thou"),
     **dict.fromkeys(("meter", "meters", "metre", "metres"), "m"),
 }
+_PIXELS = {"", "px", "pix", "pixel", "pixels", "reference frame", "none"}
 _SMALLEST_NM, _LARGEST_NM = 1e-4, 1e9
 
 
@@ -51,6 +64,24 @@ class PixelSize:
     x_nm: float
     z_nm: float | None = None
 
+    def __str__(self) -> str:
+        """Return the size within a section, as users read it."""
+        return f"{self.x_nm:g} nm" if self.x_nm == self.y_nm else f"{self.x_nm:g} x {self.y_nm:g} nm"
+
+
+def same_size(one: PixelSize | None, other: PixelSize | None) -> bool:
+    """Return whether sections of two sizes may be taken for one stack: both unknown, or within 1 % of each other.
+
+    Parameters
+    ----------
+    one, other : PixelSize or None
+        The distance between sections does not matter.
+    """
+    if one is None or other is None:
+        return one is other
+    pairs = (one.y_nm, other.y_nm), (one.x_nm, other.x_nm)
+    return all(abs(a - b) <= SAME * max(a, b) for a, b in pairs)
+
 
 def in_nm(size: str | float | Fraction, unit: str) -> float | None:
     r"""Convert a length as it stands in a file.
@@ -60,14 +91,15 @@ def in_nm(size: str | float | Fraction, unit: str) -> float | None:
     size : str, float or Fraction
         The number; text is taken exactly, as the decimal that it is.
     unit : str
-        The unit in any usual spelling, such as "nm", "µm", "micron", ``"\u00B5m"`` or "inch".
+        The unit in any usual spelling, such as "nm", "µm", "micron", "Å" or "inch", also with letters as escapes
+        (``"\u00B5m"``) or in another encoding's letters.
 
     Returns
     -------
     float or None
         Nanometres, or None for an unknown unit ("pixel" is one), and for what cannot be a pixel's size.
     """
-    scale = _NM.get(_SPELLINGS.get(unit.strip().casefold(), ""))
+    scale = _NM.get(_SPELLINGS.get(_spelled(unit), ""))
     try:
         rough = float(size)
         # Fraction("1e999999999") would compute that number.
@@ -78,6 +110,29 @@ def in_nm(size: str | float | Fraction, unit: str) -> float | None:
         return None
     size_nm = float(exact * scale)
     return size_nm if _SMALLEST_NM <= size_nm <= _LARGEST_NM else None
+
+
+def is_length(unit: str) -> bool:
+    """Return whether `in_nm` knows a unit."""
+    return _spelled(unit) in _SPELLINGS
+
+
+def is_pixel(unit: str) -> bool:
+    """Return whether a unit is that of images without a scale, such as "pixel"."""
+    return _spelled(unit) in _PIXELS
+
+
+def _spelled(unit: str) -> str:
+    """Bring the spellings of one unit together: escapes, encodings, look-alikes of a letter, upper and lower case."""
+    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), unit).strip("\0 \t\r\n")
+    for encoding in ("cp1252", "latin-1"):
+        try:
+            text = text.encode(encoding).decode("utf-8")
+            break
+        except UnicodeError:
+            continue
+    # One character for the two that look like a mu, and for the two that look like an A with a ring.
+    return unicodedata.normalize("NFKC", text).strip().casefold()
 
 
 def in_unit(size_nm: float, unit: str) -> float:

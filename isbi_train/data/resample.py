@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from isbi_infer.errors import UsageError
 from isbi_infer.pixels.resample import resample
-from isbi_infer.plan.scaling import choose_scaling
+from isbi_infer.plan.scaling import scaling_between
 from isbi_train.config.inputs import LabelKind
 from isbi_train.data.labels import cell_mask, check_both_classes
 
@@ -47,7 +47,7 @@ def resampled_shape(shape: tuple[int, int], from_nm: float | None, to_nm: float)
         raise UsageError(
             f"cannot resample from {from_nm:g} to {to_nm:g} nm; expected at most {_LARGEST_FACTOR:g} times"
         )
-    scaling, _ = choose_scaling(to_nm, from_nm, None)
+    scaling = scaling_between(to_nm, from_nm, from_nm)
     return scaling.inner_shape(shape) if scaling else None
 
 

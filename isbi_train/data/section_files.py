@@ -14,6 +14,7 @@ import numpy.typing as npt
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
 from isbi_infer.volumes import open_stack, write_stack
+from isbi_infer.volumes.pixel_size import same_size
 from isbi_infer.volumes.protocol import StackInfo
 from isbi_train.data.folders import check_free, filled_at_once, tiff_files
 
@@ -116,7 +117,8 @@ def merge_sections(
     Raises
     ------
     ImageError
-        If there are no sections, one cannot be read whole, or they differ in shape, dtype or pixel size.
+        If there are no sections, one cannot be read whole, or they differ in shape, dtype or (by more than 1 %) in
+        pixel size.
     UsageError
         If the stack is there already, or lies in the folder.
     OutputError
@@ -167,9 +169,10 @@ def _checked_alike(paths: list[Path]) -> tuple[StackInfo, Any]:
             raise ImageError(f"{path}: is {info.shape[-2:]}; expected {first.shape[-2:]}, {remedy}")
         if other != dtype:
             raise ImageError(f"{path}: is {other}; expected {dtype}, {remedy}")
-        if info.pixel_size != first.pixel_size:
+        if not same_size(info.pixel_size, first.pixel_size):
             raise ImageError(
-                f"{path}: has a pixel size of {info.pixel_size}; expected {first.pixel_size}, {remedy}"
+                f"{path}: has a pixel size of {info.pixel_size or 'nothing'}; expected "
+                f"{first.pixel_size or 'none'}, {remedy}"
             )
     return first, dtype
 

@@ -64,7 +64,7 @@ def test_scores_are_printed_after_the_summary(stack, labels, sample):
 
 
 def test_quiet_prints_the_scores_alone(infer, stack, labels):
-    code, out, err = infer(stack, "--label", labels, "--quiet")
+    code, out, err = infer(stack, "--label", labels, "--quiet", "--pixel-size", "4")
     assert (code, err) == (0, "")
     assert out.startswith("V_rand ")
     assert out.count("\n") == 2

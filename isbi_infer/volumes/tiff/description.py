@@ -1,7 +1,7 @@
 """What the description of a TIFF declares: how many sections, along which axis, in which order, of what size.
 
-Three dialects are read: ImageJ's lines of ``key=value``, OME-XML (https://docs.openmicroscopy.org/ome-model)
-and tifffile's JSON ``{"shape": ...}``. Whatever the dialect, a stack has one axis besides Y and X, and the
+Three dialects are read: ImageJ's lines of ``key=value``, OME-XML (`isbi_infer.volumes.tiff.ome`) and tifffile's JSON
+``{"shape": ...}``. Whatever the dialect, a stack has one axis besides Y and X once channel and time are chosen, and the
 file has to hold exactly the sections that are declared.
 
 Errors raised here do not name the file; whoever opens it does.
@@ -10,39 +10,39 @@ Errors raised here do not name the file; whoever opens it does.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from math import prod
-from typing import Any
-from xml.etree import ElementTree
+from typing import Any, NamedTuple
 
 from isbi_infer.errors import ImageError
-from isbi_infer.volumes.pixel_size import PixelSize, in_nm
+from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import StackInfo
 from isbi_infer.volumes.tiff.directory import COPY
+from isbi_infer.volumes.tiff.scale import Found, Resolution, from_imagej, settle
 
-_RESOLUTION_UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "um"}
-# A plain resolution that is coarser is one for printing (72 dpi is 353 um), not the size of anything imaged.
-_COARSEST_PLAIN_NM = 20_000.0
-_ONE_AXIS = "expected one stack of sections or one image; save the wanted part as a file of its own"
+ONE_AXIS = "expected one stack of sections or one image; save the wanted part as a file of its own"
+_IMAGEJ_COUNTS = ("images", "frames", "slices", "channels")
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """The TIFF tags XResolution, YResolution and ResolutionUnit, as they stand.
+class Selection(NamedTuple):
+    """Which part of a file is wanted, each counted from 0; None where there is nothing to choose.
 
     Attributes
     ----------
-    x, y : object
-        Numerator and denominator of pixels per unit, if the file is sound.
-    unit : object
-        1 none, 2 inch, 3 centimetre.
+    channel, time : int or None
+        Of a stack with more axes than Z.
+    series : int or None
+        Of a file that holds several images or stacks.
     """
 
-    x: object = None
-    y: object = None
-    unit: object = None
+    channel: int | None = None
+    time: int | None = None
+    series: int | None = None
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self._asdict().items() if value is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +52,70 @@ class Declaration:
     Attributes
     ----------
     info : StackInfo
-        Shape, axes, kind and pixel size.
-    order : tuple of int, or None
-        The page of each section. None if the file has a single page and the pixels of all sections follow
-        each other from there.
+        Shape, axes, kind and pixel size of the part that was chosen.
+    pages : sequence of int
+        The page of each plane in the file; a single one if the pixels of all planes follow each other from there.
+    planes : sequence of int
+        The plane of each section.
+    total : int
+        Number of planes, also of those that were not chosen.
+    notes : tuple of str
+        About the pixel size.
     """
 
     info: StackInfo
-    order: tuple[int, ...] | None
+    pages: Sequence[int]
+    planes: Sequence[int]
+    total: int
+    notes: tuple[str, ...] = ()
+
+
+def is_imagej(text: str) -> bool:
+    """Return whether a description is in ImageJ's dialect."""
+    return text.startswith(("ImageJ=", "SCIFIO=")) or "\nimages=" in text
+
+
+def is_json(text: str) -> bool:
+    """Return whether a description is in tifffile's dialect."""
+    return text.startswith("{") and '"shape":' in text
+
+
+def sections_declared(data: bytes) -> int | None:
+    """Count the sections that a description of ImageJ or tifffile declares.
+
+    Parameters
+    ----------
+    data : bytes
+        The tag's value.
+
+    Returns
+    -------
+    int or None
+        None where it declares none, or is damaged.
+    """
+    text = data.rstrip(b"\0").decode("latin-1")
+    if is_imagej(text):
+        counts = [
+            int(n) for key in _IMAGEJ_COUNTS for n in re.findall(rf"^{key}=(\d{{1,9}})\s*$", text, re.M)[:1]
+        ]
+        return counts[0] if counts else None
+    if is_json(text) and (shape := re.search(r'"shape": *\[([\d, ]{1,200})\]', text)):
+        sizes = [int(size) for size in shape[1].split(",") if size.strip()]
+        return prod(sizes[:-2])
+    return None
 
 
 def declared(
-    texts: Sequence[str], resolution: Resolution, *, pages: int, height: int, width: int
+    texts: Sequence[str],
+    resolution: Resolution,
+    otherwise: Found,
+    selection: Selection,
+    *,
+    pages: Sequence[int],
+    height: int,
+    width: int,
 ) -> Declaration:
-    """Find out what a file declares.
+    """Find out what the pages of one series declare.
 
     Parameters
     ----------
@@ -73,38 +123,152 @@ def declared(
         The image descriptions of the first page.
     resolution : Resolution
         Of the first page.
-    pages, height, width : int
-        What the file holds.
+    otherwise : Found
+        The pixel size where the description has none.
+    selection : Selection
+        What is wanted.
+    pages : sequence of int
+        Those of the series.
+    height, width : int
+        Of each page.
 
     Returns
     -------
     Declaration
-        For a file without any of the three dialects, each page is a section.
+        For a series without a description, each page is a section.
 
     Raises
     ------
     ImageError
-        If the description is damaged, does not fit the pages, or declares more than a stack of sections.
+        If the description is damaged, does not fit the pages, or declares more than a stack of sections, of which
+        nothing was chosen.
     """
     for text in texts:
-        if text.rstrip("\0\n ").endswith("OME>"):
-            return _from_ome(text, pages, height, width)
-        if "<OME" in text[:4096]:
-            raise ImageError(f"the OME-XML description breaks off; {COPY}")
+        if is_imagej(text):
+            return _from_imagej(text, resolution, otherwise, selection, pages, height, width)
     for text in texts:
-        if text.startswith(("ImageJ=", "SCIFIO=")) or "\nimages=" in text:
-            return _from_imagej(text, resolution, pages, height, width)
-    pixel_size = _plain_pixel_size(resolution)
-    for text in texts:
-        if text.startswith("{") and '"shape":' in text:
-            return _from_json(text, pixel_size, pages, height, width)
-    shape, axes = ((pages, height, width), "IYX") if pages > 1 else ((height, width), "YX")
-    info = StackInfo(shape=shape, axes=axes, kind="tiff", pixel_size=pixel_size)
-    return Declaration(info, tuple(range(pages)))
+        if is_json(text):
+            return _from_json(text, otherwise, selection, pages, height, width)
+    sizes = {"I": len(pages)}
+    info, planes = stack_of(sizes, height, width, "tiff", otherwise.size, selection)
+    return Declaration(info, pages, planes, len(pages), otherwise.notes)
 
 
-def _from_imagej(text: str, resolution: Resolution, pages: int, height: int, width: int) -> Declaration:
-    fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+def each_a_section(
+    texts: Sequence[str],
+    resolution: Resolution,
+    otherwise: Found,
+    selection: Selection,
+    *,
+    pages: Sequence[int],
+    height: int,
+    width: int,
+) -> Declaration:
+    """Take pages for the sections of a stack, each of which describes itself as one; see `declared`."""
+    found, kind = otherwise, "tiff"
+    for text in texts:
+        if is_imagej(text):
+            found, kind = settle(from_imagej(_lines(text), resolution), otherwise), "imagej"
+    info, planes = stack_of({"I": len(pages)}, height, width, kind, found.size, selection)
+    note = f"{len(pages)} pages that were written one by one, each as an image of its own, were taken for one stack"
+    return Declaration(info, pages, planes, len(pages), (note, *found.notes))
+
+
+def stack_of(
+    sizes: Mapping[str, int],
+    height: int,
+    width: int,
+    kind: Any,
+    pixel_size: PixelSize | None,
+    selection: Selection,
+) -> tuple[StackInfo, range]:
+    """Choose the stack among the planes of a file.
+
+    Parameters
+    ----------
+    sizes : mapping of str to int
+        Length of each axis besides Y and X; planes are numbered along the last one first.
+    height, width : int
+        Of each plane.
+    kind : str
+        The flavour of TIFF.
+    pixel_size : PixelSize or None
+        Of the stack.
+    selection : Selection
+        What is wanted.
+
+    Returns
+    -------
+    (StackInfo, range)
+        The stack, and the planes of its sections.
+
+    Raises
+    ------
+    ImageError
+        If a channel or time point has to be chosen, or is not there.
+    """
+    if min(sizes.values(), default=1) < 1:
+        raise ImageError(f"the description declares {_listed(sizes)}; {COPY}")
+    chosen = {}
+    for axis, name, wanted in (("C", "channel", selection.channel), ("T", "time", selection.time)):
+        size = sizes.get(axis, 1)
+        if wanted is not None and not 0 <= wanted < size:
+            there = f"{name} 0 to {size - 1}" if size > 1 else f"{name} 0 alone"
+            raise ImageError(f"has no {name} {wanted}; expected {there}")
+        if wanted is not None:
+            chosen[axis] = wanted
+    stacked = {axis: size for axis, size in sizes.items() if size > 1 and axis not in chosen}
+    if len(stacked) > 1 or stacked.keys() & set("CS"):
+        raise _more_than_a_stack(stacked)
+    step, count, start, stride = 1, 1, 0, 1
+    for axis, size in reversed(list(sizes.items())):
+        start += chosen.get(axis, 0) * stride
+        if axis in stacked:
+            step, count = stride, size
+        stride *= size
+    shape, axes = (*stacked.values(), height, width), "".join((*stacked, "YX"))
+    info = StackInfo(shape=shape, axes=axes, kind=kind, pixel_size=pixel_size)
+    return info, range(start, start + count * step, step)
+
+
+def mismatch(sections: int, pages: int) -> ImageError:
+    """Return the error for a description that declares another number of sections than there are pages."""
+    said = (
+        f"the description declares {sections} section{'s'[: sections != 1]}, but the file has {pages} pages"
+    )
+    if sections < pages:
+        return ImageError(
+            f"{said}; it describes something else; save the stack again, with its own description"
+        )
+    return ImageError(f"{said}; it is truncated, or was cut without its description; export it again")
+
+
+def _more_than_a_stack(stacked: Mapping[str, int]) -> ImageError:
+    flags = {"C": "--channel", "T": "--time"}
+    needed = [axis for axis in "CT" if axis in stacked]
+    if "T" in needed and len(stacked) - len(needed) == 0:  # then time is the axis of the sections
+        needed.remove("T")
+    if "S" in stacked or len(stacked) - len(needed) > 1:
+        return ImageError(f"found axes {_listed(stacked)} besides Y and X; {ONE_AXIS}")
+    ways = " and ".join(f"{flags[axis]} 0 to {stacked[axis] - 1}" for axis in needed)
+    found = (
+        f"{_listed(stacked)} channels"
+        if set(stacked) == {"C"}
+        else f"axes {_listed(stacked)} besides Y and X"
+    )
+    return ImageError(f"found {found}; expected one stack of sections; choose with {ways}")
+
+
+def _from_imagej(
+    text: str,
+    resolution: Resolution,
+    otherwise: Found,
+    selection: Selection,
+    pages: Sequence[int],
+    height: int,
+    width: int,
+) -> Declaration:
+    fields = _lines(text)
     try:
         sizes = {
             axis: int(fields.get(key, 1))
@@ -113,22 +277,20 @@ def _from_imagej(text: str, resolution: Resolution, pages: int, height: int, wid
         images = int(fields.get("images", prod(sizes.values())))
     except ValueError as error:
         raise ImageError(f"the ImageJ description is damaged ({error}); {COPY}") from error
+    if not fields.keys() & set(_IMAGEJ_COUNTS):  # as of a single slice, but nothing is declared
+        images = len(pages)
     if prod(sizes.values()) == 1 and images > 1:
         sizes["I"] = images
     if prod(sizes.values()) != images:
         raise ImageError(f"the ImageJ description declares {images} images, but {_listed(sizes)}; {COPY}")
-    unit = fields.get("unit", "")
-    spacing = fields.get("spacing", "").strip().removeprefix("-")  # ImageJ itself drops the sign
-    pixel_size = _pixel_size(
-        _size_nm(resolution.y, unit), _size_nm(resolution.x, unit), in_nm(spacing, fields.get("zunit", unit))
-    )
-    if not unit:
-        pixel_size = _plain_pixel_size(resolution)
-    info = _info(sizes, height, width, "imagej", pixel_size)
-    return Declaration(info, _pages_in_order(info.sections, pages))
+    found = settle(from_imagej(fields, resolution), otherwise)
+    info, planes = stack_of(sizes, height, width, "imagej", found.size, selection)
+    return Declaration(info, _pages_of(images, pages), planes, images, found.notes)
 
 
-def _from_json(text: str, pixel_size: PixelSize | None, pages: int, height: int, width: int) -> Declaration:
+def _from_json(
+    text: str, found: Found, selection: Selection, pages: Sequence[int], height: int, width: int
+) -> Declaration:
     try:
         fields = json.loads(text)
         shape = [int(size) for size in fields["shape"]]
@@ -137,133 +299,34 @@ def _from_json(text: str, pixel_size: PixelSize | None, pages: int, height: int,
             raise ValueError(f"axes {axes} for {len(shape)} dimensions")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ImageError(f"the description of the shape is damaged ({error}); {COPY}") from error
-    found = [size for size in shape if size != 1]
+    sizes = [size for size in shape if size != 1]
     image = [size for size in (height, width) if size != 1]
-    if found[len(found) - len(image) :] != image:
+    if sizes[len(sizes) - len(image) :] != image:
         raise ImageError(
             f"the description declares shape {shape}, but pages are {width} x {height} px; {COPY}"
         )
     leading = [(axis, size) for axis, size in zip(axes, shape, strict=True) if size != 1]
-    leading = leading[: len(found) - len(image)]
-    if len(leading) > 1:
+    leading = leading[: len(sizes) - len(image)]
+    if len({axis for axis, _ in leading}) < len(leading):
         listed = ", ".join(f"{axis}={size}" for axis, size in leading)
-        raise ImageError(f"found axes {listed} besides Y and X; {_ONE_AXIS}")
-    info = _info(dict(leading), height, width, "tiff", pixel_size)
-    return Declaration(info, _pages_in_order(info.sections, pages))
+        raise ImageError(f"found axes {listed} besides Y and X; {ONE_AXIS}")
+    info, planes = stack_of(dict(leading), height, width, "tiff", found.size, selection)
+    total = prod(size for _, size in leading)
+    return Declaration(info, _pages_of(total, pages), planes, total, found.notes)
 
 
-def _from_ome(text: str, pages: int, height: int, width: int) -> Declaration:
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # never in OME-XML, but in attacks on parsers
-        raise ImageError("the OME-XML description defines entities; expected plain OME-XML; export it again")
-    try:
-        root = ElementTree.fromstring(text)  # noqa: S314 - without entities there is nothing to expand
-        images = [
-            (image, pixels)
-            for image in root
-            for pixels in image
-            if _named(image, "Image") and _named(pixels, "Pixels")
-        ]
-        if len(images) != 1:
-            names = ", ".join(repr(image.get("Name", "")) for image, _ in images[:4])
-            raise ImageError(f"{len(images)} OME images ({names}); {_ONE_AXIS}")
-        if any(element.get("Namespace", "").endswith("modulo") for element in root.iter()):
-            raise ImageError(f"the OME-XML divides an axis further (modulo); {_ONE_AXIS}")
-        pixels = images[0][1].attrib
-        sizes = {axis: int(pixels[f"Size{axis}"]) for axis in "TZC"}
-        if (int(pixels["SizeY"]), int(pixels["SizeX"])) != (height, width):
-            declares = f"{pixels['SizeX']} x {pixels['SizeY']} px"
-            raise ImageError(f"the OME-XML declares {declares}, but pages are {width} x {height} px; {COPY}")
-        info = _info(sizes, height, width, "ome", _ome_pixel_size(pixels))
-        order = _ome_order(root, images[0][1], info, pages)
-    except (ElementTree.ParseError, ValueError, KeyError, RecursionError) as error:
-        raise ImageError(f"the OME-XML description is damaged ({error!r:.80}); {COPY}") from error
-    return Declaration(info, order)
+def _pages_of(total: int, pages: Sequence[int]) -> Sequence[int]:
+    # A single page holds all: ImageJ beyond 4 GB, and others that save directories.
+    if len(pages) in (total, 1):
+        return pages
+    raise mismatch(total, len(pages))
 
 
-def _ome_order(
-    root: ElementTree.Element, pixels: ElementTree.Element, info: StackInfo, pages: int
-) -> tuple[int, ...]:
-    """Find the page of each section from the TiffData elements."""
-    if info.sections != pages:
-        raise _mismatch(info.sections, pages)
-    order: dict[int, int] = {}
-    total = 0
-    for data in (element for element in pixels if _named(element, "TiffData")):
-        for other in (element for element in data if _named(element, "UUID")):
-            if root.get("UUID") not in (None, other.text):
-                name = other.get("FileName", "another file")
-                raise ImageError(f"the OME stack continues in {name}; expected one file; save it as one")
-        first = sum(int(data.get(f"First{axis}", 0)) for axis in "TZC")
-        page = int(data.get("IFD", 0))
-        count = int(data.get("PlaneCount", data.get("NumPlanes", 1 if "IFD" in data.attrib else pages)))
-        total += count
-        if total > info.sections:
-            break
-        order.update((first + step, page + step) for step in range(count))
-    if total != info.sections or sorted(order) != list(range(info.sections)):
-        raise ImageError(f"the OME-XML declares {info.sections} sections, but locates {total}; {COPY}")
-    if sorted(order.values()) != list(range(pages)):
-        raise ImageError(f"the OME-XML does not locate each section in a page of its own; {COPY}")
-    return tuple(order[section] for section in range(info.sections))
+def _lines(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
-def _info(
-    sizes: dict[str, int], height: int, width: int, kind: Any, pixel_size: PixelSize | None
-) -> StackInfo:
-    if min(sizes.values(), default=1) < 1:
-        raise ImageError(f"the description declares {_listed(sizes)}; {COPY}")
-    stacked = {axis: size for axis, size in sizes.items() if size > 1}
-    if len(stacked) > 1:
-        raise ImageError(f"found axes {_listed(stacked)} besides Y and X; {_ONE_AXIS}")
-    if stacked.keys() & set("CS"):
-        raise ImageError(f"found {_listed(stacked)} channels; expected greyscale; save one channel alone")
-    shape, axes = (*stacked.values(), height, width), "".join((*stacked, "YX"))
-    return StackInfo(shape=shape, axes=axes, kind=kind, pixel_size=pixel_size)
-
-
-def _pages_in_order(sections: int, pages: int) -> tuple[int, ...] | None:
-    if pages == sections:
-        return tuple(range(pages))
-    if pages == 1:  # ImageJ beyond 4 GB, and others that save directories
-        return None
-    raise _mismatch(sections, pages)
-
-
-def _mismatch(sections: int, pages: int) -> ImageError:
-    return ImageError(
-        f"the description declares {sections} section{'s'[: sections != 1]}, but the file has {pages} pages; "
-        "it is truncated, or was cut without its description; export it again"
-    )
-
-
-def _named(element: ElementTree.Element, name: str) -> bool:
-    return element.tag.rpartition("}")[2] == name
-
-
-def _listed(sizes: dict[str, int]) -> str:
-    return ", ".join(f"{axis}={size}" for axis, size in sizes.items())
-
-
-def _size_nm(resolution: object, unit: str) -> float | None:
-    match resolution:
-        case (int(pixels), int(units)) if pixels > 0 and units > 0:
-            return in_nm(Fraction(units, pixels), unit)
-    return None
-
-
-def _pixel_size(y_nm: float | None, x_nm: float | None, z_nm: float | None) -> PixelSize | None:
-    return None if y_nm is None or x_nm is None else PixelSize(y_nm=y_nm, x_nm=x_nm, z_nm=z_nm)
-
-
-def _plain_pixel_size(resolution: Resolution) -> PixelSize | None:
-    unit = _RESOLUTION_UNITS.get(resolution.unit, "") if isinstance(resolution.unit, int) else ""
-    size = _pixel_size(_size_nm(resolution.y, unit), _size_nm(resolution.x, unit), None)
-    return None if size is None or max(size.y_nm, size.x_nm) > _COARSEST_PLAIN_NM else size
-
-
-def _ome_pixel_size(pixels: dict[str, str]) -> PixelSize | None:
-    y_nm, x_nm, z_nm = (
-        in_nm(pixels.get(f"PhysicalSize{axis}", ""), pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        for axis in "YXZ"
-    )
-    return _pixel_size(y_nm, x_nm, z_nm)
+def _listed(sizes: Mapping[str, int]) -> str:
+    order = "TZC"
+    known = sorted(sizes, key=lambda axis: order.find(axis))  # whichever runs first in the file
+    return ", ".join(f"{axis}={sizes[axis]}" for axis in known)

@@ -1,8 +1,9 @@
-"""The directories of a TIFF, walked strictly: every page and every tag's value has to lie inside the file.
+"""The directories of a TIFF, walked strictly: every page and every value that its pixels need lies inside the file.
 
 tifffile goes on with what it finds where the list of pages breaks off, loops or points outside the file, and
-says so only in its log. Here that is an error, found before a pixel is read. Specification: TIFF 6.0 (Adobe
-1992) and its 64-bit variant BigTIFF.
+says so only in its log. Here that is an error, found before a pixel is read. Tags that the pixels do not need are left
+aside where they are of an unknown type or lie outside the file, and noted. Specification: TIFF 6.0 (Adobe 1992; its
+page 16 asks readers to skip fields of unknown types) and its 64-bit variant BigTIFF.
 
 Errors raised here do not name the file; whoever opens it does.
 """
@@ -20,22 +21,39 @@ from isbi_infer.errors import ImageError
 
 COPY = "the file is truncated or damaged; copy or export it again"
 
-_INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
+_INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8", 6: "i1", 8: "i2", 9: "i4", 17: "i8"}
 _ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_SIGNED = (6, 8, 9, 17)
 _ITEM_BYTES |= {16: 8, 17: 8, 18: 8}
 _MAX_TAGS = 4096
-_SIGNATURES = {
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"GIF8": "a GIF image",
-    b"BM": "a BMP image",
-    b"%PDF": "a PDF document",
-    b"PK\x03\x04": "a zip archive",
-    b"\x1f\x8b": "a gzip archive",
-    b"\x89HDF": "an HDF5 file",
-    b"\x93NUMPY": "a NumPy array",
-    b"version https://git-lfs": "a Git-LFS pointer (run 'git lfs pull')",
-}
+# Without these the pixels, their order or their meaning would be guessed. What other tags hold may be lost.
+_NEEDED = frozenset(
+    (
+        254,
+        255,
+        256,
+        257,
+        258,
+        259,
+        262,
+        266,
+        270,
+        273,
+        277,
+        278,
+        279,
+        284,
+        292,
+        293,
+        317,
+        322,
+        323,
+        324,
+        325,
+        338,
+        339,
+    )
+) | {347, 32997, 42113, 50674}
 
 
 class Format(NamedTuple):
@@ -73,53 +91,75 @@ class Tags:
         Of this file.
     where : str
         Names the page in errors.
+
+    Attributes
+    ----------
+    left_aside : tuple of str
+        A note for each tag that cannot be read and is not needed.
     """
 
     def __init__(self, file: BinaryIO, form: Format, where: str) -> None:
         self.where = where
+        self.left_aside: tuple[str, ...] = ()
         self._file, self._form = file, form
-        self._entries: dict[int, tuple[int, int, bytes]] = {}
+        self._entries: dict[int, list[tuple[int, int, bytes]]] = {}
 
     def __contains__(self, code: int) -> bool:
         return code in self._entries
 
     def add(self, code: int, kind: int, count: int, value: bytes, size: int) -> None:
-        """Take in a tag, whose value has to lie within the `size` bytes of the file; the first of two counts.
+        """Take in a tag, or leave it aside where it cannot be read and is not needed.
 
         Raises
         ------
         ImageError
-            If the value lies elsewhere, or is of an unknown type.
+            If a tag that is needed is of an unknown type, or its value does not lie within the `size` bytes of the
+            file.
         """
+        wrong = ""
         if kind not in _ITEM_BYTES:
-            raise ImageError(f"{self.where}: tag {code} has the unknown type {kind}; {COPY}")
-        length = count * _ITEM_BYTES[kind]
-        if length > self._form.inline:
+            wrong = f"it has the unknown type {kind}"
+        elif (length := count * _ITEM_BYTES[kind]) > self._form.inline:
             start = self._form.unpack(self._form.offset, value)
             if start < 8 or start + length > size:
-                raise ImageError(f"{self.where}: the value of tag {code} lies outside the file; {COPY}")
-        self._entries.setdefault(code, (kind, count, value))
+                wrong = "its value lies outside the file"
+        if wrong and code in _NEEDED:
+            raise ImageError(f"{self.where}: tag {code} cannot be read: {wrong}; {COPY}")
+        if wrong:
+            self.left_aside = (*self.left_aside, f"tag {code} was left aside: {wrong}")
+            return
+        self._entries.setdefault(code, []).append((kind, count, value))
 
     def count(self, code: int) -> int:
-        """Return how many values a tag has; 0 where it is missing."""
-        return self._entries[code][1] if code in self._entries else 0
+        """Return how many values a tag has, the first one of this code; 0 where it is missing."""
+        return self._entries[code][0][1] if code in self._entries else 0
 
-    def integers(self, code: int) -> npt.NDArray[np.unsignedinteger]:
+    def integers(self, code: int) -> npt.NDArray[np.integer]:
         """Read all values of a tag that is there.
 
         Raises
         ------
         ImageError
-            If they are no unsigned integers.
+            If they are no integers, or negative.
         """
-        kind, count, value = self._entries[code]
+        kind, count, _ = self._entries[code][0]
         if kind not in _INTEGERS:
             raise ImageError(f"{self.where}: tag {code} is not made of integers; {COPY}")
-        length = count * _ITEM_BYTES[kind]
-        if length > self._form.inline:
-            self._file.seek(self._form.unpack(self._form.offset, value))
-            value = self._file.read(length)
-        return np.frombuffer(value[:length], self._form.order + _INTEGERS[kind])
+        values = np.frombuffer(self.data(code)[0], self._form.order + _INTEGERS[kind])
+        if kind in _SIGNED and count and values.min() < 0:
+            raise ImageError(f"{self.where}: tag {code} is negative; {COPY}")
+        return values
+
+    def data(self, code: int) -> list[bytes]:
+        """Read the bytes of all tags of one code."""
+        found = []
+        for kind, count, value in self._entries.get(code, ()):
+            length = count * _ITEM_BYTES[kind]
+            if length > self._form.inline:
+                self._file.seek(self._form.unpack(self._form.offset, value))
+                value = self._file.read(length)
+            found.append(value[:length])
+        return found
 
     def first(self, code: int, default: int) -> int:
         """Read the first or only value of a tag, or take the default where it is missing."""
@@ -163,11 +203,9 @@ def _header(head: bytes) -> tuple[Format, int]:
         raise ImageError("the file is empty; expected a TIFF; copy or export it again")
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     if order is None:
-        found = next((name for magic, name in _SIGNATURES.items() if head.startswith(magic)), "")
-        if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-            found = "an HTML page (a failed download?)"
-        found = found or f"a file that begins with {head[:8]!r}"
-        raise ImageError(f"found {found}; expected a TIFF; export the stack as TIFF")
+        raise ImageError(
+            f"found a file that begins with {head[:8]!r}; expected a TIFF; export the stack as TIFF"
+        )
     version = int.from_bytes(head[2:4], "little" if order == "<" else "big")
     if version == 42 and len(head) >= 8:
         form = Format(order, "H", "HHI4s", "I", 4)

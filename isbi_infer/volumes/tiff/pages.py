@@ -6,7 +6,6 @@ Errors raised here do not name the file; whoever opens it does.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import ImageError
+from isbi_infer.volumes.tiff.description import sections_declared
 from isbi_infer.volumes.tiff.directory import COPY, Tags, walk_directories
 
 _DTYPES = {(1, 8): "u1", (1, 16): "u2", (1, 32): "u4", (1, 64): "u8", (2, 8): "i1", (2, 16): "i2"}
@@ -71,8 +71,12 @@ class Page:
         Of its pixels.
     compression, predictor, orientation : int
         Values of these tags.
-    data_offset : int or None
-        Where its rows begin in the file if they lie there as they are, in one piece; else None.
+    strips : tuple of int
+        Where its rows begin in the file if they lie there as they are, by strips; else empty.
+    rows : int
+        Number of rows in each strip but the last.
+    declares : int or None
+        How many sections its own description declares, where it has one.
     notes : tuple of str
         What was taken for granted.
     """
@@ -81,8 +85,15 @@ class Page:
     compression: int
     predictor: int
     orientation: int
-    data_offset: int | None
+    strips: tuple[int, ...]
+    rows: int
+    declares: int | None
     notes: tuple[str, ...]
+
+    @property
+    def data_offset(self) -> int | None:
+        """Where its rows begin in the file if they lie there as they are, in one piece; else None."""
+        return self.strips[0] if len(self.strips) == 1 else None
 
 
 def walk_pages(file: BinaryIO) -> tuple[tuple[Page, ...], Literal["<", ">"]]:
@@ -96,25 +107,19 @@ def walk_pages(file: BinaryIO) -> tuple[tuple[Page, ...], Literal["<", ">"]]:
     Returns
     -------
     pages : tuple of Page
-        All of the same layout, at least one.
+        At least one.
     order : {"<", ">"}
         The order of bytes in the file.
 
     Raises
     ------
     ImageError
-        If this is no TIFF, points outside itself, is not greyscale, or holds images of several sizes.
+        If this is no TIFF, points outside itself, or is not greyscale.
     """
     size = os.fstat(file.fileno()).st_size
     pages = tuple(_page(tags, size) for tags in walk_directories(file, size))
     if not pages:
         raise ImageError("a TIFF without pages; expected one greyscale image a section; export it again")
-    layouts = Counter(page.layout for page in pages)
-    if len(layouts) > 1:
-        found = "; ".join(f"{count} of {layout}" for layout, count in layouts.most_common(4))
-        raise ImageError(
-            f"{len(layouts)} series of pages ({found}); expected one; save the wanted one by itself"
-        )
     file.seek(0)
     return pages, "<" if file.read(1) == b"I" else ">"
 
@@ -149,7 +154,7 @@ def _page(tags: Tags, size: int) -> Page:
         bits=tags.first(258, 1),
         sample_format=tags.first(339, 1),
         inverted=tags.first(262, 1) == 0,
-        role=tags.first(254, 0) & 0b101,
+        role=tags.first(254, 1 if tags.first(255, 1) == 2 else 0) & 0b101,
     )
     pixels = layout.height * layout.width
     if not 0 < pixels <= _MAX_PIXELS:
@@ -157,18 +162,24 @@ def _page(tags: Tags, size: int) -> Page:
         raise ImageError(f"{declared}; expected between 1 and {_MAX_PIXELS} px; {COPY}")
     _check_dtype(layout, tags.where)
     compression, predictor = tags.first(259, 1), tags.first(317, 1)
-    offsets, counts = _segments(tags, layout, compression, size)
     plain = compression == predictor == tags.first(266, 1) == 1 and 322 not in tags
-    whole = plain and bool((offsets[:-1] + counts[:-1] == offsets[1:]).all())
+    offsets, rows, longer = _segments(tags, layout, compression, size)
+    strips: tuple[int, ...] = ()
+    if plain:
+        row_bytes = layout.width * layout.dtype.itemsize
+        whole = bool((offsets[:-1] + rows * row_bytes == offsets[1:]).all())
+        strips, rows = ((int(offsets[0]),), layout.height) if whole else (tuple(offsets.tolist()), rows)
     unsaid = "" if 262 in tags else "the file does not say whether 0 is black or white; taken for black"
     copies = "reduced copies in the file were left aside" if tags.count(330) else ""
     return Page(
         layout=layout,
         compression=compression,
         predictor=predictor,
-        orientation=tags.first(274, 1),
-        data_offset=int(offsets[0]) if whole else None,
-        notes=tuple(filter(None, (unsaid, copies))),
+        orientation=tags.first(274, 1) if 274 in tags else 1,
+        strips=strips,
+        rows=rows,
+        declares=next(filter(None, (sections_declared(text) for text in tags.data(270))), None),
+        notes=tuple(filter(None, (unsaid, copies, longer, *tags.left_aside))),
     )
 
 
@@ -181,8 +192,16 @@ def _check_greyscale(tags: Tags) -> None:
         found = f"{samples} samples a pixel"
     elif depth != 1:
         found = f"{depth} slices in one page"
-    if found:
-        raise ImageError(f"{tags.where} is {found}; expected greyscale; convert it to 8- or 16-bit greyscale")
+    if not found:
+        return
+    remedy = "convert it to 8- or 16-bit greyscale"
+    if samples > 1 and tags.first(284, 1) == 2:  # what tifffile makes of 3 or 4 sections, if it is not told
+        found = f"{found} in {samples} planes"
+        remedy = (
+            f"if these are {samples} sections, write them with tifffile.imwrite(..., photometric='minisblack'); "
+            "if they are colours, convert them to greyscale"
+        )
+    raise ImageError(f"{tags.where} is {found}; expected greyscale; {remedy}")
 
 
 def _check_dtype(layout: Layout, where: str) -> None:
@@ -200,15 +219,16 @@ def _check_dtype(layout: Layout, where: str) -> None:
 
 def _segments(
     tags: Tags, layout: Layout, compression: int, size: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Read where the strips or tiles lie, and check that they can hold what the page declares."""
+) -> tuple[npt.NDArray[np.int64], int, str]:
+    """Read where the strips or tiles lie and how many rows they have, check that they can hold the pixels, and note."""
     where, item = tags.where, layout.dtype.itemsize
-    if 322 in tags:
-        tile_width, tile_height = tags.first(322, 0), tags.first(323, 0)
-        if tile_width < 1 or tile_height < 1:
-            raise ImageError(f"{where} declares tiles of {tile_width} x {tile_height} px; {COPY}")
-        expected = -(-layout.height // tile_height) * -(-layout.width // tile_width)
-        full = last = tile_height * tile_width * item
+    tiled, as_they_are = 322 in tags, compression == 1
+    if tiled:
+        tile_width, rows = tags.first(322, 0), tags.first(323, 0)
+        if tile_width < 1 or rows < 1:
+            raise ImageError(f"{where} declares tiles of {tile_width} x {rows} px; {COPY}")
+        expected = -(-layout.height // rows) * -(-layout.width // tile_width)
+        full = last = rows * tile_width * item
     else:
         rows = min(max(1, tags.first(278, layout.height)), layout.height)
         expected = -(-layout.height // rows)
@@ -216,21 +236,36 @@ def _segments(
         last = layout.nbytes - (expected - 1) * full
     needed = (expected - 1) * full + last
     at, of = (324, 325) if 324 in tags else (273, 279)
-    if not tags.count(at) == tags.count(of) == expected:
-        found = f"{tags.count(at)} strips or tiles and {tags.count(of)} lengths of them"
+    unsaid = as_they_are and not tiled and of not in tags
+    found_offsets, found_counts = tags.count(at), expected if unsaid else tags.count(of)
+    more = as_they_are and not tiled and min(found_offsets, found_counts) > expected
+    if not more and not found_offsets == found_counts == expected:
+        found = f"{found_offsets} strips or tiles and {found_counts} lengths of them"
         raise ImageError(f"{where} lists {found}; expected {expected}; {COPY}")
-    stored_offsets, stored_counts = tags.integers(at), tags.integers(of)
+    if needed > size and as_they_are:  # before memory is taken for as many strips
+        raise ImageError(
+            f"{where} has pixels beyond the end of the file; {layout} take {needed} bytes; {COPY}"
+        )
+    least = np.full(expected, full if as_they_are else 1, np.int64)
+    least[-1] = last if as_they_are else 1
+    stored_offsets = tags.integers(at)[:expected]
+    stored_counts = least if unsaid else tags.integers(of)[:expected]
     if stored_offsets.max() > size or stored_counts.max() > size:  # first, so that no sum below can overflow
         raise ImageError(f"{where} has pixels beyond the end of the file; {COPY}")
     offsets, counts = stored_offsets.astype(np.int64), stored_counts.astype(np.int64)
     if offsets.min() < 8 or counts.min() < 1:
         raise ImageError(f"{where} lacks the pixels of a strip or tile; {COPY}")
     stored = int(counts.sum())
-    if (offsets + counts).max() > size or stored > size:
-        raise ImageError(f"{where} has pixels beyond the end of the file; {COPY}")
-    as_they_are = bool((counts[:-1] == full).all() and counts[-1] == last)
-    if compression == 1 and not as_they_are:
+    if as_they_are and (counts < least).any():
         raise ImageError(f"{where} stores {stored} bytes; {layout} take {needed}; {COPY}")
+    # Some writers round lengths up; what counts is that the pixels are there.
+    ends = offsets + np.where(counts <= full, least, counts) if as_they_are else offsets + counts
+    if ends.max() > size or (stored > size and not as_they_are):
+        raise ImageError(f"{where} has pixels beyond the end of the file; {COPY}")
     if needed > _MAX_RATIO.get(compression, 2**36) * stored:
         raise ImageError(f"{where} declares {layout} in {stored} compressed bytes; {COPY}")
-    return offsets, counts
+    longer = as_they_are and bool((counts > full).any())
+    note = (
+        "strips or tiles are longer than their pixels take; the rest of each was left aside" if longer else ""
+    )
+    return offsets, rows, note

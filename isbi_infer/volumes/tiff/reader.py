@@ -1,6 +1,6 @@
 """Stacks of greyscale sections out of TIFF files, strictly and one section at a time.
 
-``file -> walk_pages -> declared -> TiffSource.read(index) -> section_YX``
+``file -> walk_pages -> declare -> TiffSource.read(index) -> section_YX``
 
 A file yields all the sections that it declares, or an error: never fewer of them. tifffile decodes; what the
 file holds is checked before it is asked (see `isbi_infer.volumes.tiff.directory`).
@@ -24,24 +24,39 @@ from isbi_infer.errors import ImageError, IsbiError, ResourceError
 from isbi_infer.volumes.formats import HEAD_BYTES, recognise
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Kind, Section, Window
-from isbi_infer.volumes.tiff.description import Declaration, Resolution, declared
+from isbi_infer.volumes.tiff.description import Declaration, Selection
 from isbi_infer.volumes.tiff.directory import COPY
 from isbi_infer.volumes.tiff.log import tifffile_errors
-from isbi_infer.volumes.tiff.pages import Layout, Page, notes_on, walk_pages
+from isbi_infer.volumes.tiff.microscopes import find_size
+from isbi_infer.volumes.tiff.pages import Page, notes_on, walk_pages
+from isbi_infer.volumes.tiff.scale import Resolution
+from isbi_infer.volumes.tiff.series import PageTags, declare
 
 # They keep sections in ways of their own, which plain pages do not show.
 _FOREIGN = "lsm stk fluoview scanimage mmstack ndtiff mdgel eer ndpi svs scn bif avs qpi philips"
 _GDAL_NODATA = 42113
+# Of tags that the pixels do not need, and of lengths of strips that follow from the size: `walk_pages` looks at both.
+_HARMLESS = ("<TiffTag.fromfile> raised", "missing data ByteCounts tag")
 _TELLING_BYTES = 1024  # below, what follows the pixels may be of this length by chance
 
 
-def open_stack(path: str | os.PathLike[str]) -> TiffSource:
+def open_stack(
+    path: str | os.PathLike[str],
+    *,
+    channel: int | None = None,
+    time: int | None = None,
+    series: int | None = None,
+) -> TiffSource:
     """Open a greyscale TIFF and check that it holds all that it declares.
 
     Parameters
     ----------
     path : str or os.PathLike
         A section or a stack: plain TIFF, ImageJ or OME, also BigTIFF, tiled or compressed.
+    channel, time : int, optional
+        Which one is read of a stack with channels or time points besides its sections, from 0.
+    series : int, optional
+        Which one is read of a file that holds several images or stacks, from 0.
 
     Returns
     -------
@@ -51,8 +66,10 @@ def open_stack(path: str | os.PathLike[str]) -> TiffSource:
     Raises
     ------
     ImageError
-        If this is not one whole greyscale stack; the message says what was found instead.
+        If this is not one whole greyscale stack, the message says what was found instead, and how to choose; or if
+        what was chosen is not there.
     """
+    selection = Selection(channel, time, series)
     shown = Path(path)
     with _named_errors(shown):
         try:
@@ -71,7 +88,7 @@ def open_stack(path: str | os.PathLike[str]) -> TiffSource:
             file.seek(0)
             if head[:2] not in (b"II", b"MM") and (found := recognise(head, shown)) is not None:
                 raise ImageError(found)
-            return TiffSource(shown, file)
+            return TiffSource(shown, file, selection)
     except BaseException:
         file.close()
         raise
@@ -98,19 +115,23 @@ class TiffSource:
         What was done to the pixels or taken for granted: what the reader of the results must know.
     """
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: BinaryIO, selection: Selection | None = None) -> None:
         pages, self._byte_order = walk_pages(file)
         file.seek(0)
         tiff = tifffile.TiffFile(file)
         _check_decodable(tiff, pages)
-        declaration = _declaration(tiff, pages)
-        _check_whole(declaration, pages, os.fstat(file.fileno()).st_size)
+        self._selection = selection or Selection()
+        declaration = declare(
+            pages, lambda page: _tags(tiff, page, pages[page].layout.width), self._selection
+        )
+        own = tuple(pages[page] for page in declaration.pages)
+        _check_whole(declaration, own, os.fstat(file.fileno()).st_size)
         self.path, self.name = path, str(path)
         self.info = declaration.info
-        self.dtype: np.dtype[np.generic] = pages[0].layout.dtype
-        self.nodata = _nodata(tiff.pages[0].tags.valueof(_GDAL_NODATA))
-        self.notes = notes_on(pages)
-        self._file, self._tiff, self._pages, self._order = file, tiff, pages, declaration.order
+        self.dtype: np.dtype[np.generic] = own[0].layout.dtype
+        self.nodata = _nodata(tiff.pages[declaration.pages[0]].tags.valueof(_GDAL_NODATA))
+        self.notes = (*notes_on(own), *declaration.notes)
+        self._file, self._tiff, self._pages, self._declaration = file, tiff, own, declaration
         self._stamp = self._file_stamp()
         self._lock = threading.Lock()
 
@@ -192,8 +213,9 @@ class TiffSource:
         return section_YX
 
     def fingerprint(self) -> str:
-        """Return the file's size in bytes and its time of change in nanoseconds."""
-        return "{} bytes, changed at {} ns".format(*self._stamp)
+        """Return the file's size in bytes, its time of change in nanoseconds and what of it was chosen."""
+        said = "{} bytes, changed at {} ns".format(*self._stamp)
+        return f"{said}, {self._selection}" if str(self._selection) else said
 
     def __len__(self) -> int:
         return self.sections
@@ -214,26 +236,36 @@ class TiffSource:
         self.close()
 
     def _decode(self, index: int, window: Window | None) -> Section:
-        layout = self._pages[0].layout
-        page = self._pages[0 if self._order is None else self._order[index]]
-        if page.data_offset is not None:
-            skipped = index if self._order is None else 0
-            return self._read_plain(page.data_offset + skipped * layout.nbytes, layout, window)
-        assert self._order is not None
+        layout, plane = self._pages[0].layout, self._declaration.planes[index]
+        if len(self._pages) == 1:  # the planes of an ImageJ stack beyond 4 GB follow its only page
+            page, number, skipped = self._pages[0], self._declaration.pages[0], plane * layout.nbytes
+        else:
+            page, number, skipped = self._pages[plane], self._declaration.pages[plane], 0
+        if page.strips:
+            return self._read_plain(page, skipped, window)
         # One thread: the log records of others would not be caught.
-        section_YX: Section = self._tiff.pages[self._order[index]].asarray(maxworkers=1)
+        section_YX: Section = self._tiff.pages[number].asarray(maxworkers=1)
         if section_YX.shape != (layout.height, layout.width) or section_YX.dtype != self.dtype:
             raise ImageError(f"decoded to {section_YX.dtype} {section_YX.shape}; expected {layout}; {COPY}")
         return section_YX if window is None else section_YX[window].copy()
 
-    def _read_plain(self, offset: int, layout: Layout, window: Window | None) -> Section:
+    def _read_plain(self, page: Page, skipped: int, window: Window | None) -> Section:
+        layout = page.layout
         rows, columns = window or (slice(0, layout.height), slice(0, layout.width))
-        height = rows.stop - rows.start
-        stored_YX = np.empty((height, layout.width), self.dtype.newbyteorder(self._byte_order))
-        self._file.seek(offset + rows.start * layout.width * stored_YX.itemsize)
-        count = self._file.readinto(stored_YX.view(np.uint8))  # type: ignore[attr-defined]
-        if count != stored_YX.nbytes:
-            raise ImageError(f"only {count} of {stored_YX.nbytes} bytes are there; {COPY}")
+        stored_YX = np.empty(
+            (rows.stop - rows.start, layout.width), self.dtype.newbyteorder(self._byte_order)
+        )
+        row_bytes = layout.width * stored_YX.itemsize
+        at = rows.start
+        while at < rows.stop:
+            strip, inside = divmod(at, page.rows)
+            stop = min(rows.stop, (strip + 1) * page.rows)
+            part_YX = stored_YX[at - rows.start : stop - rows.start]
+            self._file.seek(page.strips[strip] + skipped + inside * row_bytes)
+            count = self._file.readinto(part_YX.view(np.uint8))  # type: ignore[attr-defined]
+            if count != part_YX.nbytes:
+                raise ImageError(f"only {count} of {part_YX.nbytes} bytes are there; {COPY}")
+            at = stop
         if columns != slice(0, layout.width):
             stored_YX = stored_YX[:, columns].copy()
         return stored_YX if stored_YX.dtype.isnative else stored_YX.byteswap(inplace=True).view(self.dtype)
@@ -249,8 +281,9 @@ def _named_errors(path: Path, where: str = "") -> Iterator[None]:
     with tifffile_errors() as logged:
         try:
             yield
-            if logged:
-                raise ImageError(f"damaged ({' '.join(logged[0].split())}); copy or export it again")
+            serious = [line for line in logged if not any(harmless in line for harmless in _HARMLESS)]
+            if serious:
+                raise ImageError(f"damaged ({' '.join(serious[0].split())}); copy or export it again")
         except ImageError as error:
             raise ImageError(f"{path}: {where}{error}") from error
         except IsbiError:
@@ -282,21 +315,31 @@ def _check_decodable(tiff: tifffile.TiffFile, pages: tuple[Page, ...]) -> None:
                 raise ImageError(f"cannot be decompressed ({name}); {remedy}") from error
 
 
-def _declaration(tiff: tifffile.TiffFile, pages: tuple[Page, ...]) -> Declaration:
-    tags = tiff.pages[0].tags
+def _tags(tiff: tifffile.TiffFile, page: int, width: int) -> PageTags:
+    tags = tiff.pages[page].tags
     values = [tag.value for tag in tags.getall(270) or ()]
     # Bytes are left where they are no text in any usual encoding; what they declare still counts.
-    texts = [value.decode("latin-1") if isinstance(value, bytes) else str(value) for value in values]
+    texts = tuple(value.decode("latin-1") if isinstance(value, bytes) else str(value) for value in values)
     resolution = Resolution(tags.valueof(282), tags.valueof(283), tags.valueof(296, default=2))
-    layout = pages[0].layout
-    return declared(texts, resolution, pages=len(pages), height=layout.height, width=layout.width)
+
+    def value_of(code: int) -> object:
+        # Whatever a microscope's tag makes tifffile raise or log, the pixels do not need it.
+        with tifffile_errors():
+            try:
+                return tags.valueof(code)
+            except Exception:
+                return None
+
+    return PageTags(texts, resolution, find_size((tag.code for tag in tags), value_of, resolution, width))
 
 
 def _check_whole(declaration: Declaration, pages: tuple[Page, ...], size: int) -> None:
-    sections, start, one = declaration.info.sections, pages[0].data_offset, pages[0].layout.nbytes
-    if declaration.order is None and (start is None or start + sections * one > size):
-        raise ImageError(f"declares {sections} sections, but has one page and no room for the others; {COPY}")
-    if sections == 1 and start is not None:
+    total, start, one = declaration.total, pages[0].data_offset, pages[0].layout.nbytes
+    if len(pages) != 1:
+        return
+    if total > 1 and (start is None or start + total * one > size):
+        raise ImageError(f"declares {total} sections, but has one page and no room for the others; {COPY}")
+    if total == 1 and start is not None and not declaration.pages[0]:
         # ImageJ stacks beyond 4 GB have one page; without their description they would pass for one section.
         more, rest = divmod(size - start - one, one)
         if rest == 0 and more > 0 and one >= _TELLING_BYTES:
