@@ -18,7 +18,7 @@ from isbi_infer.errors import ImageError
 from isbi_infer.pixels.normalise import IntensityStatistics, intensity_statistics
 from isbi_infer.plan.tiles import Window, plan_section, read_mirrored
 from isbi_infer.volumes import open_stack
-from isbi_train.evaluation.evaluate import named_pair, read_sections, section_range
+from isbi_train.evaluation.evaluate import check_labels, named_pair, read_sections, section_range
 
 SYNTHETIC = 3  # sections
 _LONGEST = 1024  # pixels of a section's middle, run at once
@@ -104,6 +104,7 @@ def read_labelled(image: Path, labels: Path, sections: str | None) -> Labelled:
             digest.update(np.ascontiguousarray(section_YX).tobytes())
         middle = (slice(None), *(_middle(side) for side in (stack.height, stack.width)))
         image_ZYX, label_ZYX = read_sections(stack, chosen)[middle], read_sections(truth, chosen)[middle]
+    check_labels(label_ZYX, labels)
     pair = named_pair((label_ZYX > 0).astype(np.float32), label_ZYX, str(labels))
     return Labelled(image_ZYX=image_ZYX, cell_ZYX=pair.cell, data_sha256=digest.hexdigest(), sections=chosen)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.volumes import PixelSize, open_stack
 from isbi_train.config.inputs import LabelKind
-from isbi_train.data.labels import cell_mask
+from isbi_train.data.labels import cell_mask, check_annotated
 from isbi_train.data.omezarr import is_zarr, read_omezarr
 from isbi_train.data.resample import resample_images, resample_labels, resampled_shape
 
@@ -110,6 +110,7 @@ def load_labelled(
     from_nm = pixel_size_nm or side_nm(image_path, size)
     shape = resampled_shape(image_ZYX.shape[1:], from_nm, resample_nm) if resample_nm is not None else None
     try:
+        check_annotated(label_ZYX)
         if shape is None:
             return LabelledStack(image_ZYX, cell_mask(label_ZYX, labels_are), from_nm)
         cell_ZYX = resample_labels(label_ZYX, labels_are, shape)

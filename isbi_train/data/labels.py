@@ -47,7 +47,7 @@ def cell_mask(label_ZYX: npt.NDArray[Any], labels_are: LabelKind = "cell") -> np
     if labels_are == "instances":
         cell_ZYX = instance_interiors(label_ZYX)
     else:
-        _check_two_classes(label_ZYX, labels_are)
+        check_two_classes(label_ZYX, labels_are)
         cell_ZYX = (label_ZYX != 0) if labels_are == "cell" else (label_ZYX == 0)
     check_both_classes(cell_ZYX, labels_are)
     return cell_ZYX
@@ -70,6 +70,35 @@ def check_both_classes(cell_ZYX: npt.NDArray[np.bool_], labels_are: LabelKind) -
         )
     if membrane > 0.5:
         raise ImageError(_inverted(membrane, labels_are))
+
+
+def check_annotated(label_ZYX: npt.NDArray[Any]) -> None:
+    """Raise ImageError where some sections, but not all, hold one value throughout: nobody annotated them.
+
+    Parameters
+    ----------
+    label_ZYX : ndarray, shape (Z, Y, X)
+        As stored, of any kind.
+    """
+    plain = [str(z) for z, label_YX in enumerate(label_ZYX) if (label_YX == label_YX[0, 0]).all()]
+    if plain and len(plain) < len(label_ZYX):
+        raise ImageError(
+            f"labels hold a single value in section {', '.join(plain)} (from 0), which looks unlabelled; expected cell "
+            "and membrane in each; take such sections out of images and labels"
+        )
+
+
+def check_scored_labels(label_ZYX: npt.NDArray[Any]) -> None:
+    """Raise ImageError where labels to score against hold more than cell and membrane.
+
+    Parameters
+    ----------
+    label_ZYX : ndarray of integer, floating or bool dtype
+        As stored, of any shape; a single value throughout is left to the scores.
+    """
+    values = np.unique(label_ZYX)
+    if len(values) > 1:
+        check_two_classes(values)
 
 
 def instance_interiors(label_ZYX: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -117,13 +146,27 @@ def instance_interiors(label_ZYX: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return cell_ZYX
 
 
-def _check_two_classes(label_ZYX: npt.NDArray[Any], labels_are: str) -> None:
+def check_two_classes(label_ZYX: npt.NDArray[Any], labels_are: str = "cell") -> None:
+    """Raise ImageError where labels hold other values than 0 and one above it, with the values found.
+
+    Parameters
+    ----------
+    label_ZYX : ndarray of integer, floating or bool dtype
+        As stored.
+    labels_are : {"cell", "membrane"}
+        What the value above 0 marks, for the message.
+    """
     values = np.unique(label_ZYX)
     if len(values) <= 2 and values[0] == 0:
         return
     shown = ", ".join(f"{value:g}" for value in values[:_SHOWN].astype(np.float64))
     more = f", ... ({len(values)} values)" if len(values) > _SHOWN else ""
-    remedy = "ids of cells are labels of the kind instances" if len(values) > 2 else "the lowest is not 0"
+    remedy = "the lowest is not 0"
+    if len(values) > 2:
+        remedy = (
+            "ids of cells are labels of the kind instances; bring a mask that was interpolated or stored as JPEG "
+            "back to two values"
+        )
     raise ImageError(
         f"labels hold {shown}{more}; expected 0 and one value above it, which marks {labels_are}; {remedy}"
     )

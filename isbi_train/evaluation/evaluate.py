@@ -22,8 +22,9 @@ from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.model.devices import ProviderName
 from isbi_infer.volumes import TiffSource, open_stack
 from isbi_train.data.arrays import ArraySource
+from isbi_train.data.labels import check_scored_labels
 from isbi_train.evaluation.predict import MODEL_SUFFIXES, Progress, predict
-from isbi_train.scores.inputs import ScoringInput, check_scoring_input
+from isbi_train.scores.inputs import ScoringInput, cells_of, check_scoring_input
 from isbi_train.scores.metrics import (
     AdaptedRand,
     PixelScores,
@@ -152,7 +153,7 @@ def evaluate(
         A TIFF with the probability of cell, or a model: ``.onnx`` and ``.pt`` are run by
         :class:`isbi_infer.Segmenter`, ``.pth`` by torch over whole sections, as training validates.
     labels : Path
-        A TIFF of the same shape; above zero = cell, zero = membrane.
+        A TIFF of the same shape; zero = membrane, and one value above it = cell.
     image : Path, optional
         The TIFF to run a model on, at its own pixel size as ``isbi-infer`` does.
     sections : str or slice
@@ -188,6 +189,7 @@ def evaluate(
         _check_same_shape(stack, truth)
         pixels_ZYX, label_ZYX = read_sections(stack, chosen), read_sections(truth, chosen)
         notes = [f"{reader.path}: {note}" for reader in (stack, truth) for note in reader.notes]
+    check_labels(label_ZYX, labels)
     if image is None:
         image_ZYX, probability_ZYX = None, pixels_ZYX
     else:
@@ -312,6 +314,15 @@ def _check_same_shape(stack: TiffSource, truth: TiffSource) -> None:
 def read_sections(stack: TiffSource, sections: Sequence[int]) -> npt.NDArray[Any]:
     """Read some sections of an open stack as one array, shape (Z, Y, X)."""
     return np.stack([stack.read(section) for section in sections])
+
+
+def check_labels(label_ZYX: npt.NDArray[Any], labels: Path) -> None:
+    """Raise ImageError, naming the file, where labels are no numbers or hold more than cell and membrane."""
+    try:
+        cells_of(label_ZYX)
+        check_scored_labels(label_ZYX)
+    except ImageError as error:
+        raise ImageError(f"{labels}: {error}") from error
 
 
 def named_pair(probability_ZYX: npt.NDArray[Any], label_ZYX: npt.NDArray[Any], files: str) -> ScoringInput:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError
 from isbi_infer.volumes import TiffSource, open_stack
-from isbi_train.evaluation.evaluate import headline, pixel_figures, without_nan
+from isbi_train.evaluation.evaluate import check_labels, headline, pixel_figures, without_nan
 from isbi_train.scores.inputs import Level, cells_of, check_polarity, checked_probabilities, doubts, level_of
 from isbi_train.scores.metrics import Agreement, above, agreement, pixel_agreement
 from isbi_train.scores.thinned import ThinnedScorer, cores
@@ -27,7 +27,7 @@ def label_scorer(labels: Path, shape: tuple[int, ...], *, membrane: bool) -> Lab
     Parameters
     ----------
     labels : Path
-        A TIFF; above zero = cell, zero = membrane.
+        A TIFF; zero = membrane, and one value above it = cell.
     shape : tuple of int
         Of the stack that will be segmented, (Y, X) or (Z, Y, X).
     membrane : bool
@@ -41,7 +41,7 @@ def label_scorer(labels: Path, shape: tuple[int, ...], *, membrane: bool) -> Lab
     Raises
     ------
     ImageError
-        If the labels cannot be read, have another shape or are mostly membrane.
+        If the labels cannot be read, have another shape, are mostly membrane or hold more than two values.
     """
     truth = open_stack(labels)
     try:
@@ -50,7 +50,11 @@ def label_scorer(labels: Path, shape: tuple[int, ...], *, membrane: bool) -> Lab
                 f"{labels}: the labels have shape {truth.shape}, the stack has {shape}; expected the same shape: "
                 "give the labels of this very stack"
             )
-        cells = sum(int(np.count_nonzero(_cells(truth, z))) for z in range(truth.sections))
+        cells, values = 0, set()
+        for z in range(truth.sections):
+            cells += int(np.count_nonzero(_cells(truth, z)))
+            values.update(np.unique(truth.read(z)).tolist())
+        check_labels(np.array(sorted(values)), labels)
         try:
             check_polarity(cells, truth.sections * truth.height * truth.width)
         except ImageError as error:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
+
+from isbi_train.scores.kernels import compiled
 
 
 # division by zero must give NaN; fastmath would reorder the sums, which degenerate sections would show
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@compiled(error_model="numpy")
 def overlap_scores(
     labels: np.ndarray,
     basins: int,

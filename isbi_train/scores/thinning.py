@@ -16,24 +16,16 @@ Source: Arganda-Carreras et al. 2015, Frontiers in Neuroanatomy 9:142.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar, cast
-
-import numba
 import numpy as np
+
+from isbi_train.scores.kernels import compiled
 
 UNDECIDED = 0  # membrane that the flood has not reached
 LINE = -1  # decided as border between basins; also the frame
 QUEUED = -2  # membrane that waits in the queue
 
-_Kernel = TypeVar("_Kernel", bound=Callable[..., object])
 
-
-def _kernel(function: _Kernel) -> _Kernel:
-    return cast(_Kernel, numba.njit(cache=True, nogil=True)(function))
-
-
-@_kernel
+@compiled()
 def _find(parent: np.ndarray, label: int) -> int:
     while parent[label] != label:
         parent[label] = parent[parent[label]]
@@ -41,7 +33,7 @@ def _find(parent: np.ndarray, label: int) -> int:
     return label
 
 
-@_kernel
+@compiled()
 def _label(level: np.ndarray, floor: int, labels: np.ndarray, parent: np.ndarray) -> int:
     """Write provisional labels of the 4-connected components of ``level > floor``.
 
@@ -103,12 +95,12 @@ def _label(level: np.ndarray, floor: int, labels: np.ndarray, parent: np.ndarray
     return components
 
 
-@_kernel
+@compiled()
 def _framed(rows: int, columns: int) -> np.ndarray:
     return np.full((rows + 2) * (columns + 2), LINE, np.int32)
 
 
-@_kernel
+@compiled()
 def levels(probabilities_XY: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Count for each pixel how many thresholds it exceeds, strictly and in double precision.
 
@@ -133,7 +125,7 @@ def levels(probabilities_XY: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     return level_XY
 
 
-@_kernel
+@compiled()
 def segment_runs(cell_YX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the ground truth's segments and list each one's pixels as runs of the transposed, framed array.
 
@@ -179,7 +171,7 @@ def segment_runs(cell_YX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return start, stop, first[:-1]
 
 
-@_kernel
+@compiled()
 def flood(
     level_XY: np.ndarray, floor: int, labels: np.ndarray, parent: np.ndarray, queue: np.ndarray
 ) -> tuple[int, int]:

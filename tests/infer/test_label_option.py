@@ -113,8 +113,13 @@ def test_a_section_without_cell_gives_null_and_a_note(infer, tmp_path, sample):
         (lambda y: y[:, :, 1:], "the stack has (2, 96, 128)"),
         (lambda y: y[:1], "labels of this very stack"),
         (lambda y: np.stack([y] * 3, axis=-1), "greyscale"),
+        (
+            lambda y: np.where(np.arange(128) < 9, 128, y).astype(np.uint8),
+            "labels hold 0, 128, 255; expected",
+        ),
+        (lambda y: np.stack([y[0], y[1] // 255]), "labels hold 0, 1, 255; expected"),
     ],
-    ids=["polarity", "shape", "sections", "colour"],
+    ids=["polarity", "shape", "sections", "colour", "third value", "a value of its own in each section"],
 )
 def test_labels_that_cannot_be_meant_stop_it_before_anything_is_segmented(
     infer, stack, sample, tmp_path, spoil, said

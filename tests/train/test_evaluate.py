@@ -312,3 +312,27 @@ def test_import_brings_in_nothing_heavy():
     heavy = "torch", "numba", "skimage", "scipy", "matplotlib", "onnxruntime"
     code = f"import sys, isbi_train.evaluation.scorer; sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-W", "error", "-c", code]).returncode == 0
+
+
+SPOILT = {
+    "ignored region": (
+        lambda y: np.where(np.arange(y.shape[2]) < 9, -1, y > 0).astype(np.int16),
+        "hold -1, 0, 1;",
+    ),
+    "interpolated": (
+        lambda y: (np.roll(y, 1, axis=1) // 2 + y // 2).astype(np.uint8),
+        "hold 0, 127, 254; .*two values",
+    ),
+    "ids": (
+        lambda y: np.where(y > 0, 1 + np.arange(y.shape[2]) // 16, 0).astype(np.uint16),
+        "kind instances",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_labels_of_more_than_two_values_are_refused_with_what_they_hold(prediction, sample, tmp_path, case):
+    spoil, message = SPOILT[case]
+    labels = write(tmp_path / "labels.tif", spoil(sample[1]))
+    with pytest.raises(ImageError, match=rf"labels\.tif: labels {message}" if "hold" in message else message):
+        evaluate(prediction, labels)

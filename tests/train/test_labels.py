@@ -88,6 +88,23 @@ def test_labels_that_are_not_of_their_kind_are_refused(case):
         cell_mask(np.array(values).reshape(1, 1, -1), kind)
 
 
+@pytest.mark.parametrize("kind", ["cell", "membrane", "instances"])
+def test_sections_that_nobody_labelled_are_named(tmp_path, kind, write_labelled):
+    image_ZYX, label_ZYX = synthetic_stack(4, 64, 64)
+    cell_ZYX = label_ZYX > 0
+    stored_ZYX = {
+        "cell": label_ZYX,
+        "membrane": 255 - label_ZYX,
+        "instances": ndimage.label(cell_ZYX)[0].astype(np.uint16),
+    }[kind].copy()
+    stored_ZYX[[1, 3]] = 0
+    folder = write_labelled(tmp_path, image_ZYX, stored_ZYX)
+    with pytest.raises(
+        ImageError, match=r"train-labels\.tif: labels hold a single value in section 1, 3 \(from 0\)"
+    ):
+        load_labelled(folder, labels_are=kind)
+
+
 def test_an_unknown_kind_is_a_usage_error():
     with pytest.raises(UsageError, match="cell, membrane, instances"):
         cell_mask(np.zeros((1, 2, 2)), "boundaries")
