@@ -133,7 +133,7 @@ def test_lengths_that_do_not_hold_the_pixels_are_refused(path, refused, image_ZY
         {"rows": 16, "padding": 12},
         {"rows": 16, "lengths": lambda counts: [16 * WIDTH] * len(counts)},
     ],
-    ids=str,
+    ids=lambda options: " ".join(options),
 )
 def test_odd_files_that_are_cut_anywhere_are_refused(path, read, image_ZYX, options):
     write(path, image_ZYX, **options)
