@@ -71,9 +71,11 @@ def test_no_output_stands_in_a_page_but_below_a_prompt_in_a_console_block(page):
 def desk(tmp_path):
     """A folder with the files that the pages speak of, small ones."""
     image_ZYX, label_ZYX = (np.tile(stack_ZYX, (10, 1, 1)) for stack_ZYX in synthetic_stack(3, 64, 64))
-    tifffile.imwrite(tmp_path / "stack.tif", image_ZYX, photometric="minisblack")
+    size = {"resolution": (2.5e6, 2.5e6), "resolutionunit": "CENTIMETER"}  # pixels of 4 nm
+    tifffile.imwrite(tmp_path / "stack.tif", image_ZYX, photometric="minisblack", **size)
     tifffile.imwrite(tmp_path / "labels.tif", label_ZYX, photometric="minisblack")
-    tifffile.imwrite(tmp_path / "large.tif", np.zeros((4096, 4096), "uint8"), photometric="minisblack")
+    large_YX = np.zeros((4096, 4096), "uint8")
+    tifffile.imwrite(tmp_path / "large.tif", large_YX, photometric="minisblack", **size)
     (tmp_path / "cut.tif").write_bytes((tmp_path / "stack.tif").read_bytes()[:70_000])
     return tmp_path
 
