@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from isbi_train.config.flags import flag
 from isbi_train.config.plain import Plain, require
@@ -137,6 +137,11 @@ class TrainConfig(Plain):
             + f" of a stack of {sections} and train on the others; hold out fewer, or give more sections",
         )
         return slice(start, stop)
+
+    def counted(self, sections: int) -> TrainConfig:
+        """Return the settings with the number of held-out sections in place of a share, as a run stores them."""
+        held_out = self.held_out(sections)
+        return replace(self, hold_out=held_out.stop - held_out.start)
 
     def training_sections(self, sections: int) -> str:
         """Name the sections of a stack that are trained on, such as "0:25" or "0:10,15:30"."""

@@ -127,8 +127,8 @@ def fit(
         By Ctrl-C or SIGTERM, once the step in hand is finished and ``progress.pth`` is written.
     """
     inputs = inputs or Inputs()
+    train = train.counted(len(stack))
     training, held_out = hold_out(stack, train)
-    log.info("%s", train.split_line(len(stack)))
     _check_crop(train.crop, network.stride)
     processes.share(train.batch)  # a batch that cannot be shared out is refused before any work
     device = choose_device(train, processes.local_rank)
@@ -154,6 +154,7 @@ def fit(
         written = Settings(network=network, augment=augment, train=train, inputs=inputs)
         processes.run_on_main(partial(write_settings, out / SETTINGS, written))
         if not state.finished(train.epochs, train.patience):
+            log.info("%s", train.split_line(len(stack)))
             soft = teaching.teach(training) if teaching else None
             sections = bring_sections(training, train, soft, device.torch_device)
             _train(state, sections, held_out, settings=settings, out=out, report=report, processes=processes)

@@ -54,7 +54,8 @@ def test_a_sixth_of_the_sections_is_held_out_and_at_least_one(sections):
     ],
 )
 def test_a_run_says_which_sections_train_and_which_validate(settings, sections, line):
-    assert TrainConfig(**settings).split_line(sections) == line
+    train = TrainConfig(**settings)
+    assert train.split_line(sections) == train.counted(sections).split_line(sections) == line
 
 
 @given(sections=st.integers(2, 60), data=st.data())
