@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from isbi_train.config.flags import flag
 from isbi_train.config.plain import Plain, require
@@ -28,9 +28,11 @@ class TrainConfig(Plain):
     warmup_steps : int
         Steps of the warm-up, a fifth of the run at most.
     average : float
-        Decay per step of the exponentially averaged weights, which are what is validated and exported.
-    hold_out : int
-        How many neighbouring sections are kept for validation; 5 of ISBI 2012's 30.
+        Highest decay per step of the exponentially averaged weights, which are what is validated and exported; in
+        short runs it is lower, so that a run is at least five times as long as what the average remembers.
+    hold_out : int or None
+        How many neighbouring sections are kept for validation; None takes a sixth of them, rounded, and at least one:
+        5 of ISBI 2012's 30.
     hold_out_start : int or None
         The first of them, counted from 0; None takes the last sections.
     checkpoint_epochs : int
@@ -68,7 +70,7 @@ class TrainConfig(Plain):
     weight_decay: float = 1e-2
     warmup_steps: int = 200
     average: float = 0.998
-    hold_out: int = flag(5, "How many sections are kept for validation.")
+    hold_out: int | None = flag(None, "How many sections are kept for validation; else a sixth of them.")
     hold_out_start: int | None = flag(None, "The first of them, from 0; else they are the last.")
     checkpoint_epochs: int = 2
     border: int = flag(0, "Mirrored pixels around a section when it is segmented.")
@@ -88,7 +90,8 @@ class TrainConfig(Plain):
     soft_weight: float = flag(0.5, "Share of the teachers in the targets, 0 to 1.")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "crop", "batch", "hold_out", "checkpoint_epochs"):
+        require(self.hold_out is None or self.hold_out >= 1, f"hold_out {self.hold_out} is below 1")
+        for name in ("epochs", "crop", "batch", "checkpoint_epochs"):
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} is below 1")
         require(0 <= self.seed < 2**31, f"seed {self.seed} is not within 0..{2**31 - 1}")
         require(self.weight_decay >= 0, f"weight decay {self.weight_decay} is negative")
@@ -124,18 +127,36 @@ class TrainConfig(Plain):
         UsageError
             If they do not lie in the stack, or leave none to train on.
         """
-        start = sections - self.hold_out if self.hold_out_start is None else self.hold_out_start
-        stop = start + self.hold_out
+        count = max(1, (sections + 3) // 6) if self.hold_out is None else self.hold_out
+        start = sections - count if self.hold_out_start is None else self.hold_out_start
+        stop = start + count
         require(
-            0 <= start < stop <= sections and self.hold_out < sections,
-            f"cannot hold out {self.hold_out} sections"
+            0 <= start < stop <= sections and count < sections,
+            f"cannot hold out {count} sections"
             + ("" if self.hold_out_start is None else f" from section {start} on")
             + f" of a stack of {sections} and train on the others; hold out fewer, or give more sections",
         )
         return slice(start, stop)
+
+    def counted(self, sections: int) -> TrainConfig:
+        """Return the settings with the number of held-out sections in place of a share, as a run stores them."""
+        held_out = self.held_out(sections)
+        return replace(self, hold_out=held_out.stop - held_out.start)
 
     def training_sections(self, sections: int) -> str:
         """Name the sections of a stack that are trained on, such as "0:25" or "0:10,15:30"."""
         held_out = self.held_out(sections)
         ranges = (0, held_out.start), (held_out.stop, sections)
         return ",".join(f"{start}:{stop}" for start, stop in ranges if start < stop)
+
+    def split_line(self, sections: int) -> str:
+        """Return a line for users on which sections of a stack train and which validate."""
+        held_out = self.held_out(sections)
+        training = [(0, held_out.start), (held_out.stop, sections)]
+        trained_on = " and ".join(_between(start, stop) for start, stop in training if start < stop)
+        validated_on = _between(held_out.start, held_out.stop)
+        return f"sections {trained_on} train, {validated_on} validate (of {sections}, from 0)"
+
+
+def _between(start: int, stop: int) -> str:
+    return f"{start}" if stop - start == 1 else f"{start}-{stop - 1}"

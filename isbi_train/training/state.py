@@ -125,6 +125,10 @@ class TrainingState:
             scaler=torch.amp.GradScaler(device.torch_device.type, enabled=device.dtype == torch.float16),
         )
 
+    def set_averaging_decay(self, decay: float) -> None:
+        """Set how much of the average every later step keeps."""
+        self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)
+
     def set_learning_rate(self, rate: float) -> None:
         """Set the rate of the next step."""
         for group in self.optimiser.param_groups:

@@ -31,6 +31,33 @@ def test_folds_that_cannot_be_made_are_refused(folds):
         blocks(5, folds)
 
 
+@given(sections=st.integers(2, 600))
+def test_a_sixth_of_the_sections_is_held_out_and_at_least_one(sections):
+    held_out = range(sections)[TrainConfig().held_out(sections)]
+    assert held_out[-1] == sections - 1
+    assert len(held_out) >= 1
+    assert abs(len(held_out) - sections / 6) <= 0.5 or (len(held_out) == 1 and sections < 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sections", "line"),
+    [
+        ({}, 30, "sections 0-24 train, 25-29 validate (of 30, from 0)"),
+        ({}, 10, "sections 0-7 train, 8-9 validate (of 10, from 0)"),
+        ({}, 2, "sections 0 train, 1 validate (of 2, from 0)"),
+        (
+            {"hold_out": 5, "hold_out_start": 10},
+            30,
+            "sections 0-9 and 15-29 train, 10-14 validate (of 30, from 0)",
+        ),
+        ({"hold_out_start": 0}, 12, "sections 2-11 train, 0-1 validate (of 12, from 0)"),
+    ],
+)
+def test_a_run_says_which_sections_train_and_which_validate(settings, sections, line):
+    train = TrainConfig(**settings)
+    assert train.split_line(sections) == train.counted(sections).split_line(sections) == line
+
+
 @given(sections=st.integers(2, 60), data=st.data())
 def test_what_is_held_out_and_what_is_trained_on_make_up_the_stack(sections, data):
     count = data.draw(st.integers(1, sections - 1))

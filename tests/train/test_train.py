@@ -28,7 +28,7 @@ from isbi_train.training import train as training
 from isbi_train.training.batches import bring_sections, draw_batch
 from isbi_train.training.device import choose_device
 from isbi_train.training.state import TrainingState
-from isbi_train.training.train import fit, learning_rate, take_step
+from isbi_train.training.train import averaging_decay, fit, learning_rate, take_step
 
 
 def weights(folder, name="model.pth"):
@@ -79,6 +79,30 @@ def test_the_rate_is_half_its_peak_halfway_down():
     config = TrainConfig(learning_rate=0.2, warmup_steps=100)
     assert learning_rate(600, 1100, config) == pytest.approx(0.1)
     assert learning_rate(49, 1100, config) == pytest.approx(0.1)
+
+
+@given(total=st.integers(2, 10**6), average=st.floats(0, 1, exclude_max=True))
+def test_the_first_weights_are_less_than_a_hundredth_of_the_average_of_a_run_of_any_length(total, average):
+    decay = averaging_decay(total, TrainConfig(average=average))
+    assert 0 <= decay <= average
+    assert decay ** (total - 1) < math.exp(-5)
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 500])
+def test_the_average_of_a_run_forgets_its_first_weights(train_config, total):
+    train, model = train_config(average=0.998), torch.nn.Linear(1, 1, bias=False).double()
+    state = TrainingState.start(model, train, choose_device(train))
+    state.set_averaging_decay(averaging_decay(total, train))
+    for step in range(total):
+        torch.nn.init.constant_(model.weight, float(step == 0))
+        state.average.update_parameters(model)
+    share = state.average.module.weight.item()
+    assert share == 1 if total == 1 else share < math.exp(-5)
+
+
+@pytest.mark.parametrize(("total", "average"), [(2500, 0.998), (9000, 0.998), (840, 0.992), (25_936, 0.0)])
+def test_the_recipes_at_their_full_length_average_as_they_say(total, average):
+    assert averaging_decay(total, TrainConfig(average=average)) == average
 
 
 @pytest.mark.parametrize("seed", range(3))
