@@ -265,12 +265,17 @@ def check_model(model: Path | None, *, runs: bool) -> Iterator[Finding]:
         f"stride {contract.stride}, halo {contract.halo}, border {contract.border}, {exact}; "
         f"{contract.normalisation}, {contract.precision}, {contract.polarity} = 1",
     )
-    found = contract.provenance.get("scores")
-    scores = ", ".join(
-        f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}"
-        for k, v in (found.items() if isinstance(found, dict) else ())
+    yield Finding("scores", None, _scores(contract.provenance.get("scores")) or "none in the contract")
+
+
+def _scores(found: object) -> str:
+    """Name the scores that a contract holds; how they were calibrated stands in the contract."""
+    entries = found.items() if isinstance(found, dict) else ()
+    return ", ".join(
+        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in entries
+        if not isinstance(value, dict | list)
     )
-    yield Finding("scores", None, scores or "none in the contract")
 
 
 def examine(model: Path | None) -> Iterator[Finding]:
