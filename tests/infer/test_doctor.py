@@ -2,9 +2,9 @@
 
 import importlib.metadata
 import json
-import re
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
