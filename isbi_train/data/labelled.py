@@ -35,23 +35,37 @@ class LabelledStack:
         True = cell interior, False = membrane.
     pixel_size_nm : float or None
         Side of a pixel within a section.
+    ignored_ZYX : ndarray of bool, shape (Z, Y, X), or None
+        True where nothing is known: left out of losses and scores. None where all counts.
+    ids_ZYX : ndarray of uint32, shape (Z, Y, X), or None
+        Ids of cells, 0 = none; None where the labels hold none.
     """
 
     image_ZYX: npt.NDArray[np.generic]
     cell_ZYX: npt.NDArray[np.bool_]
     pixel_size_nm: float | None
+    ignored_ZYX: npt.NDArray[np.bool_] | None = None
+    ids_ZYX: npt.NDArray[np.uint32] | None = None
 
     def __len__(self) -> int:
         return len(self.image_ZYX)
 
-    def __getitem__(self, sections: slice) -> LabelledStack:
-        return LabelledStack(self.image_ZYX[sections], self.cell_ZYX[sections], self.pixel_size_nm)
+    def __getitem__(self, sections: slice | npt.NDArray[np.intp]) -> LabelledStack:
+        return LabelledStack(
+            self.image_ZYX[sections],
+            self.cell_ZYX[sections],
+            self.pixel_size_nm,
+            None if self.ignored_ZYX is None else self.ignored_ZYX[sections],
+            None if self.ids_ZYX is None else self.ids_ZYX[sections],
+        )
 
     def sha256(self) -> dict[str, str]:
-        """Hash the grey values and the labels (as bytes 0 and 1), each in C order."""
+        """Hash the grey values, the labels (as bytes 0 and 1) and what is ignored, if anything is, each in C order."""
+        found = {"images": self.image_ZYX, "labels": self.cell_ZYX, "ignored": self.ignored_ZYX}
         return {
-            "images": hashlib.sha256(self.image_ZYX.tobytes()).hexdigest(),
-            "labels": hashlib.sha256(self.cell_ZYX.tobytes()).hexdigest(),
+            name: hashlib.sha256(part.tobytes()).hexdigest()
+            for name, part in found.items()
+            if part is not None
         }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -33,9 +32,7 @@ def hold_out(stack: LabelledStack, train: TrainConfig) -> tuple[LabelledStack, L
         If there are too few sections.
     """
     held_out = train.held_out(len(stack))
-    left = np.delete(np.arange(len(stack)), held_out)
-    training = replace(stack, image_ZYX=stack.image_ZYX[left], cell_ZYX=stack.cell_ZYX[left])
-    return training, stack[held_out]
+    return stack[np.delete(np.arange(len(stack)), held_out)], stack[held_out]
 
 
 def blocks(sections: int, folds: int) -> list[slice]:
