@@ -11,6 +11,7 @@ import typer
 from isbi_infer.backends.compiled_cache import use_cache
 from isbi_infer.errors import UsageError
 from isbi_infer.terminal import exit_codes, require_packages
+from isbi_train.config.inputs import LabelKindName
 
 if TYPE_CHECKING:
     from isbi_export.report.parity_report import Report
@@ -57,7 +58,13 @@ def export(
         Path | None, typer.Option(metavar="STACK", help="With --labels: measure what becomes of the scores.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(metavar="STACK", help="Labels of --image; above zero = cell.")
+        Path | None, typer.Option(metavar="STACK", help="Labels of --image; see --labels-are.")
+    ] = None,
+    labels_are: Annotated[
+        LabelKindName, typer.Option(help="What labels above 0 mark: cells, membranes, or ids of cells.")
+    ] = "cells",
+    ignore: Annotated[
+        float | None, typer.Option(help="Value of labels that nobody knows; left out of the scores.")
     ] = None,
     sections: Annotated[
         str | None, typer.Option(help="Sections of --image, as 25:30. [default: 25:30 of 30, all otherwise]")
@@ -104,6 +111,7 @@ def export(
         use_cache(False)  # what is compiled here is of drafts, and would push the user's models out
         from isbi_export.formats.onnx_export import OPSET
         from isbi_export.publish import NotPublishedError, publish
+        from isbi_train.data.labels import LabelRule
 
         names, precisions, ios = (
             [name.strip() for name in given.split(",") if name.strip()] for given in (formats, precision, io)
@@ -133,6 +141,7 @@ def export(
                 image=image,
                 labels=labels,
                 sections=sections,
+                rule=LabelRule.of(labels_are, ignore),
             )
         except NotPublishedError as error:
             report, refused = error.report, error

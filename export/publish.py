@@ -38,6 +38,8 @@ from isbi_infer.files import check_writable, replacing
 from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.devices import open_backend
 from isbi_infer.model.opening import open_model
+from isbi_train.data.labels import LabelRule
+from isbi_train.evaluation.evaluate import sections_named
 from isbi_train.networks.checkpoint import Weights, file_sha256
 from isbi_train.networks.weights import load_weights
 
@@ -108,6 +110,7 @@ def publish(
     image: Path | None = None,
     labels: Path | None = None,
     sections: str | None = None,
+    rule: LabelRule | None = None,
 ) -> Report:
     """Export a checkpoint; a file appears only when it passed its gate, and the report about all of them with it.
 
@@ -129,6 +132,8 @@ def publish(
         A stack and its labels, to measure scores on.
     sections : str, optional
         Which of them; see `isbi_export.proof.probes.read_labelled`.
+    rule : LabelRule, optional
+        What the labels mean; cells when not given.
 
     Returns
     -------
@@ -154,7 +159,7 @@ def publish(
         check_writable(target)
     weights = load_weights(checkpoint, arch)
     _require_finite(checkpoint, weights)
-    labelled = read_labelled(image, labels, sections) if image and labels else None
+    labelled = read_labelled(image, labels, sections, rule) if image and labels else None
     _require_bytes(image, labelled, variants)
     calibration = _calibration(variants, calibrate, weights, labelled)
     source = _prepare(weights, file_sha256(checkpoint), opset, labelled, calibration)

@@ -121,7 +121,14 @@ def infer(
         Literal["float32", "uint8"], typer.Option(help="Of the output; uint8 stores round(255 p).")
     ] = "float32",
     label: Annotated[
-        Path | None, typer.Option(help="TIFF of labels (255 = cell) to score the result against.")
+        Path | None, typer.Option(help="TIFF of labels to score the result against; see --labels-are.")
+    ] = None,
+    labels_are: Annotated[
+        Literal["cells", "membranes", "ids"],
+        typer.Option(help="What labels above 0 mark: cells, membranes, or ids of cells."),
+    ] = "cells",
+    ignore: Annotated[
+        float | None, typer.Option(help="Value of labels that nobody knows; left out of the scores.")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of the summary.")
@@ -153,6 +160,8 @@ def infer(
             time=time,
             series=series,
             label=label,
+            labels_are=labels_are,
+            ignore=ignore,
             emit=emit,
             dtype=dtype,
             dry_run=dry_run,
@@ -185,6 +194,8 @@ class _Request:
     time: int | None
     series: int | None
     label: Path | None
+    labels_are: Literal["cells", "membranes", "ids"]
+    ignore: float | None
     emit: Literal["cell", "membrane"]
     dtype: Literal["float32", "uint8"]
     dry_run: bool
@@ -237,7 +248,11 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Reque
         if request.label:
             check_not_input(target, request.label)
             scorer = scoring.open_scorer(
-                request.label, source.info.shape, membrane=request.emit == "membrane"
+                request.label,
+                source.info.shape,
+                membrane=request.emit == "membrane",
+                labels_are=request.labels_are,
+                ignore=request.ignore,
             )
             opened.enter_context(scorer)
         megapixels = source.info.shape[-2] * source.info.shape[-1] / 1e6

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy.typing as npt
 
@@ -19,6 +19,7 @@ from isbi_infer.terminal import require_packages
 from isbi_infer.volumes.protocol import Block
 
 GROUP, NAME = "isbi_infer.scorers", "thinned"
+LabelsAre = Literal["cells", "membranes", "ids"]
 
 
 class Scorer(Protocol):
@@ -67,17 +68,28 @@ class ScoringSink:
         pass
 
 
-def open_scorer(labels: Path, shape: tuple[int, ...], *, membrane: bool) -> Scorer:
+def open_scorer(
+    labels: Path,
+    shape: tuple[int, ...],
+    *,
+    membrane: bool,
+    labels_are: LabelsAre = "cells",
+    ignore: float | None = None,
+) -> Scorer:
     """Find the scorer and let it check the labels, so that what is wrong with them shows before any work.
 
     Parameters
     ----------
     labels : Path
-        A TIFF; above zero = cell, zero = membrane.
+        A TIFF.
     shape : tuple of int
         Of the stack that will be segmented.
     membrane : bool
         Whether 1 will mean membrane in the result.
+    labels_are : {"cells", "membranes", "ids"}
+        What labels above 0 mark; ids are the segments that splits and mergers are counted of.
+    ignore : float, optional
+        Value of labels that marks what nobody knows.
 
     Returns
     -------
@@ -98,7 +110,7 @@ def open_scorer(labels: Path, shape: tuple[int, ...], *, membrane: bool) -> Scor
             f"no entry point {GROUP}:{NAME} is installed; run: pip install 'isbi-infer[scores]'"
         )
     (entry, *_) = found
-    scorer: Scorer = entry.load()(labels, shape, membrane=membrane)
+    scorer: Scorer = entry.load()(labels, shape, membrane=membrane, labels_are=labels_are, ignore=ignore)
     return scorer
 
 

@@ -13,6 +13,7 @@ from isbi_export.proof.runners import Pixels, Runner
 from isbi_export.variants import Variant
 from isbi_infer.errors import ModelError
 from isbi_infer.pixels.probability import decode, encode
+from isbi_train.data.labels import SectionLabels, stacked
 from isbi_train.scores.metrics import thinned_scores
 
 
@@ -182,16 +183,21 @@ def reference_scores(probes: Sequence[Probe]) -> dict[str, Scores]:
 
 def _scores(probes: Sequence[Probe], found: Sequence[Pixels]) -> dict[str, Scores]:
     scores = {}
-    for data in dict.fromkeys(probe.data for probe in probes if probe.cell_YX is not None):
+    for data in dict.fromkeys(probe.data for probe in probes if probe.labels is not None):
         proposal: list[Any] = []
-        cell: list[Any] = []
+        labels: list[SectionLabels] = []
         for probe, found_NCYX in zip(probes, found, strict=True):
-            if probe.data == data and probe.cell_YX is not None:
+            if probe.data == data and probe.labels is not None:
                 proposal.append(found_NCYX[0, 0][probe.crop])
-                cell.append(probe.cell_YX)
+                labels.append(probe.labels)
         proposal_ZYX = np.stack(proposal)
         if np.isfinite(proposal_ZYX).all():
-            thinned = thinned_scores(proposal_ZYX, np.stack(cell))
+            thinned = thinned_scores(
+                proposal_ZYX,
+                np.stack([each.cell_YX for each in labels]),
+                ids=stacked(each.ids_YX for each in labels),
+                ignored=stacked(each.ignored_YX for each in labels),
+            )
             scores[data] = Scores(v_rand=float(thinned.v_rand), v_info=float(thinned.v_info))
         else:
             scores[data] = Scores(v_rand=float("nan"), v_info=float("nan"))

@@ -18,7 +18,8 @@ from isbi_infer.errors import ImageError
 from isbi_infer.pixels.normalise import IntensityStatistics, intensity_statistics
 from isbi_infer.plan.tiles import Window, plan_section, read_mirrored
 from isbi_infer.volumes import open_stack
-from isbi_train.evaluation.evaluate import check_labels, named_pair, read_sections, section_range
+from isbi_train.data.labels import LabelRule, SectionLabels, section_labels
+from isbi_train.evaluation.evaluate import read_sections, section_range, survey_file
 
 SYNTHETIC = 3  # sections
 _LONGEST = 1024  # pixels of a section's middle, run at once
@@ -40,8 +41,8 @@ class Probe:
         Probabilities by the checkpoint.
     crop : (slice, slice)
         The section in its mirrored surroundings.
-    cell_YX : ndarray of bool or None
-        Labels of the section, where there are some.
+    labels : SectionLabels or None
+        Of the section, where there are some.
     """
 
     data: str
@@ -49,7 +50,7 @@ class Probe:
     statistics: tuple[IntensityStatistics, ...]
     expected_NCYX: npt.NDArray[np.float32]
     crop: Window
-    cell_YX: npt.NDArray[np.bool_] | None
+    labels: SectionLabels | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,29 +61,34 @@ class Labelled:
     ----------
     image_ZYX : ndarray, shape (Z, Y, X)
         Grey values as stored, the middle of large sections.
-    cell_ZYX : ndarray of bool, shape (Z, Y, X)
-        Where the labels say cell.
+    labels : tuple of SectionLabels
+        Of each section.
     data_sha256 : str
         Of the whole stack's grey values.
-    sections : range
-        Which of the stack's.
+    sections : range or tuple of int
+        Which of the stack's; no range where some between them are not annotated.
+    notes : tuple of str
+        What a user must know about the files.
     """
 
     image_ZYX: Pixels
-    cell_ZYX: npt.NDArray[np.bool_]
+    labels: tuple[SectionLabels, ...]
     data_sha256: str
-    sections: range
+    sections: range | tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
 
-def read_labelled(image: Path, labels: Path, sections: str | None) -> Labelled:
+def read_labelled(image: Path, labels: Path, sections: str | None, rule: LabelRule | None = None) -> Labelled:
     """Read sections and their labels.
 
     Parameters
     ----------
     image, labels : Path
-        Greyscale TIFFs of one shape; labels above 0 are cell.
+        Greyscale TIFFs of one shape.
     sections : str or None
         Such as "25:30"; None is these of 30 sections, which training holds out, and all of another number.
+    rule : LabelRule, optional
+        What the labels mean; cells when not given.
 
     Raises
     ------
@@ -98,15 +104,24 @@ def read_labelled(image: Path, labels: Path, sections: str | None) -> Labelled:
                 "give the labels of this very stack"
             )
         default = "25:30" if stack.sections == 30 else ":"
-        chosen = section_range(sections or default, stack.sections)
+        chosen: range | tuple[int, ...] = section_range(sections or default, stack.sections)
+        rule, notes = rule or LabelRule(), [f"{labels}: {note}" for note in truth.notes]
+        survey = survey_file(truth, rule, chosen)
+        if survey.blank:
+            chosen = survey.annotated
+            notes.append(f"{labels}: {survey.note()}")
         digest = hashlib.sha256()
         for section_YX in stack:
             digest.update(np.ascontiguousarray(section_YX).tobytes())
         middle = (slice(None), *(_middle(side) for side in (stack.height, stack.width)))
         image_ZYX, label_ZYX = read_sections(stack, chosen)[middle], read_sections(truth, chosen)[middle]
-    check_labels(label_ZYX, labels)
-    pair = named_pair((label_ZYX > 0).astype(np.float32), label_ZYX, str(labels))
-    return Labelled(image_ZYX=image_ZYX, cell_ZYX=pair.cell, data_sha256=digest.hexdigest(), sections=chosen)
+    return Labelled(
+        image_ZYX=image_ZYX,
+        labels=tuple(section_labels(label_YX, rule) for label_YX in label_ZYX),
+        data_sha256=digest.hexdigest(),
+        sections=chosen,
+        notes=tuple(notes),
+    )
 
 
 def probe_shapes(stride: int) -> tuple[tuple[int, int, int, int], ...]:
@@ -148,19 +163,21 @@ def make_probes(
             statistics=statistics,
             expected_NCYX=run(image_NCYX, statistics),
             crop=section.get("crop", everything),
-            cell_YX=section.get("cell_YX"),
+            labels=section.get("labels"),
         )
 
     probes = [probe("random", image_NCYX, list(image_NCYX[:, 0])) for image_NCYX in _random(stride)]
-    stacks: list[tuple[str, Pixels, Pixels]] = [("synthetic", *synthetic_sections(SYNTHETIC))]
+    synthetic_ZYX, cell_ZYX = synthetic_sections(SYNTHETIC)
+    drawn = [section_labels(cell_YX, LabelRule()) for cell_YX in cell_ZYX]
+    stacks: list[tuple[str, Pixels, Sequence[SectionLabels]]] = [("synthetic", synthetic_ZYX, drawn)]
     if labelled:
-        stacks.append(("image", labelled.image_ZYX, labelled.cell_ZYX))
-    for data, image_ZYX, label_ZYX in stacks:
+        stacks.append(("image", labelled.image_ZYX, labelled.labels))
+    for data, image_ZYX, labels in stacks:
         plan = plan_section(image_ZYX.shape[1:], stride=stride, halo=0, border=border)
         (tile,) = plan.tiles
-        for section_YX, label_YX in zip(image_ZYX, label_ZYX, strict=True):
+        for section_YX, of_section in zip(image_ZYX, labels, strict=True):
             padded_NCYX = np.ascontiguousarray(read_mirrored(section_YX, plan.pad, tile.reads))[None, None]
-            probes.append(probe(data, padded_NCYX, [section_YX], crop=tile.crop, cell_YX=label_YX > 0))
+            probes.append(probe(data, padded_NCYX, [section_YX], crop=tile.crop, labels=of_section))
     return probes
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from isbi_infer.terminal import exit_codes, require_packages, section_progress
-from isbi_train.config.inputs import LabelKind
+from isbi_train.config.inputs import LabelKindName
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -96,7 +96,7 @@ def augment(
     ] = _DATA,
     labels: Annotated[Path | None, typer.Option(help="Labels of a stack.")] = None,
     labels_are: Annotated[
-        LabelKind, typer.Option(help="What labels above 0 mark: cells, membranes, or ids of cells.")
+        LabelKindName, typer.Option(help="What labels above 0 mark: cells, membranes, or ids of cells.")
     ] = "cell",
     count: Annotated[int, typer.Option(help="Pairs to make.")] = 8820,
     seed: Annotated[int, typer.Option(help="The same seed gives the same pairs.")] = 2012,

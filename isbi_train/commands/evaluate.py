@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from isbi_infer.terminal import exit_codes, require_packages, section_progress
+from isbi_train.config.inputs import LabelKindName
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,8 +34,14 @@ def evaluate(
         ),
     ],
     labels: Annotated[
-        Path, typer.Argument(metavar="LABELS", help="TIFF of the same shape: above 0 = cell, 0 = membrane.")
+        Path, typer.Argument(metavar="LABELS", help="TIFF of labels, of the same shape; see --labels-are.")
     ],
+    labels_are: Annotated[
+        LabelKindName, typer.Option(help="What labels above 0 mark: cells, membranes, or ids of cells.")
+    ] = "cells",
+    ignore: Annotated[
+        float | None, typer.Option(help="Value of labels that nobody knows; left out of the scores.")
+    ] = None,
     image: Annotated[Path | None, typer.Option(help="TIFF to run a model on.")] = None,
     sections: Annotated[
         str,
@@ -59,6 +66,7 @@ def evaluate(
     with exit_codes("isbi-train", debug=debug):
         require_packages("scores", "numba", "skimage", *(["matplotlib"] if plot else []))
         from isbi_infer.volumes import open_stack
+        from isbi_train.data.labels import LabelRule
         from isbi_train.evaluation.evaluate import evaluate as score
 
         if plot:
@@ -73,6 +81,7 @@ def evaluate(
             evaluation = score(
                 prediction,
                 labels,
+                rule=LabelRule.of(labels_are, ignore),
                 image=image,
                 sections=sections,
                 provider=provider,
@@ -94,11 +103,13 @@ def evaluate(
 def _print_tables(evaluation: Evaluation) -> None:
     from rich.console import Console
 
+    from isbi_train.evaluation.evaluate import sections_named
+
     console = Console(highlight=False, markup=False)
     chosen, thinned = evaluation.sections, evaluation.thinned
     with console.capture() as captured:  # rich would take a closed standard output for a failure
         files = f"{evaluation.prediction} against {evaluation.labels}"
-        console.print(f"{files}, sections {chosen.start}:{chosen.stop}", soft_wrap=True)
+        console.print(f"{files}, sections {sections_named(chosen)}", soft_wrap=True)
         for name, scores in (("V_rand", thinned.rand), ("V_info", thinned.info)):
             best = f"{scores.best:.6f} at threshold {scores.best_threshold:.1f}"
             console.print(name, "undefined" if math.isnan(scores.best) else best, style="bold")

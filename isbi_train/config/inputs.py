@@ -10,7 +10,19 @@ from isbi_infer.errors import UsageError
 from isbi_train.config.flags import flag
 
 LabelKind = Literal["cell", "membrane", "instances"]
-LABEL_KINDS: tuple[str, ...] = get_args(LabelKind)
+LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
+KINDS: Mapping[str, LabelKind] = {"cells": "cell", "membranes": "membrane", "ids": "instances"}
+LabelKindName = Literal[
+    "cells", "membranes", "ids", "cell", "membrane", "instances"
+]  # as a user may write it
+
+
+def label_kind(name: str) -> LabelKind:
+    """Return the kind of labels that a user named, in the plural or not; UsageError if there is none of the name."""
+    for kind in LABEL_KINDS:
+        if name == kind or KINDS.get(name) == kind:
+            return kind
+    raise UsageError(f"labels are {name!r}; expected {', '.join(KINDS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +36,9 @@ class Inputs:
     labels : str
         File of its labels, where they do not lie in the folder; empty otherwise.
     labels_are : {"cell", "membrane", "instances"}
-        What they mean.
+        What they mean; "cells", "membranes" and "ids" are the same.
+    ignore : float or None
+        Value of labels that marks what nobody knows: it is left out of losses and scores.
     pixel_size_nm : float or None
         Of the stack, where its file does not say.
     resample_nm : float or None
@@ -44,7 +58,10 @@ class Inputs:
         "", "Folder with train-volume.tif and train-labels.tif (255 = cell), or a stack.", path=True
     )
     labels: str = flag("", "The labels of a stack.", path=True)
-    labels_are: str = flag("cell", "What labels above 0 mean; cell when not given.", choices=LABEL_KINDS)
+    labels_are: str = flag(
+        "cell", "What labels above 0 mean; cells when not given.", choices=(*KINDS, *LABEL_KINDS)
+    )
+    ignore: float | None = flag(None, "Value of labels that is left out of the loss and the scores.")
     pixel_size_nm: float | None = flag(
         None, "Pixel size of the stack in nm, where it does not say.", name="--pixel-size"
     )
@@ -55,8 +72,9 @@ class Inputs:
     sha256: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.labels_are not in LABEL_KINDS:
-            raise UsageError(f"labels_are {self.labels_are!r} is not one of {', '.join(LABEL_KINDS)}")
+        if self.labels_are not in (*KINDS, *LABEL_KINDS):
+            raise UsageError(f"labels_are {self.labels_are!r} is not one of {', '.join(KINDS)}")
+        object.__setattr__(self, "labels_are", label_kind(self.labels_are))
 
     def check_sha256(self, found: Mapping[str, str]) -> None:
         """Raise UsageError where the settings name other contents than were found."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 from isbi_infer.errors import UsageError
-from isbi_train.config.inputs import Inputs, LabelKind
+from isbi_train.config.inputs import Inputs
 from isbi_train.data.labelled import LabelledStack, load_labelled
 
 
@@ -36,7 +35,8 @@ def read_labelled(inputs: Inputs) -> LabelledStack:
     return load_labelled(
         Path(inputs.data),
         labels=Path(inputs.labels) if inputs.labels else None,
-        labels_are=cast("LabelKind", inputs.labels_are),
+        labels_are=inputs.labels_are,
+        ignore=inputs.ignore,
         pixel_size_nm=inputs.pixel_size_nm,
         resample_nm=inputs.resample_nm,
     )

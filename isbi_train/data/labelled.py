@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,20 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.volumes import PixelSize, open_stack
-from isbi_train.config.inputs import LabelKind
-from isbi_train.data.labels import cell_mask, check_annotated
+from isbi_train.data.labels import LabelRule, section_labels, stacked, survey_labels
 from isbi_train.data.omezarr import is_zarr, read_omezarr
-from isbi_train.data.resample import resample_ids, resample_images, resample_labels, resampled_shape
+from isbi_train.data.resample import (
+    resample_ids,
+    resample_ignored,
+    resample_images,
+    resample_labels,
+    resampled_shape,
+)
 
 IMAGES, LABELS = "train-volume.tif", "train-labels.tif"
 
 _SMALLEST_NM, _LARGEST_NM = 0.1, 10_000.0
 _SQUARE = 0.01
-_IDS = 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class LabelledStack:
         True where nothing is known: left out of losses and scores. None where all counts.
     ids_ZYX : ndarray of uint32, shape (Z, Y, X), or None
         Ids of cells, 0 = none; None where the labels hold none.
+    notes : tuple of str
+        What a user must know about the files: what their readers said, and sections that are left out.
     """
 
     image_ZYX: npt.NDArray[np.generic]
@@ -47,17 +53,18 @@ class LabelledStack:
     pixel_size_nm: float | None
     ignored_ZYX: npt.NDArray[np.bool_] | None = None
     ids_ZYX: npt.NDArray[np.uint32] | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_ZYX)
 
     def __getitem__(self, sections: slice | npt.NDArray[np.intp]) -> LabelledStack:
-        return LabelledStack(
-            self.image_ZYX[sections],
-            self.cell_ZYX[sections],
-            self.pixel_size_nm,
-            None if self.ignored_ZYX is None else self.ignored_ZYX[sections],
-            None if self.ids_ZYX is None else self.ids_ZYX[sections],
+        return replace(
+            self,
+            image_ZYX=self.image_ZYX[sections],
+            cell_ZYX=self.cell_ZYX[sections],
+            ignored_ZYX=None if self.ignored_ZYX is None else self.ignored_ZYX[sections],
+            ids_ZYX=None if self.ids_ZYX is None else self.ids_ZYX[sections],
         )
 
     def sha256(self) -> dict[str, str]:
@@ -74,7 +81,8 @@ def load_labelled(
     data: Path,
     *,
     labels: Path | None = None,
-    labels_are: LabelKind = "cell",
+    labels_are: str = "cell",
+    ignore: float | None = None,
     pixel_size_nm: float | None = None,
     resample_nm: float | None = None,
 ) -> LabelledStack:
@@ -87,7 +95,9 @@ def load_labelled(
     labels : Path, optional
         The labels of a stack, a TIFF file or an OME-Zarr folder too; in a folder, instead of ``train-labels.tif``.
     labels_are : {"cell", "membrane", "instances"}
-        What the labels mean, see `isbi_train.data.labels.cell_mask`.
+        What the labels mean, see `isbi_train.data.labels.LabelRule`; "cells", "membranes" and "ids" are the same.
+    ignore : float, optional
+        Value of labels that marks what nobody knows.
     pixel_size_nm : float, optional
         Side of a pixel within a section, in nanometres, where the file does not say it or is wrong.
     resample_nm : float, optional
@@ -97,6 +107,7 @@ def load_labelled(
     Returns
     -------
     LabelledStack
+        Without the sections that nobody annotated, which its notes name.
 
     Raises
     ------
@@ -112,9 +123,15 @@ def load_labelled(
         raise UsageError(
             f"a pixel size of {pixel_size_nm:g} nm is invalid; expected {_SMALLEST_NM:g} to {_LARGEST_NM:g}"
         )
+    rule = LabelRule.of(labels_are, ignore)
     image_path, label_path = _files(data, labels)
-    image_ZYX, size = read_volume(image_path)
-    label_ZYX, _ = read_volume(label_path)
+    image_ZYX, size, image_notes = read_volume(image_path)
+    label_ZYX, _, label_notes = read_volume(label_path)
+    notes = [
+        f"{path}: {note}"
+        for path, said in ((image_path, image_notes), (label_path, label_notes))
+        for note in said
+    ]
     if image_ZYX.shape != label_ZYX.shape:
         raise ImageError(
             f"{label_path} is {label_ZYX.shape}, but its sections {image_path} are {image_ZYX.shape}; "
@@ -125,31 +142,31 @@ def load_labelled(
     from_nm = pixel_size_nm or side_nm(image_path, size)
     shape = resampled_shape(image_ZYX.shape[1:], from_nm, resample_nm) if resample_nm is not None else None
     try:
-        check_annotated(label_ZYX)
+        survey = survey_labels(label_ZYX.__getitem__, range(len(label_ZYX)), rule)
+        if survey.blank:
+            notes.append(f"{label_path}: {survey.note()}")
+            image_ZYX, label_ZYX = (volume[list(survey.annotated)] for volume in (image_ZYX, label_ZYX))
+        found = [section_labels(label_YX, rule) for label_YX in label_ZYX]
         cell_ZYX = (
-            cell_mask(label_ZYX, labels_are)
+            np.stack([each.cell_YX for each in found])
             if shape is None
-            else resample_labels(label_ZYX, labels_are, shape)
+            else resample_labels(label_ZYX, rule.labels_are, shape, ignore)
         )
-        ids_ZYX = _ids(label_ZYX) if labels_are == "instances" else None
     except ImageError as error:
         where = f"{label_path}, resampled to {resample_nm:g} nm" if shape else label_path
         raise ImageError(f"{where}: {error}") from error
-    if shape is None:
-        return LabelledStack(image_ZYX, cell_ZYX, from_nm, ids_ZYX=ids_ZYX)
-    if ids_ZYX is not None:
-        ids_ZYX = resample_ids(ids_ZYX, shape)
-    return LabelledStack(resample_images(image_ZYX, shape), cell_ZYX, resample_nm, ids_ZYX=ids_ZYX)
+    ids_ZYX = stacked(each.ids_YX for each in found)
+    ignored_ZYX = stacked(each.ignored_YX for each in found)
+    if shape is not None:
+        image_ZYX = resample_images(image_ZYX, shape)
+        ids_ZYX = None if ids_ZYX is None else resample_ids(ids_ZYX, shape)
+        ignored_ZYX = None if ignored_ZYX is None else resample_ignored(ignored_ZYX, shape)
+    return LabelledStack(
+        image_ZYX, cell_ZYX, from_nm if shape is None else resample_nm, ignored_ZYX, ids_ZYX, tuple(notes)
+    )
 
 
-def _ids(label_ZYX: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
-    largest = int(label_ZYX.max())
-    if largest >= _IDS:
-        raise ImageError(f"an id is {largest}; expected ids below 2^32; number the cells anew")
-    return label_ZYX.astype(np.uint32)
-
-
-def read_volume(path: Path) -> tuple[npt.NDArray[Any], PixelSize | None]:
+def read_volume(path: Path) -> tuple[npt.NDArray[Any], PixelSize | None, tuple[str, ...]]:
     """Read a stack whole.
 
     Parameters
@@ -163,6 +180,8 @@ def read_volume(path: Path) -> tuple[npt.NDArray[Any], PixelSize | None]:
         Of the stored dtype; a single section has Z = 1.
     pixel_size : PixelSize or None
         None where the file does not say.
+    notes : tuple of str
+        What its reader has to say.
 
     Raises
     ------
@@ -170,9 +189,9 @@ def read_volume(path: Path) -> tuple[npt.NDArray[Any], PixelSize | None]:
         If this is not one whole greyscale stack.
     """
     if is_zarr(path):
-        return read_omezarr(path)
+        return *read_omezarr(path), ()
     with open_stack(path) as stack:
-        return np.stack(list(stack)), stack.pixel_size
+        return np.stack(list(stack)), stack.pixel_size, stack.notes
 
 
 def _files(data: Path, labels: Path | None) -> tuple[Path, Path]:

@@ -73,7 +73,7 @@ def resample_images(image_ZYX: npt.NDArray[Any], shape: tuple[int, int]) -> npt.
 
 
 def resample_labels(
-    label_ZYX: npt.NDArray[Any], labels_are: LabelKind, shape: tuple[int, int]
+    label_ZYX: npt.NDArray[Any], labels_are: LabelKind, shape: tuple[int, int], ignore: float | None = None
 ) -> npt.NDArray[np.bool_]:
     """Bring labels to another size.
 
@@ -90,6 +90,8 @@ def resample_labels(
         What they mean.
     shape : (int, int)
         (Y, X) wanted.
+    ignore : float, optional
+        Value that marks what nobody knows; see `resample_ignored` for what becomes of it.
 
     Returns
     -------
@@ -102,13 +104,30 @@ def resample_labels(
         If the labels are not of this kind, or hold only one class, before or after.
     """
     if labels_are == "instances":
-        return cell_mask(resample_ids(label_ZYX, shape), "instances")
-    cell_ZYX = cell_mask(label_ZYX, labels_are)
+        return cell_mask(resample_ids(label_ZYX, shape), "instances", ignore)
+    cell_ZYX = cell_mask(label_ZYX, labels_are, ignore)
     out_ZYX = np.empty((len(cell_ZYX), *shape), np.bool_)
     for section_YX, out_YX in zip(cell_ZYX, out_ZYX, strict=True):
         out_YX[...] = resample(section_YX, shape) > 0.5
     check_both_classes(out_ZYX, labels_are)
     return out_ZYX
+
+
+def resample_ignored(ignored_ZYX: npt.NDArray[np.bool_], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Bring a mask of ignored pixels to another size: a pixel is ignored if any that it averages is.
+
+    Parameters
+    ----------
+    ignored_ZYX : ndarray of bool, shape (Z, Y, X)
+        True where nobody knows.
+    shape : (int, int)
+        (Y, X) wanted.
+
+    Returns
+    -------
+    ndarray of bool, shape (Z, *shape)
+    """
+    return np.stack([resample(ignored_YX, shape) > 0 for ignored_YX in ignored_ZYX])
 
 
 def resample_ids(ids_ZYX: npt.NDArray[Any], shape: tuple[int, int]) -> npt.NDArray[Any]:

@@ -22,9 +22,9 @@ from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.model.devices import ProviderName
 from isbi_infer.volumes import TiffSource, open_stack
 from isbi_train.data.arrays import ArraySource
-from isbi_train.data.labels import check_scored_labels
+from isbi_train.data.labels import LabelRule, Survey, section_labels, stacked, survey_labels
 from isbi_train.evaluation.predict import MODEL_SUFFIXES, Progress, predict
-from isbi_train.scores.inputs import ScoringInput, cells_of, check_scoring_input
+from isbi_train.scores.inputs import check_scoring_input
 from isbi_train.scores.metrics import (
     AdaptedRand,
     PixelScores,
@@ -47,8 +47,8 @@ class Evaluation:
     ----------
     prediction, labels : str
         The files.
-    sections : range
-        The sections scored, as numbered in the files, from 0.
+    sections : range or tuple of int
+        The sections scored, as numbered in the files, from 0; no range where some between them are not annotated.
     thinned : ThinnedScores
         The challenge's scores.
     pixels : PixelScores
@@ -71,7 +71,7 @@ class Evaluation:
 
     prediction: str
     labels: str
-    sections: range
+    sections: range | tuple[int, ...]
     thinned: ThinnedScores
     pixels: PixelScores
     adapted_rand: AdaptedRand
@@ -94,7 +94,7 @@ class Evaluation:
             {
                 "prediction": self.prediction,
                 "labels": self.labels,
-                "sections": f"{self.sections.start}:{self.sections.stop}",
+                "sections": sections_named(self.sections),
                 **headline(self.thinned),
                 **pixel_figures(self.pixels),
                 "iou_membrane": self.pixels.iou_membrane,
@@ -139,6 +139,7 @@ def evaluate(
     prediction: Path,
     labels: Path,
     *,
+    rule: LabelRule | None = None,
     image: Path | None = None,
     sections: str | slice = ":",
     provider: ProviderName = "auto",
@@ -153,7 +154,9 @@ def evaluate(
         A TIFF with the probability of cell, or a model: ``.onnx`` and ``.pt`` are run by
         :class:`isbi_infer.Segmenter`, ``.pth`` by torch over whole sections, as training validates.
     labels : Path
-        A TIFF of the same shape; zero = membrane, and one value above it = cell.
+        A TIFF of the same shape, with labels as `rule` says.
+    rule : LabelRule
+        What the labels mean; cells when not given. Ids are the segments that splits and mergers are counted of.
     image : Path, optional
         The TIFF to run a model on, at its own pixel size as ``isbi-infer`` does.
     sections : str or slice
@@ -184,43 +187,78 @@ def evaluate(
     stack_path = _stack_path(prediction, image)
     if image is None and pixel_size is not None:
         raise UsageError(f"{prediction}: is not resampled, since it is no model; leave out --pixel-size")
+    rule = rule or LabelRule()
+    chosen: range | tuple[int, ...]
     with open_stack(stack_path) as stack, open_stack(labels) as truth:
         chosen = section_range(sections, truth.sections)
         _check_same_shape(stack, truth)
-        pixels_ZYX, label_ZYX = read_sections(stack, chosen), read_sections(truth, chosen)
         notes = [f"{reader.path}: {note}" for reader in (stack, truth) for note in reader.notes]
-    check_labels(label_ZYX, labels)
+        survey = survey_file(truth, rule, chosen)
+        if survey.blank:
+            chosen = survey.annotated
+            notes.append(f"{labels}: {survey.note()}")
+        read = [section_labels(truth.read(z), rule) for z in chosen]
+        pixels_ZYX = read_sections(stack, chosen)
+    cell_ZYX = np.stack([each.cell_YX for each in read])
+    ids_ZYX = stacked(each.ids_YX for each in read)
+    ignored_ZYX = stacked(each.ignored_YX for each in read)
     if image is None:
         image_ZYX, probability_ZYX = None, pixels_ZYX
     else:
         image_ZYX = pixels_ZYX
-        named_pair(label_ZYX > 0, label_ZYX, str(labels))  # what is wrong with labels shows before any work
         source = ArraySource(image_ZYX, name=str(image), pixel_size=stack.pixel_size, nodata=stack.nodata)
         probability_ZYX, how = predict(
             prediction, source, provider=provider, pixel_size=pixel_size, progress=progress
         )
         notes.extend(how)
-    pair = named_pair(probability_ZYX, label_ZYX, f"{prediction} against {labels}")
+    try:
+        pair = check_scoring_input(probability_ZYX, cell_ZYX, ids=ids_ZYX, ignored=ignored_ZYX)
+    except ImageError as error:
+        raise ImageError(f"{prediction} against {labels}: {error}") from error
     scored = pair.proposal, pair.cell
-    blank = [str(section) for section, cell_YX in zip(chosen, pair.cell, strict=True) if not cell_YX.any()]
-    if blank:
-        notes.append(
-            f"{labels}: no cell in section {', '.join(blank)}, so it has no score, and there is no mean"
-        )
     return Evaluation(
         prediction=str(prediction),
         labels=str(labels),
         sections=chosen,
-        thinned=thinned_scores(*scored),
-        pixels=pixel_scores(*scored),
-        adapted_rand=adapted_rand_error(*scored),
-        variation=variation_of_information(*scored),
-        calibration_error=expected_calibration_error(*scored),
+        thinned=thinned_scores(*scored, ids=ids_ZYX, ignored=ignored_ZYX),
+        pixels=pixel_scores(*scored, ignored=ignored_ZYX),
+        adapted_rand=adapted_rand_error(*scored, ids=ids_ZYX, ignored=ignored_ZYX),
+        variation=variation_of_information(*scored, ids=ids_ZYX, ignored=ignored_ZYX),
+        calibration_error=expected_calibration_error(*scored, ignored=ignored_ZYX),
         probability_ZYX=pair.proposal,
         cell_ZYX=pair.cell,
         image_ZYX=image_ZYX,
         notes=(*notes, *pair.notes),
     )
+
+
+def survey_file(truth: TiffSource, rule: LabelRule, sections: Sequence[int]) -> Survey:
+    """Look at the labels of some sections of an open stack; ImageError, naming the file, if they are no labels.
+
+    Parameters
+    ----------
+    truth : TiffSource
+        The labels.
+    rule : LabelRule
+        What they mean.
+    sections : sequence of int
+        Which.
+
+    Returns
+    -------
+    Survey
+    """
+    try:
+        return survey_labels(truth.read, sections, rule)
+    except ImageError as error:
+        raise error if str(truth.path) in str(error) else ImageError(f"{truth.path}: {error}") from error
+
+
+def sections_named(sections: Sequence[int]) -> str:
+    """Name sections: "25:30", or "25,26,28" where they are no range."""
+    if isinstance(sections, range):
+        return f"{sections.start}:{sections.stop}"
+    return ",".join(map(str, sections))
 
 
 def section_range(sections: str | slice, count: int) -> range:
@@ -314,23 +352,6 @@ def _check_same_shape(stack: TiffSource, truth: TiffSource) -> None:
 def read_sections(stack: TiffSource, sections: Sequence[int]) -> npt.NDArray[Any]:
     """Read some sections of an open stack as one array, shape (Z, Y, X)."""
     return np.stack([stack.read(section) for section in sections])
-
-
-def check_labels(label_ZYX: npt.NDArray[Any], labels: Path) -> None:
-    """Raise ImageError, naming the file, where labels are no numbers or hold more than cell and membrane."""
-    try:
-        cells_of(label_ZYX)
-        check_scored_labels(label_ZYX)
-    except ImageError as error:
-        raise ImageError(f"{labels}: {error}") from error
-
-
-def named_pair(probability_ZYX: npt.NDArray[Any], label_ZYX: npt.NDArray[Any], files: str) -> ScoringInput:
-    """Check a pair as :func:`isbi_train.scores.inputs.check_scoring_input` does, naming the files in its errors."""
-    try:
-        return check_scoring_input(probability_ZYX, label_ZYX)
-    except ImageError as error:
-        raise ImageError(f"{files}: {error}") from error
 
 
 def without_nan(value: Any) -> Any:

@@ -13,25 +13,37 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError
 from isbi_infer.volumes import TiffSource, open_stack
-from isbi_train.evaluation.evaluate import check_labels, headline, pixel_figures, without_nan
-from isbi_train.scores.inputs import Level, cells_of, check_polarity, checked_probabilities, doubts, level_of
+from isbi_train.data.labels import LabelRule, Survey, section_labels
+from isbi_train.evaluation.evaluate import headline, pixel_figures, survey_file, without_nan
+from isbi_train.scores.inputs import Level, checked_probabilities, doubts, level_of
 from isbi_train.scores.metrics import Agreement, above, agreement, pixel_agreement
 from isbi_train.scores.thinned import ThinnedScorer, cores
 
 _THRESHOLD = 0.5  # of the scores pixel by pixel
 
 
-def label_scorer(labels: Path, shape: tuple[int, ...], *, membrane: bool) -> LabelScorer:
+def label_scorer(
+    labels: Path,
+    shape: tuple[int, ...],
+    *,
+    membrane: bool,
+    labels_are: str = "cells",
+    ignore: float | None = None,
+) -> LabelScorer:
     """Open and check labels before anything is segmented.
 
     Parameters
     ----------
     labels : Path
-        A TIFF; zero = membrane, and one value above it = cell.
+        A TIFF.
     shape : tuple of int
         Of the stack that will be segmented, (Y, X) or (Z, Y, X).
     membrane : bool
         Whether 1 means membrane in what will be scored.
+    labels_are : {"cells", "membranes", "ids"}
+        What the labels mean, see `isbi_train.data.labels.LabelRule`.
+    ignore : float, optional
+        Value of labels that marks what nobody knows.
 
     Returns
     -------
@@ -41,8 +53,11 @@ def label_scorer(labels: Path, shape: tuple[int, ...], *, membrane: bool) -> Lab
     Raises
     ------
     ImageError
-        If the labels cannot be read, have another shape, are mostly membrane or hold more than two values.
+        If the labels cannot be read, have another shape, or are not of this kind.
+    UsageError
+        If there is no such kind.
     """
+    rule = LabelRule.of(labels_are, ignore)
     truth = open_stack(labels)
     try:
         if truth.shape != shape:
@@ -50,16 +65,8 @@ def label_scorer(labels: Path, shape: tuple[int, ...], *, membrane: bool) -> Lab
                 f"{labels}: the labels have shape {truth.shape}, the stack has {shape}; expected the same shape: "
                 "give the labels of this very stack"
             )
-        cells, values = 0, set()
-        for z in range(truth.sections):
-            cells += int(np.count_nonzero(_cells(truth, z)))
-            values.update(np.unique(truth.read(z)).tolist())
-        check_labels(np.array(sorted(values)), labels)
-        try:
-            check_polarity(cells, truth.sections * truth.height * truth.width)
-        except ImageError as error:
-            raise ImageError(f"{labels}: {error}") from error
-        return LabelScorer(truth, membrane=membrane)
+        survey = survey_file(truth, rule, range(truth.sections))
+        return LabelScorer(truth, rule, survey, membrane=membrane)
     except BaseException:
         truth.close()
         raise
@@ -75,16 +82,21 @@ class LabelScorer:
     ----------
     truth : TiffSource
         The labels; closed with the scorer.
+    rule : LabelRule
+        What they mean.
+    survey : Survey
+        Which of them are annotated; only these are scored.
     membrane : bool
         Whether 1 means membrane in the sections.
     """
 
-    def __init__(self, truth: TiffSource, *, membrane: bool) -> None:
-        self._truth, self._membrane = truth, membrane
-        self._thinned = ThinnedScorer(truth.sections)
+    def __init__(self, truth: TiffSource, rule: LabelRule, survey: Survey, *, membrane: bool) -> None:
+        self._truth, self._rule, self._survey, self._membrane = truth, rule, survey, membrane
+        self._numbers = {z: number for number, z in enumerate(survey.annotated)}
+        self._thinned = ThinnedScorer(len(survey.annotated))
         self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="scorer")
         self._room = threading.Semaphore(cores())
-        self._found: dict[int, Future[tuple[Agreement, Level]]] = {}
+        self._found: dict[int, Future[tuple[Agreement, Level] | None]] = {}
 
     def add(self, z: int, result_YX: npt.NDArray[Any]) -> None:
         """Take a section to be scored; each once, in any order.
@@ -129,8 +141,12 @@ class LabelScorer:
         missing = self._truth.sections - len(self._found)
         if missing:
             raise ValueError(f"{missing} of {self._truth.sections} sections were not added")
-        parts = [self._found[z].result() for z in range(self._truth.sections)]
-        notes = doubts([level for _, level in parts])
+        found = [self._found[z].result() for z in range(self._truth.sections)]
+        parts = [part for part in found if part is not None]
+        notes = tuple(f"{self._truth.path}: {note}" for note in self._truth.notes)
+        if self._survey.blank:
+            notes += (f"{self._truth.path}: {self._survey.note()}",)
+        notes += doubts([level for _, level in parts])
         thinned = self._thinned.scores(notes)
         pixels = pixel_agreement([pixel for pixel, _ in parts], _THRESHOLD, notes)
         plain: dict[str, Any] = without_nan(
@@ -138,16 +154,22 @@ class LabelScorer:
         )
         return plain
 
-    def _score(self, z: int, result_YX: npt.NDArray[Any]) -> tuple[Agreement, Level]:
+    def _score(self, z: int, result_YX: npt.NDArray[Any]) -> tuple[Agreement, Level] | None:
         one = result_YX.dtype.type(255 if result_YX.dtype == np.uint8 else 1)
         stored_YX = (one - result_YX if self._membrane else result_YX) / np.float32(one)
         try:
             proposal_YX, _ = checked_probabilities(stored_YX)
         except ImageError as error:
             raise ImageError(f"section {z} of the result: {error}") from error
-        cell_YX = _cells(self._truth, z)
-        self._thinned.add(z, proposal_YX, cell_YX)
-        return agreement(above(proposal_YX, _THRESHOLD), cell_YX), level_of(proposal_YX, cell_YX)
+        if z not in self._numbers:
+            return None
+        labels = section_labels(self._truth.read(z), self._rule)
+        cell_YX, counted_YX = labels.cell_YX, None if labels.ignored_YX is None else ~labels.ignored_YX
+        self._thinned.add(self._numbers[z], proposal_YX, cell_YX, labels.ids_YX)
+        return (
+            agreement(above(proposal_YX, _THRESHOLD), cell_YX, counted_YX),
+            level_of(proposal_YX, cell_YX, counted_YX),
+        )
 
     def close(self) -> None:
         """End the threads and release the labels."""
@@ -161,10 +183,3 @@ class LabelScorer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _cells(truth: TiffSource, z: int) -> npt.NDArray[np.bool_]:
-    try:
-        return cells_of(truth.read(z))
-    except ImageError as error:
-        raise error if str(truth.path) in str(error) else ImageError(f"{truth.path}: {error}") from error

@@ -24,16 +24,28 @@ class ScoringInput:
         Probability of cell, in [0, 1].
     cell : bool array, shape (sections, rows, columns)
         Where the labels say cell.
+    ids : uint32 array of this shape, or None
+        The ground truth's segments, 0 = none; None where they are the 4-connected components of `cell`.
+    counted : bool array of this shape, or None
+        False where nobody knows; None where every pixel counts.
     notes : tuple of str
         What was assumed about the input, for the caller to print.
     """
 
     proposal: np.ndarray
     cell: np.ndarray
+    ids: np.ndarray | None
+    counted: np.ndarray | None
     notes: tuple[str, ...]
 
 
-def check_scoring_input(probabilities: ArrayLike, labels: ArrayLike) -> ScoringInput:
+def check_scoring_input(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    *,
+    ids: ArrayLike | None = None,
+    ignored: ArrayLike | None = None,
+) -> ScoringInput:
     """Refuse what cannot be scored, and bring the rest to one form.
 
     Parameters
@@ -42,6 +54,10 @@ def check_scoring_input(probabilities: ArrayLike, labels: ArrayLike) -> ScoringI
         Probability of cell: float in [0, 1], uint8 (divided by 255 as float32) or bool.
     labels : array of the same shape
         Above zero = cell, zero = membrane.
+    ids : array of integers, same shape, optional
+        The ground truth's segments, 0 = none.
+    ignored : bool array, same shape, optional
+        True where nobody knows.
 
     Returns
     -------
@@ -57,12 +73,24 @@ def check_scoring_input(probabilities: ArrayLike, labels: ArrayLike) -> ScoringI
     found, truth = np.asarray(probabilities), np.asarray(labels)
     _check_shapes(found, truth)
     cell = cells_of(truth)
-    check_polarity(int(np.count_nonzero(cell)), cell.size)
+    segments, counted = None, None
+    if ignored is not None:
+        counted = ~np.asarray(ignored, np.bool_)
+        _check_shapes(found, counted)
+        cell = cell & counted
+    if ids is not None:
+        segments = np.asarray(ids)
+        _check_shapes(found, segments)
+        segments = np.where(counted, segments, 0) if counted is not None else segments
+    check_polarity(
+        int(np.count_nonzero(cell)), cell.size if counted is None else int(np.count_nonzero(counted))
+    )
     proposal, notes = checked_probabilities(found)
-    notes += doubts([level_of(proposal, cell)])
+    notes += doubts([level_of(proposal, cell, counted)])
+    parts = proposal, cell, segments, counted
     if found.ndim == 2:
-        return ScoringInput(proposal[None], cell[None], notes)
-    return ScoringInput(proposal, cell, notes)
+        return ScoringInput(*(None if part is None else part[None] for part in parts), notes)  # type: ignore[arg-type]
+    return ScoringInput(*parts, notes)
 
 
 def optional_module(name: str) -> Any:
@@ -143,7 +171,7 @@ def check_polarity(cells: int, pixels: int) -> None:
     cells, pixels : int
         How many pixels of the whole stack are cell, and how many there are.
     """
-    membrane = 1.0 - cells / pixels
+    membrane = 1.0 - cells / pixels if pixels else 0.0
     if membrane > 0.5:
         raise ImageError(
             f"{membrane:.1%} of the labels are membrane; expected less than half, as above 0 = cell and "
@@ -223,8 +251,10 @@ class Level:
     membranes: int
 
 
-def level_of(proposal: np.ndarray, cell: np.ndarray) -> Level:
-    """Measure a section or a stack; `proposal` is in [0, 1] and `cell` bool, of one shape."""
+def level_of(proposal: np.ndarray, cell: np.ndarray, counted: np.ndarray | None = None) -> Level:
+    """Measure a section or a stack; `proposal` is in [0, 1], `cell` and `counted` bool, of one shape."""
+    if counted is not None:
+        proposal, cell = proposal[counted], cell[counted]
     cells = int(np.count_nonzero(cell))
     return Level(
         binary=bool(np.all((proposal == 0) | (proposal == 1))),

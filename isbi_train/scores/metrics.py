@@ -106,7 +106,13 @@ class VariationOfInformation:
         return self.splits + self.mergers
 
 
-def pixel_scores(probabilities: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> PixelScores:
+def pixel_scores(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    threshold: float = 0.5,
+    *,
+    ignored: ArrayLike | None = None,
+) -> PixelScores:
     """Compare pixel by pixel at one threshold.
 
     Parameters
@@ -117,6 +123,8 @@ def pixel_scores(probabilities: ArrayLike, labels: ArrayLike, threshold: float =
         Above zero = cell, zero = membrane.
     threshold : float
         In [0, 1].
+    ignored : bool array, same shape, optional
+        True where nobody knows: such pixels do not count.
 
     Returns
     -------
@@ -130,8 +138,8 @@ def pixel_scores(probabilities: ArrayLike, labels: ArrayLike, threshold: float =
     UsageError
         If the threshold lies outside [0, 1].
     """
-    pair, found = _segmented(probabilities, labels, threshold)
-    return pixel_agreement([agreement(found, pair.cell)], threshold, pair.notes)
+    pair, found = _segmented(probabilities, labels, threshold, None, ignored)
+    return pixel_agreement([agreement(found, pair.cell, pair.counted)], threshold, pair.notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +151,10 @@ class Agreement:
     pixels: int
 
 
-def agreement(found: np.ndarray, truth: np.ndarray) -> Agreement:
-    """Count where two bool arrays of one shape, True = cell, agree."""
+def agreement(found: np.ndarray, truth: np.ndarray, counted: np.ndarray | None = None) -> Agreement:
+    """Count where two bool arrays of one shape, True = cell, agree; only where `counted`, if given, is True."""
+    if counted is not None:
+        found, truth = found[counted], truth[counted]
     both_cell = int(np.count_nonzero(found & truth))
     return Agreement(both_cell, int(np.count_nonzero(~(found | truth))), truth.size)
 
@@ -180,7 +190,14 @@ def pixel_agreement(sections: Sequence[Agreement], threshold: float, notes: tupl
     )
 
 
-def adapted_rand_error(probabilities: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> AdaptedRand:
+def adapted_rand_error(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    threshold: float = 0.5,
+    *,
+    ids: ArrayLike | None = None,
+    ignored: ArrayLike | None = None,
+) -> AdaptedRand:
     """Adapted Rand error of the 4-connected components, as scikit-image defines it.
 
     Pixels that the labels call membrane do not count. Membrane of the proposal is one segment more.
@@ -189,6 +206,8 @@ def adapted_rand_error(probabilities: ArrayLike, labels: ArrayLike, threshold: f
     ----------
     probabilities, labels, threshold
         As for :func:`pixel_scores`.
+    ids, ignored
+        As for :func:`thinned_scores`.
 
     Returns
     -------
@@ -202,10 +221,10 @@ def adapted_rand_error(probabilities: ArrayLike, labels: ArrayLike, threshold: f
     DependencyError
         If scikit-image is not installed.
     """
-    pair, found = _segmented(probabilities, labels, threshold)
+    pair, found = _segmented(probabilities, labels, threshold, ids, ignored)
     metrics = optional_module("skimage.metrics")
     rows = []
-    for truth_YX, found_YX in zip(_components(pair.cell), _components(found), strict=True):
+    for truth_YX, found_YX in zip(_segments(pair), _components(found), strict=True):
         if not truth_YX.any():
             rows.append((math.nan, math.nan, math.nan))
             continue
@@ -218,7 +237,12 @@ def adapted_rand_error(probabilities: ArrayLike, labels: ArrayLike, threshold: f
 
 
 def variation_of_information(
-    probabilities: ArrayLike, labels: ArrayLike, threshold: float = 0.5
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    threshold: float = 0.5,
+    *,
+    ids: ArrayLike | None = None,
+    ignored: ArrayLike | None = None,
 ) -> VariationOfInformation:
     """Variation of information of the 4-connected components, as scikit-image defines it.
 
@@ -228,6 +252,8 @@ def variation_of_information(
     ----------
     probabilities, labels, threshold
         As for :func:`pixel_scores`.
+    ids, ignored
+        As for :func:`thinned_scores`.
 
     Returns
     -------
@@ -245,10 +271,10 @@ def variation_of_information(
     ----------
     Meilă 2007, Journal of Multivariate Analysis 98:873-895.
     """
-    pair, found = _segmented(probabilities, labels, threshold)
+    pair, found = _segmented(probabilities, labels, threshold, ids, ignored)
     metrics = optional_module("skimage.metrics")
     rows = []
-    for truth_YX, found_YX in zip(_components(pair.cell), _components(found), strict=True):
+    for truth_YX, found_YX in zip(_segments(pair), _components(found), strict=True):
         if not truth_YX.any():
             rows.append((math.nan, math.nan))
             continue
@@ -258,7 +284,9 @@ def variation_of_information(
     return VariationOfInformation(splits=splits, mergers=mergers, notes=pair.notes)
 
 
-def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
+def expected_calibration_error(
+    probabilities: ArrayLike, labels: ArrayLike, bins: int = 15, *, ignored: ArrayLike | None = None
+) -> float:
     """Mean distance between the probability of cell and how often it is cell.
 
     Pixels are put into equal bins of their probability of cell; the distance between mean probability and
@@ -266,7 +294,7 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins
 
     Parameters
     ----------
-    probabilities, labels
+    probabilities, labels, ignored
         As for :func:`pixel_scores`.
     bins : int
         At least 1.
@@ -289,19 +317,24 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins
     """
     if bins < 1:
         raise UsageError(f"bins is {bins}; expected at least 1")
-    pair = check_scoring_input(probabilities, labels)
-    p = pair.proposal.ravel().astype(np.float64)
+    pair = check_scoring_input(probabilities, labels, ignored=ignored)
+    every = slice(None) if pair.counted is None else pair.counted.ravel()
+    p = pair.proposal.ravel()[every].astype(np.float64)
     index = np.minimum((p * bins).astype(np.intp), bins - 1)
-    surplus = np.bincount(index, weights=p - pair.cell.ravel(), minlength=bins)
+    surplus = np.bincount(index, weights=p - pair.cell.ravel()[every], minlength=bins)
     return math.fsum(np.abs(surplus)) / p.size
 
 
 def _segmented(
-    probabilities: ArrayLike, labels: ArrayLike, threshold: float
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    threshold: float,
+    ids: ArrayLike | None,
+    ignored: ArrayLike | None,
 ) -> tuple[ScoringInput, np.ndarray]:
     if not 0 <= threshold <= 1:
         raise UsageError(f"threshold is {threshold}; expected a number in [0, 1]")
-    pair = check_scoring_input(probabilities, labels)
+    pair = check_scoring_input(probabilities, labels, ids=ids, ignored=ignored)
     return pair, above(pair.proposal, threshold)
 
 
@@ -309,6 +342,16 @@ def above(proposal: np.ndarray, threshold: float) -> np.ndarray:
     """Return where probabilities are cell at a threshold."""
     # a Python float would be rounded to the array's float32
     return np.asarray(proposal > np.float64(threshold))
+
+
+def _segments(pair: ScoringInput) -> list[np.ndarray]:
+    """Return the ground truth's segments of each section, 0 = none."""
+    if pair.ids is None:
+        return _components(pair.cell)
+    return [
+        np.unique(ids_YX, return_inverse=True)[1].reshape(ids_YX.shape) + (ids_YX.min() > 0)
+        for ids_YX in pair.ids
+    ]
 
 
 def _components(cell_ZYX: np.ndarray) -> list[np.ndarray]:

@@ -153,7 +153,12 @@ class ThinnedScores:
 
 
 def thinned_scores(
-    probabilities: ArrayLike, labels: ArrayLike, *, workers: int | None = None
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    *,
+    ids: ArrayLike | None = None,
+    ignored: ArrayLike | None = None,
+    workers: int | None = None,
 ) -> ThinnedScores:
     """Score a stack as the ISBI 2012 challenge does.
 
@@ -163,6 +168,10 @@ def thinned_scores(
         Probability of cell: float16, float32 or float64 in [0, 1]; uint8 is divided by 255, bool is 0 and 1.
     labels : array of the same shape
         Above zero = cell, zero = membrane.
+    ids : array of integers, same shape, optional
+        Ids of cells, 0 = none: the segments to compare with, in place of the components of `labels`.
+    ignored : bool array, same shape, optional
+        True where nobody knows: such pixels belong to no segment of the ground truth.
     workers : int, optional
         Sections scored at the same time. By default one for each core this process may use; 1 starts no
         thread. The result is the same for any number.
@@ -188,16 +197,17 @@ def thinned_scores(
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}; expected at least 1, or None for one per core")
-    pair = check_scoring_input(probabilities, labels)
+    pair = check_scoring_input(probabilities, labels, ids=ids, ignored=ignored)
     sections = len(pair.cell)
+    ids_of = [None] * sections if pair.ids is None else list(pair.ids)
     scorer = ThinnedScorer(sections)
     threads = min(sections, cores() if workers is None else workers)
     if threads == 1:
         for z in range(sections):
-            scorer.add(z, pair.proposal[z], pair.cell[z])
+            scorer.add(z, pair.proposal[z], pair.cell[z], ids_of[z])
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(scorer.add, range(sections), pair.proposal, pair.cell))
+            list(pool.map(scorer.add, range(sections), pair.proposal, pair.cell, ids_of))
     return scorer.scores(pair.notes)
 
 
@@ -221,7 +231,9 @@ class ThinnedScorer:
         self._counts = np.empty((sections, len(THRESHOLDS), 3), np.int64)
         self._blank = np.zeros(sections, np.bool_)
 
-    def add(self, z: int, proposal_YX: np.ndarray, cell_YX: np.ndarray) -> None:
+    def add(
+        self, z: int, proposal_YX: np.ndarray, cell_YX: np.ndarray, ids_YX: np.ndarray | None = None
+    ) -> None:
         """Score a section; several threads may score different ones at the same time.
 
         Parameters
@@ -232,9 +244,11 @@ class ThinnedScorer:
             Probability of cell, in [0, 1].
         cell_YX : bool array of the same shape
             Where the labels say cell.
+        ids_YX : array of integers, same shape, optional
+            Ids of cells, 0 = none: the segments, in place of the components of `cell_YX`.
         """
-        _score_section(proposal_YX, cell_YX, self._scores[z], self._counts[z])
-        self._blank[z] = not cell_YX.any()
+        _score_section(proposal_YX, cell_YX, ids_YX, self._scores[z], self._counts[z])
+        self._blank[z] = not (cell_YX if ids_YX is None else ids_YX).any()
 
     def scores(self, notes: tuple[str, ...] = ()) -> ThinnedScores:
         """Return the scores, after all sections were added.
@@ -259,14 +273,20 @@ class ThinnedScorer:
 
 
 def _score_section(
-    proposal_YX: np.ndarray, cell_YX: np.ndarray, scores: np.ndarray, counts: np.ndarray
+    proposal_YX: np.ndarray,
+    cell_YX: np.ndarray,
+    ids_YX: np.ndarray | None,
+    scores: np.ndarray,
+    counts: np.ndarray,
 ) -> None:
     """Fill one section's rows of the scores, shape (thresholds, 6), and counts, shape (thresholds, 3)."""
     from isbi_train.scores.overlap import overlap_scores
-    from isbi_train.scores.thinning import LINE, flood, levels, segment_runs
+    from isbi_train.scores.thinning import LINE, flood, id_runs, levels, segment_runs
 
     rows, columns = cell_YX.shape
-    start, stop, first = segment_runs(np.ascontiguousarray(cell_YX, np.uint8))
+    start, stop, first = (
+        segment_runs(np.ascontiguousarray(cell_YX, np.uint8)) if ids_YX is None else id_runs(ids_YX)
+    )
     level_XY = levels(np.ascontiguousarray(proposal_YX.T), np.array(THRESHOLDS))
     occurs = np.bincount(level_XY.ravel(), minlength=len(THRESHOLDS) + 1) > 0
     labels = np.full((columns + 2) * (rows + 2), LINE, np.int32)

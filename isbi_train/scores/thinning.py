@@ -171,6 +171,33 @@ def segment_runs(cell_YX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return start, stop, first[:-1]
 
 
+def id_runs(ids_YX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """List the pixels of each id as runs of the transposed, framed array, as `segment_runs` does for components.
+
+    Parameters
+    ----------
+    ids_YX : array of integers, shape (rows, columns)
+        Ids of cells, 0 = none. An id is one segment, whether it is in one piece or not.
+
+    Returns
+    -------
+    start, stop : int32 arrays, shape (runs,)
+        First index of each run, and the one after its last, grouped by id.
+    first : int32 array, shape (ids + 1,)
+        ``first[i]:first[i + 1]`` are the runs of the id that is the i-th in ascending order.
+    """
+    framed = np.pad(ids_YX.T, 1).ravel()
+    changes = np.flatnonzero(framed[1:] != framed[:-1]) + 1
+    start, stop = changes[:-1], changes[1:]
+    held = framed[start] != 0
+    start, stop = start[held], stop[held]
+    order = np.argsort(framed[start], kind="stable")
+    start, stop = start[order], stop[order]
+    _, counts = np.unique(framed[start], return_counts=True)
+    first = np.concatenate(([0], np.cumsum(counts)))
+    return start.astype(np.int32), stop.astype(np.int32), first.astype(np.int32)
+
+
 @compiled()
 def flood(
     level_XY: np.ndarray, floor: int, labels: np.ndarray, parent: np.ndarray, queue: np.ndarray

@@ -208,7 +208,7 @@ def read_unlabelled(
     UsageError
         If a held-out section is among them, or they must be resampled and their pixel size is not known.
     """
-    image_ZYX, size = read_volume(path)
+    image_ZYX, size, _ = read_volume(path)
     from_nm = side_nm(path, size) or pixel_size_nm
     to_nm = stack.pixel_size_nm
     if to_nm is not None and (from_nm is not None or resample_nm is not None):
