@@ -15,12 +15,13 @@ from isbi_infer.volumes import PixelSize, open_stack
 from isbi_train.config.inputs import LabelKind
 from isbi_train.data.labels import cell_mask, check_annotated
 from isbi_train.data.omezarr import is_zarr, read_omezarr
-from isbi_train.data.resample import resample_images, resample_labels, resampled_shape
+from isbi_train.data.resample import resample_ids, resample_images, resample_labels, resampled_shape
 
 IMAGES, LABELS = "train-volume.tif", "train-labels.tif"
 
 _SMALLEST_NM, _LARGEST_NM = 0.1, 10_000.0
 _SQUARE = 0.01
+_IDS = 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +126,27 @@ def load_labelled(
     shape = resampled_shape(image_ZYX.shape[1:], from_nm, resample_nm) if resample_nm is not None else None
     try:
         check_annotated(label_ZYX)
-        if shape is None:
-            return LabelledStack(image_ZYX, cell_mask(label_ZYX, labels_are), from_nm)
-        cell_ZYX = resample_labels(label_ZYX, labels_are, shape)
+        cell_ZYX = (
+            cell_mask(label_ZYX, labels_are)
+            if shape is None
+            else resample_labels(label_ZYX, labels_are, shape)
+        )
+        ids_ZYX = _ids(label_ZYX) if labels_are == "instances" else None
     except ImageError as error:
         where = f"{label_path}, resampled to {resample_nm:g} nm" if shape else label_path
         raise ImageError(f"{where}: {error}") from error
-    return LabelledStack(resample_images(image_ZYX, shape), cell_ZYX, resample_nm)
+    if shape is None:
+        return LabelledStack(image_ZYX, cell_ZYX, from_nm, ids_ZYX=ids_ZYX)
+    if ids_ZYX is not None:
+        ids_ZYX = resample_ids(ids_ZYX, shape)
+    return LabelledStack(resample_images(image_ZYX, shape), cell_ZYX, resample_nm, ids_ZYX=ids_ZYX)
+
+
+def _ids(label_ZYX: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    largest = int(label_ZYX.max())
+    if largest >= _IDS:
+        raise ImageError(f"an id is {largest}; expected ids below 2^32; number the cells anew")
+    return label_ZYX.astype(np.uint32)
 
 
 def read_volume(path: Path) -> tuple[npt.NDArray[Any], PixelSize | None]:

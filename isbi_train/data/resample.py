@@ -102,16 +102,32 @@ def resample_labels(
         If the labels are not of this kind, or hold only one class, before or after.
     """
     if labels_are == "instances":
-        rows, columns = (
-            _centres(size, count) for size, count in zip(label_ZYX.shape[1:], shape, strict=True)
-        )
-        return cell_mask(label_ZYX[:, rows[:, None], columns], "instances")
+        return cell_mask(resample_ids(label_ZYX, shape), "instances")
     cell_ZYX = cell_mask(label_ZYX, labels_are)
     out_ZYX = np.empty((len(cell_ZYX), *shape), np.bool_)
     for section_YX, out_YX in zip(cell_ZYX, out_ZYX, strict=True):
         out_YX[...] = resample(section_YX, shape) > 0.5
     check_both_classes(out_ZYX, labels_are)
     return out_ZYX
+
+
+def resample_ids(ids_ZYX: npt.NDArray[Any], shape: tuple[int, int]) -> npt.NDArray[Any]:
+    """Bring ids to another size: a pixel has the id at its centre.
+
+    Parameters
+    ----------
+    ids_ZYX : ndarray of integers, shape (Z, Y, X)
+        Ids.
+    shape : (int, int)
+        (Y, X) wanted.
+
+    Returns
+    -------
+    ndarray of the same dtype, shape (Z, *shape)
+    """
+    rows, columns = (_centres(size, count) for size, count in zip(ids_ZYX.shape[1:], shape, strict=True))
+    found_ZYX: npt.NDArray[Any] = ids_ZYX[:, rows[:, None], columns]
+    return found_ZYX
 
 
 def _centres(size: int, count: int) -> npt.NDArray[np.intp]:
