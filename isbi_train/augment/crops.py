@@ -35,7 +35,6 @@ from isbi_train.augment.windows import sample_sections
 from isbi_train.config import AugmentConfig
 
 ALL = slice(None)
-_ALL_OF_IT = 0.999  # of what a pixel is interpolated from
 
 
 def affine_matrices(n: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
@@ -201,8 +200,8 @@ def random_crops(
     kept : slice
         Compute only these of the N crops; they do not depend on which others are kept.
     counted : bool
-        Whether the last map says which pixels count, 1 or 0. A pixel of a crop counts where all that it is made of
-        does, and where no canvas is drawn.
+        Whether the last map says which pixels count, 1 or 0, and the labels of the others are 0. A pixel of a crop
+        counts where more than half of what it is made of does and no canvas is drawn, and has the label of that half.
 
     Returns
     -------
@@ -221,7 +220,9 @@ def random_crops(
         sampled = F.grid_sample(both, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     else:
         sampled = sample_sections(list(zip(images, maps, strict=True))[kept], grid)
-    image, label, others = sampled[:, :1], (sampled[:, 1:2] > 0.5).to(sampled.dtype), sampled[:, 2:]
+    image, others = sampled[:, :1], sampled[:, 2:]
+    half = others[:, -1:] / 2 if counted else 0.5
+    label = (sampled[:, 1:2] > half).to(sampled.dtype)
     for darkening_NYX in (
         folds.darkening_NYX if folds else None,
         draw_dirt(n, crop, config, generator),
@@ -240,7 +241,7 @@ def random_crops(
         share_NYX, sigma_N = blurred
         image = defocus(image, share_NYX[kept], sigma_N[kept], math.ceil(3 * config.defocus_px))
     image = vary_intensity(image, config, generator, n=n, kept=kept)
-    counts_NCYX = others[:, -1:] > _ALL_OF_IT if counted else None
+    counts_NCYX = others[:, -1:] > 0.5 if counted else None
     canvas = draw_canvas(n, crop, config, generator)
     if canvas is not None:
         canvas_NCYX = canvas[0][kept, None].to(device)

@@ -68,7 +68,7 @@ class TrainConfig(Plain):
         Width of the membranes that are drawn where cells with ids meet; 0 leaves labels as they are read. See
         `isbi_train.data.borders`.
     ignore_band_nm : float
-        Width of a band along the borders of membranes that is left out of the loss; 0 leaves out nothing.
+        Width of a band beside membranes, on the side of the cells, that is left out of the loss; 0 leaves out nothing.
     validated_sections : int
         How many held-out sections of each stack are scored by a validation, spread evenly; 0 scores all, and the end of
         a run does.

@@ -1,4 +1,4 @@
-"""Membranes of one width out of ids, and a band around borders that nobody is asked about.
+"""Membranes of one width out of ids, and a band beside them that nobody is asked about.
 
 Annotators draw membranes of different widths. What ids say without doubt is the line along which two cells part, so
 membranes are drawn along it, in nanometres::
@@ -121,20 +121,22 @@ def distance_to_lines(ids_YX: Ids) -> npt.NDArray[np.float32]:
 
 
 def band(cell_YX: Mask, width_px: float) -> Mask:
-    """Return the pixels within half a width of a border between cell and membrane, either way.
+    """Return the pixels of cells that are so near to a membrane that it may be as wide as to hold them.
+
+    Those of membranes stay: where a section is shown small, they are all that is left of a thin one.
 
     Parameters
     ----------
     cell_YX : ndarray of bool, shape (Y, X)
         True = cell interior.
     width_px : float
-        Of the band, in pixels.
+        How far from the border, in pixels.
 
     Returns
     -------
     ndarray of bool, shape (Y, X)
     """
-    found_YX: Mask = distance_to_lines(cell_YX.astype(np.uint8)) <= width_px / 2
+    found_YX: Mask = cell_YX & (distance_to_lines(cell_YX.astype(np.uint8)) <= width_px)
     return found_YX
 
 

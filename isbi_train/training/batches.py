@@ -141,6 +141,7 @@ def bring_sections(
         counted_Z1YX = np.ones_like(maps_ZKYX[:, :1])
         if training.ignored_ZYX is not None:
             counted_Z1YX[: len(training), 0] = ~training.ignored_ZYX
+        maps_ZKYX[:, :1] *= counted_Z1YX  # that no label is interpolated from what does not count
         maps_ZKYX = np.concatenate((maps_ZKYX, counted_Z1YX), axis=1)
     maps = torch.from_numpy(maps_ZKYX)
     weight_scale = mean_weight(maps, train.membrane_weight)
