@@ -3,7 +3,9 @@
 A limit is a best: the fastest of several libraries, sizes and repeats. A product of two square matrices of side n
 counts 2 n^3 operations, and a copy counts what it reads and what it writes. With all cores, each core computes a
 product of its own at the same time as the others, as this project's workers do; nobody waits for anybody. Libraries:
-ONNX Runtime's MatMul (fp32) and MatMulInteger (uint8 x int8), NumPy (fp32), torch.mm (bf16) and torch._int_mm (int8).
+ONNX Runtime's MatMul (fp32) and MatMulInteger (uint8 x int8), NumPy (fp32), torch.mm (bf16), torch._int_mm (int8) and
+OpenVINO's MatMul (fp32, bf16, uint8 x int8), of which what it compiled says in what it computes. AMX counts where the
+processor and the library have it.
 torch.mm in fp32 is not among them: on AMD's processors its library does less than half of what its own convolutions do.
 
 A measurement of a few seconds on a machine that is shared can come out at half of what the machine can do. So times are

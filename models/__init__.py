@@ -34,11 +34,20 @@ class ReleasedModel:
     ----------
     name : str
         What users call it.
+    about : str
+        What it finds, in what tissue.
+    terms : str
+        Under which its weights may be used.
+    card : Path
+        Its model card, in Markdown.
     files : mapping of str to ReleasedFile
         Its ONNX files by precision: "float32", and those of "float16" and "int8" that passed their gates.
     """
 
     name: str
+    about: str
+    terms: str
+    card: Path
     files: Mapping[str, ReleasedFile]
 
     @property
@@ -62,8 +71,11 @@ def released_models() -> dict[str, ReleasedModel]:
     registry = json.loads((_FOLDER / "registry.json").read_text(encoding="utf-8"))
     return {
         entry["name"]: ReleasedModel(
-            entry["name"],
-            {
+            name=entry["name"],
+            about=entry["about"],
+            terms=entry["terms"],
+            card=_FOLDER / entry["card"],
+            files={
                 precision: ReleasedFile(_FOLDER / file["file"], file["sha256"])
                 for precision, file in entry["files"].items()
             },

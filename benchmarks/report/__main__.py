@@ -20,14 +20,14 @@ from benchmarks.store import Stored, newest
 from .baselines import recipes_table
 from .cells import MISSING
 from .contracts import halo_error_table
-from .goals import PEERS, goals_table
-from .networks import networks_table
+from .goals import DEFAULT, PEERS, goals_table
+from .networks import network_runtimes_table, networks_table
 from .plots import PICTURES as PLOTS
 from .plots import Picture, is_current, write
 from .robustness import robustness_table
 from .study import PICTURE as NETWORKS
 from .study import STUDY, study_table
-from .tables import limits_table, memory_table, peers_table, start_up_table
+from .tables import limits_table, memory_table, peers_table, ratios_table, start_up_table
 from .terminal import as_text
 from .throughput import export_table, files_table, scaling_table, throughput_table, training_table
 
@@ -37,6 +37,10 @@ TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "goals": goals_table,
     "halo-error": halo_error_table,
     "limits": limits_table,
+    "default-stack": lambda stored: peers_table(stored, DEFAULT),
+    "default-section": lambda stored: peers_table(stored, "default-4096"),
+    "graph-optimisation": lambda stored: ratios_table(stored, "graph-optimisation"),
+    "network-runtimes": network_runtimes_table,
     "peers-one-core": lambda stored: peers_table(stored, PEERS),
     "peers": lambda stored: peers_table(stored, "peers-4096"),
     "peers-short": lambda stored: peers_table(stored, "peers-2048"),

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.store import Stored
+from isbi_infer.model.devices import rows
 
 from .cells import link, spread, table
 
@@ -48,6 +49,45 @@ def _as_fast(factor: float, contender: str) -> Read:
         return f"{spread(wall)} wall, {spread(cpu)} CPU", min(wall["median"], cpu["median"]) >= factor
 
     return read
+
+
+def _no_slower(limit: float, contender: str) -> Read:
+    """Read how many times as long this project takes as a contender that is compared to it."""
+
+    def read(record: dict[str, Any]) -> Reading:
+        measured = record["measured"]
+        if contender not in measured["contenders"]:
+            return f"not measured: {measured['skipped'].get(contender, 'left out')}", False
+        times = measured["contenders"][contender]
+        wall, cpu = (_inverse(times[key]) for key in ("wall_ratio", "cpu_ratio"))
+        settings = record["settings"]
+        text = f"{spread(wall, 3)} wall, {spread(cpu, 3)} CPU, {settings['precision']}"
+        return text, wall["median"] <= limit
+
+    return read
+
+
+def _inverse(ratio: dict[str, float]) -> dict[str, float]:
+    return {"q1": 1 / ratio["q3"], "median": 1 / ratio["median"], "q3": 1 / ratio["q1"]}
+
+
+def _second_start(record: dict[str, Any]) -> Reading:
+    times = record["measured"]["contenders"][_OURS_BY_DEFAULT]
+    return f"{times['wall_median_s']:.2f} s wall, {times['cpu_median_s']:.2f} s CPU", times[
+        "wall_median_s"
+    ] <= 1.0
+
+
+def _precision_memory(record: dict[str, Any]) -> Reading:
+    """Read bytes per byte of live float32 activations, the unit of the table of devices."""
+    device = next(rows("onnx", record["settings"]["provider"]))
+    assumed = {arithmetic.name: arithmetic.memory for arithmetic in device.arithmetic}
+    found = {
+        name: max(at["of_activations"] for at in tiles.values())
+        for name, tiles in record["measured"]["by_precision"].items()
+    }
+    text = ", ".join(f"{name} {factor:.2f} (planned {assumed[name]:.2f})" for name, factor in found.items())
+    return text, all(factor <= assumed[name] for name, factor in found.items())
 
 
 def _outside(record: dict[str, Any]) -> Reading:
@@ -106,9 +146,48 @@ _MONAI = {
     "MONAI, roi 256, overlap 0.5": 2.5,
     "MONAI, roi 512, overlap 0.5": 3.5,
 }
+_OURS_BY_DEFAULT = "isbi-infer"
+_INT8 = "isbi-infer, int8 on ONNX Runtime"
+_BY_HAND = "OpenVINO by hand"
+DEFAULT, _SECTION, _START = "default-30x512x512", "default-4096", "second-start"
+_PEERS_OF_DEFAULT = {
+    "MONAI, roi 256, overlap 0.25": 3,
+    "MONAI, roi 256, overlap 0.5": 6,
+    "torch bf16, whole image": 1.5,
+}
 _FASTER = ("bioimageio.core, block 704", "bioimageio.core, block 1216", "torch eager, whole image")
 _MEMORY = "8.5 * base * 4 / unshuffle^2 bytes"
 GOALS = [
+    *(
+        Goal(
+            f"default settings, {shape}, against int8 on ONNX Runtime", "2x as fast", name, _as_fast(2, _INT8)
+        )
+        for shape, name in (("30x512x512", DEFAULT), ("4096x4096", _SECTION))
+    ),
+    Goal(
+        "default settings, 30x512x512, against OpenVINO by hand in its throughput mode",
+        "at most 1.05x",
+        DEFAULT,
+        _no_slower(1.05, _BY_HAND),
+    ),
+    Goal(
+        "default settings, 4096x4096, against OpenVINO by hand on as many pixels in sections of 512x512",
+        "at most 1.10x",
+        _SECTION,
+        _no_slower(1.10, _BY_HAND),
+    ),
+    *(
+        Goal(f"default settings, {shape}, against {peer}", f"{factor}x as fast", name, _as_fast(factor, peer))
+        for shape, name in (("30x512x512", DEFAULT), ("4096x4096", _SECTION))
+        for peer, factor in _PEERS_OF_DEFAULT.items()
+    ),
+    Goal("`isbi-infer` on 30x512x512, whole process, second start", "1.0 s", _START, _second_start),
+    Goal(
+        "OpenVINO's memory, bytes per byte of live float32 activations",
+        "as planned at most",
+        "memory-precisions-openvino",
+        _precision_memory,
+    ),
     Goal("whole run minus model time, 30x512x512", "at most 3 %", "outside-30x512x512", _outside),
     Goal("whole run minus model time, 4096x4096", "at most 3 %", "outside-4096", _outside),
     Goal("against raw ONNX Runtime, 30x512x512", "at most 1.03x", "raw-30x512x512", _at_most(1.03, _OURS)),

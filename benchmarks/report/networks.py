@@ -93,3 +93,27 @@ def _title(record: dict[str, Any]) -> str:
     network, gflop = record["settings"]["network"], record["settings"]["flop_per_section"] / 1e9
     folded = f", unshuffle {network['unshuffle']}" if network["unshuffle"] > 1 else ""
     return f"base {network['base']}, {network['depth']} levels{folded} ({gflop:.1f} GFLOP)"
+
+
+def network_runtimes_table(stored: Stored) -> Iterable[str]:
+    """Write what a section costs each network of the study, by runtime and precision."""
+    if "network-runtimes" not in stored:
+        yield MISSING
+        return
+    record = stored["network-runtimes"]
+    measured, sections = record["measured"], record["settings"]["shape"][0]
+    times = measured["contenders"]
+    settings = list(dict.fromkeys(title.partition(", ")[2] for title in times))
+
+    def cells() -> Iterable[list[str]]:
+        for name, network in measured["networks"].items():
+            found = (times.get(f"{name}, {setting}") for setting in settings)
+            yield [
+                name,
+                f"{network['flop'] / 1e9:.1f}",
+                *(f"{1e3 * each['wall_median_s'] / sections:.1f}" if each else "-" for each in found),
+            ]
+
+    yield from table(["network", "GFLOP", *(f"ms, {setting}" for setting in settings)], cells())
+    yield ""
+    yield origin(record)

@@ -15,7 +15,7 @@ from benchmarks.store import Stored
 from isbi_infer.files import replacing
 
 from .cells import fair
-from .goals import PEERS
+from .goals import DEFAULT, PEERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,11 +94,17 @@ def peers_data(stored: Stored, name: str) -> Any:
     return {
         "baseline": measured["baseline"],
         "cores": record["machine"]["cores"],
+        "work": _work(record["settings"]),
         "peers": {
             peer: {"ratio": times["wall_ratio"], "differences": measured["differences"][peer]}
             for peer, times in measured["contenders"].items()
         },
     }
+
+
+def _work(settings: dict[str, Any]) -> str:
+    sections, *_ = settings.get("shape", (1,))
+    return f"{sections} sections" if sections > 1 else "One section"
 
 
 def draw_peers(data: Any) -> Figure:
@@ -127,7 +133,7 @@ def draw_peers(data: Any) -> Figure:
     axes.axvline(1, color=OURS, linewidth=0.8, linestyle=":")
     axes.set_xlim(0, 1.08 * max(ratio["q3"] for ratio in ratios))
     axes.set_xlabel(f"times as long as {data['baseline']}: median and quartiles")
-    axes.set_title(f"One section, the same weights, {_cores(data)}: wall time")
+    axes.set_title(f"{data['work']}, the same weights, {_cores(data)}: wall time")
     axes.set_ylim(-0.7, len(peers) - 0.3)
     axes.tick_params(axis="y", length=0)
     return figure
@@ -253,6 +259,11 @@ def draw_memory(data: Any) -> Figure:
 
 # Each is docs/images/bench-NAME.png, shown between <!-- picture: NAME --> and <!-- end --> in a page of docs/.
 PICTURES: dict[str, Picture] = {
+    "default": Picture(
+        lambda stored: peers_data(stored, DEFAULT),
+        draw_peers,
+        "Bars: how many times as long as isbi-infer with its default settings each peer takes for 30 sections",
+    ),
     "peers-one-core": Picture(
         lambda stored: peers_data(stored, PEERS),
         draw_peers,

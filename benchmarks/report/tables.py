@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import prod
 from typing import Any
 
 from benchmarks.store import LIMITS, Stored
@@ -78,24 +79,34 @@ def _peers(record: Record) -> Iterator[list[str]]:
     measured, settings = record["measured"], record["settings"]
     computes = measured.get("computes", {})
     for peer, times in measured["contenders"].items():
-        error, work = measured["differences"][peer], computes.get(peer, {})
+        error, work = measured["differences"].get(peer), computes.get(peer, {})
         precision = work.get("precision", "fp32").split(" and ")[0]
-        pixels = settings["size"] ** 2 * work.get("pixels_computed_per_pixel", 0)
+        pixels = _pixels(settings) * work.get("pixels_computed_per_pixel", 0)
         flop, seconds = settings.get("flops_per_pixel", 0) * pixels, times["wall_median_s"]
         yield [
             peer,
-            *([work["does"], work["precision"]] if computes else []),
+            *([work.get("does", "-"), work.get("precision", "-")] if computes else []),
             f"{seconds:.2f}",
             spread(times["wall_ratio"]),
             spread(times["cpu_ratio"]),
             f"{flop / seconds / 1e9:.0f}" if flop else "-",
             of_limit(flop, seconds, record, _PLAIN.get(precision, precision)),
-            f"{error['largest']:.2g}",
-            f"{error['largest_inside']:.2g}",
-            f"{error['changed_class']:.3%}",
+            *(
+                (
+                    f"{error['largest']:.2g}",
+                    f"{error['largest_inside']:.2g}",
+                    f"{error['changed_class']:.3%}",
+                )
+                if error
+                else ("-", "-", "-")
+            ),
         ]
     for peer, reason in measured["skipped"].items():
         yield [peer, reason]
+
+
+def _pixels(settings: dict[str, Any]) -> int:
+    return prod(settings["shape"]) if "shape" in settings else settings["size"] ** 2
 
 
 def memory_table(stored: Stored) -> Iterable[str]:
@@ -136,6 +147,28 @@ def start_up_table(stored: Stored) -> Iterable[str]:
         (
             [name, f"{times['wall_median_s']:.2f} s", f"{times['cpu_median_s']:.2f} s"]
             for name, times in record["measured"]["contenders"].items()
+        ),
+    )
+    yield ""
+    yield origin(record)
+
+
+def ratios_table(stored: Stored, name: str) -> Iterable[str]:
+    """Write a comparison as it was stored: the time of each contender, and how many times as long it takes."""
+    if name not in stored:
+        yield MISSING
+        return
+    record = stored[name]
+    yield from table(
+        ["", "seconds (wall)", "times as long (wall)", "times as long (CPU)"],
+        (
+            [
+                contender,
+                f"{times['wall_median_s']:.3f}",
+                spread(times["wall_ratio"]),
+                spread(times["cpu_ratio"]),
+            ]
+            for contender, times in record["measured"]["contenders"].items()
         ),
     )
     yield ""

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -121,6 +122,12 @@ def test_json_is_one_object_with_the_same_findings():
     assert {"python", "isbi-infer", "numpy", "torch", "memory", "cores", "model", "scores"} <= set(
         findings(result)
     )
+
+
+def test_the_scores_of_the_model_are_named_without_raw_dictionaries():
+    found = findings(examine("--json"))["scores"][1]
+    assert re.search(r"v_rand_thin 0\.98\d\d", found)
+    assert "{" not in found
 
 
 def test_no_torch_is_imported():
