@@ -324,11 +324,11 @@ def _merit(entry: dict[str, Any]) -> float:
 
 
 def _scores(entry: dict[str, Any], settings: RunSettings) -> dict[str, Any]:
-    scores = {
-        key: entry[key] for key in ("loss", "v_rand_thin", "v_info_thin", "worst", "stacks") if key in entry
-    }
+    kept = ("loss", "v_rand_thin", "v_info_thin", "worst", "stacks")
+    scores: dict[str, Any] = {key: entry[key] for key in kept if key in entry}
     if "stacks" in settings.data:
-        held_out = {stack["name"]: stack["held_out"] for stack in settings.data["stacks"]}
-        return scores | {"sections": ", ".join(f"{name} {sections}" for name, sections in held_out.items())}
-    held_out = settings.train.held_out(settings.data["sections"])
-    return scores | {"sections": f"{held_out.start}:{held_out.stop}"}
+        sections = ", ".join(f"{stack['name']} {stack['held_out']}" for stack in settings.data["stacks"])
+    else:
+        held_out = settings.train.held_out(settings.data["sections"])
+        sections = f"{held_out.start}:{held_out.stop}"
+    return scores | {"sections": sections}
