@@ -39,7 +39,6 @@ from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.devices import open_backend
 from isbi_infer.model.opening import open_model
 from isbi_train.data.labels import LabelRule
-from isbi_train.evaluation.evaluate import sections_named
 from isbi_train.networks.checkpoint import Weights, file_sha256
 from isbi_train.networks.weights import load_weights
 

@@ -1,19 +1,28 @@
 """Random crops, varied in one resampling on the training device, then in intensity.
 
-Rotation, flip, scale, shift, elastic displacement and folds are composed into one sampling grid, so that pixels are
-interpolated once. Labels are resampled with the same grid and re-thresholded.
+Rotation, flip, scale, shift, elastic displacement, folds and seams are composed into one sampling grid, so that pixels
+are interpolated once. Labels are resampled with the same grid and re-thresholded.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from isbi_train.augment.acquisition_faults import (
+    compress,
+    draw_canvas,
+    draw_knife_marks,
+    draw_seams,
+    draw_shading,
+    draw_streaks,
+    grain,
+)
 from isbi_train.augment.section_faults import (
-    Folds,
     blur,
     crop_axis,
     defocus,
@@ -22,6 +31,7 @@ from isbi_train.augment.section_faults import (
     draw_folds,
     uniform,
 )
+from isbi_train.augment.windows import sample_sections
 from isbi_train.config import AugmentConfig
 
 ALL = slice(None)
@@ -45,7 +55,12 @@ def affine_matrices(n: int, config: AugmentConfig, generator: torch.Generator) -
         Maps offsets (x, y) from a crop's centre to offsets in the section, both in pixels.
     """
     angle = uniform(n, -1, 1, generator) * math.radians(config.rotation_deg)
-    magnification = torch.exp(uniform(n, math.log(config.scale_min), math.log(config.scale_max), generator))
+    low, high = math.log(config.scale_min), math.log(config.scale_max)
+    if config.scale_spread:
+        logarithm = (torch.randn(n, generator=generator) * config.scale_spread).clamp(low, high)
+    else:
+        logarithm = uniform(n, low, high, generator)
+    magnification = torch.exp(logarithm)
     mirror = (
         torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0) if config.flip else torch.ones(n)
     )
@@ -79,25 +94,25 @@ def elastic_displacement(n: int, crop: int, config: AugmentConfig, generator: to
 def sampling_grid(
     n: int,
     crop: int,
-    shape: tuple[int, int],
+    shapes: Sequence[tuple[int, int]],
     config: AugmentConfig,
     generator: torch.Generator,
-    folds: Folds | None = None,
+    displacements: Sequence[Tensor] = (),
 ) -> Tensor:
-    """Compose shift, rotation, flip, scale, elastic displacement and folds.
+    """Compose shift, rotation, flip, scale, elastic displacement, folds and seams.
 
     Parameters
     ----------
     n, crop : int
         How many, and the side of the crop in pixels.
-    shape : (int, int)
-        The section's (Y, X), in pixels.
+    shapes : sequence of (int, int)
+        The (Y, X) of each crop's section, or the one of all, in pixels.
     config : AugmentConfig
         The ranges.
     generator : torch.Generator
         Source of randomness, on the CPU.
-    folds : Folds, optional
-        Of these crops.
+    displacements : sequence of Tensor, each of shape (n, crop, crop, 2)
+        Where faults displace tissue, in pixels of the crops.
 
     Returns
     -------
@@ -105,22 +120,21 @@ def sampling_grid(
         Section coordinates (x, y) as `torch.nn.functional.grid_sample` takes them with
         ``align_corners=False``.
     """
-    height, width = shape
+    size_N2 = torch.tensor([(width, height) for height, width in shapes], dtype=torch.float32)
     axis = crop_axis(crop)
     offsets = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).expand(n, crop, crop, 2)
     offsets = offsets + elastic_displacement(n, crop, config, generator)
-    if folds:
-        offsets = offsets + folds.displacement_NYX2
+    for displacement_NYX2 in displacements:
+        offsets = offsets + displacement_NYX2
     offsets = torch.einsum("nij,nyxj->nyxi", affine_matrices(n, config, generator), offsets)
-    room = torch.tensor([max(width - crop, 0), max(height - crop, 0)], dtype=torch.float32)
-    shift = (torch.rand(n, 2, generator=generator) - 0.5) * room
-    return (offsets + shift[:, None, None, :]) * 2 / torch.tensor([width, height], dtype=torch.float32)
+    shift_N2 = (torch.rand(n, 2, generator=generator) - 0.5) * (size_N2 - crop).clamp_min(0)
+    return (offsets + shift_N2[:, None, None]) * 2 / size_N2[:, None, None]
 
 
 def vary_intensity(
     crops_NCYX: Tensor, config: AugmentConfig, generator: torch.Generator, *, n: int = 0, kept: slice = ALL
 ) -> Tensor:
-    """Blur, then vary gamma, contrast and brightness, then add noise, each crop on its own.
+    """Blur, then vary gamma, contrast, brightness and shading, then add noise and compress, each crop on its own.
 
     Parameters
     ----------
@@ -150,26 +164,32 @@ def vary_intensity(
     crops_NCYX = unit.pow(exponent) * 6 - 3 + (0.5 - 0.5**exponent) * 6
     crops_NCYX = crops_NCYX * torch.exp(draw(-config.contrast, config.contrast))
     crops_NCYX = crops_NCYX + draw(-config.brightness, config.brightness)
+    shading_NYX = draw_shading(n, crops_NCYX.shape[-1], config, generator)
+    if shading_NYX is not None:
+        crops_NCYX = crops_NCYX + shading_NYX[kept, None].to(device)
     noise = torch.randn((n, *crops_NCYX.shape[1:]), generator=generator)[kept].to(device)
-    return crops_NCYX + noise * draw(0, config.noise)
+    noise = grain(noise, config, generator, n=n, kept=kept)
+    crops_NCYX = crops_NCYX + noise * draw(0, config.noise)
+    return compress(crops_NCYX, config, generator, n=n, kept=kept)
 
 
 def random_crops(
-    images_NCYX: Tensor,
-    maps_NKYX: Tensor,
+    images: Tensor | Sequence[Tensor],
+    maps: Tensor | Sequence[Tensor],
     crop: int,
     config: AugmentConfig,
     generator: torch.Generator,
     *,
     kept: slice = ALL,
+    counted: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Draw one varied crop from each given section.
 
     Parameters
     ----------
-    images_NCYX : Tensor of float, shape (N, 1, Y, X)
-        Normalised sections, on the training device.
-    maps_NKYX : Tensor of float, shape (N, K, Y, X)
+    images : Tensor of float, shape (N, 1, Y, X), or sequence of N Tensors of shape (1, Y, X)
+        Normalised sections, on the training device; in a sequence each may have a size of its own.
+    maps : Tensor of float, shape (N, K, Y, X), or sequence of N Tensors of shape (K, Y, X)
         The first are labels: 1 = cell interior, 0 = membrane. The others, such as weights, may have any values.
     crop : int
         Side of the crops, in pixels.
@@ -179,6 +199,9 @@ def random_crops(
         Source of randomness, on the CPU, so that a seed gives the same crops on every device.
     kept : slice
         Compute only these of the N crops; they do not depend on which others are kept.
+    counted : bool
+        Whether the last map says which pixels count, 1 or 0, and the labels of the others are 0. A pixel of a crop
+        counts where more than half of what it is made of does and no canvas is drawn, and has the label of that half.
 
     Returns
     -------
@@ -186,21 +209,45 @@ def random_crops(
         Crops of shape (N, 1, crop, crop), and their maps of shape (N, K, crop, crop): labels of 0 and 1, the other
         maps interpolated.
     """
-    n, _, height, width = images_NCYX.shape
-    device = images_NCYX.device
+    n, device = len(images), images[0].device
+    shapes = [(image.shape[-2], image.shape[-1]) for image in images]
     folds = draw_folds(n, crop, config, generator)
-    grid = sampling_grid(n, crop, (height, width), config, generator, folds)[kept].to(device)
-    both = torch.cat((images_NCYX[kept], maps_NKYX[kept]), dim=1)
-    sampled = F.grid_sample(both, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    image, label, others = sampled[:, :1], (sampled[:, 1:2] > 0.5).to(sampled.dtype), sampled[:, 2:]
+    seams = draw_seams(n, crop, config, generator)
+    displacements = [fault.displacement_NYX2 for fault in (folds, seams) if fault]
+    grid = sampling_grid(n, crop, shapes, config, generator, displacements)[kept].to(device)
+    if isinstance(images, Tensor) and isinstance(maps, Tensor):
+        both = torch.cat((images[kept], maps[kept]), dim=1)
+        sampled = F.grid_sample(both, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    else:
+        sampled = sample_sections(list(zip(images, maps, strict=True))[kept], grid)
+    image, others = sampled[:, :1], sampled[:, 2:]
+    half = others[:, -1:] / 2 if counted else 0.5
+    label = (sampled[:, 1:2] > half).to(sampled.dtype)
     for darkening_NYX in (
         folds.darkening_NYX if folds else None,
         draw_dirt(n, crop, config, generator),
     ):
         if darkening_NYX is not None:
             image = image - darkening_NYX[kept, None].to(device)
+    for brightness_NYX in (
+        seams.brightness_NYX if seams else None,
+        draw_knife_marks(n, crop, config, generator),
+        draw_streaks(n, crop, config, generator),
+    ):
+        if brightness_NYX is not None:
+            image = image + brightness_NYX[kept, None].to(device)
     blurred = draw_defocus(n, crop, config, generator)
     if blurred is not None:
         share_NYX, sigma_N = blurred
         image = defocus(image, share_NYX[kept], sigma_N[kept], math.ceil(3 * config.defocus_px))
-    return vary_intensity(image, config, generator, n=n, kept=kept), torch.cat((label, others), dim=1)
+    image = vary_intensity(image, config, generator, n=n, kept=kept)
+    counts_NCYX = others[:, -1:] > 0.5 if counted else None
+    canvas = draw_canvas(n, crop, config, generator)
+    if canvas is not None:
+        canvas_NCYX = canvas[0][kept, None].to(device)
+        image = torch.where(canvas_NCYX, canvas[1][kept, None, None, None].to(device), image)
+        if counts_NCYX is not None:
+            counts_NCYX = counts_NCYX & ~canvas_NCYX
+    if counts_NCYX is not None:
+        others = torch.cat((others[:, :-1], counts_NCYX.to(others.dtype)), dim=1)
+    return image, torch.cat((label, others), dim=1)

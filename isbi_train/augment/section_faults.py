@@ -28,18 +28,19 @@ def crop_axis(crop: int) -> Tensor:
     return torch.arange(crop, dtype=torch.float32) - (crop - 1) / 2
 
 
-def _happens(n: int, probability: float, generator: torch.Generator) -> Tensor:
+def happens(n: int, probability: float, generator: torch.Generator) -> Tensor:
+    """Draw which of n crops have a fault: 1 or 0 for each."""
     return (torch.rand(n, generator=generator) < probability).float()
 
 
-def _lines(n: int, crop: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def lines(n: int, crop: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw straight lines through crops: their normals (n, 2) and distances from the centre (n,)."""
     angle = uniform(n, 0, 2 * math.pi, generator)
     normal_N2 = torch.stack((torch.cos(angle), torch.sin(angle)), -1)
     return normal_N2, uniform(n, -0.4, 0.4, generator) * crop
 
 
-def _distances(normal_N2: Tensor, offset_N: Tensor, crop: int) -> Tensor:
+def distances(normal_N2: Tensor, offset_N: Tensor, crop: int) -> Tensor:
     """Return each pixel's signed distance from its crop's line, of shape (N, Y, X)."""
     axis = crop_axis(crop)
     x_distance_NX, y_distance_NY = normal_N2[:, :1] * axis, normal_N2[:, 1:] * axis
@@ -81,14 +82,14 @@ def draw_folds(n: int, crop: int, config: AugmentConfig, generator: torch.Genera
     """
     if config.fold_probability == 0:
         return None
-    happens = _happens(n, config.fold_probability, generator)
-    normal_N2, offset_N = _lines(n, crop, generator)
+    happens_N = happens(n, config.fold_probability, generator)
+    normal_N2, offset_N = lines(n, crop, generator)
     width = uniform(n, 0.3, 1.0, generator) * config.fold_width_px
-    hidden = uniform(n, 0, config.fold_shift_px, generator) * happens
-    darkness = uniform(n, 0.2, 1.0, generator) * config.fold_darkness * happens
-    if not happens.any():
+    hidden = uniform(n, 0, config.fold_shift_px, generator) * happens_N
+    darkness = uniform(n, 0.2, 1.0, generator) * config.fold_darkness * happens_N
+    if not happens_N.any():
         return None
-    across_NYX = _distances(normal_N2, offset_N, crop) / width[:, None, None]
+    across_NYX = distances(normal_N2, offset_N, crop) / width[:, None, None]
     step_NYX = torch.tanh(across_NYX) * hidden[:, None, None] / 2
     return Folds(
         displacement_NYX2=step_NYX[..., None] * normal_N2[:, None, None],
@@ -116,18 +117,18 @@ def draw_dirt(n: int, crop: int, config: AugmentConfig, generator: torch.Generat
     """
     if config.dirt_probability == 0:
         return None
-    happens = _happens(n, config.dirt_probability, generator)
+    happens_N = happens(n, config.dirt_probability, generator)
     count = torch.randint(1, _BLOBS + 1, (n,), generator=generator)
     place_NB2 = uniform(n * _BLOBS * 2, -0.5, 0.5, generator).reshape(n, _BLOBS, 2) * crop
     radius_NB = uniform(n * _BLOBS, 0.2, 1.0, generator).reshape(n, _BLOBS) * config.dirt_radius_px
     darkness_NB = uniform(n * _BLOBS, 0.3, 1.0, generator).reshape(n, _BLOBS) * config.dirt_darkness
-    if not happens.any():
+    if not happens_N.any():
         return None
     axis = crop_axis(crop)
     darkening_NYX = torch.zeros(n, crop, crop)
     for blob in range(_BLOBS):
         x, y = place_NB2[:, blob].unbind(1)
-        radius, darkness = radius_NB[:, blob], darkness_NB[:, blob] * happens * (blob < count)
+        radius, darkness = radius_NB[:, blob], darkness_NB[:, blob] * happens_N * (blob < count)
         squared_NYX = (axis[None, None, :] - x[:, None, None]) ** 2 + (
             axis[None, :, None] - y[:, None, None]
         ) ** 2
@@ -159,13 +160,13 @@ def draw_defocus(
     """
     if config.defocus_probability == 0:
         return None
-    happens = _happens(n, config.defocus_probability, generator)
-    normal_N2, offset_N = _lines(n, crop, generator)
+    happens_N = happens(n, config.defocus_probability, generator)
+    normal_N2, offset_N = lines(n, crop, generator)
     sigma_N = uniform(n, 0.5, 1.0, generator) * config.defocus_px
-    if not happens.any():
+    if not happens_N.any():
         return None
-    distance_NYX = _distances(normal_N2, offset_N, crop)
-    return torch.sigmoid(distance_NYX / (0.05 * crop)) * happens[:, None, None], sigma_N
+    distance_NYX = distances(normal_N2, offset_N, crop)
+    return torch.sigmoid(distance_NYX / (0.05 * crop)) * happens_N[:, None, None], sigma_N
 
 
 def blur(crops_NCYX: Tensor, sigma_N: Tensor, radius: int = 4) -> Tensor:

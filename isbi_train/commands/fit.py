@@ -22,7 +22,7 @@ app = typer.Typer()
 def fit(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, history and settings.")],
     recipe: Annotated[
-        str | None, typer.Option(help="Shipped settings: released, released-gpu, unet-64 or original.")
+        str | None, typer.Option(help="Shipped settings: em, released, released-gpu, unet-64 or original.")
     ] = None,
     settings: Annotated[
         Path | None, typer.Option(help="TOML file of settings; OUT/settings.toml of a run repeats it.")
@@ -55,19 +55,22 @@ def fit(
     """
     with exit_codes("isbi-train", debug=debug):
         require_packages("train", "torch", "numba", "tomli_w")
-        from isbi_train.data.inputs import read_labelled
+        from isbi_train.data.inputs import read_labelled, read_list_of
+        from isbi_train.data.labelled import LabelledStack
         from isbi_train.training.device import use_threads
         from isbi_train.training.distributed import torchrun_processes
 
         if fold is not None and folds is None:
             raise UsageError("--fold is one of --folds N; give N too")
+        if folds is not None and flags.get("inputs", {}).get("stacks"):
+            raise UsageError("--folds cuts one stack into blocks; give it with --data, without --stacks")
         if resume and folds is not None:
             raise UsageError("--folds always goes on where it stopped; leave --resume out")
         saved = out / "settings.toml"
         if resume and recipe is None and settings is None and saved.exists():
             settings = saved
         chosen = resolve([*_layers(recipe, settings, assignments or []), ("flags", flags)])
-        stack = read_labelled(chosen.inputs)
+        stack = read_list_of(chosen) if chosen.inputs.stacks else read_labelled(chosen.inputs)
         with torchrun_processes() as processes:
             logging.basicConfig(
                 level=logging.INFO if processes.is_main else logging.ERROR, format="%(message)s"
@@ -80,7 +83,7 @@ def fit(
                 "inputs": chosen.inputs,
                 "processes": processes,
             }
-            if folds is not None:
+            if isinstance(stack, LabelledStack) and folds is not None:
                 from isbi_train.training.folds import cross_validate
 
                 found = cross_validate(stack, out, folds=folds, only=fold, report=_say_fold, **parts)
@@ -109,6 +112,11 @@ def _say(entry: dict[str, Any]) -> None:
         f"epoch {entry['epoch']:4d}  training loss {entry['training_loss']:.4f}  held-out loss {entry['loss']:.4f}  "
         f"V_rand {entry['v_rand_thin']:.4f}  V_info {entry['v_info_thin']:.4f}  {entry['seconds']:.0f} s"
     )
+    for name, scores in entry.get("stacks", {}).items():
+        typer.echo(
+            f"  {name}: held-out loss {scores['loss']:.4f}  V_rand {scores['v_rand_thin']:.4f}  "
+            f"V_info {scores['v_info_thin']:.4f}"
+        )
 
 
 def _say_fold(fold: int, entry: dict[str, Any]) -> None:

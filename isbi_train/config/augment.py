@@ -7,6 +7,29 @@ from typing import Self
 
 from isbi_train.config.plain import Plain, require
 
+_PROBABILITIES = (
+    "fold_probability",
+    "dirt_probability",
+    "defocus_probability",
+    "seam_probability",
+    "knife_probability",
+    "streak_probability",
+    "blocks_probability",
+    "canvas_probability",
+)
+_STRENGTHS = (
+    "scale_spread",
+    "fold_shift_px",
+    "fold_darkness",
+    "dirt_darkness",
+    "shading",
+    "grain_px",
+    "seam_shift_px",
+    "seam_brightness",
+    "knife_contrast",
+    "streak_contrast",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentConfig(Plain):
@@ -20,6 +43,9 @@ class AugmentConfig(Plain):
         Mirror half of the crops.
     scale_min, scale_max : float
         Magnification, drawn log-uniformly.
+    scale_spread : float
+        Standard deviation of its natural logarithm, where it is drawn from a normal distribution around 0 instead, cut
+        off at the limits; 0 for evenly between them.
     elastic_px : float
         Standard deviation of the elastic displacement at its control points.
     elastic_spacing_px : int
@@ -52,12 +78,39 @@ class AugmentConfig(Plain):
         Share of crops of which one side of a random line is out of focus.
     defocus_px : float
         Largest standard deviation of the Gaussian blur there.
+    shading : float
+        Largest change of brightness over a crop, either way, in standard deviations of the section.
+    grain_px : float
+        Largest correlation of the noise, as the standard deviation of a Gaussian blur; half of the crops have none.
+    seam_probability : float
+        Share of crops with a seam, beyond which tissue is displaced and of another brightness.
+    seam_shift_px : float
+        Largest displacement along either axis.
+    seam_brightness : float
+        Largest change of brightness, either way, in standard deviations of the section.
+    knife_probability : float
+        Share of crops with one to three parallel scratches.
+    knife_width_px : float
+        Largest standard deviation of a scratch's profile.
+    knife_contrast : float
+        Largest change of brightness in its middle, either way, in standard deviations of the section.
+    streak_probability : float
+        Share of crops with brighter and darker scan lines, as charging leaves them.
+    streak_contrast : float
+        Their largest strength, in standard deviations of the section.
+    blocks_probability : float
+        Share of crops that are compressed in blocks of 8 by 8 pixels, as JPEG does.
+    blocks_strength : float
+        Largest coarseness; 1 is the table of JPEG's standard for an 8-bit image.
+    canvas_probability : float
+        Share of crops with a part that shows no tissue and is left out of the loss.
     """
 
     rotation_deg: float = 180.0
     flip: bool = True
     scale_min: float = 0.7
     scale_max: float = 1.4
+    scale_spread: float = 0.0
     elastic_px: float = 4.0
     elastic_spacing_px: int = 48
     contrast: float = 0.4
@@ -74,17 +127,30 @@ class AugmentConfig(Plain):
     dirt_darkness: float = 4.0
     defocus_probability: float = 0.03
     defocus_px: float = 3.0
+    shading: float = 0.0
+    grain_px: float = 0.0
+    seam_probability: float = 0.0
+    seam_shift_px: float = 4.0
+    seam_brightness: float = 0.5
+    knife_probability: float = 0.0
+    knife_width_px: float = 1.5
+    knife_contrast: float = 2.0
+    streak_probability: float = 0.0
+    streak_contrast: float = 0.6
+    blocks_probability: float = 0.0
+    blocks_strength: float = 1.0
+    canvas_probability: float = 0.0
 
     def __post_init__(self) -> None:
         require(0 < self.scale_min <= self.scale_max, f"scale {self.scale_min}..{self.scale_max} is empty")
         require(self.elastic_spacing_px >= 8, f"elastic spacing {self.elastic_spacing_px} px is below 8")
         for name in ("rotation_deg", "elastic_px", "contrast", "brightness", "gamma", "blur_px", "noise"):
             require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative")
-        for name in ("fold_probability", "dirt_probability", "defocus_probability"):
+        for name in _PROBABILITIES:
             require(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)} is not within [0, 1]")
-        for name in ("fold_width_px", "dirt_radius_px", "defocus_px"):
+        for name in ("fold_width_px", "dirt_radius_px", "defocus_px", "knife_width_px", "blocks_strength"):
             require(getattr(self, name) > 0, f"{name} {getattr(self, name)} is not positive")
-        for name in ("fold_shift_px", "fold_darkness", "dirt_darkness"):
+        for name in _STRENGTHS:
             require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative")
 
     @classmethod
@@ -95,13 +161,14 @@ class AugmentConfig(Plain):
             flip=False,
             scale_min=1,
             scale_max=1,
+            scale_spread=0,
             elastic_px=0,
             contrast=0,
             brightness=0,
             gamma=0,
             blur_px=0,
             noise=0,
-            fold_probability=0,
-            dirt_probability=0,
-            defocus_probability=0,
+            shading=0,
+            grain_px=0,
+            **dict.fromkeys(_PROBABILITIES, 0),
         )

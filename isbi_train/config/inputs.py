@@ -43,6 +43,10 @@ class Inputs:
         Of the stack, where its file does not say.
     resample_nm : float or None
         Pixel size to train at; None takes the stack's.
+    stacks : str
+        TOML file that lists several labelled stacks, instead of `data`; see `isbi_train.config.stacks`.
+    leave_out : tuple of str
+        Names of stacks in that list that are left out.
     init : str
         Weights to start from; empty for fresh ones.
     teachers : tuple of str
@@ -66,6 +70,8 @@ class Inputs:
         None, "Pixel size of the stack in nm, where it does not say.", name="--pixel-size"
     )
     resample_nm: float | None = flag(None, "Pixel size to train at, in nm.", name="--resample")
+    stacks: str = flag("", "TOML file that lists several labelled stacks, instead of --data.", path=True)
+    leave_out: tuple[str, ...] = flag((), "Name of a stack of the list to leave out; repeatable.")
     init: str = flag("", "Start from these weights: fine-tuning.", path=True)
     teachers: tuple[str, ...] = flag((), "ONNX model to learn from; repeatable.", name="--teacher", path=True)
     unlabelled: str = flag("", "TIFF stack that only the teachers label.", path=True)

@@ -70,18 +70,24 @@ class Settings:
                     raise UsageError(f"{origin}: unknown key {section}.{key}; expected {', '.join(kinds)}")
             if section == "inputs" and "sha256" not in values:
                 before = replace(before, sha256={})  # other files have other contents
-            typed = {
-                key: _typed(value, kinds[key], f"{origin}: {section}.{key}") for key, value in values.items()
+            given = {
+                key: typed(value, kinds[key], f"{origin}: {section}.{key}") for key, value in values.items()
             }
             try:
-                changed[section] = replace(before, **typed)
+                changed[section] = replace(before, **given)
             except UsageError as error:
                 raise UsageError(f"{origin}: [{section}] {error}") from error
         return replace(self, **changed)
 
 
-def _typed(value: Any, kind: Any, where: str) -> Any:
-    """Return a value of a TOML file as its field wants it; whole numbers pass for fractions, and nothing else."""
+def typed(value: Any, kind: Any, where: str) -> Any:
+    """Return a value of a TOML file as its field wants it; whole numbers pass for fractions, and nothing else.
+
+    Raises
+    ------
+    UsageError
+        Naming `where` it stands, if it has another type.
+    """
     if isinstance(kind, types.UnionType):  # "int | None"; TOML knows no None, which is what absence means
         (kind,) = (part for part in get_args(kind) if part is not types.NoneType)
     if kind is float and type(value) in (int, float) and math.isfinite(value):

@@ -19,6 +19,9 @@ class TrainConfig(Plain):
     ----------
     epochs : int
         An epoch draws as many pixels as the training sections have.
+    steps : int
+        Steps in all, rounded up to whole epochs, each of which is then its share of them; 0 lets the number of pixels
+        decide.
     crop : int
         Side of the square training crops, in pixels.
     batch : int
@@ -61,9 +64,18 @@ class TrainConfig(Plain):
         deviation, over which that fades.
     soft_weight : float
         Share of the teachers' probabilities in the targets of labelled sections (0..1), where there are teachers.
+    membrane_width_nm : float
+        Width of the membranes that are drawn where cells with ids meet; 0 leaves labels as they are read. See
+        `isbi_train.data.borders`.
+    ignore_band_nm : float
+        Width of a band beside membranes, on the side of the cells, that is left out of the loss; 0 leaves out nothing.
+    validated_sections : int
+        How many held-out sections of each stack are scored by a validation, spread evenly; 0 scores all, and the end of
+        a run does.
     """
 
     epochs: int = flag(360, "An epoch draws as many pixels as the training sections have.")
+    steps: int = flag(0, "Steps in all; 0 for as many as the epochs have.")
     crop: int = flag(256, "Side of the training crops, in pixels.")
     batch: int = flag(4, "Crops a step, of all processes together.")
     learning_rate: float = flag(2e-3, "Highest rate of AdamW.")
@@ -88,6 +100,9 @@ class TrainConfig(Plain):
     label_smoothing: float = flag(0.0, "Smoothing of the labels beside borders, 0 to 1.")
     label_smoothing_px: float = 2.0
     soft_weight: float = flag(0.5, "Share of the teachers in the targets, 0 to 1.")
+    membrane_width_nm: float = 0.0
+    ignore_band_nm: float = 0.0
+    validated_sections: int = 0
 
     def __post_init__(self) -> None:
         require(self.hold_out is None or self.hold_out >= 1, f"hold_out {self.hold_out} is below 1")
@@ -103,7 +118,8 @@ class TrainConfig(Plain):
             value = getattr(self, name)
             require(value in known, f"{name} {value!r} is not one of {', '.join(known)}")
         require(self.hold_out_start is None or self.hold_out_start >= 0, "hold_out_start is negative")
-        for name in ("clip_norm", "patience", "border_weight"):
+        names = ("clip_norm", "patience", "border_weight", "steps", "membrane_width_nm", "ignore_band_nm")
+        for name in (*names, "validated_sections"):
             require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative")
         for name in ("membrane_weight", "border_sigma_px", "label_smoothing_px"):
             require(getattr(self, name) > 0, f"{name} {getattr(self, name)} is not positive")

@@ -12,13 +12,20 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.volumes import PixelSize, open_stack
-from isbi_train.data.labels import LabelRule, section_labels, stacked, survey_labels
+from isbi_train.data.labels import (
+    LabelRule,
+    check_both_classes,
+    instance_interiors,
+    section_labels,
+    stacked,
+    survey_labels,
+)
 from isbi_train.data.omezarr import is_zarr, read_omezarr
 from isbi_train.data.resample import (
+    resample_cells,
     resample_ids,
     resample_ignored,
     resample_images,
-    resample_labels,
     resampled_shape,
 )
 
@@ -140,29 +147,66 @@ def load_labelled(
     if image_ZYX.dtype.kind == "b":
         raise ImageError(f"{image_path}: found {image_ZYX.dtype} pixels; expected grey values")
     from_nm = pixel_size_nm or side_nm(image_path, size)
-    shape = resampled_shape(image_ZYX.shape[1:], from_nm, resample_nm) if resample_nm is not None else None
     try:
         survey = survey_labels(label_ZYX.__getitem__, range(len(label_ZYX)), rule)
-        if survey.blank:
-            notes.append(f"{label_path}: {survey.note()}")
-            image_ZYX, label_ZYX = (volume[list(survey.annotated)] for volume in (image_ZYX, label_ZYX))
-        found = [section_labels(label_YX, rule) for label_YX in label_ZYX]
-        cell_ZYX = (
-            np.stack([each.cell_YX for each in found])
-            if shape is None
-            else resample_labels(label_ZYX, rule.labels_are, shape, ignore)
-        )
     except ImageError as error:
-        where = f"{label_path}, resampled to {resample_nm:g} nm" if shape else label_path
-        raise ImageError(f"{where}: {error}") from error
-    ids_ZYX = stacked(each.ids_YX for each in found)
-    ignored_ZYX = stacked(each.ignored_YX for each in found)
-    if shape is not None:
-        image_ZYX = resample_images(image_ZYX, shape)
-        ids_ZYX = None if ids_ZYX is None else resample_ids(ids_ZYX, shape)
-        ignored_ZYX = None if ignored_ZYX is None else resample_ignored(ignored_ZYX, shape)
-    return LabelledStack(
-        image_ZYX, cell_ZYX, from_nm if shape is None else resample_nm, ignored_ZYX, ids_ZYX, tuple(notes)
+        raise ImageError(f"{label_path}: {error}") from error
+    if survey.blank:
+        notes.append(f"{label_path}: {survey.note()}")
+        image_ZYX, label_ZYX = (volume[list(survey.annotated)] for volume in (image_ZYX, label_ZYX))
+    found = [section_labels(label_YX, rule) for label_YX in label_ZYX]
+    stack = LabelledStack(
+        image_ZYX,
+        np.stack([each.cell_YX for each in found]),
+        from_nm,
+        stacked(each.ignored_YX for each in found),
+        stacked(each.ids_YX for each in found),
+        tuple(notes),
+    )
+    try:
+        return stack if resample_nm is None else resampled(stack, resample_nm)
+    except ImageError as error:
+        raise ImageError(f"{label_path}, resampled to {resample_nm:g} nm: {error}") from error
+
+
+def resampled(stack: LabelledStack, resample_nm: float) -> LabelledStack:
+    """Bring a stack to another pixel size.
+
+    Parameters
+    ----------
+    stack : LabelledStack
+        As stored.
+    resample_nm : float
+        Side of a pixel wanted, in nanometres. Sections within 1 % of it stay as they are, as in inference.
+
+    Returns
+    -------
+    LabelledStack
+        Membranes are derived from ids anew. What is ignored grows: a pixel of which any part is ignored is ignored.
+
+    Raises
+    ------
+    UsageError
+        If the stack's pixel size is not known, or too far off.
+    ImageError
+        If its labels hold one class only at this size.
+    """
+    shape = resampled_shape(stack.image_ZYX.shape[1:], stack.pixel_size_nm, resample_nm)
+    if shape is None:
+        return stack
+    ids_ZYX = None if stack.ids_ZYX is None else resample_ids(stack.ids_ZYX, shape)
+    ignored_ZYX = None if stack.ignored_ZYX is None else resample_ignored(stack.ignored_ZYX, shape)
+    cell_ZYX = resample_cells(stack.cell_ZYX, shape) if ids_ZYX is None else instance_interiors(ids_ZYX)
+    if ignored_ZYX is not None:
+        cell_ZYX &= ~ignored_ZYX
+    check_both_classes(cell_ZYX, "cell" if ids_ZYX is None else "instances", ignored_ZYX)
+    return replace(
+        stack,
+        image_ZYX=resample_images(stack.image_ZYX, shape),
+        cell_ZYX=cell_ZYX,
+        pixel_size_nm=resample_nm,
+        ignored_ZYX=ignored_ZYX,
+        ids_ZYX=ids_ZYX,
     )
 
 

@@ -211,7 +211,7 @@ def cell_mask(label_ZYX: Labels, labels_are: str = "cell", ignore: float | None 
     return np.stack([_section(label_YX, rule).cell_YX for label_YX in label_ZYX])
 
 
-def check_both_classes(cell_ZYX: Mask, labels_are: LabelKind) -> None:
+def check_both_classes(cell_ZYX: Mask, labels_are: LabelKind, ignored_ZYX: Mask | None = None) -> None:
     """Raise ImageError where labels hold one class only, or most of them are membrane.
 
     Parameters
@@ -220,8 +220,11 @@ def check_both_classes(cell_ZYX: Mask, labels_are: LabelKind) -> None:
         True = cell interior.
     labels_are : {"cell", "membrane", "instances"}
         What they were made of, for the message.
+    ignored_ZYX : ndarray of bool, shape (Z, Y, X), optional
+        True where nobody knows.
     """
-    _check_classes(int(np.count_nonzero(cell_ZYX)), cell_ZYX.size, labels_are)
+    ignored = 0 if ignored_ZYX is None else int(np.count_nonzero(ignored_ZYX))
+    _check_classes(int(np.count_nonzero(cell_ZYX)), cell_ZYX.size - ignored, labels_are)
 
 
 def instance_interiors(label_ZYX: Labels) -> Mask:
@@ -267,8 +270,8 @@ def _check_numbers(label_YX: Labels) -> None:
         raise ImageError(f"labels are {label_YX.dtype}; expected numbers")
     if label_YX.dtype.kind == "f" and np.isnan(label_YX).any():
         raise ImageError(
-            f"labels hold {np.count_nonzero(np.isnan(label_YX))} NaN; expected a label for every pixel; give those that "
-            "nobody knows a value of their own, and name it with --ignore"
+            f"labels hold {np.count_nonzero(np.isnan(label_YX))} NaN; expected a label for every pixel; give those "
+            "that nobody knows a value of their own, and name it with --ignore"
         )
 
 
@@ -284,8 +287,8 @@ def _check_ids(label: Labels, found: Labels) -> None:
     ragged = np.count_nonzero(label[..., 1:] != label[..., :-1]) / max(1, label[..., 1:].size)
     if ragged > _RAGGED and len(found) > _SHOWN:
         raise ImageError(
-            f"instance labels change from pixel to pixel ({ragged:.0%} of neighbours differ), as grey values do; expected "
-            "an id for each cell"
+            f"instance labels change from pixel to pixel ({ragged:.0%} of neighbours differ), as grey values do; "
+            "expected an id for each cell"
         )
 
 
@@ -331,7 +334,7 @@ def _single(values: Labels, labels_are: LabelKind) -> str:
 
 
 def _check_classes(cells: int, counted: int, labels_are: LabelKind) -> None:
-    membrane = 1 - cells / counted
+    membrane = 1 - cells / counted if counted else 1.0
     if membrane in (0, 1):
         raise ImageError(
             f"labels hold no {'cell' if membrane else 'membrane'} at all; expected both, since nothing is learnt of one"

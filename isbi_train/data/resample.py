@@ -10,8 +10,6 @@ import numpy.typing as npt
 from isbi_infer.errors import UsageError
 from isbi_infer.pixels.resample import resample
 from isbi_infer.plan.scaling import scaling_between
-from isbi_train.config.inputs import LabelKind
-from isbi_train.data.labels import cell_mask, check_both_classes
 
 _LARGEST_FACTOR = 16.0
 
@@ -72,45 +70,25 @@ def resample_images(image_ZYX: npt.NDArray[Any], shape: tuple[int, int]) -> npt.
     return out_ZYX
 
 
-def resample_labels(
-    label_ZYX: npt.NDArray[Any], labels_are: LabelKind, shape: tuple[int, int], ignore: float | None = None
-) -> npt.NDArray[np.bool_]:
-    """Bring labels to another size.
+def resample_cells(cell_ZYX: npt.NDArray[np.bool_], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Bring labels of two classes to another size.
 
-    Labels of two classes are resampled as the images are, as 1 = cell and 0 = membrane: a pixel is cell where more
-    than half of what it averages is cell. A membrane thinner than half of a new pixel is lost where it does not fill
-    one. Instances are not averaged: a pixel has the id at its centre, and membranes are derived at the new size
-    (`isbi_train.data.labels.instance_interiors`), so that cells that touch stay parted by two pixels at any size.
+    They are resampled as the images are, as 1 = cell and 0 = membrane: a pixel is cell where more than half of what it
+    averages is cell. A membrane thinner than half of a new pixel is lost where it does not fill one.
 
     Parameters
     ----------
-    label_ZYX : ndarray, shape (Z, Y, X)
-        As stored.
-    labels_are : {"cell", "membrane", "instances"}
-        What they mean.
+    cell_ZYX : ndarray of bool, shape (Z, Y, X)
+        True = cell interior.
     shape : (int, int)
         (Y, X) wanted.
-    ignore : float, optional
-        Value that marks what nobody knows; see `resample_ignored` for what becomes of it.
 
     Returns
     -------
     ndarray of bool, shape (Z, *shape)
         True = cell interior.
-
-    Raises
-    ------
-    ImageError
-        If the labels are not of this kind, or hold only one class, before or after.
     """
-    if labels_are == "instances":
-        return cell_mask(resample_ids(label_ZYX, shape), "instances", ignore)
-    cell_ZYX = cell_mask(label_ZYX, labels_are, ignore)
-    out_ZYX = np.empty((len(cell_ZYX), *shape), np.bool_)
-    for section_YX, out_YX in zip(cell_ZYX, out_ZYX, strict=True):
-        out_YX[...] = resample(section_YX, shape) > 0.5
-    check_both_classes(out_ZYX, labels_are)
-    return out_ZYX
+    return np.stack([resample(cell_YX, shape) > 0.5 for cell_YX in cell_ZYX])
 
 
 def resample_ignored(ignored_ZYX: npt.NDArray[np.bool_], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -131,7 +109,10 @@ def resample_ignored(ignored_ZYX: npt.NDArray[np.bool_], shape: tuple[int, int])
 
 
 def resample_ids(ids_ZYX: npt.NDArray[Any], shape: tuple[int, int]) -> npt.NDArray[Any]:
-    """Bring ids to another size: a pixel has the id at its centre.
+    """Bring ids to another size: they are not averaged, a pixel has the id at its centre.
+
+    Membranes are derived from them at the new size (`isbi_train.data.labels.instance_interiors`), so that cells that touch
+    stay parted by two pixels at any size.
 
     Parameters
     ----------

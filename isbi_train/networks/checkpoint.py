@@ -20,7 +20,7 @@ from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.networks.archive import read_pickled
 from isbi_train.networks.network import UNet
 
-FORMAT, VERSION = "isbi-unet", 3
+FORMAT, VERSION = "isbi-unet", 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,8 @@ class Weights:
     epoch : int or None
         Epochs completed.
     data : dict or None
-        ``sha256`` of the training images and labels, ``sections``, ``pixel_size_nm``.
+        ``sha256`` of the training images and labels, ``sections``, ``pixel_size_nm``; of a run on several stacks
+        ``stacks``, see `isbi_train.data.stacks.TrainingStack`.
     scores : dict
         On the held-out sections: ``sections``, ``loss``, ``v_rand_thin``, ``v_info_thin``; empty where not known.
     notes : tuple of str
@@ -164,6 +165,8 @@ def checkpoint_of(plain: Any, path: Path) -> Checkpoint:
             plain = {**plain, **_from_version_1(plain)}
         if version < 3:
             plain = {**plain, "network": {**_BEFORE_VERSION_3, **plain["network"]}}
+        if version < 4:
+            plain = {**plain, **{part: {**meant, **plain[part]} for part, meant in _BEFORE_VERSION_4.items()}}
         network = NetworkConfig.from_plain(plain["network"])
         return Checkpoint(
             network=network,
@@ -229,8 +232,27 @@ _VERSION_1: dict[str, dict[str, Any]] = {
 }
 
 
-# Likewise before version 3.
+# Likewise before versions 3 and 4.
 _BEFORE_VERSION_3 = {"separable": False}
+_BEFORE_VERSION_4: dict[str, dict[str, Any]] = {
+    "augment": {
+        "scale_spread": 0.0,
+        "shading": 0.0,
+        "grain_px": 0.0,
+        "seam_probability": 0.0,
+        "seam_shift_px": 4.0,
+        "seam_brightness": 0.5,
+        "knife_probability": 0.0,
+        "knife_width_px": 1.5,
+        "knife_contrast": 2.0,
+        "streak_probability": 0.0,
+        "streak_contrast": 0.6,
+        "blocks_probability": 0.0,
+        "blocks_strength": 1.0,
+        "canvas_probability": 0.0,
+    },
+    "train": {"steps": 0, "membrane_width_nm": 0.0, "ignore_band_nm": 0.0, "validated_sections": 0},
+}
 
 
 def _from_version_1(plain: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,11 @@ from isbi_infer.pixels.normalise import normalise
 from isbi_infer.pixels.statistics import section_statistics
 from isbi_train.augment.crops import ALL, random_crops
 from isbi_train.config import AugmentConfig, TrainConfig
+from isbi_train.data.borders import learnt_labels
 from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.stacks import TrainingStack
 from isbi_train.training.distil import SoftLabels
-from isbi_train.training.losses import is_plain, mean_weight, target_maps
+from isbi_train.training.losses import has_counted, is_plain, mean_weight, target_maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,8 @@ class Sections:
     images_ZCYX : Tensor of float32, shape (Z, 1, Y, X)
         Each section normalised with its own statistics.
     maps_ZKYX : Tensor of float32, shape (Z, K, Y, X)
-        `isbi_train.training.losses.MAPS`, or the labels alone where nothing else is needed.
+        `isbi_train.training.losses.MAPS`, or the labels alone where nothing else is needed; then which pixels count,
+        where not all do.
     weight_scale : float
         See `isbi_train.training.losses.mean_weight`.
     """
@@ -41,6 +45,45 @@ class Sections:
 
     def __len__(self) -> int:
         return len(self.images_ZCYX)
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels there are to train on."""
+        return self.images_ZCYX.numel()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sections lie."""
+        return self.images_ZCYX.device
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Sections of several sizes on the device.
+
+    Attributes
+    ----------
+    parts : tuple of Sections
+        Each of one size. Their maps are bytes where these are 0 and 1 only.
+    share_P : Tensor of float64, shape (parts,)
+        How often crops are drawn of each; the sum is 1.
+    weight_scale : float
+        See `isbi_train.training.losses.mean_weight`.
+    """
+
+    parts: tuple[Sections, ...]
+    share_P: Tensor
+    weight_scale: float
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels there are to train on."""
+        return sum(part.pixels for part in self.parts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sections lie."""
+        return self.parts[0].device
 
 
 def normalised(image_ZYX: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
@@ -54,7 +97,11 @@ def normalised(image_ZYX: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
 
 
 def bring_sections(
-    training: LabelledStack, train: TrainConfig, soft: SoftLabels | None, device: torch.device
+    training: LabelledStack,
+    train: TrainConfig,
+    soft: SoftLabels | None,
+    device: torch.device,
+    augment: AugmentConfig | None = None,
 ) -> Sections:
     """Prepare all that training draws from, and bring it to the device.
 
@@ -68,12 +115,15 @@ def bring_sections(
         Of these sections, and of unlabelled ones.
     device : torch.device
         Where to.
+    augment : AugmentConfig, optional
+        Says whether crops will show canvas, which is left out of the loss.
 
     Returns
     -------
     Sections
         Unlabelled sections come last.
     """
+    training = learnt_labels(training, train)
     images_ZYX = normalised(training.image_ZYX)
     if soft is None and is_plain(train):
         maps_ZKYX = training.cell_ZYX[:, None].astype(np.float32)
@@ -86,20 +136,79 @@ def bring_sections(
             others_ZKYX = target_maps(opinion_ZYX > 0.5, train, opinion_ZYX, labelled=False)
             images_ZYX = np.concatenate((images_ZYX, normalised(soft.unlabelled_image_ZYX)))
             maps_ZKYX = np.concatenate((maps_ZKYX, others_ZKYX))
+    canvas = augment is not None and augment.canvas_probability > 0
+    if canvas or training.ignored_ZYX is not None:
+        counted_Z1YX = np.ones_like(maps_ZKYX[:, :1])
+        if training.ignored_ZYX is not None:
+            counted_Z1YX[: len(training), 0] = ~training.ignored_ZYX
+        maps_ZKYX[:, :1] *= counted_Z1YX  # that no label is interpolated from what does not count
+        maps_ZKYX = np.concatenate((maps_ZKYX, counted_Z1YX), axis=1)
     maps = torch.from_numpy(maps_ZKYX)
     weight_scale = mean_weight(maps, train.membrane_weight)
     return Sections(torch.from_numpy(images_ZYX)[:, None].to(device), maps.to(device), weight_scale)
 
 
+def bring_stacks(
+    stacks: Sequence[TrainingStack],
+    train: TrainConfig,
+    soft: SoftLabels | None,
+    device: torch.device,
+    augment: AugmentConfig,
+) -> Sections | Pool:
+    """Prepare all that training draws from, of one stack or of several.
+
+    Parameters
+    ----------
+    stacks : sequence of TrainingStack
+        At least one.
+    train, augment : TrainConfig, AugmentConfig
+        The settings.
+    soft : SoftLabels or None
+        Of the sections of a single stack.
+    device : torch.device
+        Where to.
+
+    Returns
+    -------
+    Sections or Pool
+        A pool of several parts draws each stack by its weight, and each of its sections equally often.
+    """
+    if len(stacks) == len(stacks[0].parts) == 1:
+        return bring_sections(stacks[0].parts[0], train, soft, device, augment)
+    assert soft is None
+    parts, shares = [], []
+    for stack in stacks:
+        sections = sum(len(part) for part in stack.parts)
+        for labelled in stack.parts:
+            part = bring_sections(labelled, train, None, device, augment)
+            if is_plain(train):
+                part = replace(part, maps_ZKYX=part.maps_ZKYX.to(torch.uint8))
+            parts.append(part)
+            shares.append(stack.weight * len(labelled) / sections)
+    most = max(part.maps_ZKYX.shape[1] for part in parts)
+    parts = [_with_counted(part, most) for part in parts]
+    share_P = torch.tensor(shares, dtype=torch.float64) / sum(shares)
+    scale = sum(share * part.weight_scale for share, part in zip(share_P.tolist(), parts, strict=True))
+    return Pool(tuple(parts), share_P, scale)
+
+
+def _with_counted(part: Sections, maps: int) -> Sections:
+    """Add the map of what counts, where other parts have one."""
+    if part.maps_ZKYX.shape[1] == maps:
+        return part
+    every_Z1YX = torch.ones_like(part.maps_ZKYX[:, :1])
+    return replace(part, maps_ZKYX=torch.cat((part.maps_ZKYX, every_Z1YX), dim=1))
+
+
 def draw_batch(
-    sections: Sections, augment: AugmentConfig, train: TrainConfig, step: int, kept: slice = ALL
+    sections: Sections | Pool, augment: AugmentConfig, train: TrainConfig, step: int, kept: slice = ALL
 ) -> tuple[Tensor, Tensor]:
     """Draw the crops of one step: a function of the seed and the step alone.
 
     Parameters
     ----------
-    sections : Sections
-        To draw from.
+    sections : Sections or Pool
+        To draw from. Of a pool first its part is drawn for each crop, then a section of it.
     augment, train : AugmentConfig, TrainConfig
         The settings.
     step : int
@@ -113,14 +222,27 @@ def draw_batch(
         Images and maps, each of shape (N, 1 or K, crop, crop).
     """
     generator = torch.Generator().manual_seed(step_seed(train, step))
-    chosen = torch.randint(len(sections), (train.batch,), generator=generator).to(sections.images_ZCYX.device)
-    return random_crops(
-        sections.images_ZCYX[chosen], sections.maps_ZKYX[chosen], train.crop, augment, generator, kept=kept
-    )
+    images: Tensor | list[Tensor]
+    maps: Tensor | list[Tensor]
+    if isinstance(sections, Sections):
+        chosen = torch.randint(len(sections), (train.batch,), generator=generator).to(sections.device)
+        images, maps = sections.images_ZCYX[chosen], sections.maps_ZKYX[chosen]
+        counted = has_counted(sections.maps_ZKYX)
+    else:
+        part_N = torch.multinomial(sections.share_P, train.batch, replacement=True, generator=generator)
+        place_N = torch.rand(train.batch, generator=generator)
+        parts = [sections.parts[part] for part in part_N.tolist()]
+        chosen_N = [int(place * len(part)) for place, part in zip(place_N.tolist(), parts, strict=True)]
+        images = [part.images_ZCYX[z] for part, z in zip(parts, chosen_N, strict=True)]
+        maps = [part.maps_ZKYX[z] for part, z in zip(parts, chosen_N, strict=True)]
+        counted = has_counted(sections.parts[0].maps_ZKYX)
+    return random_crops(images, maps, train.crop, augment, generator, kept=kept, counted=counted)
 
 
 def steps_per_epoch(pixels: int, train: TrainConfig) -> int:
-    """Count the steps that draw as many pixels as the training sections have; at least one."""
+    """Count the steps of an epoch: those that draw as many pixels as there are, or its share of ``train.steps``."""
+    if train.steps:
+        return ceil(train.steps / train.epochs)
     return max(1, round(pixels / (train.batch * train.crop**2)))
 
 
@@ -130,7 +252,7 @@ def step_seed(train: TrainConfig, step: int) -> int:
 
 
 def batches(
-    sections: Sections, augment: AugmentConfig, train: TrainConfig, steps: range, kept: slice = ALL
+    sections: Sections | Pool, augment: AugmentConfig, train: TrainConfig, steps: range, kept: slice = ALL
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Draw the batches of many steps; on CUDA each one while the step before it is computed.
 
@@ -141,7 +263,7 @@ def batches(
     (int, Tensor, Tensor)
         A step, and what `draw_batch` gives for it.
     """
-    if sections.images_ZCYX.device.type == "cpu":
+    if sections.device.type == "cpu":
         for step in steps:
             yield step, *draw_batch(sections, augment, train, step, kept)
         return

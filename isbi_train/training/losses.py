@@ -3,6 +3,7 @@
 A target mixes three things: the label, the label moved towards 1/2 beside borders, and teachers' probabilities. With
 label y, smoothing s and soft share a, it is ``(1 - a) ((1 - s) y + s / 2) + a q``, which is linear in y. So what a
 crop needs beside its label are three smooth maps (`MAPS`), and the label itself is re-thresholded after resampling.
+Where not every pixel counts, one more map says which do.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from torch.nn import functional as F
 from isbi_train.config import TrainConfig
 
 MAPS = ("label", "gain", "offset", "border weight")  # target = gain * label + offset
+
+
+def has_counted(maps_NKYX: Tensor) -> bool:
+    """Return whether the last map says which pixels count (1) and which are left out (0)."""
+    return maps_NKYX.shape[1] in (2, len(MAPS) + 1)
 
 
 def is_plain(config: TrainConfig) -> bool:
@@ -140,16 +146,20 @@ def targets_and_weights(maps_NKYX: Tensor, membrane_weight: float) -> tuple[Tens
     """Return each pixel's target probability of cell and its weight, both of shape (N, 1, Y, X)."""
     target_N1YX = maps_NKYX[:, :1]
     added_N1YX = torch.zeros_like(target_N1YX)
-    if maps_NKYX.shape[1] > 1:
+    if maps_NKYX.shape[1] >= len(MAPS):
         target_N1YX = maps_NKYX[:, 1:2] * target_N1YX + maps_NKYX[:, 2:3]
         added_N1YX = maps_NKYX[:, 3:4]
-    return target_N1YX, membrane_weight + (1 - membrane_weight) * target_N1YX + added_N1YX
+    weight_N1YX = membrane_weight + (1 - membrane_weight) * target_N1YX + added_N1YX
+    if has_counted(maps_NKYX):
+        weight_N1YX = weight_N1YX * maps_NKYX[:, -1:]
+    return target_N1YX, weight_N1YX
 
 
 def mean_weight(maps_ZKYX: Tensor, membrane_weight: float) -> float:
     """Average the weights of all sections' pixels; divided by it, they leave the loss on one scale."""
     total = sum(
-        targets_and_weights(section, membrane_weight)[1].mean().item() for section in maps_ZKYX.split(1)
+        targets_and_weights(section.float(), membrane_weight)[1].mean().item()
+        for section in maps_ZKYX.split(1)
     )
     return total / len(maps_ZKYX)
 
@@ -162,7 +172,7 @@ def loss(logits_N1YX: Tensor, maps_NKYX: Tensor, membrane_weight: float, weight_
     logits_N1YX : Tensor of shape (N, 1, Y, X)
         Of cell interior.
     maps_NKYX : Tensor of shape (N, K, Y, X)
-        `MAPS`, or the labels alone.
+        `MAPS`, or the labels alone, and then which pixels count, where not all do.
     membrane_weight : float
         Weight of a pixel whose target is 0; that of 1 is 1.
     weight_scale : float

@@ -152,10 +152,10 @@ class TrainingState:
         return self.epoch * steps_per_epoch + len(self.losses)
 
     def finished(self, epochs: int, patience: int) -> bool:
-        """Return whether all epochs are done, or V_rand has not risen for `patience` validations."""
+        """Return whether all epochs are done, or no validation of the last `patience` was the best."""
         if not self.history:
             return False
-        scores = [entry["v_rand_thin"] for entry in self.history]
+        scores = [_merit(entry) for entry in self.history]
         stalled = len(scores) - 1 - scores.index(max(scores))
         return self.epoch >= epochs or 0 < patience <= stalled
 
@@ -242,7 +242,7 @@ class TrainingState:
         entry = self.history[-1]
         validated = self._checkpoint(settings, entry["epoch"], _scores(entry, settings))
         save_checkpoint(out / MODEL, validated)
-        if entry["v_rand_thin"] >= max(e["v_rand_thin"] for e in self.history):
+        if _merit(entry) >= max(_merit(e) for e in self.history):
             save_checkpoint(out / BEST, validated)
         with replacing(out / HISTORY) as temporary:
             temporary.write_text(json.dumps(self.history, indent=1))
@@ -318,7 +318,17 @@ def _second_name(path: Path, other: Path) -> None:
         shutil.copyfile(path, other)
 
 
+def _merit(entry: dict[str, Any]) -> float:
+    """Return what decides which validation is the best: V_rand, or of several stacks the score of the worst one."""
+    return float(entry.get("worst", entry["v_rand_thin"]))
+
+
 def _scores(entry: dict[str, Any], settings: RunSettings) -> dict[str, Any]:
-    held_out = settings.train.held_out(settings.data["sections"])
-    scores = {key: entry[key] for key in ("loss", "v_rand_thin", "v_info_thin")}
-    return scores | {"sections": f"{held_out.start}:{held_out.stop}"}
+    kept = ("loss", "v_rand_thin", "v_info_thin", "worst", "stacks")
+    scores: dict[str, Any] = {key: entry[key] for key in kept if key in entry}
+    if "stacks" in settings.data:
+        sections = ", ".join(f"{stack['name']} {stack['held_out']}" for stack in settings.data["stacks"])
+    else:
+        held_out = settings.train.held_out(settings.data["sections"])
+        sections = f"{held_out.start}:{held_out.stop}"
+    return scores | {"sections": sections}

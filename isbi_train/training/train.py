@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -21,11 +21,11 @@ from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import Settings, write_settings
 from isbi_train.data.labelled import LabelledStack
-from isbi_train.data.sections import hold_out
+from isbi_train.data.stacks import TrainingData
 from isbi_train.networks.checkpoint import file_sha256
 from isbi_train.networks.network import UNet
 from isbi_train.networks.weights import load_weights
-from isbi_train.training.batches import Sections, batches, bring_sections, step_seed, steps_per_epoch
+from isbi_train.training.batches import Pool, Sections, batches, bring_stacks, step_seed, steps_per_epoch
 from isbi_train.training.calibrate import calibrate_file
 from isbi_train.training.device import choose_device
 from isbi_train.training.distil import Teaching
@@ -42,7 +42,7 @@ from isbi_train.training.state import (
     make_run_folder,
 )
 from isbi_train.training.stopping import stop_between_steps
-from isbi_train.training.validate import validate
+from isbi_train.training.validate import HeldOut, score_all, validate
 
 log = logging.getLogger(__name__)
 Report = Callable[[dict[str, Any]], None]
@@ -70,7 +70,7 @@ def averaging_decay(total: int, config: TrainConfig) -> float:
 
 
 def fit(
-    stack: LabelledStack,
+    stack: LabelledStack | TrainingData,
     out: Path,
     *,
     network: NetworkConfig,
@@ -88,11 +88,13 @@ def fit(
 
     Parameters
     ----------
-    stack : LabelledStack
-        All labelled sections; those that `train` holds out are only validated on.
+    stack : LabelledStack or TrainingData
+        All labelled sections, of which those that `train` holds out are only validated on; or several stacks, see
+        `isbi_train.data.stacks.read_stacks`.
     out : Path
-        Folder for ``model.pth`` (averaged weights of the last validation), ``best.pth`` (those of the best V_rand),
-        ``progress.pth`` and ``progress.previous.pth`` (to resume from), ``history.json`` and ``settings.toml``.
+        Folder for ``model.pth`` (averaged weights of the last validation), ``best.pth`` (those of the best V_rand,
+        of several stacks those whose worst stack is best), ``progress.pth`` and ``progress.previous.pth`` (to resume
+        from), ``history.json`` and ``settings.toml``.
     network, augment, train : NetworkConfig, AugmentConfig, TrainConfig
         Settings of the run.
     inputs : Inputs, optional
@@ -127,15 +129,26 @@ def fit(
         By Ctrl-C or SIGTERM, once the step in hand is finished and ``progress.pth`` is written.
     """
     inputs = inputs or Inputs()
-    train = train.counted(len(stack))
-    training, held_out = hold_out(stack, train)
+    if isinstance(stack, LabelledStack):
+        train = train.counted(len(stack))
+        everything = TrainingData.of_one(stack, train)
+        split_lines = [train.split_line(len(stack))]
+        teaching = Teaching.of(inputs, stack, train)
+    else:
+        everything, teaching = stack, None
+        split_lines = [training_stack.line() for training_stack in stack.stacks]
+        if inputs.teachers or inputs.unlabelled:
+            raise UsageError(
+                "teachers teach the sections of one stack; give it with --data, or leave them out"
+            )
+        if train.calibrate:
+            raise UsageError("a calibration is fitted to one stack; leave --calibrate out")
     _check_crop(train.crop, network.stride)
     processes.share(train.batch)  # a batch that cannot be shared out is refused before any work
     device = choose_device(train, processes.local_rank)
-    teaching = Teaching.of(inputs, stack, train)
     torch.manual_seed(train.seed)
     model = UNet(network)
-    data = {"sha256": stack.sha256(), "sections": len(stack), "pixel_size_nm": stack.pixel_size_nm}
+    data = dict(everything.facts)
     if teaching:
         data["teaching"] = teaching.sha256
     if inputs.init:
@@ -153,21 +166,25 @@ def fit(
             log.warning("%s: no %s to resume from, starting a new run", out, PROGRESS)
         written = Settings(network=network, augment=augment, train=train, inputs=inputs)
         processes.run_on_main(partial(write_settings, out / SETTINGS, written))
+        held_out = [HeldOut.of(part, train) for part in everything.stacks]
         if not state.finished(train.epochs, train.patience):
-            log.info("%s", train.split_line(len(stack)))
-            soft = teaching.teach(training) if teaching else None
-            sections = bring_sections(training, train, soft, device.torch_device)
+            for line in split_lines:
+                log.info("%s", line)
+            soft = teaching.teach(everything.stacks[0].parts[0]) if teaching else None
+            sections = bring_stacks(everything.stacks, train, soft, device.torch_device, augment)
             _train(state, sections, held_out, settings=settings, out=out, report=report, processes=processes)
-        if train.calibrate:
-            for name in (MODEL, BEST):
-                processes.run_on_main(partial(_calibrate, out / name, held_out))
+        for name in (MODEL, BEST):
+            if train.validated_sections:
+                processes.run_on_main(partial(score_all, out / name, held_out))
+            if train.calibrate:
+                processes.run_on_main(partial(_calibrate, out / name, everything.stacks[0].held_out))
     return out / MODEL
 
 
 def _train(
     state: TrainingState,
-    sections: Sections,
-    held_out: LabelledStack,
+    sections: Sections | Pool,
+    held_out: Sequence[HeldOut],
     *,
     settings: RunSettings,
     out: Path,
@@ -176,7 +193,7 @@ def _train(
 ) -> None:
     """Take step after step until the run is finished."""
     train, augment, stride = settings.train, settings.augment, settings.network.stride
-    epoch_steps = steps_per_epoch(sections.images_ZCYX.numel(), train)
+    epoch_steps = steps_per_epoch(sections.pixels, train)
     total = train.epochs * epoch_steps
     steps, share = range(state.steps_taken(epoch_steps), total), processes.share(train.batch)
     where, threads = state.device.torch_device, torch.get_num_threads()
@@ -189,7 +206,13 @@ def _train(
         entry = {
             "epoch": epoch,
             "training_loss": training_loss,
-            **validate(state.average.module.eval(), held_out, stride=stride, border=train.border),
+            **validate(
+                state.average.module.eval(),
+                held_out,
+                stride=stride,
+                border=train.border,
+                count=train.validated_sections,
+            ),
             "seconds": time.perf_counter() - started,
         }
         state.history.append(entry)

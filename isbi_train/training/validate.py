@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,33 +15,100 @@ from torch import nn
 from torch.nn import functional as F
 
 from isbi_infer.errors import ModelError
+from isbi_train.config import TrainConfig
+from isbi_train.data.borders import learnt_labels
 from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.stacks import TrainingStack
+from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
 from isbi_train.networks.whole import predict_whole
 from isbi_train.scores.metrics import thinned_scores
 
+SCORES = ("loss", "v_rand_thin", "v_info_thin")
+_ALL = "of_all_sections"
 
-def validate(network: nn.Module, held_out: LabelledStack, *, stride: int, border: int) -> dict[str, Any]:
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Held-out sections of one stack.
+
+    Attributes
+    ----------
+    name : str
+        Of the stack; empty where it is the only one.
+    scored : LabelledStack
+        With the labels that are scored against.
+    learnt : LabelledStack
+        The same sections with the labels that the loss compares with.
+    """
+
+    name: str
+    scored: LabelledStack
+    learnt: LabelledStack
+
+    @classmethod
+    def of(cls, stack: TrainingStack, train: TrainConfig) -> HeldOut:
+        """Return the held-out sections of a stack."""
+        return cls(stack.name, stack.held_out, learnt_labels(stack.held_out, train))
+
+    def spread(self, count: int) -> HeldOut:
+        """Return so many of the sections, spread evenly; all of them where `count` is 0 or no fewer."""
+        sections = len(self.scored)
+        if not 0 < count < sections:
+            return self
+        chosen = (2 * np.arange(count) + 1) * sections // (2 * count)
+        return HeldOut(self.name, self.scored[chosen], self.learnt[chosen])
+
+
+def validate(
+    network: nn.Module, held_out: Sequence[HeldOut], *, stride: int, border: int, count: int = 0
+) -> dict[str, Any]:
     """Score a network on held-out sections.
 
     Parameters
     ----------
     network : Module
         In evaluation mode.
-    held_out : LabelledStack
+    held_out : sequence of HeldOut
         Sections that training never sees.
     stride, border : int
         Padding, as in `isbi_infer.plan.tiles.plan_section`.
+    count : int
+        How many sections of each stack are scored, see `HeldOut.spread`.
 
     Returns
     -------
     dict
-        ``loss`` (binary cross-entropy), ``v_rand_thin``, ``v_info_thin``; plain types.
+        ``loss`` (binary cross-entropy), ``v_rand_thin``, ``v_info_thin``; plain types. Of stacks with names these are
+        means over the stacks; ``stacks`` has those of each, and ``worst`` is the lowest mean of V_rand and V_info.
     """
-    return scores_of(predict_whole(network, held_out.image_ZYX, stride=stride, border=border), held_out)
+    found = {}
+    for part in (stack.spread(count) for stack in held_out):
+        logits_ZYX = predict_whole(network, part.scored.image_ZYX, stride=stride, border=border)
+        found[part.name] = scores_of(logits_ZYX, part.scored, part.learnt)
+    if list(found) == [""]:
+        return found[""]
+    means = {key: statistics.fmean(scores[key] for scores in found.values()) for key in SCORES}
+    return {**means, "worst": min(mean_score(scores) for scores in found.values()), "stacks": found}
 
 
-def scores_of(logits_ZYX: npt.NDArray[np.float32], held_out: LabelledStack) -> dict[str, Any]:
+def mean_score(scores: dict[str, Any]) -> float:
+    """Return the mean of V_rand and V_info."""
+    return float((scores["v_rand_thin"] + scores["v_info_thin"]) / 2)
+
+
+def scores_of(
+    logits_ZYX: npt.NDArray[np.float32], held_out: LabelledStack, learnt: LabelledStack | None = None
+) -> dict[str, Any]:
     """Score logits of held-out sections, of shape (Z, Y, X), as `validate` does.
+
+    Parameters
+    ----------
+    logits_ZYX : ndarray of float32
+        Of cell interior.
+    held_out : LabelledStack
+        With the labels that are scored against.
+    learnt : LabelledStack, optional
+        With the labels that the loss compares with, where they are others.
 
     Raises
     ------
@@ -50,6 +121,34 @@ def scores_of(logits_ZYX: npt.NDArray[np.float32], held_out: LabelledStack) -> d
             "learning rate, or with --precision float32"
         )
     logits = torch.from_numpy(logits_ZYX)
-    loss = F.binary_cross_entropy_with_logits(logits, torch.from_numpy(held_out.cell_ZYX).float())
+    learnt = learnt or held_out
+    if learnt.ignored_ZYX is None:
+        loss = F.binary_cross_entropy_with_logits(logits, torch.from_numpy(learnt.cell_ZYX).float())
+    else:
+        counted = torch.from_numpy(~learnt.ignored_ZYX)
+        cell = torch.from_numpy(learnt.cell_ZYX)[counted].float()
+        loss = F.binary_cross_entropy_with_logits(logits[counted], cell)
     scores = thinned_scores(torch.sigmoid(logits).numpy(), held_out.cell_ZYX)
     return {"loss": loss.item(), "v_rand_thin": float(scores.v_rand), "v_info_thin": float(scores.v_info)}
+
+
+def score_all(path: Path, held_out: Sequence[HeldOut]) -> None:
+    """Put the scores on all held-out sections into a checkpoint whose validation scored some of them; once.
+
+    Parameters
+    ----------
+    path : Path
+        ``model.pth`` or ``best.pth``.
+    held_out : sequence of HeldOut
+        Of the run.
+    """
+    checkpoint = load_checkpoint(path)
+    if _ALL in checkpoint.scores:
+        return
+    found = validate(
+        checkpoint.load_network(),
+        held_out,
+        stride=checkpoint.network.stride,
+        border=checkpoint.train.border,
+    )
+    save_checkpoint(path, replace(checkpoint, scores={**checkpoint.scores, **found, _ALL: True}))

@@ -180,8 +180,8 @@ def test_a_checkpoint_of_another_program_is_refused(tmp_path, foreign):
 
 
 def test_a_checkpoint_of_a_newer_version_asks_for_an_update(rewritten):
-    with pytest.raises(ModelError, match=r"version 4, this program reads 1 to 3; update"):
-        load_checkpoint(rewritten(lambda plain: plain.update(version=4)))
+    with pytest.raises(ModelError, match=r"version 5, this program reads 1 to 4; update"):
+        load_checkpoint(rewritten(lambda plain: plain.update(version=5)))
 
 
 VERSION_1 = {  # the settings that files of version 1 have

@@ -1,0 +1,201 @@
+"""The labelled stacks of a run: what each is trained on and validated on, at one pixel size.
+
+::
+
+    one stack            ->  sections trained on, sections held out
+    a list of stacks     ->  the same for each, cut along its planes and resampled
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isbi_infer.errors import IsbiError, UsageError
+from isbi_train.config import TrainConfig
+from isbi_train.config.stacks import StackEntry
+from isbi_train.data.borders import merge_enclosed
+from isbi_train.data.labelled import LabelledStack, load_labelled, resampled
+from isbi_train.data.sections import hold_out
+
+_AXES = {
+    "xy": (0, 1, 2),
+    "xz": (1, 0, 2),
+    "yz": (2, 0, 1),
+}  # of Z, Y and X, the one across the sections first
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStack:
+    """What a run does with one labelled stack.
+
+    Attributes
+    ----------
+    name : str
+        Empty where it is the only one, which needs none.
+    parts : tuple of LabelledStack
+        The sections that are trained on, a part for each plane.
+    held_out : LabelledStack
+        The sections that are only validated on.
+    weight : float
+        How often crops are drawn of it, relative to the other stacks.
+    facts : dict
+        What a checkpoint holds of it, as plain types.
+    """
+
+    name: str
+    parts: tuple[LabelledStack, ...]
+    held_out: LabelledStack
+    weight: float
+    facts: dict[str, Any]
+
+    def line(self) -> str:
+        """Return a line for users on which sections train and which validate."""
+        count, planes = self.facts["sections"], self.facts["planes"]
+        cut = "" if planes == ["xy"] else f", cut along {', '.join(planes)}"
+        return (
+            f"{self.name}: {sum(map(len, self.parts))} sections train{cut}, "
+            f"{self.facts['held_out']} of {count} validate, "
+            f"weight {self.weight:g}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """All that a run trains and validates on.
+
+    Attributes
+    ----------
+    stacks : tuple of TrainingStack
+        At least one.
+    facts : dict
+        What a checkpoint holds, as plain types: ``sha256``, ``sections``, ``pixel_size_nm``; of a list ``stacks`` too.
+    """
+
+    stacks: tuple[TrainingStack, ...]
+    facts: dict[str, Any]
+
+    @classmethod
+    def of_one(cls, stack: LabelledStack, train: TrainConfig) -> TrainingData:
+        """Split a single stack as the settings say; UsageError if they cannot."""
+        training, held_out = hold_out(stack, train)
+        facts = {"sha256": stack.sha256(), "sections": len(stack), "pixel_size_nm": stack.pixel_size_nm}
+        return cls((TrainingStack("", (training,), held_out, 1.0, facts),), facts)
+
+    @classmethod
+    def of_list(cls, stacks: Sequence[TrainingStack]) -> TrainingData:
+        """Put stacks together whose sections have one pixel size."""
+        facts = {
+            "sha256": {
+                kind: hashlib.sha256("".join(s.facts["sha256"][kind] for s in stacks).encode()).hexdigest()
+                for kind in ("images", "labels")
+            },
+            "sections": sum(stack.facts["sections"] for stack in stacks),
+            "pixel_size_nm": stacks[0].facts["pixel_size_nm"],
+            "stacks": [stack.facts for stack in stacks],
+        }
+        return cls(tuple(stacks), facts)
+
+
+def read_stacks(
+    entries: Sequence[StackEntry], train: TrainConfig, resample_nm: float | None, origin: str
+) -> TrainingData:
+    """Read the stacks of a list, each at the pixel size to train at.
+
+    Parameters
+    ----------
+    entries : sequence of StackEntry
+        The list.
+    train : TrainConfig
+        Says how many sections are held out of a stack whose entry does not.
+    resample_nm : float or None
+        Side of a pixel to train at, in nanometres.
+    origin : str
+        The list's file, for messages.
+
+    Returns
+    -------
+    TrainingData
+
+    Raises
+    ------
+    IsbiError
+        Naming the stack, if it is missing or damaged, has no labels or others than its kind, cannot be resampled, or
+        has no such sections to hold out.
+    UsageError
+        If there is no pixel size to train at.
+    """
+    if resample_nm is None:
+        raise UsageError(
+            f"{origin}: several stacks are trained at one pixel size; add --resample NM, such as 6"
+        )
+    found = []
+    for entry in entries:
+        try:
+            found.append(_read(entry, train, resample_nm))
+        except IsbiError as error:
+            raise type(error)(f"{origin}: stack {entry.name!r}: {error}") from error
+    return TrainingData.of_list(found)
+
+
+def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> TrainingStack:
+    stack = load_labelled(
+        Path(entry.images),
+        labels=Path(entry.labels),
+        labels_are=entry.kind,
+        ignore=entry.ignore,
+        pixel_size_nm=entry.pixel_size_nm,
+    )
+    split = replace(train, hold_out=entry.hold_out, hold_out_start=entry.hold_out_start).counted(len(stack))
+    left_out = split.held_out(len(stack))
+    volumes, held_out = _split(stack, left_out, entry)
+    parts = tuple(resampled(_cut(volume, plane), resample_nm) for volume in volumes for plane in entry.planes)
+    facts = {
+        "name": entry.name,
+        "kind": entry.kind,
+        "weight": entry.weight,
+        "planes": list(entry.planes),
+        "sections": len(stack),
+        "held_out": f"{left_out.start}:{left_out.stop}",
+        "stored_nm": stack.pixel_size_nm,
+        "pixel_size_nm": resample_nm,
+        "sha256": stack.sha256(),
+        "terms": entry.terms,
+        "citation": entry.citation,
+    }
+    return TrainingStack(entry.name, parts, resampled(held_out, resample_nm), entry.weight, facts)
+
+
+def _split(
+    stack: LabelledStack, left_out: slice, entry: StackEntry
+) -> tuple[list[LabelledStack], LabelledStack]:
+    """Return the blocks of sections that are trained on, and those that are held out."""
+    if entry.planes == ("xy",):
+        left = np.delete(np.arange(len(stack)), left_out)
+        blocks = [stack[left]]
+    else:  # a cut across the sections must not step over those that are held out
+        blocks = [block for block in (stack[: left_out.start], stack[left_out.stop :]) if len(block)]
+    if entry.merge_enclosed:
+        blocks = [
+            replace(block, ids_ZYX=merge_enclosed(block.ids_ZYX))
+            for block in blocks
+            if block.ids_ZYX is not None
+        ]
+    return blocks, stack[left_out]
+
+
+def _cut(stack: LabelledStack, plane: str) -> LabelledStack:
+    """Return a volume's sections along a plane."""
+    axes = _AXES[plane]
+    return replace(
+        stack,
+        image_ZYX=stack.image_ZYX.transpose(axes),
+        cell_ZYX=stack.cell_ZYX.transpose(axes),
+        ignored_ZYX=None if stack.ignored_ZYX is None else stack.ignored_ZYX.transpose(axes),
+        ids_ZYX=None if stack.ids_ZYX is None else stack.ids_ZYX.transpose(axes),
+    )
