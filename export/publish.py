@@ -39,6 +39,7 @@ from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.devices import open_backend
 from isbi_infer.model.opening import open_model
 from isbi_train.data.labels import LabelRule
+from isbi_train.evaluation.evaluate import sections_named
 from isbi_train.networks.checkpoint import Weights, file_sha256
 from isbi_train.networks.weights import load_weights
 
@@ -85,7 +86,7 @@ class _Source:
         sections = self.labelled.sections
         return {
             "data_sha256": self.labelled.data_sha256,
-            "sections": f"{sections.start}:{sections.stop}",
+            "sections": sections_named(sections),
         }
 
     @property

@@ -49,6 +49,7 @@ class StackEntry(Plain):
     images: str
     labels: str
     kind: str = "cells"
+    ignore: float | None = None
     pixel_size_nm: float | None = None
     weight: float = 1.0
     hold_out: int | None = None

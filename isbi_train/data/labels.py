@@ -295,10 +295,10 @@ def _check_ids(label: Labels, found: Labels) -> None:
 def _check_values(values: Labels, labels_are: LabelKind, annotated: Sequence[int]) -> None:
     """Refuse the values of a whole stack that do not go with what the labels are said to be."""
     if labels_are == "instances":
-        if np.count_nonzero(values) == 1:
+        if np.count_nonzero(values) < 2:
             raise ImageError(
-                f"instance labels hold the single id {values[-1]:.0f}; expected one for each cell; "
-                "labels of two values are of the kind cell or membrane"
+                f"instance labels hold the single id {values[-1] if len(values) else 0:.0f}; expected one for each "
+                "cell; labels of two values are of the kind cell or membrane"
             )
         if not annotated:
             raise ImageError(_NOBODY)
@@ -347,4 +347,4 @@ def _inverted(membrane: float, labels_are: LabelKind) -> str:
     if labels_are == "instances":
         return f"{membrane:.0%} of the pixels are membrane (id 0 or a border); expected less than half"
     meaning = "255 = cell and 0 = membrane" if labels_are == "cell" else "255 = membrane and 0 = cell"
-    return f"{membrane:.0%} of the pixels are membrane; labels must be {meaning}, so this looks inverted"
+    return f"{membrane:.0%} of the pixels are membrane; labels must be {meaning}, so they look inverted"

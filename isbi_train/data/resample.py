@@ -111,8 +111,8 @@ def resample_ignored(ignored_ZYX: npt.NDArray[np.bool_], shape: tuple[int, int])
 def resample_ids(ids_ZYX: npt.NDArray[Any], shape: tuple[int, int]) -> npt.NDArray[Any]:
     """Bring ids to another size: they are not averaged, a pixel has the id at its centre.
 
-    Membranes are derived from them at the new size (`isbi_train.data.labels.instance_interiors`), so that cells that touch
-    stay parted by two pixels at any size.
+    Membranes are derived from them at the new size (`isbi_train.data.labels.instance_interiors`), so that cells that
+    touch stay parted by two pixels at any size.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from isbi_train.evaluation.evaluate import Evaluation, best_index
+from isbi_train.evaluation.evaluate import Evaluation, best_index, sections_named
 from isbi_train.plots.figures import STYLE, check_plottable, save_figure
 from isbi_train.scores.metrics import SplitMergeScores
 
@@ -153,7 +153,7 @@ def _together(finer: Labels, coarser: Labels) -> npt.NDArray[np.int64]:
 def _draw_curves(figure: SubFigure, evaluation: Evaluation) -> None:
     thinned, chosen = evaluation.thinned, evaluation.sections
     files = f"{Path(evaluation.prediction).name} against {Path(evaluation.labels).name}"
-    _head(figure, f"{files}, sections {chosen.start}:{chosen.stop}, means over sections")
+    _head(figure, f"{files}, sections {sections_named(chosen)}, means over sections")
     scores, *errors = figure.subplots(1, 3)
     for name, dashes, part in (("V_rand", "-", thinned.rand), ("V_info", (0, (4, 2)), thinned.info)):
         best = "undefined" if math.isnan(part.best) else f"{part.best:.4f} at {part.best_threshold:.1f}"

@@ -87,10 +87,11 @@ def check_scoring_input(
     )
     proposal, notes = checked_probabilities(found)
     notes += doubts([level_of(proposal, cell, counted)])
-    parts = proposal, cell, segments, counted
     if found.ndim == 2:
-        return ScoringInput(*(None if part is None else part[None] for part in parts), notes)  # type: ignore[arg-type]
-    return ScoringInput(*parts, notes)
+        proposal, cell = proposal[None], cell[None]
+        segments = None if segments is None else segments[None]
+        counted = None if counted is None else counted[None]
+    return ScoringInput(proposal, cell, segments, counted, notes)
 
 
 def optional_module(name: str) -> Any:

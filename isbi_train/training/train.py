@@ -132,11 +132,11 @@ def fit(
     if isinstance(stack, LabelledStack):
         train = train.counted(len(stack))
         everything = TrainingData.of_one(stack, train)
-        split_lines = [train.split_line(len(stack))]
+        split_lines = [*stack.notes, train.split_line(len(stack))]
         teaching = Teaching.of(inputs, stack, train)
     else:
         everything, teaching = stack, None
-        split_lines = [training_stack.line() for training_stack in stack.stacks]
+        split_lines = [line for part in stack.stacks for line in (*part.held_out.notes, part.line())]
         if inputs.teachers or inputs.unlabelled:
             raise UsageError(
                 "teachers teach the sections of one stack; give it with --data, or leave them out"

@@ -128,7 +128,12 @@ def scores_of(
         counted = torch.from_numpy(~learnt.ignored_ZYX)
         cell = torch.from_numpy(learnt.cell_ZYX)[counted].float()
         loss = F.binary_cross_entropy_with_logits(logits[counted], cell)
-    scores = thinned_scores(torch.sigmoid(logits).numpy(), held_out.cell_ZYX)
+    scores = thinned_scores(
+        torch.sigmoid(logits).numpy(),
+        held_out.cell_ZYX,
+        ids=held_out.ids_ZYX,
+        ignored=held_out.ignored_ZYX,
+    )
     return {"loss": loss.item(), "v_rand_thin": float(scores.v_rand), "v_info_thin": float(scores.v_info)}
 
 

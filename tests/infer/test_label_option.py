@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from skimage import measure
 
 from isbi_infer import cli
 from isbi_infer.sample import synthetic_stack
+from isbi_train.data.labels import LabelRule
+from isbi_train.evaluation.evaluate import evaluate
 from isbi_train.scores.metrics import pixel_scores, thinned_scores
 
 PROGRAM = Path(sys.executable).with_name("isbi-infer")
@@ -95,15 +98,40 @@ def test_the_scores_are_those_of_the_evaluate_command(infer, stack, labels):
     assert {name: evaluated[name] for name in scores} == scores
 
 
-def test_a_section_without_cell_gives_null_and_a_note(infer, tmp_path, sample):
+def test_a_section_that_nobody_annotated_is_left_out_and_named(infer, tmp_path, sample):
     image, label = np.repeat(sample[0], 2, axis=0), np.repeat(sample[1], 2, axis=0)
     label[3] = 0
     pair = write(tmp_path / "image.tif", image), "--label", write(tmp_path / "label.tif", label)
     code, out, err = infer(*pair, "--json")
     assert code == 0
-    assert json.loads(out)["scores"]["v_rand_thin"] is None
-    assert "no cell in the labels of section 3" in err
-    assert "V_rand undefined" in infer(*pair)[1]
+    assert "a single value in section 3 (from 0), which nobody annotated" in err
+    first = (
+        write(tmp_path / "first.tif", image[:3]),
+        "--label",
+        write(tmp_path / "first-label.tif", label[:3]),
+    )
+    scores = json.loads(out)["scores"]
+    expected = json.loads(infer(*first, "--json")[1])["scores"]
+    assert {**scores, "notes": []} == {**expected, "notes": []}
+
+
+def test_ids_and_ignored_values_are_scored_as_isbi_train_evaluate_does(infer, tmp_path, sample):
+    ids = np.zeros(sample[1].shape, np.uint16)
+    for z, cell in enumerate(sample[1] > 0):
+        ids[z] = measure.label(cell, connectivity=1) + np.where(cell, 300 * z, 0)
+    ids[:, 10:30, 10:30] = 9999
+    stack, labels = write(tmp_path / "image.tif", sample[0]), write(tmp_path / "ids.tif", ids)
+    output = tmp_path / "out.tif"
+    asked = "--label", labels, "--labels-are", "ids", "--ignore", "9999"
+    code, out, _ = infer(stack, *asked, "--json", "-o", output)
+    assert code == 0
+    found = evaluate(output, Path(labels), rule=LabelRule.of("ids", 9999)).to_plain()
+    scores = json.loads(out)["scores"]
+    for key in ("v_rand_thin", "v_info_thin", "pixel_error", "dice_membrane"):
+        assert scores[key] == pytest.approx(found[key], abs=1e-12)
+    refused, _, err = infer(stack, "--label", labels)
+    assert refused == 4
+    assert "--labels-are ids" in err
 
 
 @pytest.mark.parametrize(

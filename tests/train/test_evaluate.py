@@ -14,6 +14,7 @@ import typer
 from isbi_export.publish import publish
 from isbi_infer import Segmenter, cli
 from isbi_infer.errors import DependencyError, ImageError, ModelError, UsageError
+from isbi_train.data.labels import LabelRule
 from isbi_train.evaluation.evaluate import evaluate, section_range
 from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
 from isbi_train.scores.metrics import (
@@ -216,17 +217,60 @@ def test_eight_bits_are_divided_and_said(files, soft_ZYX, tmp_path):
     assert found.probability_ZYX.max() == 1
 
 
-def test_a_section_without_cell_is_named_as_in_the_file_and_gives_null(prediction, sample, tmp_path):
+def test_a_section_that_nobody_annotated_is_left_out_and_named_as_in_the_file(prediction, sample, tmp_path):
     label_ZYX = sample[1].copy()
-    label_ZYX[3] = 0
+    label_ZYX[2] = 0
     found = evaluate(prediction, write(tmp_path / "labels.tif", label_ZYX), sections="1:")
-    assert any("no cell in section 3," in note for note in found.notes)
+    assert any("a single value in section 2 (from 0), which nobody annotated" in note for note in found.notes)
+    assert found.sections == (1, 3)
     plain = found.to_plain()
-    assert plain["v_rand_thin"] is None
-    assert plain["best_threshold_info"] is None
-    assert plain["thresholds"][5]["slices"][2]["v_rand"] is None
-    assert plain["thresholds"][5]["slices"][0]["v_rand"] > 0
-    json.dumps(plain, allow_nan=False)
+    assert plain["sections"] == "1,3"
+    assert [part["section"] for part in plain["thresholds"][5]["slices"]] == [1, 3]
+    first, last = (
+        evaluate(prediction, tmp_path / "labels.tif", sections=f"{z}").to_plain()["thresholds"]
+        for z in (1, 3)
+    )
+    for t, mean in enumerate(plain["thresholds"]):
+        assert mean["v_rand"] == pytest.approx((first[t]["v_rand"] + last[t]["v_rand"]) / 2)
+
+
+def test_ids_are_the_segments_that_mergers_are_counted_of(soft_ZYX, tmp_path):
+    """Two ids that touch are two segments by ids, and one by their mask, where nothing parts them."""
+    probability_YX = np.ones((64, 64), np.float32)
+    ids_YX = np.where(np.arange(64) < 32, 1, 2) * np.ones((64, 1), int)
+    probability = write(tmp_path / "p.tif", probability_YX)
+    labels = write(tmp_path / "ids.tif", ids_YX.astype(np.uint16))
+    merged = evaluate(probability, labels, rule=LabelRule.of("ids"))
+    assert merged.thinned.segments[0, 0] == 2
+    # One basin holds both halves: s_ab = s_a = 1/2, s_b = 1.
+    assert merged.thinned.v_rand == pytest.approx(2 / 3, abs=0.01)
+    probability_YX[:, 31:33] = 0
+    parted = evaluate(write(tmp_path / "q.tif", probability_YX), labels, rule=LabelRule.of("ids"))
+    assert parted.thinned.v_rand > 0.95
+    assert parted.adapted_rand.error < merged.adapted_rand.error
+
+
+def test_what_labels_say_under_an_ignored_value_changes_no_score(prediction, sample, tmp_path):
+    def scores(fill):
+        label_ZYX = sample[1].copy()
+        label_ZYX[:, 20:40, 10:30] = fill
+        path = write(tmp_path / f"ignored-{fill}.tif", label_ZYX)
+        return evaluate(prediction, path, rule=LabelRule.of("cells", fill)).to_plain()
+
+    one, other = scores(7), scores(99)
+    assert {**one, "labels": ""} == {**other, "labels": ""}
+    assert one["v_rand_thin"] != evaluate(prediction, write(tmp_path / "all.tif", sample[1])).thinned.v_rand
+
+
+def test_pixels_that_are_ignored_are_left_out_of_the_scores_pixel_by_pixel(sample, tmp_path):
+    label_ZYX = sample[1].copy()
+    wrong_ZYX = (label_ZYX > 0).astype(np.float32)
+    wrong_ZYX[:, 20:40, 10:30] = 1 - wrong_ZYX[:, 20:40, 10:30]
+    label_ZYX[:, 20:40, 10:30] = 7
+    labels = write(tmp_path / "labels.tif", label_ZYX)
+    found = evaluate(write(tmp_path / "p.tif", wrong_ZYX), labels, rule=LabelRule.of("cells", 7))
+    assert found.pixels.pixel_error == 0
+    assert found.calibration_error == 0
 
 
 def test_as_many_sections_as_asked_for_are_not_taken_for_those(files, soft_ZYX, tmp_path):

@@ -67,7 +67,7 @@ def test_the_numbers_of_instances_do_not_matter(label_ZYX):
 REFUSED = {
     "ids as cells": ([0, 1, 2, 3], "cell", "hold 0, 1, 2, 3; expected 0 and one value above it.*instances"),
     "no zero": ([1, 255], "cell", "the lowest is not 0"),
-    "all cell": ([255, 255], "cell", "expected 0 and one value"),
+    "all cell": ([255, 255], "cell", "hold no membrane at all"),
     "all membrane": ([0, 0], "cell", "hold no cell at all"),
     "no membrane": ([0, 0], "membrane", "hold no membrane at all"),
     "inverted": ([0, 0, 255], "cell", "67% of the pixels are membrane.*inverted"),
@@ -88,25 +88,99 @@ def test_labels_that_are_not_of_their_kind_are_refused(case):
         cell_mask(np.array(values).reshape(1, 1, -1), kind)
 
 
-@pytest.mark.parametrize("kind", ["cell", "membrane", "instances"])
-def test_sections_that_nobody_labelled_are_named(tmp_path, kind, write_labelled):
+def stored_as(kind, cell_ZYX):
+    """Write cells as labels of a kind; ids are those of a section's components, counted on from section to section."""
+    if kind != "ids":
+        return np.where(cell_ZYX == (kind == "cells"), np.uint8(255), np.uint8(0))
+    components = [ndimage.label(cell_YX)[0] for cell_YX in cell_ZYX]
+    first = np.cumsum([0, *(found_YX.max() for found_YX in components[:-1])])
+    return np.stack(
+        [np.where(found_YX > 0, found_YX + add, 0) for found_YX, add in zip(components, first, strict=True)]
+    ).astype(np.uint16)
+
+
+@pytest.mark.parametrize("kind", ["cells", "membranes", "ids"])
+def test_sections_that_nobody_annotated_are_left_out_and_named(tmp_path, kind, write_labelled):
     image_ZYX, label_ZYX = synthetic_stack(4, 64, 64)
-    cell_ZYX = label_ZYX > 0
-    stored_ZYX = {
-        "cell": label_ZYX,
-        "membrane": 255 - label_ZYX,
-        "instances": ndimage.label(cell_ZYX)[0].astype(np.uint16),
-    }[kind].copy()
+    stored_ZYX = stored_as(kind, label_ZYX > 0)
     stored_ZYX[[1, 3]] = 0
+    found = load_labelled(write_labelled(tmp_path, image_ZYX, stored_ZYX), labels_are=kind)
+    np.testing.assert_array_equal(found.image_ZYX, image_ZYX[[0, 2]])
+    np.testing.assert_array_equal(found.cell_ZYX, label_ZYX[[0, 2]] > 0)
+    (note,) = (note for note in found.notes if "nobody annotated" in note)
+    assert "train-labels.tif: labels hold a single value in section 1, 3 (from 0)" in note
+
+
+@pytest.mark.parametrize("kind", ["cells", "membranes"])
+def test_labels_of_which_nobody_annotated_any_are_refused(tmp_path, kind, write_labelled):
+    image_ZYX, _ = synthetic_stack(2, 64, 64)
+    labels_ZYX = np.zeros(image_ZYX.shape, np.uint8)
+    labels_ZYX[1] = 255  # two values in all, but one in each section
+    with pytest.raises(ImageError, match="a single value in every section, so nobody annotated them"):
+        load_labelled(write_labelled(tmp_path, image_ZYX, labels_ZYX), labels_are=kind)
+
+
+@pytest.mark.parametrize("kind", ["cells", "membranes", "ids"])
+def test_an_ignored_value_is_neither_cell_nor_membrane(tmp_path, kind, write_labelled):
+    image_ZYX, label_ZYX = synthetic_stack(2, 64, 64)
+    stored_ZYX = stored_as(kind, label_ZYX > 0)
+    stored_ZYX[:, 10:20, 30:50] = 77 if kind != "ids" else 60_000
+    ignore = stored_ZYX[0, 10, 30]
+    found = load_labelled(
+        write_labelled(tmp_path, image_ZYX, stored_ZYX), labels_are=kind, ignore=float(ignore)
+    )
+    expected_ZYX = np.zeros(label_ZYX.shape, bool)
+    expected_ZYX[:, 10:20, 30:50] = True
+    np.testing.assert_array_equal(found.ignored_ZYX, expected_ZYX)
+    assert not found.cell_ZYX[expected_ZYX].any()
+    np.testing.assert_array_equal(found.cell_ZYX[~expected_ZYX], label_ZYX[~expected_ZYX] > 0)
+    if kind == "ids":
+        assert not found.ids_ZYX[expected_ZYX].any()
+
+
+def test_a_value_that_is_not_named_as_ignored_is_refused_with_the_way_to_name_it():
+    label_ZYX = np.array([[[0, 255, 128, 255, 255]]], np.uint8)
+    with pytest.raises(ImageError, match=r"hold 0, 128, 255; .*--ignore"):
+        cell_mask(label_ZYX)
+    np.testing.assert_array_equal(cell_mask(label_ZYX, ignore=128)[0, 0], [False, True, False, True, True])
+
+
+def test_what_is_ignored_grows_where_labels_are_resampled(tmp_path, write_labelled):
+    image_ZYX, label_ZYX = synthetic_stack(2, 64, 64)
+    stored_ZYX = label_ZYX.copy()
+    stored_ZYX[:, 11:19, 31:49] = 7
     folder = write_labelled(tmp_path, image_ZYX, stored_ZYX)
-    with pytest.raises(
-        ImageError, match=r"train-labels\.tif: labels hold a single value in section 1, 3 \(from 0\)"
-    ):
-        load_labelled(folder, labels_are=kind)
+    found = load_labelled(folder, ignore=7, pixel_size_nm=4, resample_nm=8)
+    expected_ZYX = np.zeros((2, 32, 32), bool)
+    expected_ZYX[:, 5:10, 15:25] = True
+    assert found.ignored_ZYX[expected_ZYX].all()
+    assert not found.cell_ZYX[found.ignored_ZYX].any()
+
+
+@pytest.mark.parametrize("noise", [1, 8])
+def test_a_grey_image_that_is_taken_for_ids_is_refused(noise):
+    image_ZYX, _ = synthetic_stack(1, 64, 64)
+    grey_ZYX = (image_ZYX // noise).astype(np.uint8)
+    with pytest.raises(ImageError, match=r"change from pixel to pixel .* as grey values do"):
+        cell_mask(grey_ZYX, "ids")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda mask_YX: ndimage.zoom(mask_YX, 1.5, order=1),
+        lambda mask_YX: np.clip(mask_YX + np.random.default_rng(0).integers(-9, 9, mask_YX.shape), 0, 255),
+    ],
+    ids=["interpolated", "stored as JPEG"],
+)
+def test_a_damaged_mask_is_refused_with_the_values_that_were_found(damage):
+    _, label_ZYX = synthetic_stack(1, 64, 64)
+    with pytest.raises(ImageError, match=r"labels hold [\d., ]+\.\.\. \(\d+ values\); .* back to two values"):
+        cell_mask(damage(label_ZYX[0].astype(np.int16)).astype(np.uint8)[None])
 
 
 def test_an_unknown_kind_is_a_usage_error():
-    with pytest.raises(UsageError, match="cell, membrane, instances"):
+    with pytest.raises(UsageError, match="cells, membranes, ids"):
         cell_mask(np.zeros((1, 2, 2)), "boundaries")
 
 

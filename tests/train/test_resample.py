@@ -12,7 +12,8 @@ from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.pixels.normalise import intensity_statistics
 from isbi_infer.run.section import SectionInWork
 from isbi_train.data.labelled import load_labelled
-from isbi_train.data.resample import resample_images, resample_labels, resampled_shape
+from isbi_train.data.labels import instance_interiors
+from isbi_train.data.resample import resample_cells, resample_ids, resample_images, resampled_shape
 
 SIZES = st.integers(1, 48)
 SHAPES = st.tuples(SIZES, SIZES)
@@ -62,8 +63,7 @@ def test_the_same_size_changes_neither_image_nor_labels(shape, seed):
     np.testing.assert_array_equal(resample_images(image_ZYX, shape), image_ZYX)
     label_ZYX = (image_ZYX > 60).astype(np.uint8)
     assume(0.5 <= label_ZYX.mean() < 1)
-    np.testing.assert_array_equal(resample_labels(label_ZYX, "cell", shape), label_ZYX > 0)
-    np.testing.assert_array_equal(resample_labels(label_ZYX == 0, "membrane", shape), label_ZYX > 0)
+    np.testing.assert_array_equal(resample_cells(label_ZYX > 0, shape), label_ZYX > 0)
 
 
 @given(shape=SHAPES, to=SHAPES, value=st.integers(0, 2**16 - 1))
@@ -87,22 +87,22 @@ def test_image_and_labels_stay_aligned(to_nm):
     image_ZYX, cell_ZYX = stripes()
     shape = resampled_shape((64, 64), 4.0, to_nm)
     bright = resample_images(image_ZYX, shape) > 125
-    np.testing.assert_array_equal(bright, resample_labels(cell_ZYX, "cell", shape))
+    np.testing.assert_array_equal(bright, resample_cells(cell_ZYX > 0, shape))
     assert bright.mean() == pytest.approx(0.75, abs=0.07)
 
 
 def test_a_pixel_is_cell_where_more_than_half_of_it_is():
     # Along x the new pixels average these with 1/8, 3/8, 3/8, 1/8, the edge pixels going on outside.
     label_ZYX = np.array([[[1, 1, 0, 1, 1, 0, 0, 0, 1, 1, 1, 1]] * 2], np.uint8)
-    found_ZYX = resample_labels(label_ZYX, "cell", (1, 6))
+    found_ZYX = resample_cells(label_ZYX > 0, (1, 6))
     # Shares of 1, 5/8, 1/2, 1/8, 7/8 and 1; the tie is membrane.
     np.testing.assert_array_equal(found_ZYX, [[[True, True, False, False, True, True]]])
 
 
 def test_finer_and_back_gives_the_same_labels():
     _, cell_ZYX = stripes()
-    finer_ZYX = resample_labels(cell_ZYX, "cell", (128, 128))
-    np.testing.assert_array_equal(resample_labels(finer_ZYX, "cell", (64, 64)), cell_ZYX)
+    finer_ZYX = resample_cells(cell_ZYX > 0, (128, 128))
+    np.testing.assert_array_equal(resample_cells(finer_ZYX > 0, (64, 64)), cell_ZYX)
 
 
 @given(
@@ -116,7 +116,7 @@ def test_cells_that_touch_stay_two_cells_at_any_pixel_size(side, to, at, gap):
     wall = int(at * side)
     label_ZYX[:, :, wall:] = 2
     label_ZYX[:, :, wall : wall + gap] = 0
-    cell_ZYX = resample_labels(label_ZYX, "instances", (to, to))
+    cell_ZYX = instance_interiors(resample_ids(label_ZYX, (to, to)))
     assert ndimage.label(cell_ZYX[0])[1] == 2
     assert abs(cell_ZYX[0, 0].argmin() - wall * to / side) <= 2 + to / side  # where the wall was
 
@@ -127,7 +127,7 @@ def test_instances_at_the_same_size_are_those_of_the_file(shape, seed):
     label_ZYX[:, : shape[0] // 2] = 1
     label_ZYX[:, shape[0] // 2 :] = 2
     assume(shape[0] > 8)
-    found_ZYX = resample_labels(label_ZYX, "instances", shape)
+    found_ZYX = instance_interiors(resample_ids(label_ZYX, shape))
     assert not found_ZYX[:, shape[0] // 2 - 1 : shape[0] // 2 + 1].any()
     assert found_ZYX.sum() == found_ZYX.size - 2 * shape[1]
 
