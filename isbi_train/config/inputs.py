@@ -63,7 +63,7 @@ class Inputs:
     )
     labels: str = flag("", "The labels of a stack.", path=True)
     labels_are: str = flag(
-        "cell", "What labels above 0 mean; cells when not given.", choices=(*KINDS, *LABEL_KINDS)
+        "cell", "What labels above 0 mean; cells when not given.", choices=(*LABEL_KINDS, *KINDS)
     )
     ignore: float | None = flag(None, "Value of labels that is left out of the loss and the scores.")
     pixel_size_nm: float | None = flag(

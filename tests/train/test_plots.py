@@ -158,12 +158,14 @@ def test_any_number_and_shape_of_sections_fits(tmp_path, shape):
     assert height < 3 * width
 
 
-def test_undefined_scores_are_drawn_as_such(tmp_path):
+def test_sections_that_nobody_annotated_are_not_drawn(tmp_path):
     labels_ZYX = np.stack([grid(), np.zeros_like(grid()), grid()])
     found = scored(tmp_path, np.ones(labels_ZYX.shape, np.float32), labels_ZYX.view(np.uint8))
     plot_scores(found, tmp_path / "scores.svg")
-    assert found.thinned.v_rand != found.thinned.v_rand
-    assert (tmp_path / "scores.svg").stat().st_size > 10_000
+    assert found.sections == (0, 2)
+    text = (tmp_path / "scores.svg").read_text()
+    assert "section 2:" in text
+    assert "section 1:" not in text
 
 
 def test_pyplot_and_its_figures_stay_out(tmp_path):
