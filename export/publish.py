@@ -39,6 +39,7 @@ from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.devices import open_backend
 from isbi_infer.model.opening import open_model
 from isbi_train.networks.checkpoint import Weights, file_sha256
+from isbi_train.networks.origins import origins_of
 from isbi_train.networks.weights import load_weights
 
 _Runs = dict[tuple[Variant, str], Runner]
@@ -176,7 +177,7 @@ def publish(
         report = Report(
             checkpoint=checkpoint.name,
             checkpoint_sha256=source.sha256,
-            notes=weights.notes,
+            notes=(*weights.notes, *_terms(weights, source.sha256)),
             scored_on=source.scored_on,
             calibrated_on=source.calibrated_on,
             scores=source.reference,
@@ -189,6 +190,10 @@ def publish(
     if not all(file.published for file in files):
         raise NotPublishedError(report)
     return report
+
+
+def _terms(weights: Weights, sha256: str) -> list[str]:
+    return [f"the terms of {origin} go along with these weights" for origin in origins_of(weights, sha256)]
 
 
 def _timed(file: FileReport, times: Mapping[tuple[Variant, str], float]) -> FileReport:

@@ -1,4 +1,4 @@
-"""Released models: ONNX files in several precisions with their sha256, listed in ``registry.json``."""
+"""Released models: checkpoints and ONNX files in several precisions with their sha256, listed in ``registry.json``."""
 
 from __future__ import annotations
 
@@ -36,10 +36,18 @@ class ReleasedModel:
         What users call it.
     files : mapping of str to ReleasedFile
         Its ONNX files by precision: "float32", and those of "float16" and "int8" that passed their gates.
+    checkpoint : ReleasedFile
+        What they were exported from, and what fine-tuning starts from.
+    licence, terms, citation : str
+        Of the weights, and of what grows from them: an SPDX identifier, the same in words, and what publications cite.
     """
 
     name: str
     files: Mapping[str, ReleasedFile]
+    checkpoint: ReleasedFile
+    licence: str
+    terms: str
+    citation: str
 
     @property
     def path(self) -> Path:
@@ -62,14 +70,17 @@ def released_models() -> dict[str, ReleasedModel]:
     registry = json.loads((_FOLDER / "registry.json").read_text(encoding="utf-8"))
     return {
         entry["name"]: ReleasedModel(
-            entry["name"],
-            {
-                precision: ReleasedFile(_FOLDER / file["file"], file["sha256"])
-                for precision, file in entry["files"].items()
-            },
+            name=entry["name"],
+            files={precision: _file(file) for precision, file in entry["files"].items()},
+            checkpoint=_file(entry["checkpoint"]),
+            **{key: entry[key] for key in ("licence", "terms", "citation")},
         )
         for entry in registry
     }
+
+
+def _file(entry: Mapping[str, str]) -> ReleasedFile:
+    return ReleasedFile(_FOLDER / entry["file"], entry["sha256"])
 
 
 def default_model() -> ReleasedModel:

@@ -105,8 +105,10 @@ class ModelContract:
         Where the model comes from, which no run depends on. ``isbi-export`` writes ``parity`` (how far this file is
         from its checkpoint: ``largest`` difference of a probability, ``changed`` fraction of pixels that change class
         at 0.5, and what else its gate looked at), ``training`` (``data_sha256``, ``sections``, ``checkpoint_sha256``,
-        ``network``, ``epochs``; ``init_sha256`` and ``teaching_sha256`` where there was any), ``scores`` (on sections
-        held out from training: ``sections``, ``v_rand_thin``, ``v_info_thin``, ``loss``) and ``code_version``.
+        ``network``, ``epochs``; ``init_sha256`` and ``teaching_sha256`` where there was any; ``origins``, the models
+        and data under whose terms the weights come: ``name``, ``licence``, ``terms``, ``citation``), ``scores`` (on
+        sections held out from training: ``sections``, ``v_rand_thin``, ``v_info_thin``, ``loss``) and
+        ``code_version``.
     """
 
     input_name: str

@@ -10,6 +10,7 @@ from isbi_infer.errors import UsageError
 from isbi_train.config.flags import flag
 
 LabelKind = Literal["cell", "membrane", "instances"]
+RELEASED = "released"  # what may be written for the default model's name
 LABEL_KINDS: tuple[str, ...] = get_args(LabelKind)
 
 
@@ -30,7 +31,7 @@ class Inputs:
     resample_nm : float or None
         Pixel size to train at; None takes the stack's.
     init : str
-        Weights to start from; empty for fresh ones.
+        Weights to start from: "released", the name of a released model, or a file; empty for fresh ones.
     teachers : tuple of str
         ONNX models whose probabilities are learnt.
     unlabelled : str
@@ -49,7 +50,11 @@ class Inputs:
         None, "Pixel size of the stack in nm, where it does not say.", name="--pixel-size"
     )
     resample_nm: float | None = flag(None, "Pixel size to train at, in nm.", name="--resample")
-    init: str = flag("", "Start from these weights: fine-tuning.", path=True)
+    init: str = flag(
+        "",
+        "Start from these weights: fine-tuning. A file, released, or a released model's name.",
+        released=True,
+    )
     teachers: tuple[str, ...] = flag((), "ONNX model to learn from; repeatable.", name="--teacher", path=True)
     unlabelled: str = flag("", "TIFF stack that only the teachers label.", path=True)
     sha256: dict[str, str] = field(default_factory=dict)

@@ -22,15 +22,15 @@ from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import Settings, write_settings
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.sections import hold_out
-from isbi_train.networks.checkpoint import file_sha256
 from isbi_train.networks.network import UNet
-from isbi_train.networks.weights import load_weights
+from isbi_train.networks.origins import ORIGINS
 from isbi_train.training.batches import Sections, batches, bring_sections, step_seed, steps_per_epoch
 from isbi_train.training.calibrate import calibrate_file
 from isbi_train.training.device import choose_device
 from isbi_train.training.distil import Teaching
 from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
 from isbi_train.training.losses import loss as weighted_loss
+from isbi_train.training.start import Start
 from isbi_train.training.state import (
     BEST,
     MODEL,
@@ -136,10 +136,15 @@ def fit(
     torch.manual_seed(train.seed)
     model = UNet(network)
     data = {"sha256": stack.sha256(), "sections": len(stack), "pixel_size_nm": stack.pixel_size_nm}
+    start = Start.read(inputs.init, network.arch) if inputs.init else None
     if teaching:
         data["teaching"] = teaching.sha256
-    if inputs.init:
-        data["init"] = _start_from(model, Path(inputs.init))
+    if start:
+        start.load_into(model)
+        data["init"] = start.sha256
+    grown_from = (*(start.origins if start else ()), *(teaching.origins if teaching else ()))
+    if grown_from:
+        data[ORIGINS] = [origin.to_plain() for origin in dict.fromkeys(grown_from)]
     model = model.to(device.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = TrainingState.start(model, train, device)
     settings = RunSettings(network, augment, train, data)
@@ -155,6 +160,8 @@ def fit(
         processes.run_on_main(partial(write_settings, out / SETTINGS, written))
         if not state.finished(train.epochs, train.patience):
             log.info("%s", train.split_line(len(stack)))
+            if start:
+                start.say(stack, train.held_out(len(stack)))
             soft = teaching.teach(training) if teaching else None
             sections = bring_sections(training, train, soft, device.torch_device)
             _train(state, sections, held_out, settings=settings, out=out, report=report, processes=processes)
@@ -278,17 +285,6 @@ def _check_crop(crop: int, stride: int) -> None:
             f"crop {crop} is not a multiple of the network's stride {stride}, or is too small; "
             f"try {max(smallest, crop // stride * stride)}"
         )
-
-
-def _start_from(model: UNet, path: Path) -> str:
-    """Take over the weights of another network of the same architecture, and give their file's sha256."""
-    weights = load_weights(path, model.config.arch)
-    theirs, ours = weights.network.shapes, model.config.shapes
-    differing = [f"{key}: {theirs[key]!r} -> {ours[key]!r}" for key in theirs if theirs[key] != ours[key]]
-    if differing:
-        raise UsageError(f"{path}: is of another network ({'; '.join(differing)}); give its settings")
-    model.load_state_dict(weights.state_dict)
-    return file_sha256(path)
 
 
 def _sha256_by_name(data: dict[str, Any], inputs: Inputs) -> dict[str, str]:
