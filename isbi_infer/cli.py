@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,6 +20,8 @@ from isbi_infer.model.devices import device_names, precision_names
 from isbi_infer.terminal import counted, exit_codes, printable, section_progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+_COMMANDS = {"doctor": "isbi_infer.doctor", "models": "isbi_infer.catalogue"}  # beside the one that segments
 
 
 if TYPE_CHECKING:
@@ -38,7 +41,8 @@ def _version(wanted: bool) -> None:
 
 
 @app.command(
-    epilog="isbi-infer doctor reports what is installed and what of it really runs. (A stack of that name: ./doctor)"
+    epilog="isbi-infer doctor reports what is installed and what of it really runs, isbi-infer models lists "
+    "the released models. (Stacks of these names: ./doctor, ./models)"
 )
 def infer(
     stacks: Annotated[
@@ -56,7 +60,10 @@ def infer(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option(help="ONNX or TorchScript model from isbi-export. [default: the released model]"),
+        typer.Option(
+            help="ONNX or TorchScript model from isbi-export, or the name of a released one; see isbi-infer models. "
+            "[default: the released model]"
+        ),
     ] = None,
     provider: Annotated[
         Provider,
@@ -283,9 +290,9 @@ def _say(notes: Iterable[str]) -> None:
 
 
 def main() -> None:
-    """Run ``isbi-infer``, or ``isbi-infer doctor``."""
-    if sys.argv[1:2] == ["doctor"]:
-        from isbi_infer.doctor import app as doctor
-
-        doctor(args=sys.argv[2:], prog_name="isbi-infer doctor")
+    """Run ``isbi-infer``, ``isbi-infer doctor`` or ``isbi-infer models``."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command in _COMMANDS:
+        beside = import_module(_COMMANDS[command]).app
+        beside(args=sys.argv[2:], prog_name=f"isbi-infer {command}")
     app()

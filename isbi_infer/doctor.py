@@ -20,7 +20,7 @@ import typer
 from isbi_infer._version import __version__
 from isbi_infer.backends.device import Device
 from isbi_infer.backends.nvidia import list_gpus
-from isbi_infer.errors import DependencyError, IsbiError
+from isbi_infer.errors import DependencyError, IsbiError, UsageError
 from isbi_infer.model.devices import DEVICES, device_names, open_backend
 from isbi_infer.terminal import counted, exit_codes
 
@@ -239,17 +239,21 @@ def check_machine() -> Iterator[Finding]:
 
 def check_model(model: Path | None, *, runs: bool) -> Iterator[Finding]:
     """Open a model on the CPU, with all checks of a run, and sum its contract up; None is the released one."""
-    from isbi_infer.model.opening import open_model
+    from isbi_infer.model.opening import find_released, open_model
     from isbi_models import released_models
 
     if not runs:
         yield Finding("model", None, "not opened, for lack of an onnxruntime that runs")
         return
     try:
-        opened = open_model(model, "cpu", "auto" if model else "fp32")
+        released = find_released(model)
+        opened = open_model(model, "cpu", "fp32" if released else "auto")
+    except UsageError as error:
+        yield Finding("model", False, str(error), "isbi-infer models", error.exit_code)
+        return
     except IsbiError as error:
         mend = "pip install --force-reinstall --no-deps isbi-infer"
-        if model is not None:
+        if model is not None and model.suffix:
             mend = f"isbi-export {shlex.quote(str(model.with_suffix('.pth')))}"
         yield Finding("model", False, str(error), mend, error.exit_code)
         return
@@ -297,19 +301,22 @@ def examine(model: Path | None) -> Iterator[Finding]:
     models = list(check_model(model, runs=runs))
     yield from models
     if runs:
-        own = model if model and models[0].ok and model.suffix.lower() == ".onnx" else None
+        own = model if models[0].ok else None
         yield from check_devices(_models(own), gpu_found=bool(gpus))
         if models[0].ok:
             yield from check_choice(model)
 
 
 def _models(model: Path | None) -> dict[str, bytes]:
-    """Return whole ONNX files by their precision: this one, or all that are released."""
+    """Return whole ONNX files by their precision: this one, or all of the released model, also for what is no ONNX."""
     from isbi_infer.model.contract import read_contract
+    from isbi_infer.model.opening import find_released
     from isbi_models import default_model
 
-    if model is None:
-        return {name: file.path.read_bytes() for name, file in default_model().files.items()}
+    released = find_released(model)
+    if model is None or released is not None or model.suffix.lower() != ".onnx":
+        files = (released or default_model()).files
+        return {name: file.path.read_bytes() for name, file in files.items()}
     content = model.read_bytes()
     return {read_contract(content).precision: content}
 

@@ -45,9 +45,9 @@ class Segmenter:
 
     Parameters
     ----------
-    model : path, optional
-        An ONNX or TorchScript file exported by ``isbi-export``; the released model when not given. TorchScript needs
-        torch.
+    model : path or str, optional
+        An ONNX or TorchScript file exported by ``isbi-export``, or the name of a released model (``isbi-infer models``
+        lists them; a file of that name comes first); the default one when not given. TorchScript needs torch.
     provider : str
         "auto" takes CUDA where a CUDA session really runs; otherwise, on the processor, OpenVINO where it is installed
         and passed its gate with the model, or ONNX Runtime ("cpu"). Any other device of `isbi_infer.model.devices` is

@@ -34,20 +34,27 @@ class ReleasedModel:
     ----------
     name : str
         What users call it.
+    about : str
+        What it finds, in what tissue.
+    terms, licence, citation : str
+        Under which its weights, and what grows from them, may be used: in words, and as an SPDX identifier; and what
+        publications cite.
+    card : Path
+        Its model card, in Markdown.
     files : mapping of str to ReleasedFile
         Its ONNX files by precision: "float32", and those of "float16" and "int8" that passed their gates.
     checkpoint : ReleasedFile
         What they were exported from, and what fine-tuning starts from.
-    licence, terms, citation : str
-        Of the weights, and of what grows from them: an SPDX identifier, the same in words, and what publications cite.
     """
 
     name: str
+    about: str
+    terms: str
+    licence: str
+    citation: str
+    card: Path
     files: Mapping[str, ReleasedFile]
     checkpoint: ReleasedFile
-    licence: str
-    terms: str
-    citation: str
 
     @property
     def path(self) -> Path:
@@ -71,9 +78,10 @@ def released_models() -> dict[str, ReleasedModel]:
     return {
         entry["name"]: ReleasedModel(
             name=entry["name"],
+            **{key: entry[key] for key in ("about", "terms", "licence", "citation")},
+            card=_FOLDER / entry["card"],
             files={precision: _file(file) for precision, file in entry["files"].items()},
             checkpoint=_file(entry["checkpoint"]),
-            **{key: entry[key] for key in ("licence", "terms", "citation")},
         )
         for entry in registry
     }

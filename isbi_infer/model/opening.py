@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from isbi_infer.errors import DependencyError, ModelError, UsageError
 from isbi_infer.model.contract import PRECISIONS, ModelContract, contract_of
 from isbi_infer.model.devices import ModelFormat, open_backend, precision_names, rows
 from isbi_infer.model.file import read_model_file
-from isbi_models import ReleasedFile, default_model, released_models
+from isbi_models import ReleasedFile, ReleasedModel, default_model, released_models
 
 _SNIFFED = (
     (b"version https://git-lfs", "a Git LFS pointer; run: git lfs pull"),
@@ -68,8 +69,9 @@ def open_model(
 
     Parameters
     ----------
-    model : path or None
-        An ONNX or TorchScript file exported by ``isbi-export``; None is the released model.
+    model : path, str or None
+        An ONNX or TorchScript file exported by ``isbi-export``, or the name of a released model; a file of that name
+        comes first. None is the released model that is the default.
     provider : str
         "auto" or the name of a device of `isbi_infer.model.devices`.
     precision : str
@@ -96,8 +98,8 @@ def open_model(
     wanted = PRECISIONS.get(precision, precision)
     if wanted not in ("auto", *precision_names()):
         raise UsageError(f"unknown precision {precision!r}; choose auto, {', '.join(precision_names())}")
-    if model is None:
-        released = default_model()
+    released = find_released(model)
+    if released is not None:
         known = tuple(rows("onnx", provider))
         if not any(_fits(a, wanted, released.files) for row in known for a in row.arithmetic):
             choice = dict.fromkeys(
@@ -108,6 +110,7 @@ def open_model(
             )
         read = cache(lambda name: _read_released(released.files[name]))
         return _open_first(read, set(released.files), known, provider, wanted, pixels)
+    assert model is not None
     path = Path(model)
     file_format, file = _read_file(path)
     known = tuple(rows(file_format, provider))
@@ -119,6 +122,30 @@ def open_model(
         in_words = "" if wanted == "auto" else f" in {wanted}"
         raise UsageError(f"{path} is {PRECISIONS[own]}, which {provider} does not compute{in_words}")
     return _open_variant(path, sibling, file.contract, provider, wanted)
+
+
+def find_released(model: str | Path | None) -> ReleasedModel | None:
+    """Return the released model of a name, the default one for None, and None for a file.
+
+    Raises
+    ------
+    UsageError
+        If it is neither a file nor a name, but looks like a name: it names those that are installed.
+    """
+    if model is None:
+        return default_model()
+    path, known = Path(model), released_models()
+    if path.exists():
+        return None
+    if str(model) in known:
+        return known[str(model)]
+    if path.suffix or len(path.parts) != 1:
+        return None
+    near = get_close_matches(path.name, known, n=1, cutoff=0.5)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    raise UsageError(
+        f"{model}: neither a file nor the name of a released model{meant} (installed: {', '.join(known)})"
+    )
 
 
 def _fits(arithmetic: Arithmetic, wanted: str, files: Collection[str]) -> bool:

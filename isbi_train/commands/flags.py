@@ -17,9 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from isbi_models import released_models
 from isbi_train.config.flags import Flag, flag_of
-from isbi_train.config.inputs import RELEASED
 from isbi_train.config.settings import Settings
 
 _HEADINGS = {"inputs": "Data", "network": "Network", "train": "Training", "augment": "Augmentation"}
@@ -48,8 +46,10 @@ def with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
         for name, (section, flag, _) in found.items():
             value = values.pop(name)
             if value is not None and value != []:
-                if flag.released:
-                    value = value if value in (RELEASED, *released_models()) else _absolute(Path(value))
+                if flag.released and (
+                    Path(value).exists() or Path(value).name != value
+                ):  # else a model's name
+                    value = _absolute(Path(value))
                 flags.setdefault(section, {})[name] = _absolute(value) if flag.path else value
         command(**values, flags=flags)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from isbi_infer.errors import ModelError, UsageError
+from isbi_infer.model.opening import find_released
 from isbi_infer.plan.scaling import scaling_between
-from isbi_models import default_model, released_models
+from isbi_models import default_model
 from isbi_train.config.inputs import RELEASED, Inputs
 from isbi_train.config.settings import Settings, resolve
 from isbi_train.data.labelled import LabelledStack
@@ -51,7 +52,7 @@ class Start:
         Parameters
         ----------
         name : str
-            "released", the name of a released model, or a path.
+            "released", the name of a released model, or a path; a file of that name comes first.
         arch : str, optional
             Architecture of bare weights; see `isbi_train.networks.weights.load_weights`.
 
@@ -60,18 +61,11 @@ class Start:
         ModelError, UsageError
             If there is no such file, or it cannot be trusted.
         """
-        models = released_models()
-        model = default_model() if name == RELEASED else models.get(name)
+        is_default = name == RELEASED and not Path(name).exists()
+        model = default_model() if is_default else find_released(name)
         path = model.checkpoint.path if model else Path(name)
         if not path.is_file():
-            if model:
-                raise ModelError(
-                    f"{path}: the checkpoint of {model.name} is not installed; install isbi-infer again"
-                )
-            raise ModelError(
-                f"{path}: no such checkpoint, nor is {path.name!r} a released model; expected a .pth or .safetensors "
-                f"file, or one of {', '.join((RELEASED, *models))}"
-            )
+            raise ModelError(f"{path}: no such checkpoint")
         sha256 = file_sha256(path)
         if model and sha256 != model.checkpoint.sha256:
             raise ModelError(

@@ -87,9 +87,21 @@ def test_sections_without_a_size_are_taken_for_the_model_s_and_it_is_said(tune, 
 
 def test_what_is_no_file_and_no_released_model_names_both(tune):
     result = tune("4nm", init="isbi2012-unet")
-    assert result.exit_code == 5
-    assert "nor is 'isbi2012-unet' a released model" in result.stderr
-    assert f"or one of released, {RELEASED.name}" in result.stderr
+    assert result.exit_code == 2
+    assert "isbi2012-unet: neither a file nor the name of a released model" in result.stderr
+    assert f"did you mean {RELEASED.name}?" in result.stderr
+
+
+def test_a_file_comes_before_a_name(stacks, tune, trained, monkeypatch, tmp_path):
+    (tmp_path / "released").write_bytes((trained / "model.pth").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    result = tune("4nm")
+    assert result.exit_code == 0
+    assert (
+        load_checkpoint(tmp_path / "run" / "model.pth").network
+        == load_checkpoint(tmp_path / "released").network
+    )
+    assert read_layer(tmp_path / "run" / "settings.toml")["inputs"]["init"] == str(tmp_path / "released")
 
 
 def test_another_network_than_the_model_s_is_an_error(tune):
