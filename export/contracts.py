@@ -91,7 +91,7 @@ def contract_for(
         not_exact_because=graph.reasons,
         flops_per_pixel=graph.flops_per_pixel,
         activation_bytes_per_pixel=graph.activation_bytes_per_pixel,
-        normalisation="section-zscore",
+        normalisation=weights.normalisation,
         polarity="cell",
         pixel_size_nm=data["pixel_size_nm"] if data else None,
         precision=variant.precision,

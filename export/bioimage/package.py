@@ -36,7 +36,8 @@ from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.files import replacing
 from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.devices import open_backend, rows
-from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.mending import normalising_section
+from isbi_infer.pixels.normalise import normalise
 from isbi_infer.sample import synthetic_stack
 from isbi_train.networks.origins import Origin, allows_commercial_use, origins_of_contract
 
@@ -165,7 +166,7 @@ def _example(
     least = max(SIDE, smallest_input(contract))
     side = -(-least // contract.stride) * contract.stride
     section_YX = synthetic_stack(1, side, side)[0][0]
-    image_NCYX = normalise(section_YX, intensity_statistics(section_YX))[None, None]
+    image_NCYX = normalise(section_YX, normalising_section(section_YX))[None, None]
     expected_NCYX = open_backend(weights[ONNX], "cpu").run(image_NCYX)
     if TORCHSCRIPT in weights:
         found_NCYX = open_backend(weights[TORCHSCRIPT], next(rows("torchscript", "cpu"))).run(image_NCYX)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isbi_export.bioimage.description import ONNX, TEST_INPUT, TEST_OUTPUT, Terms, smallest_input
-from isbi_infer.model.contract import ModelContract
+from isbi_infer.model.contract import ROBUST, ModelContract
 from isbi_train.networks.origins import Origin
 
 _SCORES = {
@@ -69,6 +69,8 @@ def _use(contract: ModelContract) -> str:
 
 - Input: greyscale, any grey values. Each section is normalised with the mean and standard deviation of the *whole*
   section. A program that normalises every tile by itself gives other results.
+- Canvas, blank sections and hot pixels move these figures: `isbi-infer` leaves them out; elsewhere cut them off
+  or mend them first ({contract.normalisation} is how the model was trained{_kind(contract)}).
 - Tiles: sides of at least {smallest_input(contract)} pixels in steps of {contract.stride}. A halo of {contract.halo}
   pixels a side makes the pixels inside independent of the tile: {_exactness(contract)}
 - An image whose sides are no multiples of {contract.stride} is best padded first: some programs, bioimageio.core among
@@ -76,6 +78,10 @@ def _use(contract: ModelContract) -> str:
 - At the border of the image, up to {contract.halo} pixels from it, results depend on how a program pads the image,
   and differ from those of the whole image.{mirrored}
 - `isbi-infer stack.tif --model {ONNX}` runs the file of this package, and is right up to the border."""
+
+
+def _kind(contract: ModelContract) -> str:
+    return ": without them" if contract.normalisation == ROBUST else ""
 
 
 def _exactness(contract: ModelContract) -> str:

@@ -187,7 +187,7 @@ def _scores(probes: Sequence[Probe], found: Sequence[Pixels]) -> dict[str, Score
         cell: list[Any] = []
         for probe, found_NCYX in zip(probes, found, strict=True):
             if probe.data == data and probe.cell_YX is not None:
-                proposal.append(found_NCYX[0, 0][probe.crop])
+                proposal.append(probe.section(found_NCYX))
                 cell.append(probe.cell_YX)
         proposal_ZYX = np.stack(proposal)
         if np.isfinite(proposal_ZYX).all():

@@ -15,13 +15,15 @@ from torch import nn
 from isbi_export.proof.runners import Pixels, module_runner
 from isbi_export.synthetic import synthetic_sections
 from isbi_infer.errors import ImageError
-from isbi_infer.pixels.normalise import IntensityStatistics, intensity_statistics
+from isbi_infer.pixels.normalise import Statistics, intensity_statistics
+from isbi_infer.plan.scaling import Scaling, choose_scaling
 from isbi_infer.plan.tiles import Window, plan_section, read_mirrored
+from isbi_infer.run.tissue import Tissue
 from isbi_infer.volumes import open_stack
 from isbi_train.evaluation.evaluate import check_labels, named_pair, read_sections, section_range
 
 SYNTHETIC = 3  # sections
-_LONGEST = 1024  # pixels of a section's middle, run at once
+_LONGEST = 1024  # pixels of a section's middle as the network sees it, run at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,22 +36,31 @@ class Probe:
         What it is.
     image_NCYX : ndarray, shape (N, 1, Y, X)
         Grey values as stored; of a section, mirrored by its border and up to the stride.
-    statistics : tuple of IntensityStatistics
+    statistics : tuple of Statistics
         Of the N sections.
     expected_NCYX : ndarray of float32, shape (N, 1, Y, X)
         Probabilities by the checkpoint.
     crop : (slice, slice)
-        The section in its mirrored surroundings.
+        The tissue in its mirrored surroundings.
+    tissue : Tissue or None
+        Of the section, where it is one.
     cell_YX : ndarray of bool or None
         Labels of the section, where there are some.
     """
 
     data: str
     image_NCYX: Pixels
-    statistics: tuple[IntensityStatistics, ...]
+    statistics: tuple[Statistics, ...]
     expected_NCYX: npt.NDArray[np.float32]
     crop: Window
+    tissue: Tissue | None
     cell_YX: npt.NDArray[np.bool_] | None
+
+    def section(self, found_NCYX: Pixels) -> npt.NDArray[np.float32]:
+        """Return probabilities in the pixels of the section, 0 where there is no tissue."""
+        assert self.tissue is not None
+        section_YX: npt.NDArray[np.float32] = self.tissue.whole(found_NCYX[0, 0][self.crop])
+        return section_YX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,15 +77,24 @@ class Labelled:
         Of the whole stack's grey values.
     sections : range
         Which of the stack's.
+    scaling : Scaling or None
+        How they are brought to the model's pixel size.
+    nodata : float or None
+        The value that stands for "no data".
+    notes : tuple of str
+        What was assumed about the stack.
     """
 
     image_ZYX: Pixels
     cell_ZYX: npt.NDArray[np.bool_]
     data_sha256: str
     sections: range
+    scaling: Scaling | None = None
+    nodata: float | None = None
+    notes: tuple[str, ...] = ()
 
 
-def read_labelled(image: Path, labels: Path, sections: str | None) -> Labelled:
+def read_labelled(image: Path, labels: Path, sections: str | None, model_nm: float | None) -> Labelled:
     """Read sections and their labels.
 
     Parameters
@@ -83,6 +103,8 @@ def read_labelled(image: Path, labels: Path, sections: str | None) -> Labelled:
         Greyscale TIFFs of one shape; labels above 0 are cell.
     sections : str or None
         Such as "25:30"; None is these of 30 sections, which training holds out, and all of another number.
+    model_nm : float or None
+        Side of a pixel in the model's training data, to which sections of another size are brought, as in inference.
 
     Raises
     ------
@@ -102,11 +124,23 @@ def read_labelled(image: Path, labels: Path, sections: str | None) -> Labelled:
         digest = hashlib.sha256()
         for section_YX in stack:
             digest.update(np.ascontiguousarray(section_YX).tobytes())
-        middle = (slice(None), *(_middle(side) for side in (stack.height, stack.width)))
+        scaling, notes = choose_scaling(model_nm, None, stack.pixel_size, stored=True)
+        factors = (scaling.y, scaling.x) if scaling else (1.0, 1.0)
+        sides = zip((stack.height, stack.width), factors, strict=True)
+        middle = (slice(None), *(_middle(side, round(_LONGEST / factor)) for side, factor in sides))
+        nodata, notes = stack.nodata, (*stack.notes, *notes)
         image_ZYX, label_ZYX = read_sections(stack, chosen)[middle], read_sections(truth, chosen)[middle]
     check_labels(label_ZYX, labels)
     pair = named_pair((label_ZYX > 0).astype(np.float32), label_ZYX, str(labels))
-    return Labelled(image_ZYX=image_ZYX, cell_ZYX=pair.cell, data_sha256=digest.hexdigest(), sections=chosen)
+    return Labelled(
+        image_ZYX=image_ZYX,
+        cell_ZYX=pair.cell,
+        data_sha256=digest.hexdigest(),
+        sections=chosen,
+        scaling=scaling,
+        nodata=nodata,
+        notes=tuple(f"{image}: {note}" for note in notes),
+    )
 
 
 def probe_shapes(stride: int) -> tuple[tuple[int, int, int, int], ...]:
@@ -120,9 +154,14 @@ def probe_shapes(stride: int) -> tuple[tuple[int, int, int, int], ...]:
 
 
 def make_probes(
-    network: nn.Module, *, stride: int, border: int, labelled: Labelled | None = None
+    network: nn.Module,
+    *,
+    stride: int,
+    border: int,
+    labelled: Labelled | None = None,
+    as_bytes: bool = False,
 ) -> list[Probe]:
-    """Run the network of a checkpoint on random inputs, synthetic tissue and the user's sections.
+    """Run the network of a checkpoint on random inputs, synthetic tissue and the tissue of the user's sections.
 
     Parameters
     ----------
@@ -132,36 +171,60 @@ def make_probes(
         Padding, as in `isbi_infer.plan.tiles.plan_section`.
     labelled : Labelled, optional
         Sections of the user's.
+    as_bytes : bool
+        Whether resampled sections are rounded to uint8, for files that take such.
 
     Returns
     -------
     list of Probe
+        Blank sections are left out, as they are never computed.
+
+    Raises
+    ------
+    ImageError
+        If all of the user's sections are blank.
     """
     run = module_runner(nn.Sequential(network, nn.Sigmoid()).eval())
+    everything = (slice(None), slice(None))
 
-    def probe(data: str, image_NCYX: Pixels, whole: list[Pixels], **section: Any) -> Probe:
-        statistics = tuple(intensity_statistics(section_YX) for section_YX in whole)
-        everything = (slice(None), slice(None))
+    def probe(data: str, image_NCYX: Pixels, statistics: tuple[Statistics, ...], **section: Any) -> Probe:
+        known = {"crop": everything, "tissue": None, "cell_YX": None} | section
+        expected_NCYX = run(image_NCYX, statistics)
         return Probe(
-            data=data,
-            image_NCYX=image_NCYX,
-            statistics=statistics,
-            expected_NCYX=run(image_NCYX, statistics),
-            crop=section.get("crop", everything),
-            cell_YX=section.get("cell_YX"),
+            data=data, image_NCYX=image_NCYX, statistics=statistics, expected_NCYX=expected_NCYX, **known
         )
 
-    probes = [probe("random", image_NCYX, list(image_NCYX[:, 0])) for image_NCYX in _random(stride)]
-    stacks: list[tuple[str, Pixels, Pixels]] = [("synthetic", *synthetic_sections(SYNTHETIC))]
+    probes = []
+    for image_NCYX in _random(stride):
+        probes.append(probe("random", image_NCYX, tuple(map(intensity_statistics, image_NCYX[:, 0]))))
+    image_ZYX, label_ZYX = synthetic_sections(SYNTHETIC)
+    stacks = {
+        "synthetic": [
+            (Tissue.of(image_YX), cell_YX) for image_YX, cell_YX in _pairs(image_ZYX, label_ZYX > 0)
+        ]
+    }
     if labelled:
-        stacks.append(("image", labelled.image_ZYX, labelled.cell_ZYX))
-    for data, image_ZYX, label_ZYX in stacks:
-        plan = plan_section(image_ZYX.shape[1:], stride=stride, halo=0, border=border)
-        (tile,) = plan.tiles
-        for section_YX, label_YX in zip(image_ZYX, label_ZYX, strict=True):
-            padded_NCYX = np.ascontiguousarray(read_mirrored(section_YX, plan.pad, tile.reads))[None, None]
-            probes.append(probe(data, padded_NCYX, [section_YX], crop=tile.crop, cell_YX=label_YX > 0))
+        found = [
+            (Tissue.of(image_YX, labelled.scaling, nodata=labelled.nodata, as_bytes=as_bytes), cell_YX)
+            for image_YX, cell_YX in _pairs(labelled.image_ZYX, labelled.cell_ZYX)
+        ]
+        stacks["image"] = [(tissue, cell_YX) for tissue, cell_YX in found if not tissue.found.blank]
+        if not stacks["image"]:
+            raise ImageError("all sections to be scored on are blank; give others with --sections")
+    for data, sections in stacks.items():
+        for tissue, cell_YX in sections:
+            plan = plan_section(tissue.pixels_YX.shape, stride=stride, halo=0, border=border)
+            (tile,) = plan.tiles
+            padded_YX = np.ascontiguousarray(read_mirrored(tissue.pixels_YX, plan.pad, tile.reads))
+            section = {"crop": tile.crop, "tissue": tissue, "cell_YX": cell_YX}
+            probes.append(probe(data, padded_YX[None, None], (tissue.statistics,), **section))
     return probes
+
+
+def _pairs(
+    image_ZYX: Pixels, cell_ZYX: npt.NDArray[np.bool_]
+) -> Iterator[tuple[Pixels, npt.NDArray[np.bool_]]]:
+    yield from zip(image_ZYX, cell_ZYX, strict=True)
 
 
 def _random(stride: int) -> Iterator[npt.NDArray[np.uint8]]:
@@ -175,6 +238,6 @@ def _random(stride: int) -> Iterator[npt.NDArray[np.uint8]]:
         yield np.rint(grey_NCYX).clip(0, 255).astype(np.uint8)
 
 
-def _middle(side: int) -> slice:
-    start = (side - min(side, _LONGEST)) // 2
-    return slice(start, start + _LONGEST)
+def _middle(side: int, longest: int) -> slice:
+    start = (side - min(side, longest)) // 2
+    return slice(start, start + longest)

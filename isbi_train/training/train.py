@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from isbi_infer.errors import UsageError
 from isbi_infer.files import locked_folder
+from isbi_infer.model.contract import ROBUST
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import Settings, write_settings
@@ -136,6 +137,7 @@ def fit(
     torch.manual_seed(train.seed)
     model = UNet(network)
     data = {"sha256": stack.sha256(), "sections": len(stack), "pixel_size_nm": stack.pixel_size_nm}
+    data["normalisation"] = ROBUST  # as `isbi_train.training.batches.normalised` does
     start = Start.read(inputs.init, network.arch) if inputs.init else None
     if teaching:
         data["teaching"] = teaching.sha256
