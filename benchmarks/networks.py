@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from isbi_infer import Segmenter
+from isbi_infer.run.tissue import Tissue
 
 from .layerwise import Layer
 from .limits import device_of
@@ -77,7 +78,9 @@ class Case:
         from isbi_export.formats.exported import Exported
         from isbi_export.formats.onnx_export import OPSET
 
-        calibration = Calibration(section_ZYX=self.stack_ZYX[:1], source={"data": "synthetic sample"})
+        calibration = Calibration(
+            sections=(Tissue.of(self.stack_ZYX[0]),), source={"data": "synthetic sample"}
+        )
         return Exported(self.module(), OPSET, self._weights.border, calibration)
 
     def file(self, precision: str) -> Path:

@@ -120,13 +120,17 @@ def export(
             raise UsageError(
                 "a package holds the float32 ONNX file; add onnx to --formats, fp32 to --precision and float32 to --io"
             )
+        if not package and (licence is not None or author):
+            raise UsageError("a licence and authors are of a package; add --package, or leave them out")
         if package:
             from isbi_export.bioimage.package import SUFFIX, package_terms
             from isbi_train.networks.checkpoint import file_sha256
+            from isbi_train.networks.origins import origins_of
+            from isbi_train.networks.weights import load_weights
 
-            if checkpoint.is_file():  # else the export says what is wrong
-                target = folder / f"{checkpoint.stem}{SUFFIX}"
-                package_terms(target, file_sha256(checkpoint), licence=licence, authors=_authors(author))
+            target, weights = folder / f"{checkpoint.stem}{SUFFIX}", load_weights(checkpoint, arch)
+            origins = origins_of(weights, file_sha256(checkpoint))
+            package_terms(target, origins, licence=licence, authors=_authors(author))
         refused: NotPublishedError | None = None
         try:
             report = publish(

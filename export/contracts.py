@@ -16,6 +16,7 @@ from isbi_export.variants import Variant
 from isbi_infer import __version__
 from isbi_infer.model.contract import ModelContract
 from isbi_train.networks.checkpoint import Weights
+from isbi_train.networks.origins import ORIGINS, origins_of
 
 
 def tiling(weights: Weights, graph: GraphAnalysis) -> tuple[int, int]:
@@ -72,6 +73,8 @@ def contract_for(
     for part in ("init", "teaching"):  # the weights it began with, and the models it learnt from
         if data and part in data:
             training[f"{part}_sha256"] = data[part]
+    if origins := origins_of(weights, checkpoint_sha256):
+        training[ORIGINS] = [origin.to_plain() for origin in origins]
     return ModelContract(
         input_name=INPUT,
         input_dtype=variant.io,
@@ -88,7 +91,7 @@ def contract_for(
         not_exact_because=graph.reasons,
         flops_per_pixel=graph.flops_per_pixel,
         activation_bytes_per_pixel=graph.activation_bytes_per_pixel,
-        normalisation="section-zscore",
+        normalisation=weights.normalisation,
         polarity="cell",
         pixel_size_nm=data["pixel_size_nm"] if data else None,
         precision=variant.precision,

@@ -25,10 +25,11 @@ from isbi_infer import Segmenter, __version__
 from isbi_infer.backends.base import Backend
 from isbi_infer.errors import ModelError
 from isbi_infer.files import check_not_input, replacing
-from isbi_infer.model.contract import CONTRACT_KEY, ModelContract, read_contract
+from isbi_infer.model.contract import CONTRACT_KEY, ZSCORE, ModelContract, read_contract
 from isbi_infer.model.devices import open_backend
 from isbi_infer.model.file import read_model_file
-from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.mending import normalising_section
+from isbi_infer.pixels.normalise import normalise
 from isbi_infer.plan.tiles import plan_section, read_mirrored
 
 _OLDEST_OPSET = 7  # that ONNX Runtime runs
@@ -254,7 +255,7 @@ class _Probe:
         plan = plan_section(section_YX.shape, stride=analysis.stride, halo=analysis.halo, border=border)
         (tile,) = plan.tiles
         grey_YX = read_mirrored(section_YX, plan.pad, tile.reads)
-        image_NCYX = normalise(grey_YX, intensity_statistics(section_YX))[None, None]
+        image_NCYX = normalise(grey_YX, normalising_section(section_YX))[None, None]
         results: list[npt.NDArray[Any]] = []
         for contrast in _CONTRASTS:
             result = session.run(image_NCYX * np.float32(contrast))
@@ -409,7 +410,7 @@ def _contract(
         not_exact_because=analysis.reasons,
         flops_per_pixel=analysis.flops_per_pixel,
         activation_bytes_per_pixel=analysis.activation_bytes_per_pixel,
-        normalisation="section-zscore",
+        normalisation=ZSCORE,
         polarity="cell",
         pixel_size_nm=foreign.pixel_size_nm,
         precision="float32",

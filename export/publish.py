@@ -41,6 +41,7 @@ from isbi_infer.model.opening import open_model
 from isbi_train.data.labels import LabelRule
 from isbi_train.evaluation.evaluate import sections_named
 from isbi_train.networks.checkpoint import Weights, file_sha256
+from isbi_train.networks.origins import origins_of
 from isbi_train.networks.weights import load_weights
 
 _Runs = dict[tuple[Variant, str], Runner]
@@ -159,10 +160,12 @@ def publish(
         check_writable(target)
     weights = load_weights(checkpoint, arch)
     _require_finite(checkpoint, weights)
-    labelled = read_labelled(image, labels, sections, rule) if image and labels else None
+    model_nm = weights.data["pixel_size_nm"] if weights.data else None
+    labelled = read_labelled(image, labels, sections, model_nm, rule) if image and labels else None
     _require_bytes(image, labelled, variants)
     calibration = _calibration(variants, calibrate, weights, labelled)
-    source = _prepare(weights, file_sha256(checkpoint), opset, labelled, calibration)
+    raw = any(variant.io == "uint8" for variant in variants)
+    source = _prepare(weights, file_sha256(checkpoint), opset, labelled, calibration, as_bytes=raw)
     files: list[FileReport] = []
     runs: _Runs = {}
     with ExitStack() as passed:  # leaves by renaming all that passed, the report last, or none
@@ -181,7 +184,7 @@ def publish(
         report = Report(
             checkpoint=checkpoint.name,
             checkpoint_sha256=source.sha256,
-            notes=weights.notes,
+            notes=(*weights.notes, *_terms(weights, source.sha256), *_of_stacks(labelled, calibration)),
             scored_on=source.scored_on,
             calibrated_on=source.calibrated_on,
             scores=source.reference,
@@ -194,6 +197,15 @@ def publish(
     if not all(file.published for file in files):
         raise NotPublishedError(report)
     return report
+
+
+def _terms(weights: Weights, sha256: str) -> list[str]:
+    return [f"the terms of {origin} go along with these weights" for origin in origins_of(weights, sha256)]
+
+
+def _of_stacks(labelled: Labelled | None, calibration: Calibration | None) -> list[str]:
+    notes = [*(labelled.notes if labelled else ()), *(calibration.notes if calibration else ())]
+    return list(dict.fromkeys(notes))
 
 
 def _timed(file: FileReport, times: Mapping[tuple[Variant, str], float]) -> FileReport:
@@ -258,7 +270,7 @@ def _calibration(
     if labelled:
         before = held_out.get(labelled.data_sha256, ())
         held_out[labelled.data_sha256] = {*before, *labelled.sections}
-    return read_calibration(calibrate, held_out)
+    return read_calibration(calibrate, held_out, weights.data["pixel_size_nm"] if weights.data else None)
 
 
 def _prepare(
@@ -267,11 +279,14 @@ def _prepare(
     opset: int,
     labelled: Labelled | None,
     calibration: Calibration | None,
+    *,
+    as_bytes: bool,
 ) -> _Source:
     exported = Exported(Deployable(weights.load_network()), opset, weights.border, calibration)
     analysis = analyse(exported.graph("float32").SerializeToString())
     stride, _ = tiling(weights, analysis)
-    probes = make_probes(weights.load_network(), stride=stride, border=weights.border, labelled=labelled)
+    padding = {"stride": stride, "border": weights.border}
+    probes = make_probes(weights.load_network(), **padding, labelled=labelled, as_bytes=as_bytes)
     return _Source(
         weights=weights,
         sha256=checkpoint_sha256,

@@ -1,4 +1,4 @@
-"""Released models: ONNX files in several precisions with their sha256, listed in ``registry.json``."""
+"""Released models: checkpoints and ONNX files in several precisions with their sha256, listed in ``registry.json``."""
 
 from __future__ import annotations
 
@@ -36,19 +36,25 @@ class ReleasedModel:
         What users call it.
     about : str
         What it finds, in what tissue.
-    terms : str
-        Under which its weights may be used.
+    terms, licence, citation : str
+        Under which its weights, and what grows from them, may be used: in words, and as an SPDX identifier; and what
+        publications cite.
     card : Path
         Its model card, in Markdown.
     files : mapping of str to ReleasedFile
         Its ONNX files by precision: "float32", and those of "float16" and "int8" that passed their gates.
+    checkpoint : ReleasedFile
+        What they were exported from, and what fine-tuning starts from.
     """
 
     name: str
     about: str
     terms: str
+    licence: str
+    citation: str
     card: Path
     files: Mapping[str, ReleasedFile]
+    checkpoint: ReleasedFile
 
     @property
     def path(self) -> Path:
@@ -72,16 +78,17 @@ def released_models() -> dict[str, ReleasedModel]:
     return {
         entry["name"]: ReleasedModel(
             name=entry["name"],
-            about=entry["about"],
-            terms=entry["terms"],
+            **{key: entry[key] for key in ("about", "terms", "licence", "citation")},
             card=_FOLDER / entry["card"],
-            files={
-                precision: ReleasedFile(_FOLDER / file["file"], file["sha256"])
-                for precision, file in entry["files"].items()
-            },
+            files={precision: _file(file) for precision, file in entry["files"].items()},
+            checkpoint=_file(entry["checkpoint"]),
         )
         for entry in registry
     }
+
+
+def _file(entry: Mapping[str, str]) -> ReleasedFile:
+    return ReleasedFile(_FOLDER / entry["file"], entry["sha256"])
 
 
 def default_model() -> ReleasedModel:

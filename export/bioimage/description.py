@@ -15,6 +15,7 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 
 from isbi_infer.errors import UsageError
 from isbi_infer.model.contract import ModelContract
+from isbi_train.networks.origins import Origin
 
 FORMAT_VERSION = "0.5.3"
 README, COVER = "README.md", "cover.png"
@@ -32,11 +33,6 @@ _CHALLENGE = {
     "text": "Arganda-Carreras et al. 2015, Crowdsourcing the creation of image segmentation algorithms for "
     "connectomics",
     "doi": "10.3389/fnana.2015.00142",
-}
-ISBI_2012_DATA = {
-    "text": "Cardona et al. 2010, An Integrated Micro- and Macroarchitectural Analysis of the Drosophila Brain by "
-    "Computer-Assisted Serial Section Electron Microscopy",
-    "doi": "10.1371/journal.pbio.1000502",
 }
 
 
@@ -84,7 +80,10 @@ class Terms:
 
 
 def description(
-    contract: ModelContract, terms: Terms, weights: Mapping[str, Mapping[str, Any]], *, isbi_2012: bool
+    contract: ModelContract,
+    terms: Terms,
+    weights: Mapping[str, Mapping[str, Any]],
+    origins: Sequence[Origin] = (),
 ) -> dict[str, Any]:
     """Describe a model to bioimage.io.
 
@@ -96,8 +95,8 @@ def description(
         Name, licence and authors.
     weights : mapping
         Entries of the ``weights`` field by format.
-    isbi_2012 : bool
-        Whether the training data was that of the challenge, which is then cited.
+    origins : sequence of Origin
+        What the weights grew from, which is cited where a DOI is known.
 
     Returns
     -------
@@ -111,7 +110,7 @@ def description(
         "description": "Membranes in electron-microscopy sections: the probability that a pixel is cell interior",
         "authors": [{"name": author} for author in terms.authors],
         "license": terms.licence,
-        "cite": [_UNET, _CHALLENGE, *([ISBI_2012_DATA] if isbi_2012 else [])],
+        "cite": [_UNET, _CHALLENGE, *({"text": o.citation, "doi": o.doi} for o in origins if o.doi)],
         "tags": _tags(weights),
         "documentation": README,
         "covers": [COVER],

@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,15 @@ from isbi_export.bioimage.description import (
 from isbi_export.bioimage.readme import readme
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.files import replacing
-from isbi_infer.model.contract import ModelContract, read_contract
+from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.devices import open_backend, rows
-from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.mending import normalising_section
+from isbi_infer.pixels.normalise import normalise
 from isbi_infer.sample import synthetic_stack
-from isbi_models import released_models
+from isbi_train.networks.origins import Origin, allows_commercial_use, origins_of_contract
 
 SUFFIX = ".bioimage.zip"
 AUTHORS = ("isbi-infer",)
-# models/CARD.md, Terms: the data is for non-commercial software, and the weights come under the same terms.
-RELEASED_LICENCE = "CC-BY-NC-4.0"
 TOLERANCE = 1e-5
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -73,7 +72,8 @@ def write_package(
     name : str, optional
         Of the package; from the target's name when not given.
     licence : str, optional
-        SPDX identifier for the weights; may only be left out for the released model, whose card states its terms.
+        SPDX identifier for the weights; may only be left out where what they grew from has one and is not for
+        commercial use, as the released model.
     authors : sequence of str
         Who answers for the package.
 
@@ -84,10 +84,11 @@ def write_package(
     OutputError
         If the package cannot be written.
     UsageError
-        If the licence is missing, or name, licence or authors are not what bioimage.io takes.
+        If the licence is missing or contradicts the terms of what the weights grew from, or name, licence or authors
+        are not what bioimage.io takes.
     """
-    checkpoint = str(_training(contract).get("checkpoint_sha256"))
-    terms = package_terms(target, checkpoint, name=name, licence=licence, authors=authors)
+    origins = origins_of_contract(contract)
+    terms = package_terms(target, origins, name=name, licence=licence, authors=authors)
     if (contract.input_dtype, contract.output_dtype) != ("float32", "float32"):
         raise ModelError(
             f"{onnx}: from {contract.input_dtype} to {contract.output_dtype}, but other programs "
@@ -95,11 +96,10 @@ def write_package(
         )
     weights = {ONNX: _read(onnx)} | ({} if torchscript is None else {TORCHSCRIPT: _read(torchscript)})
     section_YX, probability_YX = _example(contract, weights)
-    isbi_2012 = _data(contract) in [_data(released) for released in _released()]
     entries = _weight_entries(weights)
     content = {
-        "rdf.yaml": _yaml(description(contract, terms, entries, isbi_2012=isbi_2012)),
-        README: readme(contract, terms, isbi_2012=isbi_2012).encode(),
+        "rdf.yaml": _yaml(description(contract, terms, entries, origins)),
+        README: readme(contract, terms, origins).encode(),
         COVER: cover_png(section_YX, probability_YX),
         TEST_INPUT: _npy(section_YX),
         TEST_OUTPUT: _npy(probability_YX),
@@ -116,7 +116,7 @@ def write_package(
 
 def package_terms(
     target: Path,
-    checkpoint_sha256: str,
+    origins: Sequence[Origin],
     *,
     name: str | None = None,
     licence: str | None = None,
@@ -128,8 +128,8 @@ def package_terms(
     ----------
     target : Path
         The zip, after which the package is named when `name` is not given.
-    checkpoint_sha256 : str
-        Of the checkpoint file; that of the released model brings its licence along.
+    origins : sequence of Origin
+        What the weights grew from, which brings its terms along; see `isbi_train.networks.origins.origins_of`.
     name, licence, authors
         As for `write_package`.
 
@@ -140,13 +140,20 @@ def package_terms(
     Raises
     ------
     UsageError
-        If the licence is missing, or one of them is not what bioimage.io takes.
+        If the licence is missing or contradicts the terms of an origin, or one of them is not what bioimage.io takes.
     """
-    return Terms(
+    terms = Terms(
         name=_name(target) if name is None else name,
-        licence=_licence(checkpoint_sha256) if licence is None else licence,
+        licence=_licence(origins) if licence is None else licence,
         authors=tuple(authors),
     )
+    bound = next((origin for origin in origins if origin.non_commercial), None)
+    if bound and allows_commercial_use(terms.licence):
+        raise UsageError(
+            f"licence {terms.licence} allows commercial use, but the weights grew from {bound.named}; give --licence "
+            f"{bound.licence or 'CC-BY-NC-4.0'}, or another that excludes it"
+        )
+    return terms
 
 
 def _example(
@@ -159,7 +166,7 @@ def _example(
     least = max(SIDE, smallest_input(contract))
     side = -(-least // contract.stride) * contract.stride
     section_YX = synthetic_stack(1, side, side)[0][0]
-    image_NCYX = normalise(section_YX, intensity_statistics(section_YX))[None, None]
+    image_NCYX = normalise(section_YX, normalising_section(section_YX))[None, None]
     expected_NCYX = open_backend(weights[ONNX], "cpu").run(image_NCYX)
     if TORCHSCRIPT in weights:
         found_NCYX = open_backend(weights[TORCHSCRIPT], next(rows("torchscript", "cpu"))).run(image_NCYX)
@@ -191,26 +198,14 @@ def _name(target: Path) -> str:
     return stem if len(stem) >= 5 else f"isbi-infer {stem}"
 
 
-def _licence(checkpoint_sha256: str) -> str:
-    if checkpoint_sha256 in [_training(released).get("checkpoint_sha256") for released in _released()]:
-        return RELEASED_LICENCE
+def _licence(origins: Sequence[Origin]) -> str:
+    bound = {origin.licence for origin in origins if origin.non_commercial}
+    if len(bound) == 1 and "" not in bound:
+        return bound.pop()
     raise UsageError(
         "a package says under which licence its weights may be used; give --licence with an SPDX identifier, e.g. "
         "CC-BY-4.0, or CC-BY-NC-4.0 for weights trained on the ISBI 2012 data, which is for non-commercial software"
     )
-
-
-def _released() -> list[ModelContract]:
-    return [read_contract(model.path.read_bytes()) for model in released_models().values()]
-
-
-def _training(contract: ModelContract) -> Mapping[str, Any]:
-    training: Mapping[str, Any] = contract.provenance.get("training", {})
-    return training
-
-
-def _data(contract: ModelContract) -> Any:
-    return _training(contract).get("data_sha256")
 
 
 def _read(path: Path) -> bytes:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isbi_export.bioimage.description import ONNX, TEST_INPUT, TEST_OUTPUT, Terms, smallest_input
-from isbi_infer.model.contract import ModelContract
+from isbi_infer.model.contract import ROBUST, ModelContract
+from isbi_train.networks.origins import Origin
 
 _SCORES = {
     "v_rand_thin": "V_rand after border thinning",
     "v_info_thin": "V_info after border thinning",
     "loss": "binary cross-entropy",
 }
-_ISBI_2012_TERMS = (
-    "The training data is that of the ISBI 2012 challenge, which is free for generating or testing **non-commercial** "
-    "segmentation software, and publications cite Cardona et al. 2010. The weights come under the same terms."
-)
 
 
-def readme(contract: ModelContract, terms: Terms, *, isbi_2012: bool) -> str:
+def readme(contract: ModelContract, terms: Terms, origins: Sequence[Origin] = ()) -> str:
     """Write what a user of the package must know.
 
     Parameters
@@ -28,8 +25,8 @@ def readme(contract: ModelContract, terms: Terms, *, isbi_2012: bool) -> str:
         Gives provenance, scores and tiling.
     terms : Terms
         Name and licence.
-    isbi_2012 : bool
-        Whether the training data was that of the challenge.
+    origins : sequence of Origin
+        What the weights grew from, whose terms go along.
 
     Returns
     -------
@@ -46,12 +43,18 @@ def readme(contract: ModelContract, terms: Terms, *, isbi_2012: bool) -> str:
                 _training(contract),
                 _validation(contract),
                 _limits(contract),
-                f"## Terms\n\nLicence of the weights: {terms.licence}."
-                + (f" {_ISBI_2012_TERMS}" if isbi_2012 else ""),
+                f"## Terms\n\nLicence of the weights: {terms.licence}.{_grown_from(origins)}",
             )
         )
         + "\n"
     )
+
+
+def _grown_from(origins: Sequence[Origin]) -> str:
+    if not origins:
+        return ""
+    named = "\n".join(f"- {origin}" for origin in origins)
+    return f" The terms of what they were made of go along with them:\n\n{named}"
 
 
 def _use(contract: ModelContract) -> str:
@@ -66,6 +69,8 @@ def _use(contract: ModelContract) -> str:
 
 - Input: greyscale, any grey values. Each section is normalised with the mean and standard deviation of the *whole*
   section. A program that normalises every tile by itself gives other results.
+- Canvas, blank sections and hot pixels move these figures: `isbi-infer` leaves them out; elsewhere cut them off
+  or mend them first ({contract.normalisation} is how the model was trained{_kind(contract)}).
 - Tiles: sides of at least {smallest_input(contract)} pixels in steps of {contract.stride}. A halo of {contract.halo}
   pixels a side makes the pixels inside independent of the tile: {_exactness(contract)}
 - An image whose sides are no multiples of {contract.stride} is best padded first: some programs, bioimageio.core among
@@ -73,6 +78,10 @@ def _use(contract: ModelContract) -> str:
 - At the border of the image, up to {contract.halo} pixels from it, results depend on how a program pads the image,
   and differ from those of the whole image.{mirrored}
 - `isbi-infer stack.tif --model {ONNX}` runs the file of this package, and is right up to the border."""
+
+
+def _kind(contract: ModelContract) -> str:
+    return ": without them" if contract.normalisation == ROBUST else ""
 
 
 def _exactness(contract: ModelContract) -> str:

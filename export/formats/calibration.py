@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from isbi_export.synthetic import synthetic_sections
 from isbi_infer.errors import UsageError
-from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.normalise import normalise
+from isbi_infer.plan.scaling import choose_scaling
 from isbi_infer.plan.tiles import plan_section, read_mirrored
+from isbi_infer.run.tissue import Tissue
 from isbi_infer.volumes import open_stack
-from isbi_train.evaluation.evaluate import read_sections
 
 SECTIONS = 8
 _LONGEST = 1024  # pixels of a section's middle; all tensors of a network are held at once
@@ -28,23 +29,26 @@ class Calibration:
 
     Attributes
     ----------
-    section_ZYX : ndarray, shape (Z, Y, X)
-        Grey values as stored.
+    sections : tuple of Tissue
+        Of sections that are not blank.
     source : dict
         What the contract records about them: ``sections`` and the stack's ``data_sha256``, or that they are synthetic.
+    notes : tuple of str
+        What was assumed about the stack.
     """
 
-    section_ZYX: npt.NDArray[Any]
+    sections: tuple[Tissue, ...]
     source: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     def batches(self, *, stride: int, border: int) -> list[npt.NDArray[np.float32]]:
-        """Return each section normalised and mirrored, or its middle where it is large; float32 (1, 1, Y, X)."""
-        plan = plan_section(self.section_ZYX.shape[1:], stride=stride, halo=0, border=border)
-        (tile,) = plan.tiles
+        """Return the tissue of each section, normalised and mirrored, or its middle; float32 (1, 1, Y, X)."""
         most = _LONGEST // stride * stride
         batches = []
-        for section_YX in self.section_ZYX:
-            normalised_YX = normalise(section_YX, intensity_statistics(section_YX))
+        for tissue in self.sections:
+            plan = plan_section(tissue.pixels_YX.shape, stride=stride, halo=0, border=border)
+            (tile,) = plan.tiles
+            normalised_YX = normalise(tissue.pixels_YX, tissue.statistics)
             padded_YX = read_mirrored(normalised_YX, plan.pad, tile.reads)
             starts = [(side - min(side, most)) // 2 for side in padded_YX.shape]
             middle = tuple(slice(start, start + most) for start in starts)
@@ -56,11 +60,14 @@ def synthetic_calibration() -> Calibration:
     """Calibrate on synthetic tissue, where nobody gave sections."""
     image_ZYX, _ = synthetic_sections(SECTIONS)
     return Calibration(
-        section_ZYX=image_ZYX, source={"data": "synthetic sample", "sections": list(range(SECTIONS))}
+        sections=tuple(map(Tissue.of, image_ZYX)),
+        source={"data": "synthetic sample", "sections": list(range(SECTIONS))},
     )
 
 
-def read_calibration(path: Path, held_out: dict[str, Collection[int]]) -> Calibration:
+def read_calibration(
+    path: Path, held_out: dict[str, Collection[int]], model_nm: float | None = None
+) -> Calibration:
     """Read sections spread evenly over a stack, leaving out those that scores are taken on.
 
     Parameters
@@ -69,6 +76,8 @@ def read_calibration(path: Path, held_out: dict[str, Collection[int]]) -> Calibr
         A greyscale TIFF.
     held_out : dict of str to collection of int
         By a stack's sha256 (of its grey values, in C order): the sections that must not be looked at.
+    model_nm : float or None
+        Side of a pixel in the model's training data, to which sections of another size are brought, as in inference.
 
     Returns
     -------
@@ -93,7 +102,13 @@ def read_calibration(path: Path, held_out: dict[str, Collection[int]]) -> Calibr
             )
         count = min(SECTIONS, len(allowed))
         chosen = [allowed[i * len(allowed) // count] for i in range(count)]
+        scaling, notes = choose_scaling(model_nm, None, stack.pixel_size, stored=True)
+        found = {z: Tissue.of(stack.read(z), scaling, nodata=stack.nodata) for z in chosen}
+        kept = {z: tissue for z, tissue in found.items() if not tissue.found.blank}
+        if not kept:
+            raise UsageError(f"{path}: its sections {chosen} are blank; calibrate on others")
         return Calibration(
-            section_ZYX=read_sections(stack, chosen),
-            source={"data_sha256": data_sha256, "sections": chosen},
+            sections=tuple(kept.values()),
+            source={"data_sha256": data_sha256, "sections": list(kept)},
+            notes=tuple(f"{path}: {note}" for note in (*stack.notes, *notes)),
         )

@@ -188,7 +188,7 @@ def _scores(probes: Sequence[Probe], found: Sequence[Pixels]) -> dict[str, Score
         labels: list[SectionLabels] = []
         for probe, found_NCYX in zip(probes, found, strict=True):
             if probe.data == data and probe.labels is not None:
-                proposal.append(found_NCYX[0, 0][probe.crop])
+                proposal.append(probe.section(found_NCYX))
                 labels.append(probe.labels)
         proposal_ZYX = np.stack(proposal)
         if np.isfinite(proposal_ZYX).all():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ from torch import nn
 from isbi_export.proof.runners import Pixels, module_runner
 from isbi_export.synthetic import synthetic_sections
 from isbi_infer.errors import ImageError
-from isbi_infer.pixels.normalise import IntensityStatistics, intensity_statistics
+from isbi_infer.pixels.normalise import Statistics, intensity_statistics
+from isbi_infer.plan.scaling import Scaling, choose_scaling
 from isbi_infer.plan.tiles import Window, plan_section, read_mirrored
+from isbi_infer.run.tissue import Tissue
 from isbi_infer.volumes import open_stack
 from isbi_train.data.labels import LabelRule, SectionLabels, section_labels
 from isbi_train.evaluation.evaluate import read_sections, section_range, survey_file
 
 SYNTHETIC = 3  # sections
-_LONGEST = 1024  # pixels of a section's middle, run at once
+_LONGEST = 1024  # pixels of a section's middle as the network sees it, run at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,22 +37,31 @@ class Probe:
         What it is.
     image_NCYX : ndarray, shape (N, 1, Y, X)
         Grey values as stored; of a section, mirrored by its border and up to the stride.
-    statistics : tuple of IntensityStatistics
+    statistics : tuple of Statistics
         Of the N sections.
     expected_NCYX : ndarray of float32, shape (N, 1, Y, X)
         Probabilities by the checkpoint.
     crop : (slice, slice)
-        The section in its mirrored surroundings.
+        The tissue in its mirrored surroundings.
+    tissue : Tissue or None
+        Of the section, where it is one.
     labels : SectionLabels or None
         Of the section, where there are some.
     """
 
     data: str
     image_NCYX: Pixels
-    statistics: tuple[IntensityStatistics, ...]
+    statistics: tuple[Statistics, ...]
     expected_NCYX: npt.NDArray[np.float32]
     crop: Window
+    tissue: Tissue | None
     labels: SectionLabels | None
+
+    def section(self, found_NCYX: Pixels) -> npt.NDArray[np.float32]:
+        """Return probabilities in the pixels of the section, 0 where there is no tissue."""
+        assert self.tissue is not None
+        section_YX: npt.NDArray[np.float32] = self.tissue.whole(found_NCYX[0, 0][self.crop])
+        return section_YX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,6 +78,10 @@ class Labelled:
         Of the whole stack's grey values.
     sections : range or tuple of int
         Which of the stack's; no range where some between them are not annotated.
+    scaling : Scaling or None
+        How they are brought to the model's pixel size.
+    nodata : float or None
+        The value that stands for "no data".
     notes : tuple of str
         What a user must know about the files.
     """
@@ -75,10 +90,18 @@ class Labelled:
     labels: tuple[SectionLabels, ...]
     data_sha256: str
     sections: range | tuple[int, ...]
+    scaling: Scaling | None = None
+    nodata: float | None = None
     notes: tuple[str, ...] = ()
 
 
-def read_labelled(image: Path, labels: Path, sections: str | None, rule: LabelRule | None = None) -> Labelled:
+def read_labelled(
+    image: Path,
+    labels: Path,
+    sections: str | None,
+    model_nm: float | None,
+    rule: LabelRule | None = None,
+) -> Labelled:
     """Read sections and their labels.
 
     Parameters
@@ -87,6 +110,8 @@ def read_labelled(image: Path, labels: Path, sections: str | None, rule: LabelRu
         Greyscale TIFFs of one shape.
     sections : str or None
         Such as "25:30"; None is these of 30 sections, which training holds out, and all of another number.
+    model_nm : float or None
+        Side of a pixel in the model's training data, to which sections of another size are brought, as in inference.
     rule : LabelRule, optional
         What the labels mean; cells when not given.
 
@@ -105,22 +130,28 @@ def read_labelled(image: Path, labels: Path, sections: str | None, rule: LabelRu
             )
         default = "25:30" if stack.sections == 30 else ":"
         chosen: range | tuple[int, ...] = section_range(sections or default, stack.sections)
-        rule, notes = rule or LabelRule(), [f"{labels}: {note}" for note in truth.notes]
+        rule, of_labels = rule or LabelRule(), [f"{labels}: {note}" for note in truth.notes]
         survey = survey_file(truth, rule, chosen)
         if survey.blank:
             chosen = survey.annotated
-            notes.append(f"{labels}: {survey.note()}")
+            of_labels.append(f"{labels}: {survey.note()}")
         digest = hashlib.sha256()
         for section_YX in stack:
             digest.update(np.ascontiguousarray(section_YX).tobytes())
-        middle = (slice(None), *(_middle(side) for side in (stack.height, stack.width)))
+        scaling, notes = choose_scaling(model_nm, None, stack.pixel_size, stored=True)
+        factors = (scaling.y, scaling.x) if scaling else (1.0, 1.0)
+        sides = zip((stack.height, stack.width), factors, strict=True)
+        middle = (slice(None), *(_middle(side, round(_LONGEST / factor)) for side, factor in sides))
+        nodata, notes = stack.nodata, (*stack.notes, *notes)
         image_ZYX, label_ZYX = read_sections(stack, chosen)[middle], read_sections(truth, chosen)[middle]
     return Labelled(
         image_ZYX=image_ZYX,
         labels=tuple(section_labels(label_YX, rule) for label_YX in label_ZYX),
         data_sha256=digest.hexdigest(),
         sections=chosen,
-        notes=tuple(notes),
+        scaling=scaling,
+        nodata=nodata,
+        notes=(*of_labels, *(f"{image}: {note}" for note in notes)),
     )
 
 
@@ -135,9 +166,14 @@ def probe_shapes(stride: int) -> tuple[tuple[int, int, int, int], ...]:
 
 
 def make_probes(
-    network: nn.Module, *, stride: int, border: int, labelled: Labelled | None = None
+    network: nn.Module,
+    *,
+    stride: int,
+    border: int,
+    labelled: Labelled | None = None,
+    as_bytes: bool = False,
 ) -> list[Probe]:
-    """Run the network of a checkpoint on random inputs, synthetic tissue and the user's sections.
+    """Run the network of a checkpoint on random inputs, synthetic tissue and the tissue of the user's sections.
 
     Parameters
     ----------
@@ -147,37 +183,54 @@ def make_probes(
         Padding, as in `isbi_infer.plan.tiles.plan_section`.
     labelled : Labelled, optional
         Sections of the user's.
+    as_bytes : bool
+        Whether resampled sections are rounded to uint8, for files that take such.
 
     Returns
     -------
     list of Probe
+        Blank sections are left out, as they are never computed.
+
+    Raises
+    ------
+    ImageError
+        If all of the user's sections are blank.
     """
     run = module_runner(nn.Sequential(network, nn.Sigmoid()).eval())
+    everything = (slice(None), slice(None))
 
-    def probe(data: str, image_NCYX: Pixels, whole: list[Pixels], **section: Any) -> Probe:
-        statistics = tuple(intensity_statistics(section_YX) for section_YX in whole)
-        everything = (slice(None), slice(None))
+    def probe(data: str, image_NCYX: Pixels, statistics: tuple[Statistics, ...], **section: Any) -> Probe:
+        known = {"crop": everything, "tissue": None, "labels": None} | section
+        expected_NCYX = run(image_NCYX, statistics)
         return Probe(
-            data=data,
-            image_NCYX=image_NCYX,
-            statistics=statistics,
-            expected_NCYX=run(image_NCYX, statistics),
-            crop=section.get("crop", everything),
-            labels=section.get("labels"),
+            data=data, image_NCYX=image_NCYX, statistics=statistics, expected_NCYX=expected_NCYX, **known
         )
 
-    probes = [probe("random", image_NCYX, list(image_NCYX[:, 0])) for image_NCYX in _random(stride)]
-    synthetic_ZYX, cell_ZYX = synthetic_sections(SYNTHETIC)
-    drawn = [section_labels(cell_YX, LabelRule()) for cell_YX in cell_ZYX]
-    stacks: list[tuple[str, Pixels, Sequence[SectionLabels]]] = [("synthetic", synthetic_ZYX, drawn)]
+    probes = []
+    for image_NCYX in _random(stride):
+        probes.append(probe("random", image_NCYX, tuple(map(intensity_statistics, image_NCYX[:, 0]))))
+    image_ZYX, label_ZYX = synthetic_sections(SYNTHETIC)
+    drawn = [section_labels(label_YX, LabelRule()) for label_YX in label_ZYX]
+    stacks = {
+        "synthetic": [
+            (Tissue.of(image_YX), labels) for image_YX, labels in zip(image_ZYX, drawn, strict=True)
+        ]
+    }
     if labelled:
-        stacks.append(("image", labelled.image_ZYX, labelled.labels))
-    for data, image_ZYX, labels in stacks:
-        plan = plan_section(image_ZYX.shape[1:], stride=stride, halo=0, border=border)
-        (tile,) = plan.tiles
-        for section_YX, of_section in zip(image_ZYX, labels, strict=True):
-            padded_NCYX = np.ascontiguousarray(read_mirrored(section_YX, plan.pad, tile.reads))[None, None]
-            probes.append(probe(data, padded_NCYX, [section_YX], crop=tile.crop, labels=of_section))
+        found = [
+            (Tissue.of(image_YX, labelled.scaling, nodata=labelled.nodata, as_bytes=as_bytes), labels)
+            for image_YX, labels in zip(labelled.image_ZYX, labelled.labels, strict=True)
+        ]
+        stacks["image"] = [(tissue, labels) for tissue, labels in found if not tissue.found.blank]
+        if not stacks["image"]:
+            raise ImageError("all sections to be scored on are blank; give others with --sections")
+    for data, sections in stacks.items():
+        for tissue, labels in sections:
+            plan = plan_section(tissue.pixels_YX.shape, stride=stride, halo=0, border=border)
+            (tile,) = plan.tiles
+            padded_YX = np.ascontiguousarray(read_mirrored(tissue.pixels_YX, plan.pad, tile.reads))
+            section = {"crop": tile.crop, "tissue": tissue, "labels": labels}
+            probes.append(probe(data, padded_YX[None, None], (tissue.statistics,), **section))
     return probes
 
 
@@ -192,6 +245,6 @@ def _random(stride: int) -> Iterator[npt.NDArray[np.uint8]]:
         yield np.rint(grey_NCYX).clip(0, 255).astype(np.uint8)
 
 
-def _middle(side: int) -> slice:
-    start = (side - min(side, _LONGEST)) // 2
-    return slice(start, start + _LONGEST)
+def _middle(side: int, longest: int) -> slice:
+    start = (side - min(side, longest)) // 2
+    return slice(start, start + longest)

@@ -12,20 +12,20 @@ import numpy.typing as npt
 from isbi_export.variants import Variant
 from isbi_infer.backends.base import Backend
 from isbi_infer.model.devices import open_backend, rows
-from isbi_infer.pixels.normalise import IntensityStatistics, normalise
+from isbi_infer.pixels.normalise import Statistics, normalise
 
 if TYPE_CHECKING:
     from torch import nn
 
 Pixels = npt.NDArray[Any]
-Runner = Callable[[Pixels, Sequence[IntensityStatistics]], Pixels]
+Runner = Callable[[Pixels, Sequence[Statistics]], Pixels]
 """From grey values (N, 1, Y, X) and the statistics of the N sections to float32 probabilities or bytes (N, 1, Y, X)."""
 
 
 def normalising(compute: Callable[[npt.NDArray[np.float32]], Pixels]) -> Runner:
     """Run what takes normalised grey values."""
 
-    def run(image_NCYX: Pixels, statistics: Sequence[IntensityStatistics]) -> Pixels:
+    def run(image_NCYX: Pixels, statistics: Sequence[Statistics]) -> Pixels:
         pairs = zip(image_NCYX, statistics, strict=True)
         return compute(np.stack([normalise(image_CYX, found) for image_CYX, found in pairs]))
 
@@ -35,7 +35,7 @@ def normalising(compute: Callable[[npt.NDArray[np.float32]], Pixels]) -> Runner:
 def as_stored(backend: Backend) -> Runner:
     """Run what takes grey values as stored and normalises them itself."""
 
-    def run(image_NCYX: Pixels, statistics: Sequence[IntensityStatistics]) -> Pixels:
+    def run(image_NCYX: Pixels, statistics: Sequence[Statistics]) -> Pixels:
         constants = np.array([(found.mean, found.inverse_std) for found in statistics], np.float32)
         mean_N111, inverse_std_N111 = constants.T[:, :, None, None, None].copy()
         return backend.run(np.ascontiguousarray(image_NCYX), mean_N111, inverse_std_N111)

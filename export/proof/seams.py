@@ -9,7 +9,7 @@ import numpy as np
 
 from isbi_export.proof.runners import Pixels, Runner
 from isbi_export.synthetic import synthetic_sections
-from isbi_infer.pixels.normalise import intensity_statistics
+from isbi_infer.pixels.mending import normalising_section
 from isbi_infer.pixels.probability import decode
 from isbi_infer.plan.tiles import SectionPlan, plan_section, read_mirrored
 
@@ -70,7 +70,7 @@ def segment(run: Runner, section_YX: Pixels, plan: SectionPlan) -> Pixels:
     ndarray of float32 or uint8, shape (Y, X)
         As `run` returns it.
     """
-    statistics = (intensity_statistics(section_YX),)
+    statistics = (normalising_section(section_YX),)
     out_YX: Pixels | None = None
     for tile in plan.tiles:
         tile_YX = read_mirrored(section_YX, plan.pad, tile.reads)

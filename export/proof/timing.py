@@ -11,7 +11,7 @@ import torch
 
 from isbi_export.proof.runners import Runner
 from isbi_export.synthetic import synthetic_sections
-from isbi_infer.pixels.normalise import intensity_statistics
+from isbi_infer.pixels.mending import normalising_section
 from isbi_infer.plan.tiles import plan_section, read_mirrored
 
 SIDE, ROUNDS = 512, 5
@@ -44,7 +44,7 @@ def milliseconds_per_section(
     section_YX = synthetic_sections(1, SIDE)[0][0]
     plan = plan_section(section_YX.shape, stride=stride, halo=0, border=border)
     padded_NCYX = read_mirrored(section_YX, plan.pad, plan.tiles[0].reads)[None, None]
-    statistics = (intensity_statistics(section_YX),)
+    statistics = (normalising_section(section_YX),)
     best = dict.fromkeys(runs, inf)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

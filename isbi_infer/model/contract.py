@@ -28,9 +28,13 @@ from isbi_infer.model.file import read_model_file
 
 __all__ = [
     "CONTRACT_KEY",
+    "NORMALISATIONS",
     "PRECISIONS",
+    "ROBUST",
     "SCHEMA",
+    "ZSCORE",
     "ModelContract",
+    "Normalisation",
     "contract_of",
     "parse_contract",
     "read_contract",
@@ -38,6 +42,10 @@ __all__ = [
 
 SCHEMA = 3
 PRECISIONS = {"float32": "fp32", "float16": "fp16", "int8": "int8"}  # of files, and what users call them
+Normalisation = Literal["section-zscore", "section-robust"]
+NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
+ZSCORE: Normalisation = "section-zscore"
+ROBUST: Normalisation = "section-robust"
 
 _PROVENANCE = ("parity", "training", "scores", "code_version")  # fields of schemas 1 and 2
 # What schema 1 does not say. Memory is planned with the activations of a wide network, so that tiles get small.
@@ -86,8 +94,10 @@ class ModelContract:
         Floating-point operations of the network per input pixel; 0 where the contract is too old to say.
     activation_bytes_per_pixel : float
         Most bytes of float32 tensors alive at once per input pixel, computed from the graph.
-    normalisation : {"section-zscore"}
-        Subtract the section's mean, divide by its standard deviation.
+    normalisation : {"section-zscore", "section-robust"}
+        Subtract the section's mean, divide by its standard deviation: of all pixels when a "section-zscore" model was
+        trained, of its tissue alone (`isbi_infer.pixels.statistics`) for "section-robust". Both are run with those of
+        the tissue, which are the same to the last bit for a section without canvas and hot pixels.
     polarity : {"cell"}
         An output of 1 means cell interior, 0 means membrane.
     pixel_size_nm : float or None
@@ -105,8 +115,10 @@ class ModelContract:
         Where the model comes from, which no run depends on. ``isbi-export`` writes ``parity`` (how far this file is
         from its checkpoint: ``largest`` difference of a probability, ``changed`` fraction of pixels that change class
         at 0.5, and what else its gate looked at), ``training`` (``data_sha256``, ``sections``, ``checkpoint_sha256``,
-        ``network``, ``epochs``; ``init_sha256`` and ``teaching_sha256`` where there was any), ``scores`` (on sections
-        held out from training: ``sections``, ``v_rand_thin``, ``v_info_thin``, ``loss``) and ``code_version``.
+        ``network``, ``epochs``; ``init_sha256`` and ``teaching_sha256`` where there was any; ``origins``, the models
+        and data under whose terms the weights come: ``name``, ``licence``, ``terms``, ``citation``), ``scores`` (on
+        sections held out from training: ``sections``, ``v_rand_thin``, ``v_info_thin``, ``loss``) and
+        ``code_version``.
     """
 
     input_name: str
@@ -124,7 +136,7 @@ class ModelContract:
     not_exact_because: tuple[str, ...]
     flops_per_pixel: float
     activation_bytes_per_pixel: float
-    normalisation: Literal["section-zscore"]
+    normalisation: Normalisation
     polarity: Literal["cell"]
     pixel_size_nm: float | None
     precision: Literal["float32", "float16", "int8"]
@@ -305,7 +317,8 @@ def _check_value(name: str, value: Any, annotation: Any) -> None:
     if get_origin(annotation) is Literal:
         choices = get_args(annotation)
         _check(
-            type(value) is str and value in choices, f"unknown {name} {value!r}, expected one of {choices}"
+            type(value) is str and value in choices,
+            f"unknown {name} {value!r}, expected one of {choices}; if a newer isbi-export wrote it, update isbi-infer",
         )
         return
     kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from isbi_infer.pixels.canvas import Mask, Section
 from isbi_infer.pixels.normalise import Statistics, intensity_statistics
-from isbi_infer.pixels.statistics import SectionStatistics
+from isbi_infer.pixels.statistics import SectionStatistics, section_statistics
 
 _REACH = 32  # px; on sections with canvas 96 pixels gave the same scores, 8 px and a plain mean lower ones
 _BLOCK = 1024  # px, side of what is filled at a time
@@ -39,6 +39,11 @@ def normalising(pixels: Section, statistics: SectionStatistics) -> Statistics:
     if integers or statistics.canvas_YX is not None or statistics.outliers:
         return statistics
     return intensity_statistics(pixels)
+
+
+def normalising_section(section_YX: Section) -> Statistics:
+    """Return the mean and standard deviation by which a whole section is normalised: those of its tissue."""
+    return normalising(section_YX, section_statistics(section_YX))
 
 
 def tissue_of(section_YX: Section, statistics: SectionStatistics) -> Section:

@@ -9,19 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.pixels.mending import normalising, tissue_of, whole_section
-from isbi_infer.pixels.normalise import Statistics, intensity_statistics, normalise
-from isbi_infer.pixels.probability import decode
-from isbi_infer.pixels.resample import resample
-from isbi_infer.pixels.statistics import section_statistics
+from isbi_infer.pixels.normalise import Statistics, normalise
 from isbi_infer.plan.run import RunPlan
 from isbi_infer.plan.symmetry import Symmetry
 from isbi_infer.plan.tiles import SectionPlan, Tile, read_mirrored
+from isbi_infer.run.tissue import Tissue
 
 Section = npt.NDArray[Any]
 Result = npt.NDArray[Any]  # float32 or uint8, as the model returns it
-
-_HALF = 0.5  # of a pixel's area
 
 
 class View:
@@ -51,46 +46,26 @@ class SectionInWork:
     """One section: its tissue, the views of it, and how many of their tiles are still to come."""
 
     def __init__(self, section_YX: Section, plan: RunPlan) -> None:
-        self._shape = (section_YX.shape[0], section_YX.shape[1])
-        mask_YX = np.ma.getmaskarray(section_YX) if np.ma.is_masked(section_YX) else None
-        section_YX = np.ma.getdata(section_YX)
-        self._scaled = plan.scaling is not None
         self._dtype = plan.model.output_dtype
-        self.statistics = section_statistics(section_YX, nodata=plan.source.nodata, mask_YX=mask_YX)
+        self._tissue = Tissue.of(
+            section_YX,
+            plan.scaling,
+            nodata=plan.source.nodata,
+            as_bytes=plan.model.input_dtype == "uint8",
+        )
+        self.statistics = self._tissue.found
         self.views: list[View] = []
         if not self.statistics.blank:
-            tissue_YX = tissue_of(section_YX, self.statistics)
-            self._tissue_shape = (tissue_YX.shape[0], tissue_YX.shape[1])
-            if plan.scaling is None:
-                statistics = normalising(tissue_YX, self.statistics)
-            else:
-                tissue_YX, statistics = self._resampled(tissue_YX, plan)
-            self.views = [View(tissue_YX, symmetry, statistics, plan) for symmetry in plan.views]
+            pixels_YX, statistics = self._tissue.pixels_YX, self._tissue.statistics
+            self.views = [View(pixels_YX, symmetry, statistics, plan) for symmetry in plan.views]
         self.pending = sum(len(view.plan.tiles) for view in self.views)
-
-    def _resampled(self, tissue_YX: Section, plan: RunPlan) -> tuple[Section, Statistics]:
-        """Return the tissue at the model's pixel size, and its statistics there."""
-        assert plan.scaling is not None
-        shape = plan.scaling.inner_shape(self._tissue_shape)
-        inner_YX: Section = resample(tissue_YX, shape)
-        if plan.model.input_dtype == "uint8":
-            inner_YX = np.rint(inner_YX).astype(np.uint8)
-        if self.statistics.canvas_YX is None:
-            return inner_YX, intensity_statistics(inner_YX)
-        inside = inner_YX[resample(self.statistics.canvas_YX[self.statistics.box], shape) < _HALF]
-        return inner_YX, intensity_statistics(inside if inside.size else inner_YX)
 
     def result(self) -> Result:
         """Return the result at the section's own size, 0 where there is no tissue.
 
         Views are averaged in their fixed order, with one rounding.
         """
-        if not self.views:
-            return np.zeros(self._shape, self._dtype)
-        result_YX = self._mean_of_views()
-        if self._scaled:
-            result_YX = resample(decode(result_YX), self._tissue_shape)
-        return whole_section(result_YX, self.statistics, self._shape)
+        return self._tissue.whole(self._mean_of_views() if self.views else np.empty((0, 0), self._dtype))
 
     def _mean_of_views(self) -> Result:
         if len(self.views) == 1:

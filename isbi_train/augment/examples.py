@@ -25,7 +25,8 @@ from torch import Tensor
 from isbi_infer._version import __version__
 from isbi_infer.errors import UsageError
 from isbi_infer.files import check_writable, replacing
-from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.mending import normalising_section
+from isbi_infer.pixels.normalise import normalise
 from isbi_infer.volumes import PixelSize, StackInfo, write_stack
 from isbi_train.augment.crops import random_crops
 from isbi_train.config import AugmentConfig
@@ -106,7 +107,7 @@ class PairMaker:
         if seed < 0:
             raise UsageError(f"seed {seed} is negative; give 0 or more")
         self.seed, self.config = seed, config or AugmentConfig()
-        sections = [normalise(section_YX, intensity_statistics(section_YX)) for section_YX in stack.image_ZYX]
+        sections = [normalise(section_YX, normalising_section(section_YX)) for section_YX in stack.image_ZYX]
         self._images_NCYX = torch.from_numpy(np.stack(sections))[:, None]
         self._labels_NCYX = torch.from_numpy(stack.cell_ZYX.astype(np.float32))[:, None]
 

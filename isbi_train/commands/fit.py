@@ -12,7 +12,7 @@ import typer
 from isbi_infer.errors import UsageError
 from isbi_infer.terminal import exit_codes, require_packages
 from isbi_train.commands.flags import GroupedHelp, with_setting_flags
-from isbi_train.config.settings import Layer, parse_assignment, read_layer, recipe_layer, resolve
+from isbi_train.config.settings import Layer, parse_assignment, read_layer, recipe_layer
 
 app = typer.Typer()
 
@@ -59,18 +59,23 @@ def fit(
         from isbi_train.data.labelled import LabelledStack
         from isbi_train.training.device import use_threads
         from isbi_train.training.distributed import torchrun_processes
+        from isbi_train.training.start import at_its_pixel_size, settings_from
 
         if fold is not None and folds is None:
             raise UsageError("--fold is one of --folds N; give N too")
-        if folds is not None and flags.get("inputs", {}).get("stacks"):
-            raise UsageError("--folds cuts one stack into blocks; give it with --data, without --stacks")
         if resume and folds is not None:
             raise UsageError("--folds always goes on where it stopped; leave --resume out")
         saved = out / "settings.toml"
         if resume and recipe is None and settings is None and saved.exists():
             settings = saved
-        chosen = resolve([*_layers(recipe, settings, assignments or []), ("flags", flags)])
-        stack = read_list_of(chosen) if chosen.inputs.stacks else read_labelled(chosen.inputs)
+        chosen, start = settings_from([*_layers(recipe, settings, assignments or []), ("flags", flags)])
+        inputs, note = chosen.inputs, ""
+        if folds is not None and inputs.stacks:
+            raise UsageError("--folds cuts one stack into blocks; give it with --data, without --stacks")
+        stack = read_list_of(chosen) if inputs.stacks else read_labelled(inputs)
+        if start and isinstance(stack, LabelledStack):
+            inputs, note = at_its_pixel_size(inputs, stack, start)
+            stack = read_labelled(inputs) if inputs != chosen.inputs else stack
         with torchrun_processes() as processes:
             logging.basicConfig(
                 level=logging.INFO if processes.is_main else logging.ERROR, format="%(message)s"
@@ -80,9 +85,11 @@ def fit(
                 "network": chosen.network,
                 "augment": chosen.augment,
                 "train": chosen.train,
-                "inputs": chosen.inputs,
+                "inputs": inputs,
                 "processes": processes,
             }
+            if note and processes.is_main:
+                typer.echo(f"isbi-train: note: {note}", err=True)
             if isinstance(stack, LabelledStack) and folds is not None:
                 from isbi_train.training.folds import cross_validate
 

@@ -46,6 +46,10 @@ def with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
         for name, (section, flag, _) in found.items():
             value = values.pop(name)
             if value is not None and value != []:
+                if flag.released and (
+                    Path(value).exists() or Path(value).name != value
+                ):  # else a model's name
+                    value = _absolute(Path(value))
                 flags.setdefault(section, {})[name] = _absolute(value) if flag.path else value
         command(**values, flags=flags)
 

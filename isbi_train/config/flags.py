@@ -22,19 +22,28 @@ class Flag:
         All values that are accepted; empty where others are, too.
     path : bool
         Whether the value names a file or folder, which holds wherever the settings are read again.
+    released : bool
+        Whether it names a released model or else a file.
     """
 
     help: str
     name: str = ""
     choices: tuple[str, ...] = ()
     path: bool = False
+    released: bool = False
 
 
 def flag(
-    default: Any, help: str, *, name: str = "", choices: tuple[str, ...] = (), path: bool = False
+    default: Any,
+    help: str,
+    *,
+    name: str = "",
+    choices: tuple[str, ...] = (),
+    path: bool = False,
+    released: bool = False,
 ) -> Any:
     """Return a dataclass field with this default and a `Flag`."""
-    return field(default=default, metadata={_KEY: Flag(help, name, choices, path)})
+    return field(default=default, metadata={_KEY: Flag(help, name, choices, path, released)})
 
 
 def flag_of(metadata: Any) -> Flag | None:

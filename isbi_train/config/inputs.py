@@ -10,6 +10,7 @@ from isbi_infer.errors import UsageError
 from isbi_train.config.flags import flag
 
 LabelKind = Literal["cell", "membrane", "instances"]
+RELEASED = "released"  # what may be written for the default model's name
 LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 KINDS: Mapping[str, LabelKind] = {"cells": "cell", "membranes": "membrane", "ids": "instances"}
 LabelKindName = Literal[
@@ -48,7 +49,7 @@ class Inputs:
     leave_out : tuple of str
         Names of stacks in that list that are left out.
     init : str
-        Weights to start from; empty for fresh ones.
+        Weights to start from: "released", the name of a released model, or a file; empty for fresh ones.
     teachers : tuple of str
         ONNX models whose probabilities are learnt.
     unlabelled : str
@@ -72,7 +73,11 @@ class Inputs:
     resample_nm: float | None = flag(None, "Pixel size to train at, in nm.", name="--resample")
     stacks: str = flag("", "TOML file that lists several labelled stacks, instead of --data.", path=True)
     leave_out: tuple[str, ...] = flag((), "Name of a stack of the list to leave out; repeatable.")
-    init: str = flag("", "Start from these weights: fine-tuning.", path=True)
+    init: str = flag(
+        "",
+        "Start from these weights: fine-tuning. A file, released, or a released model's name.",
+        released=True,
+    )
     teachers: tuple[str, ...] = flag((), "ONNX model to learn from; repeatable.", name="--teacher", path=True)
     unlabelled: str = flag("", "TIFF stack that only the teachers label.", path=True)
     sha256: dict[str, str] = field(default_factory=dict)

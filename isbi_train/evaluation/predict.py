@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from isbi_infer.errors import DependencyError, ModelError, ResourceError, UsageError
 from isbi_infer.model.devices import ProviderName
-from isbi_infer.pixels.resample import resample
 from isbi_infer.plan.scaling import choose_scaling
+from isbi_infer.run.tissue import Tissue
 from isbi_infer.segmenter import Segmenter
 from isbi_infer.terminal import require_packages
 from isbi_infer.volumes import Source
@@ -123,7 +123,7 @@ def _torch_sections(
     import torch
 
     from isbi_train.networks.checkpoint import load_checkpoint
-    from isbi_train.networks.whole import predict_whole
+    from isbi_train.networks.whole import tissue_logits
 
     device, checkpoint = _device(provider), load_checkpoint(model)
     scaling, notes = choose_scaling(checkpoint.data["pixel_size_nm"], pixel_size, source.info.pixel_size)
@@ -131,8 +131,13 @@ def _torch_sections(
     stride, border = checkpoint.network.stride, checkpoint.train.border
 
     def whole(section_YX: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        tissue = Tissue.of(section_YX, scaling, nodata=source.nodata)
+        if tissue.found.blank:
+            return np.zeros(section_YX.shape, np.float32)
         try:
-            (probability_YX,) = predict_whole(network, section_YX[None], stride=stride, border=border)
+            probability_YX = tissue_logits(
+                network, tissue, stride=stride, border=border
+            )  # its last layer is a sigmoid
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
@@ -141,19 +146,11 @@ def _torch_sections(
                     "isbi-export and evaluate the .onnx file, which runs in tiles"
                 ) from error
             raise ModelError(f"{model}: cannot be run ({reason})") from error
-        return np.asarray(probability_YX)
-
-    def sections() -> Sections:
-        for z in range(source.info.sections):
-            section_YX = source.read(z)
-            if scaling is None:
-                yield whole(section_YX)
-            else:
-                shape = section_YX.shape[0], section_YX.shape[1]
-                yield resample(whole(resample(section_YX, scaling.inner_shape(shape))), shape)
+        return np.asarray(tissue.whole(probability_YX))
 
     how = f"torch on {device} over whole sections, as training validates; isbi-infer runs the .onnx file"
-    return sections(), how, (*source.notes, *notes)
+    sections = (whole(source.read(z)) for z in range(source.info.sections))
+    return sections, how, (*source.notes, *notes)
 
 
 def _device(provider: ProviderName) -> str:

@@ -16,6 +16,7 @@ import torch
 
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.files import replacing
+from isbi_infer.model.contract import NORMALISATIONS, ZSCORE, Normalisation
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.networks.archive import read_pickled
 from isbi_train.networks.network import UNet
@@ -38,7 +39,8 @@ class Weights:
     epoch : int or None
         Epochs completed.
     data : dict or None
-        ``sha256`` of the training images and labels, ``sections``, ``pixel_size_nm``; of a run on several stacks
+        ``sha256`` of the training images and labels, ``sections``, ``pixel_size_nm``, ``normalisation``; ``init``,
+        ``teaching`` and ``origins`` (see `isbi_train.networks.origins`) where there are any; of a run on several stacks
         ``stacks``, see `isbi_train.data.stacks.TrainingStack`.
     scores : dict
         On the held-out sections: ``sections``, ``loss``, ``v_rand_thin``, ``v_info_thin``; empty where not known.
@@ -59,6 +61,12 @@ class Weights:
     def border(self) -> int:
         """Mirrored pixels around a section when it is segmented; 0 where not known."""
         return self.train.border if self.train else 0
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """How sections were normalised in training; "section-zscore" where not known, and before there was another."""
+        found: Normalisation = (self.data or {}).get("normalisation", ZSCORE)
+        return found
 
     def load_network(self) -> UNet:
         """Build the network with the weights, in evaluation mode, on the CPU."""
@@ -201,6 +209,11 @@ def _check_parts(plain: dict[str, Any]) -> None:
     missing = sorted({"sha256", "sections", "pixel_size_nm"} - set(plain["data"]))
     if missing:
         raise ModelError(f"data lacks {', '.join(missing)}")
+    normalisation = plain["data"].get("normalisation", ZSCORE)
+    if normalisation not in NORMALISATIONS:
+        raise ModelError(
+            f"unknown normalisation {normalisation!r}; if a newer isbi-train wrote it, update isbi-infer"
+        )
 
 
 # What a run of version 1 did where it had no setting yet. Written out, for defaults may change.

@@ -12,9 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from isbi_infer.pixels.mending import normalising
+from isbi_infer.pixels.mending import normalising_section
 from isbi_infer.pixels.normalise import normalise
-from isbi_infer.pixels.statistics import section_statistics
 from isbi_train.augment.crops import ALL, random_crops
 from isbi_train.config import AugmentConfig, TrainConfig
 from isbi_train.data.borders import learnt_labels
@@ -88,12 +87,7 @@ class Pool:
 
 def normalised(image_ZYX: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     """Normalise each section with the statistics of its own tissue, as inference does."""
-    return np.stack(
-        [
-            normalise(section_YX, normalising(section_YX, section_statistics(section_YX)))
-            for section_YX in image_ZYX
-        ]
-    )
+    return np.stack([normalise(section_YX, normalising_section(section_YX)) for section_YX in image_ZYX])
 
 
 def bring_sections(

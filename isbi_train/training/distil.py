@@ -6,6 +6,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from isbi_train.data.arrays import ArraySource
 from isbi_train.data.labelled import LabelledStack, read_volume, side_nm
 from isbi_train.data.resample import resample_images, resampled_shape
 from isbi_train.data.sections import ranges
+from isbi_train.networks.origins import Origin, origins_of_files
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +56,14 @@ class Teaching:
         Sections without labels; U may be 0.
     sha256 : dict of str to str
         Of the models, "teacher 0" and so on, and of the grey values, "unlabelled".
+    origins : tuple of Origin
+        Under whose terms the teachers come.
     """
 
     teachers: tuple[Path, ...]
     unlabelled_image_ZYX: npt.NDArray[np.generic]
     sha256: dict[str, str]
+    origins: tuple[Origin, ...]
 
     @classmethod
     def of(cls, inputs: Inputs, stack: LabelledStack, train: TrainConfig) -> Teaching | None:
@@ -84,7 +89,7 @@ class Teaching:
                 Path(inputs.unlabelled), stack, train, inputs.pixel_size_nm, inputs.resample_nm
             )
             sha256["unlabelled"] = hashlib.sha256(image_ZYX.tobytes()).hexdigest()
-        return cls(teachers, image_ZYX, sha256)
+        return cls(teachers, image_ZYX, sha256, origins_of_files(teachers))
 
     def teach(self, training: LabelledStack) -> SoftLabels:
         """Let the teachers say what they think of the training and the unlabelled sections."""
@@ -159,19 +164,39 @@ def check_teachers(teachers: tuple[Path, ...], stack: LabelledStack, train: Trai
     """
     digests = []
     held_out = train.held_out(len(stack))
-    images = stack.sha256()["images"] if teachers else ""
     for teacher in teachers:
         segmenter = Segmenter(teacher)
         training = segmenter.contract.provenance.get("training", {})
         seen = str(training.get("sections", ""))
-        same = dict(training.get("data_sha256", {})).get("images") == images
-        if same and any(r.start < held_out.stop and held_out.start < r.stop for r in ranges(seen)):
+        if sections_seen(training.get("data_sha256"), seen, stack, held_out):
             raise UsageError(
                 f"{teacher}: was trained on sections {seen} of this stack, so its opinion would leak sections "
                 f"{held_out.start}:{held_out.stop}, which are held out; choose another teacher or other sections"
             )
         digests.append(segmenter.model_sha256)
     return tuple(digests)
+
+
+def sections_seen(data_sha256: Any, sections: str, stack: LabelledStack, held_out: slice) -> bool:
+    """Return whether a model was trained on sections of a stack that are held out.
+
+    Parameters
+    ----------
+    data_sha256 : mapping or None
+        Of the data that it was trained on.
+    sections : str
+        Which of them it was trained on, such as "0:25".
+    stack : LabelledStack
+        All labelled sections.
+    held_out : slice
+        Of the stack.
+
+    Returns
+    -------
+    bool
+    """
+    same = dict(data_sha256 or {}).get("images") == stack.sha256()["images"]
+    return same and any(r.start < held_out.stop and held_out.start < r.stop for r in ranges(sections))
 
 
 def read_unlabelled(

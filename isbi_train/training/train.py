@@ -17,20 +17,21 @@ from torch import Tensor, nn
 
 from isbi_infer.errors import UsageError
 from isbi_infer.files import locked_folder
+from isbi_infer.model.contract import ROBUST
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import Settings, write_settings
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import TrainingData
-from isbi_train.networks.checkpoint import file_sha256
 from isbi_train.networks.network import UNet
-from isbi_train.networks.weights import load_weights
+from isbi_train.networks.origins import ORIGINS
 from isbi_train.training.batches import Pool, Sections, batches, bring_stacks, step_seed, steps_per_epoch
 from isbi_train.training.calibrate import calibrate_file
 from isbi_train.training.device import choose_device
 from isbi_train.training.distil import Teaching
 from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
 from isbi_train.training.losses import loss as weighted_loss
+from isbi_train.training.start import Start
 from isbi_train.training.state import (
     BEST,
     MODEL,
@@ -148,11 +149,16 @@ def fit(
     device = choose_device(train, processes.local_rank)
     torch.manual_seed(train.seed)
     model = UNet(network)
-    data = dict(everything.facts)
+    data = {**everything.facts, "normalisation": ROBUST}  # as `isbi_train.training.batches.normalised` does
+    start = Start.read(inputs.init, network.arch) if inputs.init else None
     if teaching:
         data["teaching"] = teaching.sha256
-    if inputs.init:
-        data["init"] = _start_from(model, Path(inputs.init))
+    if start:
+        start.load_into(model)
+        data["init"] = start.sha256
+    grown_from = (*(start.origins if start else ()), *(teaching.origins if teaching else ()))
+    if grown_from:
+        data[ORIGINS] = [origin.to_plain() for origin in dict.fromkeys(grown_from)]
     model = model.to(device.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = TrainingState.start(model, train, device)
     settings = RunSettings(network, augment, train, data)
@@ -170,6 +176,8 @@ def fit(
         if not state.finished(train.epochs, train.patience):
             for line in split_lines:
                 log.info("%s", line)
+            if start and isinstance(stack, LabelledStack):
+                start.say(stack, train.held_out(len(stack)))
             soft = teaching.teach(everything.stacks[0].parts[0]) if teaching else None
             sections = bring_stacks(everything.stacks, train, soft, device.torch_device, augment)
             _train(state, sections, held_out, settings=settings, out=out, report=report, processes=processes)
@@ -301,17 +309,6 @@ def _check_crop(crop: int, stride: int) -> None:
             f"crop {crop} is not a multiple of the network's stride {stride}, or is too small; "
             f"try {max(smallest, crop // stride * stride)}"
         )
-
-
-def _start_from(model: UNet, path: Path) -> str:
-    """Take over the weights of another network of the same architecture, and give their file's sha256."""
-    weights = load_weights(path, model.config.arch)
-    theirs, ours = weights.network.shapes, model.config.shapes
-    differing = [f"{key}: {theirs[key]!r} -> {ours[key]!r}" for key in theirs if theirs[key] != ours[key]]
-    if differing:
-        raise UsageError(f"{path}: is of another network ({'; '.join(differing)}); give its settings")
-    model.load_state_dict(weights.state_dict)
-    return file_sha256(path)
 
 
 def _sha256_by_name(data: dict[str, Any], inputs: Inputs) -> dict[str, str]:

@@ -93,6 +93,30 @@ def test_a_package_is_written_from_the_float32_files(command, save, tmp_path):
         assert archive.read("model.pt") == (tmp_path / "model.pt").read_bytes()
 
 
+@pytest.mark.usefixtures("exported_once")
+def test_terms_of_what_weights_grew_from_go_into_contract_note_and_report(command, save, tmp_path):
+    origin = {"name": "someone's", "licence": "CC-BY-NC-4.0", "terms": "non-commercial", "citation": "A 2020"}
+    data = {
+        "sha256": {"images": "i", "labels": "l"},
+        "sections": 30,
+        "pixel_size_nm": 4.0,
+        "origins": [origin],
+    }
+    checkpoint = save(data=data)
+    refused = command(checkpoint, "--formats", "onnx", "--package", "--licence", "MIT")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "licence MIT allows commercial use, but the weights grew from someone's" in refused.stderr
+    assert os.listdir(tmp_path) == ["model.pth"]
+    done = command(checkpoint, "--formats", "onnx", "--package")
+    assert done.exit_code == 0
+    assert (
+        "note: the terms of someone's (non-commercial; CC-BY-NC-4.0; publications cite A 2020)" in done.stderr
+    )
+    (entry,) = onnx.load(tmp_path / "model.onnx").metadata_props
+    assert parse_contract(entry.value).provenance["training"]["origins"] == [origin]
+    assert "someone's" in (tmp_path / "model.parity.json").read_text()
+
+
 def test_bare_weights_are_exported_and_nothing_is_claimed_about_them(command, seasoned, tmp_path):
     network = seasoned(NetworkConfig(base=2, depth=1, unshuffle=1))
     torch.save(
@@ -136,6 +160,8 @@ def test_a_foreign_checkpoint_is_one_line_and_exit_code_5(isbi_export, tmp_path)
         (["--package", "--precision", "fp16"], 2, "add onnx to --formats, fp32 to --precision"),
         (["--precision", "int8", "--calibrate", "nowhere.tif"], 4, "nowhere.tif"),
         (["--arch", "resnet"], 2, "not one of unet, valid-unet"),
+        (["--licence", "MIT"], 2, "are of a package; add --package"),
+        (["--author", "Ada"], 2, "are of a package; add --package"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_its_exit_code(command, save, tmp_path, options, code, named):

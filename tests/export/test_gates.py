@@ -23,6 +23,7 @@ from isbi_export.report.page import page
 from isbi_export.variants import Variant
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.resample import resample
 from isbi_infer.sample import synthetic_stack
 
 pytestmark = pytest.mark.usefixtures("exported_once")
@@ -113,7 +114,8 @@ def test_ranges_grow_outwards_by_less_than_a_hundredth(value):
 @pytest.fixture
 def stack(tmp_path):
     """Write a stack of 30 small sections, and give its path, pixels and hash."""
-    image_ZYX = np.random.default_rng(5).integers(0, 256, (30, 40, 24), np.uint8)
+    image_ZYX = np.tile(synthetic_stack(3, 40, 40)[0][:, :, :24], (10, 1, 1))
+    image_ZYX[:, 0, 0] = np.arange(30) + 100  # each of its own
     tifffile.imwrite(tmp_path / "stack.tif", image_ZYX, photometric="minisblack")
     return tmp_path / "stack.tif", image_ZYX, hashlib.sha256(image_ZYX.tobytes()).hexdigest()
 
@@ -122,7 +124,7 @@ def test_calibration_takes_sections_from_all_of_a_stack_but_those_held_out(stack
     path, image_ZYX, sha256 = stack
     found = read_calibration(path, {sha256: range(25, 30), "another": range(30)})
     assert found.source == {"data_sha256": sha256, "sections": [0, 3, 6, 9, 12, 15, 18, 21]}
-    np.testing.assert_array_equal(found.section_ZYX, image_ZYX[0:24:3])
+    np.testing.assert_array_equal([tissue.pixels_YX for tissue in found.sections], image_ZYX[0:24:3])
     with pytest.raises(UsageError, match="all of its 30 sections are held out"):
         read_calibration(path, {sha256: range(30)})
     assert read_calibration(path, {sha256: range(2, 30)}).source["sections"] == [0, 1]
@@ -136,6 +138,36 @@ def test_calibration_shows_sections_as_they_are_shown_when_segmented(stack):
     expected_YX = normalise(image_ZYX[0], intensity_statistics(image_ZYX[0]))
     np.testing.assert_array_equal(first_NCYX[0, 0, 8:48, 8:32], expected_YX)
     np.testing.assert_array_equal(first_NCYX[0, 0, :8, 8:32], expected_YX[8:0:-1])
+
+
+def test_calibration_leaves_out_what_is_no_tissue(stack):
+    """A margin, a blank section and hot pixels, as an aligned stack has them."""
+    path, image_ZYX, _ = stack
+    padded_ZYX = np.pad(image_ZYX, ((0, 0), (0, 0), (0, 40)))
+    padded_ZYX[3] = 0
+    tifffile.imwrite(path, padded_ZYX, photometric="minisblack")
+    found = read_calibration(path, {})
+    assert found.source["sections"] == [0, 7, 11, 15, 18, 22, 26]
+    expected_YX = normalise(image_ZYX[0], intensity_statistics(image_ZYX[0]))
+    first_NCYX, *_ = found.batches(stride=8, border=0)
+    np.testing.assert_array_equal(first_NCYX[0, 0], expected_YX)
+
+
+def test_calibration_on_blank_sections_alone_is_refused(stack):
+    path, image_ZYX, _ = stack
+    tifffile.imwrite(path, np.zeros_like(image_ZYX), photometric="minisblack")
+    with pytest.raises(UsageError, match="are blank; calibrate on others"):
+        read_calibration(path, {})
+
+
+def test_calibration_sees_sections_at_the_model_s_pixel_size(stack):
+    path, image_ZYX, _ = stack
+    size = {"resolution": (1 / 8, 1 / 8), "metadata": {"unit": "nm", "axes": "ZYX"}}
+    tifffile.imwrite(path, image_ZYX, imagej=True, **size)
+    found = read_calibration(path, {}, 4.0)
+    first = found.sections[0]
+    np.testing.assert_array_equal(first.pixels_YX, resample(image_ZYX[0], (80, 48)))
+    assert found.notes == (f"{path}: resampled from 8 nm to the model's 4 nm, and back",)
 
 
 def test_calibration_on_a_damaged_stack_is_an_image_error(stack):

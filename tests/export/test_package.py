@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from isbi_infer.model.devices import open_backend
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_infer.sample import synthetic_stack
 from isbi_models import default_model
+from isbi_train.networks.origins import Origin, origins_of_contract
 
 SCALES = {"uint8": 1, "uint16": 200, "float32": 1, "float64": 1 / 255}
 
@@ -234,7 +236,7 @@ def test_nobody_else_s_weights_get_a_licence_that_was_not_chosen(published, cont
     with pytest.raises(UsageError, match="--licence"):
         write_package(tmp_path / "a.zip", onnx=published / "model.onnx", torchscript=None, contract=contract)
     with pytest.raises(UsageError, match="--licence"):  # the same, before the export
-        package_terms(tmp_path / "a.zip", contract.provenance["training"]["checkpoint_sha256"])
+        package_terms(tmp_path / "a.zip", ())
     assert not list(tmp_path.iterdir())
 
 
@@ -315,3 +317,48 @@ def _run(*command, folder):
     environment.pop("NO_PROXY", None)
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+ORIGIN = Origin(
+    name="someone's model", licence="CC-BY-NC-SA-4.0", terms="free for teaching", citation="doi:10.1000/182"
+)
+
+
+@pytest.fixture
+def grown(contract):
+    """The contract of a model that grew from one that is not for commercial use."""
+    training = {**contract.provenance["training"], "origins": [ORIGIN.to_plain()]}
+    return replace(contract, provenance={**contract.provenance, "training": training})
+
+
+def test_what_grew_from_a_model_is_packed_under_its_terms(published, grown, tmp_path):
+    target = tmp_path / "grown.bioimage.zip"
+    write_package(target, onnx=published / "model.onnx", torchscript=None, contract=grown)
+    content = _content(target)
+    described = yaml.safe_load(content["rdf.yaml"])
+    assert described["license"] == ORIGIN.licence
+    assert ORIGIN.doi in [entry["doi"] for entry in described["cite"]]
+    assert str(ORIGIN) in content["README.md"].decode()
+
+
+@pytest.mark.parametrize("licence", ["MIT", "CC-BY-4.0", "CC0-1.0"])
+def test_a_licence_cannot_contradict_what_a_model_grew_from(published, grown, tmp_path, licence):
+    target = tmp_path / "grown.bioimage.zip"
+    with pytest.raises(
+        UsageError, match=rf"{licence} allows commercial use.*someone's model.*{ORIGIN.licence}"
+    ):
+        write_package(
+            target, onnx=published / "model.onnx", torchscript=None, contract=grown, licence=licence
+        )
+    assert not target.exists()
+
+
+def test_a_stricter_licence_of_the_same_kind_may_be_chosen(tmp_path):
+    terms = package_terms(tmp_path / "grown.zip", (ORIGIN,), licence="CC-BY-NC-ND-4.0")
+    assert terms.licence == "CC-BY-NC-ND-4.0"
+
+
+def test_the_released_model_cannot_be_given_away_under_another_licence(tmp_path):
+    contract = read_contract(default_model().path.read_bytes())
+    with pytest.raises(UsageError, match=rf"grew from {default_model().name}.*give --licence CC-BY-NC-4\.0"):
+        package_terms(tmp_path / "a.zip", origins_of_contract(contract), licence="MIT")

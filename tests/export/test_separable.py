@@ -14,6 +14,7 @@ from isbi_export.graph.analysis.analyse import analyse
 from isbi_export.graph.metadata import write_onnx
 from isbi_export.variants import plan_variants
 from isbi_infer import Segmenter
+from isbi_infer.run.tissue import Tissue
 from isbi_infer.sample import synthetic_stack
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.checkpoint import Weights
@@ -34,7 +35,7 @@ def exported(tmp_path_factory, seasoned):
         folder = folders[config] = tmp_path_factory.mktemp("separable")
         network = seasoned(config)
         weights = Weights(network=config, state_dict=network.state_dict())
-        calibration = Calibration(section_ZYX=image_ZYX, source={})
+        calibration = Calibration(sections=tuple(map(Tissue.of, image_ZYX)), source={})
         made = Exported(Deployable(network), OPSET, 0, calibration)
         analysis = analyse(made.graph("float32").SerializeToString())
         for variant in VARIANTS:

@@ -57,6 +57,13 @@ def test_a_contract_survives_the_round_trip_with_the_same_bytes():
     assert parse_contract(CONTRACT.to_json()).to_json() == CONTRACT.to_json()
 
 
+def test_both_kinds_of_normalisation_are_known_and_others_refused_with_the_remedy():
+    robust = replace(CONTRACT, normalisation="section-robust")
+    assert parse_contract(robust.to_json()) == robust
+    with pytest.raises(ModelError, match=r"unknown normalisation 'section-median'.*update isbi-infer"):
+        replace(CONTRACT, normalisation="section-median")
+
+
 @pytest.mark.parametrize("field", sorted(DOCUMENT))
 def test_no_field_has_a_default(field):
     without = {key: value for key, value in DOCUMENT.items() if key != field}

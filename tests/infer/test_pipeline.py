@@ -126,11 +126,11 @@ def test_the_eight_views_are_different_and_undone():
 
 
 def test_the_statistics_of_a_section_are_those_of_all_its_views(monkeypatch):
-    from isbi_infer.run import section
+    from isbi_infer.run import tissue
 
     measured = []
     monkeypatch.setattr(
-        section, "section_statistics", lambda x, **k: measured.append(x) or section_statistics(x, **k)
+        tissue, "section_statistics", lambda x, **k: measured.append(x) or section_statistics(x, **k)
     )
     results_of(stack(2, 20, 30), Blur(), 20, views=ALL_EIGHT)
     assert len(measured) == 2

@@ -14,8 +14,12 @@ CARD = (Path(__file__).parents[2] / "models" / "CARD.md").read_text(encoding="ut
 
 @pytest.mark.parametrize("model", released_models().values(), ids=lambda model: model.name)
 def test_file_registry_card_checkpoint_and_contract_agree(model):
-    checkpoint = hashlib.sha256(model.path.with_suffix(".pth").read_bytes()).hexdigest()
+    checkpoint = hashlib.sha256(model.checkpoint.path.read_bytes()).hexdigest()
+    assert checkpoint == model.checkpoint.sha256
     assert checkpoint in CARD
+    assert model.licence in CARD
+    assert model.citation.rpartition(", doi:")[0].partition(", ")[0] in CARD
+    assert "non-commercial" in model.terms
     assert {"float32", "int8"} <= set(model.files)
     for precision, file in model.files.items():
         content = file.path.read_bytes()

@@ -54,9 +54,15 @@ def test_the_wheel_holds_every_module_the_models_and_nothing_else(wheel):
     }
     assert {name for name in names if name.endswith(".py")} == modules
     assert {name.split("/")[0] for name in names} == set(folders.values())
-    assert {Path(name).suffix for name in names} == {".py", ".typed", ".toml", ".onnx", ".json", ".md"}
-    shipped = {file.path.name for model in released_models().values() for file in model.files.values()}
-    assert {Path(name).name for name in names if name.endswith(".onnx")} == shipped
+    assert {Path(name).suffix for name in names} == {
+        *(".py", ".typed", ".toml", ".onnx", ".pth", ".json", ".md")
+    }
+    shipped = {
+        file.path.name
+        for model in released_models().values()
+        for file in (*model.files.values(), model.checkpoint)
+    }
+    assert {Path(name).name for name in names if name.endswith((".onnx", ".pth"))} == shipped
 
 
 def installed_files(wheel):

@@ -184,6 +184,11 @@ def test_a_checkpoint_of_a_newer_version_asks_for_an_update(rewritten):
         load_checkpoint(rewritten(lambda plain: plain.update(version=5)))
 
 
+def test_an_unknown_normalisation_asks_for_an_update(rewritten):
+    with pytest.raises(ModelError, match=r"unknown normalisation 'section-median'.*update isbi-infer"):
+        load_checkpoint(rewritten(lambda plain: plain["data"].update(normalisation="section-median")))
+
+
 VERSION_1 = {  # the settings that files of version 1 have
     "network": "base depth unshuffle dropout",
     "augment": "rotation_deg flip scale_min scale_max elastic_px elastic_spacing_px contrast brightness gamma blur_px "

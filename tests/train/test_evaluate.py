@@ -190,6 +190,30 @@ def test_a_checkpoint_is_resampled_like_its_exported_files(files, sample, tmp_pa
     assert as_checkpoint.notes[1:] == as_onnx.notes[1:]
 
 
+def test_a_checkpoint_takes_canvas_like_its_exported_files(files, sample, tmp_path):
+    """A blank section, a margin, a no-data value, and another pixel size."""
+    pad = ((0, 0), (0, 24), (16, 0))
+    image_ZYX = np.pad(sample[0].astype(np.float32), pad, constant_values=-9999)
+    image_ZYX[1] = 7
+    metadata = {"axes": "ZYX", "unit": "um"}
+    nodata = [(42113, "s", 0, "-9999", True)]
+    tifffile.imwrite(
+        tmp_path / "image.tif",
+        image_ZYX,
+        imagej=True,
+        resolution=(125, 125),
+        metadata=metadata,
+        extratags=nodata,
+    )
+    write(tmp_path / "labels.tif", np.pad(sample[1], pad, constant_values=255))
+    as_checkpoint, as_onnx = (
+        evaluate(files / f"model{s}", tmp_path / "labels.tif", image=tmp_path / "image.tif", provider="cpu")
+        for s in (".pth", ".onnx")
+    )
+    np.testing.assert_allclose(as_checkpoint.probability_ZYX, as_onnx.probability_ZYX, atol=1e-5)
+    assert not as_checkpoint.probability_ZYX[:, -24:].any()
+
+
 def test_the_users_pixel_size_goes_before_the_files(files, capsys, tmp_path):
     image, labels = files / "image.tif", files / "labels.tif"
     options = "--pixel-size", "7", "--model", files / "model.onnx", "-o", tmp_path / "out.tif"

@@ -151,7 +151,8 @@ def test_a_run_leaves_models_progress_and_history(trained):
 def test_checkpoints_say_what_they_were_trained_on(trained, labelled):
     for name in ("model.pth", "best.pth", "progress.pth"):
         data = load_checkpoint(trained / name).data
-        assert data == {"sha256": labelled.sha256(), "sections": 4, "pixel_size_nm": 4.0}
+        expected = {"sections": 4, "pixel_size_nm": 4.0, "normalisation": "section-robust"}
+        assert data == {"sha256": labelled.sha256(), **expected}
 
 
 def test_the_last_epoch_is_kept_also_where_no_checkpoint_is_due(train, tmp_path):
