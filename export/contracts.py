@@ -60,16 +60,16 @@ def contract_for(
     stride, halo = tiling(weights, graph)
     raw = variant.io == "uint8"
     data = weights.data
-    trained_on = None
-    if data and weights.train:
-        trained_on = weights.train.training_sections(data["sections"])
+    stacks = weights.stacks
     training = {
         "checkpoint_sha256": checkpoint_sha256,
         "data_sha256": data["sha256"] if data else None,
-        "sections": trained_on,
+        "sections": ", ".join(f"{stack.name} {stack.sections}".strip() for stack in stacks) or None,
         "network": weights.network.to_plain(),
         "epochs": weights.epoch,
     }
+    if data and "stacks" in data:
+        training["stacks"] = [stack.to_plain() for stack in stacks]
     for part in ("init", "teaching"):  # the weights it began with, and the models it learnt from
         if data and part in data:
             training[f"{part}_sha256"] = data[part]

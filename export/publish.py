@@ -39,6 +39,7 @@ from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.devices import open_backend
 from isbi_infer.model.opening import open_model
 from isbi_train.data.labels import LabelRule
+from isbi_train.data.sections import ranges
 from isbi_train.evaluation.evaluate import sections_named
 from isbi_train.networks.checkpoint import Weights, file_sha256
 from isbi_train.networks.origins import origins_of
@@ -264,9 +265,9 @@ def _calibration(
     if calibrate is None:
         return synthetic_calibration()
     held_out: dict[str, Collection[int]] = {}
-    if weights.data and weights.train:
-        count = weights.data["sections"]
-        held_out[weights.data["sha256"]["images"]] = range(count)[weights.train.held_out(count)]
+    for stack in weights.stacks:
+        (left_out,) = ranges(stack.held_out)
+        held_out[stack.data_sha256["images"]] = range(left_out.start, left_out.stop)
     if labelled:
         before = held_out.get(labelled.data_sha256, ())
         held_out[labelled.data_sha256] = {*before, *labelled.sections}

@@ -7,10 +7,10 @@ so that a killed run leaves the previous one whole. `isbi_train.networks.weights
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -22,6 +22,38 @@ from isbi_train.networks.archive import read_pickled
 from isbi_train.networks.network import UNet
 
 FORMAT, VERSION = "isbi-unet", 4
+
+
+@dataclass(frozen=True, slots=True)
+class SeenStack:
+    """One of the stacks that weights were trained on.
+
+    Attributes
+    ----------
+    name : str
+        In the list of stacks; empty of a single one.
+    data_sha256 : dict of str to str
+        Of its ``images`` and ``labels``.
+    sections, held_out : str
+        Which were trained on and which were not, such as "0:10,15:30" and "10:15".
+    """
+
+    name: str
+    data_sha256: dict[str, str]
+    sections: str
+    held_out: str
+
+    @classmethod
+    def of(cls, name: str, data_sha256: Mapping[str, str], sections: int, train: TrainConfig) -> Self:
+        """Describe a stack of which the settings of training say what is held out."""
+        left_out = train.held_out(sections)
+        return cls(
+            name, dict(data_sha256), train.training_sections(sections), f"{left_out.start}:{left_out.stop}"
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the fields by name, as a contract holds them."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +100,34 @@ class Weights:
         found: Normalisation = (self.data or {}).get("normalisation", ZSCORE)
         return found
 
+    @property
+    def stacks(self) -> tuple[SeenStack, ...]:
+        """Of which stacks which sections were trained on; empty where not known."""
+        if not self.data or not self.train:
+            return ()
+        listed = self.data.get("stacks")
+        if listed is None:
+            return (SeenStack.of("", self.data["sha256"], self.data["sections"], self.train),)
+        return tuple(
+            SeenStack(
+                stack["name"],
+                dict(stack["sha256"]),
+                _without(stack["held_out"], stack["sections"]),
+                stack["held_out"],
+            )
+            for stack in listed
+        )
+
     def load_network(self) -> UNet:
         """Build the network with the weights, in evaluation mode, on the CPU."""
         network = UNet(self.network)
         network.load_state_dict(self.state_dict)
         return network.eval()
+
+
+def _without(held_out: str, sections: int) -> str:
+    start, stop = (int(part) for part in held_out.split(":"))
+    return ",".join(f"{a}:{b}" for a, b in ((0, start), (stop, sections)) if a < b)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

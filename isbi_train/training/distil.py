@@ -167,12 +167,13 @@ def check_teachers(teachers: tuple[Path, ...], stack: LabelledStack, train: Trai
     for teacher in teachers:
         segmenter = Segmenter(teacher)
         training = segmenter.contract.provenance.get("training", {})
-        seen = str(training.get("sections", ""))
-        if sections_seen(training.get("data_sha256"), seen, stack, held_out):
-            raise UsageError(
-                f"{teacher}: was trained on sections {seen} of this stack, so its opinion would leak sections "
-                f"{held_out.start}:{held_out.stop}, which are held out; choose another teacher or other sections"
-            )
+        for part in training.get("stacks") or [training]:
+            seen = str(part.get("sections", ""))
+            if sections_seen(part.get("data_sha256"), seen, stack, held_out):
+                raise UsageError(
+                    f"{teacher}: was trained on sections {seen} of this stack, so its opinion would leak sections "
+                    f"{held_out.start}:{held_out.stop}, which are held out; choose another teacher or other sections"
+                )
         digests.append(segmenter.model_sha256)
     return tuple(digests)
 

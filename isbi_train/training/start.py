@@ -103,16 +103,16 @@ class Start:
                 theirs,
                 ours,
             )
-        data = self.weights.data or {}
-        seen = self.weights.train.training_sections(data["sections"]) if self.weights.train and data else ""
-        if data and sections_seen(data["sha256"], seen, stack, held_out):
-            log.warning(
-                "%s was trained on sections %s of this stack, so the scores on sections %d:%d are not of unseen ones",
-                self.name,
-                seen,
-                held_out.start,
-                held_out.stop,
-            )
+        for part in self.weights.stacks:
+            if sections_seen(part.data_sha256, part.sections, stack, held_out):
+                log.warning(
+                    "%s was trained on sections %s of this stack, so the scores on sections %d:%d are not of "
+                    "unseen ones",
+                    self.name,
+                    part.sections,
+                    held_out.start,
+                    held_out.stop,
+                )
 
 
 def settings_from(
