@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks.machine import slug
 from benchmarks.store import Stored, newest
 
+from .accuracy import accuracy_table
 from .baselines import recipes_table
 from .cells import MISSING
 from .contracts import halo_error_table
@@ -34,6 +35,7 @@ from .throughput import export_table, files_table, scaling_table, throughput_tab
 DOCS = Path(__file__).parents[2] / "docs"
 
 TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
+    "accuracy": accuracy_table,
     "goals": goals_table,
     "halo-error": halo_error_table,
     "limits": limits_table,
