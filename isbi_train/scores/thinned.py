@@ -233,7 +233,10 @@ class ThinnedScorer:
         cell_YX : bool array of the same shape
             Where the labels say cell.
         """
-        _score_section(proposal_YX, cell_YX, self._scores[z], self._counts[z])
+        from isbi_train.scores.kernels import compiling
+
+        with compiling():
+            _score_section(proposal_YX, cell_YX, self._scores[z], self._counts[z])
         self._blank[z] = not cell_YX.any()
 
     def scores(self, notes: tuple[str, ...] = ()) -> ThinnedScores:
