@@ -27,7 +27,7 @@ from isbi_export.graph.analysis.analyse import GraphAnalysis, analyse
 from isbi_export.proof.gates import refusals
 from isbi_export.proof.parity import Evidence, Scores, compare, reference_scores
 from isbi_export.proof.probes import Labelled, Probe, make_probes, read_labelled
-from isbi_export.proof.runners import Runner, file_runner, normalising
+from isbi_export.proof.runners import Runner, file_runner, normalising, real_float32
 from isbi_export.proof.runtimes import OWN_DEVICE, RuntimeProof, prove_runtimes
 from isbi_export.proof.seams import seam_errors
 from isbi_export.proof.timing import milliseconds_per_section
@@ -99,6 +99,7 @@ class _Source:
         return contract_for(self.weights, self.sha256, self.analysis, variant, **measured)
 
 
+@real_float32()
 def publish(
     checkpoint: Path,
     folder: Path,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +44,23 @@ def as_stored(backend: Backend) -> Runner:
         return backend.run(np.ascontiguousarray(image_NCYX), mean_N111, inverse_std_N111)
 
     return run
+
+
+@contextmanager
+def real_float32() -> Iterator[None]:
+    """Keep torch from computing float32 in less, as the environment may ask of oneDNN.
+
+    torch has no switch that goes before these variables, but computes without oneDNN where it is told to.
+    """
+    import torch
+
+    modes = (os.environ.get(f"{library}_DEFAULT_FPMATH_MODE", "") for library in ("ONEDNN", "DNNL"))
+    if all(mode.upper() in ("", "STRICT") for mode in modes):
+        yield
+        return
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # about Intel's GPUs
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 def module_runner(module: nn.Module) -> Runner:

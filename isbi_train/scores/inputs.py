@@ -110,7 +110,7 @@ def optional_module(name: str) -> Any:
     Raises
     ------
     DependencyError
-        If the package is not installed.
+        If the package is not installed, or does not load.
     """
     try:
         return import_module(name)
@@ -118,6 +118,16 @@ def optional_module(name: str) -> Any:
         raise DependencyError(
             f"this score needs {error.name}, which is not installed; pip install 'isbi-infer[scores]'"
         ) from error
+    except (ImportError, OSError) as error:  # another NumPy than it is made for, or a library that is missing
+        raise DependencyError(
+            f"this score needs {name}, which does not load ({one_line(error)}); run: pip install --force-reinstall "
+            "'isbi-infer[scores]'"
+        ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's kind and message on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _check_shapes(found: np.ndarray, truth: np.ndarray) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import numba
 
+from isbi_infer.errors import DependencyError
+from isbi_train.scores.inputs import one_line
+
+_COMPILER = ("numba", "llvmlite")
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 
@@ -35,3 +41,26 @@ def compiled(**options: Any) -> Callable[[Kernel], Kernel]:
         return cast(Kernel, kernel)
 
     return decorate
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Call kernels: what fails in the compiler or its cache, rather than in a kernel, becomes a `DependencyError`.
+
+    Raises
+    ------
+    DependencyError
+        In one line, with what helps.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        modules = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)}
+        if not any(module.partition(".")[0] in _COMPILER for module in modules):
+            raise
+        raise DependencyError(
+            f"numba {numba.__version__} cannot compile the scores ({one_line(error)}); empty its cache, "
+            "set NUMBA_CACHE_DIR to another folder, or run: pip install --force-reinstall 'isbi-infer[scores]'"
+        ) from error
