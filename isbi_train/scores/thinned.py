@@ -247,16 +247,11 @@ class ThinnedScorer:
         ids_YX : array of integers, same shape, optional
             Ids of cells, 0 = none: the segments, in place of the components of `cell_YX`.
         """
-<<<<<<< HEAD
-        _score_section(proposal_YX, cell_YX, ids_YX, self._scores[z], self._counts[z])
-        self._blank[z] = not (cell_YX if ids_YX is None else ids_YX).any()
-=======
         from isbi_train.scores.kernels import compiling
 
         with compiling():
-            _score_section(proposal_YX, cell_YX, self._scores[z], self._counts[z])
-        self._blank[z] = not cell_YX.any()
->>>>>>> little2
+            _score_section(proposal_YX, cell_YX, ids_YX, self._scores[z], self._counts[z])
+        self._blank[z] = not (cell_YX if ids_YX is None else ids_YX).any()
 
     def scores(self, notes: tuple[str, ...] = ()) -> ThinnedScores:
         """Return the scores, after all sections were added.
