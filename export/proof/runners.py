@@ -58,9 +58,9 @@ def real_float32() -> Iterator[None]:
     if all(mode.upper() in ("", "STRICT") for mode in modes):
         yield
         return
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # about Intel's GPUs
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield
+    about_gpus = warnings.catch_warnings(action="ignore", category=UserWarning)  # of Intel
+    with about_gpus, torch.backends.mkldnn.flags(enabled=False):
+        yield
 
 
 def module_runner(module: nn.Module) -> Runner:
