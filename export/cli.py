@@ -10,8 +10,8 @@ import typer
 
 from isbi_infer.backends.compiled_cache import use_cache
 from isbi_infer.errors import UsageError
+from isbi_infer.scoring import LabelsAre
 from isbi_infer.terminal import exit_codes, require_packages
-from isbi_train.config.inputs import LabelKindName
 
 if TYPE_CHECKING:
     from isbi_export.report.parity_report import Report
@@ -61,7 +61,7 @@ def export(
         Path | None, typer.Option(metavar="STACK", help="Labels of --image; see --labels-are.")
     ] = None,
     labels_are: Annotated[
-        LabelKindName, typer.Option(help="What labels above 0 mark: cells, membranes, or ids of cells.")
+        LabelsAre, typer.Option(help="What labels above 0 mark: cells, membranes, or ids of cells.")
     ] = "cells",
     ignore: Annotated[
         float | None, typer.Option(help="Value of labels that nobody knows; left out of the scores.")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.pixels.normalise import Statistics, normalise
+from isbi_infer.pixels.probability import checked
 from isbi_infer.plan.run import RunPlan
 from isbi_infer.plan.symmetry import Symmetry
 from isbi_infer.plan.tiles import SectionPlan, Tile, read_mirrored
@@ -63,9 +64,11 @@ class SectionInWork:
     def result(self) -> Result:
         """Return the result at the section's own size, 0 where there is no tissue.
 
-        Views are averaged in their fixed order, with one rounding.
+        Views are averaged in their fixed order, with one rounding. ModelError where the model gave no probabilities.
         """
-        return self._tissue.whole(self._mean_of_views() if self.views else np.empty((0, 0), self._dtype))
+        return self._tissue.whole(
+            checked(self._mean_of_views()) if self.views else np.empty((0, 0), self._dtype)
+        )
 
     def _mean_of_views(self) -> Result:
         if len(self.views) == 1:

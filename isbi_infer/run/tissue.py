@@ -11,7 +11,7 @@ import numpy.typing as npt
 from isbi_infer.pixels.canvas import Section
 from isbi_infer.pixels.mending import normalising, tissue_of, whole_section
 from isbi_infer.pixels.normalise import Statistics, intensity_statistics
-from isbi_infer.pixels.probability import decode
+from isbi_infer.pixels.probability import checked, decode
 from isbi_infer.pixels.resample import resample
 from isbi_infer.pixels.statistics import SectionStatistics, section_statistics
 from isbi_infer.plan.scaling import Scaling
@@ -107,7 +107,7 @@ class Tissue:
         if self.found.blank:
             return np.zeros(self.shape, result_YX.dtype)
         if self.scaled:
-            result_YX = resample(decode(result_YX), self.cut_shape)
+            result_YX = checked(resample(decode(result_YX), self.cut_shape))
         return whole_section(result_YX, self.found, self.shape)
 
 
