@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.volumes import PixelSize, open_stack
+from isbi_infer.volumes.zarr.reader import is_volume
 from isbi_train.config.inputs import LabelKind
 from isbi_train.data.labels import cell_mask, check_annotated
-from isbi_train.data.omezarr import is_zarr, read_omezarr
+from isbi_train.data.omezarr import read_omezarr
 from isbi_train.data.resample import resample_images, resample_labels, resampled_shape
 
 IMAGES, LABELS = "train-volume.tif", "train-labels.tif"
@@ -140,14 +141,14 @@ def read_volume(path: Path) -> tuple[npt.NDArray[Any], PixelSize | None]:
     ImageError
         If this is not one whole greyscale stack.
     """
-    if is_zarr(path):
+    if is_volume(path):
         return read_omezarr(path)
     with open_stack(path) as stack:
         return np.stack(list(stack)), stack.pixel_size
 
 
 def _files(data: Path, labels: Path | None) -> tuple[Path, Path]:
-    if data.is_dir() and not is_zarr(data):
+    if data.is_dir() and not is_volume(data):
         return data / IMAGES, labels or data / LABELS
     if labels is None:
         if not data.exists():
