@@ -21,12 +21,17 @@ from isbi_infer.terminal import counted, exit_codes, printable, section_progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-_COMMANDS = {"doctor": "isbi_infer.doctor", "models": "isbi_infer.catalogue"}  # beside the one that segments
+_COMMANDS = {  # beside the one that segments
+    "doctor": "isbi_infer.doctor",
+    "models": "isbi_infer.catalogue",
+    "verify": "isbi_infer.verify",
+}
 
 
 if TYPE_CHECKING:
     from isbi_infer.model.devices import PrecisionName as Precision
     from isbi_infer.model.devices import ProviderName as Provider
+    from isbi_infer.run.volume import VolumeOptions
     from isbi_infer.segmenter import Segmenter
     from isbi_infer.volumes import Source
 else:  # the choices are those of the table of devices
@@ -42,18 +47,20 @@ def _version(wanted: bool) -> None:
 
 @app.command(
     epilog="isbi-infer doctor reports what is installed and what of it really runs, isbi-infer models lists "
-    "the released models. (Stacks of these names: ./doctor, ./models)"
+    "the released models, isbi-infer verify computes parts of an OME-Zarr result again and compares. (Stacks of these "
+    "names: ./doctor, ./models, ./verify)"
 )
 def infer(
     stacks: Annotated[
         list[Path],
         typer.Argument(
             metavar="STACK",
-            help="Greyscale TIFF section or stack, or a folder of images; several share one model.",
+            help="Greyscale TIFF section or stack, folder of images, or OME-Zarr; several share one model.",
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Output TIFF. [default: STACK.probability.tif]")
+        Path | None,
+        typer.Option("--output", "-o", help="TIFF, or OME-Zarr. [default: STACK.probability.tif]"),
     ] = None,
     out_dir: Annotated[
         Path | None, typer.Option(help="Folder for the outputs. [default: beside each STACK]")
@@ -107,6 +114,30 @@ def infer(
     series: Annotated[
         int | None, typer.Option(help="Of a file with images of several sizes, counted from 0.")
     ] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a volume with several resolutions. [default: nearest to the model's pixel size]"
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Take a missing chunk of a volume for an error.")
+    ] = False,
+    block: Annotated[
+        str | None,
+        typer.Option(metavar="Z,Y,X", help="Pixels of OME-Zarr stored as one; never changes the result."),
+    ] = None,
+    pyramid: Annotated[bool, typer.Option("--pyramid", help="Add smaller resolutions to OME-Zarr.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with OME-Zarr where a run was cut off.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OME-Zarr that is there.")] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Compute the I-th of N shares of OME-Zarr; the last one completes it."
+        ),
+    ] = None,
     tta: Annotated[
         bool, typer.Option("--tta", help="Average over the 8 flips and rotations; 8 times the work.")
     ] = False,
@@ -159,6 +190,9 @@ def infer(
             channel=channel,
             time=time,
             series=series,
+            level=level,
+            strict=strict,
+            options=_volume_options(block, shard, pyramid, resume, overwrite),
             label=label,
             labels_are=labels_are,
             ignore=ignore,
@@ -193,6 +227,9 @@ class _Request:
     channel: int | None
     time: int | None
     series: int | None
+    level: str | None
+    strict: bool
+    options: VolumeOptions | None
     label: Path | None
     labels_are: Literal["cells", "membranes", "ids"]
     ignore: float | None
@@ -214,11 +251,17 @@ def _segment_all(
     for stack, target in work:
         try:
             with open_source(
-                stack, channel=request.channel, time=request.time, series=request.series
+                stack,
+                channel=request.channel,
+                time=request.time,
+                series=request.series,
+                level=request.level,
+                strict=request.strict,
             ) as source:
                 if segmenter is None:  # once the first stack is known to be one
                     segmenter = open_model(prod(source.info.shape) * len(work))
-                _segment(segmenter, source, target, request)
+                with segmenter.nearest_level(source) as nearest:
+                    _segment(segmenter, nearest, target, request)
         except IsbiError as error:
             if len(work) == 1:
                 raise
@@ -232,16 +275,24 @@ def _segment_all(
 def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Request) -> None:
     from isbi_infer import scoring
     from isbi_infer.files import check_not_input, check_writable
-    from isbi_infer.volumes import check_output
+    from isbi_infer.volumes import check_output, is_chunked_output
 
     if request.dry_run:
-        estimate = segmenter.estimate(segmenter.plan_source(source, emit=request.emit, dtype=request.dtype))
+        plan = segmenter.plan_source(
+            source,
+            emit=request.emit,
+            dtype=request.dtype,
+            chunked=is_chunked_output(target),
+            block=request.options.block if request.options else None,
+        )
+        estimate = segmenter.estimate(plan)
         typer.echo(json.dumps(estimate.to_plain()) if request.as_json else str(estimate))
         _say(estimate.plan.notes)
         return
     check_output(target)
     check_not_input(target, source.name)
-    check_writable(target)
+    if not is_chunked_output(target):
+        check_writable(target)
     scores = None
     with ExitStack() as opened:
         scorer = None
@@ -264,6 +315,7 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Reque
             dtype=request.dtype,
             progress=progress,
             also=(scoring.ScoringSink(scorer),) if scorer else (),
+            options=request.options,
         )
         if scorer:
             scores = scorer.scores()
@@ -291,12 +343,45 @@ def _check_stacks(stacks: Sequence[Path], output: Path | None, label: Path | Non
 
 def _target(stack: Path, output: Path | None, out_dir: Path | None) -> Path:
     """Name the output: as asked, or after the stack: ``stack.tif`` -> ``stack.probability.tif``."""
+    from isbi_infer.volumes.zarr.location import is_address
+
     if output is not None and out_dir is not None:
         raise UsageError("--output and --out-dir exclude each other; use one of them")
     if output is not None:
         return output
-    stem = stack.stem if stack.suffix.lower() in (".tif", ".tiff") else stack.name
+    stem = stack.stem if stack.suffix.lower() in (".tif", ".tiff", ".zarr") else stack.name
+    if stack.suffix.lower() == ".zarr":
+        folder = Path() if is_address(stack) else stack.parent
+        return (out_dir or folder) / f"{stem.removesuffix('.ome')}.probability.ome.zarr"
     return (out_dir or stack.parent) / f"{stem}.probability.tif"
+
+
+def _volume_options(
+    block: str | None, shard: str | None, pyramid: bool, resume: bool, overwrite: bool
+) -> VolumeOptions | None:
+    """Read what concerns OME-Zarr alone; None where nothing of it was asked for."""
+    from isbi_infer.run.volume import VolumeOptions
+
+    if not (block or shard or pyramid or resume or overwrite):
+        return None
+    sides, share = (
+        _numbers(block, ",", 3, "--block", "32,1024,1024"),
+        _numbers(shard, "/", 2, "--shard", "1/4"),
+    )
+    return VolumeOptions(
+        block=(sides[0], sides[1], sides[2]) if sides else None,
+        share=(share[0], share[1]) if share else (1, 1),
+        pyramid=pyramid,
+        resume=resume,
+        overwrite=overwrite,
+    )
+
+
+def _numbers(text: str | None, separator: str, count: int, option: str, example: str) -> list[int] | None:
+    parts = [] if text is None else text.split(separator)
+    if text is not None and not (len(parts) == count and all(part.strip().isdecimal() for part in parts)):
+        raise UsageError(f"{option} {text} is invalid; expected {count} numbers, such as {option} {example}")
+    return [int(part) for part in parts] or None
 
 
 def _say(notes: Iterable[str]) -> None:
@@ -305,7 +390,7 @@ def _say(notes: Iterable[str]) -> None:
 
 
 def main() -> None:
-    """Run ``isbi-infer``, ``isbi-infer doctor`` or ``isbi-infer models``."""
+    """Run ``isbi-infer``, or what stands beside it: ``isbi-infer doctor``, ``models`` or ``verify``."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command in _COMMANDS:
         beside = import_module(_COMMANDS[command]).app

@@ -80,7 +80,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
                         f"{path}: this run stood still, and another one writes it now; left to that one"
                     )
                 os.replace(temporary, target)
-                _sync_folder(target.parent)
+                sync_folder(target.parent)
             finally:
                 with suppress(OSError):
                     temporary.unlink(missing_ok=True)
@@ -95,11 +95,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def locked_folder(folder: str | os.PathLike[str], what: str = "run") -> Iterator[None]:
+def locked_folder(
+    folder: str | os.PathLike[str], what: str = "run", *, name: str = ".lock"
+) -> Iterator[None]:
     """Lock a folder, so that no second run writes into it.
 
-    The lock ends with the process, however it ends. It lies on the file ``.lock`` in the folder, which is removed on
-    leaving.
+    The lock ends with the process, however it ends. It lies on a file in the folder, which is removed on leaving.
 
     Parameters
     ----------
@@ -107,6 +108,8 @@ def locked_folder(folder: str | os.PathLike[str], what: str = "run") -> Iterator
         An existing folder.
     what : str
         What locks it, for the message.
+    name : str
+        Of the lock's file: runs that share a folder by agreement have one each.
 
     Raises
     ------
@@ -117,7 +120,7 @@ def locked_folder(folder: str | os.PathLike[str], what: str = "run") -> Iterator
     """
     with ExitStack() as held:
         try:
-            held.enter_context(locked(Path(os.path.realpath(folder)) / ".lock", folder))
+            held.enter_context(locked(Path(os.path.realpath(folder)) / name, folder))
         except LockedError as error:
             raise BusyError(
                 f"{folder}: another {what} is writing into this folder ({error}); "
@@ -136,6 +139,41 @@ def make_folder(path: str | os.PathLike[str]) -> None:
         raise OutputError(
             f"{path}: no such folder can be made ({_reason(error)}); {_remedy(error)}"
         ) from error
+
+
+def write_once(path: Path, content: bytes) -> bytes:
+    """Write a small file, whole, unless it is there; of several processes that do so at once, one wins.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    content : bytes
+        What it will hold.
+
+    Returns
+    -------
+    bytes
+        What it holds: `content`, or what was there.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written or read.
+    """
+    try:
+        if not path.exists():
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:
+                file.write(content)
+                file.flush()
+                os.chmod(file.name, 0o644)  # others may run a share
+                os.fsync(file.fileno())
+                with suppress(FileExistsError):
+                    os.link(file.name, path)  # unlike a rename, this never replaces
+            sync_folder(path.parent)
+        return path.read_bytes()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -237,7 +275,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make names that were put into a folder durable, where its file system can."""
     if os.name == "nt":  # a folder cannot be opened there
         return
     try:

@@ -33,7 +33,16 @@ from isbi_infer.plan.run import (
 )
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.pipeline import Progress, compute_sections, run_plan
-from isbi_infer.volumes import Sink, Source, TiffSink, check_output, open_source
+from isbi_infer.run.volume import VolumeOptions, check_same, plan_of, segment_volume, verify_volume
+from isbi_infer.volumes import (
+    Sink,
+    Source,
+    TiffSink,
+    check_output,
+    is_chunked_output,
+    nearest_level,
+    open_source,
+)
 
 log = logging.getLogger(__name__)
 
@@ -164,14 +173,59 @@ class Segmenter:
         )
         return self._plan(record, emit, dtype)
 
-    def plan_source(self, source: Source, *, emit: Emit = "cell", dtype: OutputDtype = "float32") -> RunPlan:
-        """Plan a run over an open source, with the source's own pixel size; see `plan`."""
-        return self._plan(record_source(source), emit, dtype, source.notes)
+    def plan_source(
+        self,
+        source: Source,
+        *,
+        emit: Emit = "cell",
+        dtype: OutputDtype = "float32",
+        chunked: bool = False,
+        block: tuple[int, int, int] | None = None,
+    ) -> RunPlan:
+        """Plan a run over an open source, with the source's own pixel size; see `plan`.
+
+        Parameters
+        ----------
+        source : Source
+            The sections.
+        emit, dtype : str
+            Of the output, as in `segment_file`.
+        chunked : bool
+            Whether the result goes into OME-Zarr.
+        block : (int, int, int), optional
+            Pixels along (Z, Y, X) that are computed and stored there as one.
+        """
+        return self._plan(record_source(source), emit, dtype, source.notes, chunked, block)
 
     def _plan(
-        self, record: SourceRecord, emit: Emit, dtype: OutputDtype, notes: tuple[str, ...] = ()
+        self,
+        record: SourceRecord,
+        emit: Emit,
+        dtype: OutputDtype,
+        notes: tuple[str, ...] = (),
+        chunked: bool = False,
+        block: tuple[int, int, int] | None = None,
     ) -> RunPlan:
-        return plan_run(record, self._model, self._wishes, emit=emit, dtype=dtype, notes=notes)
+        return plan_run(
+            record,
+            self._model,
+            self._wishes,
+            emit=emit,
+            dtype=dtype,
+            notes=notes,
+            chunked=chunked,
+            block=block,
+        )
+
+    def nearest_level(self, source: Source) -> Source:
+        """Return a source of the level nearest to the model's pixel size, where a volume has levels to choose from.
+
+        Parameters
+        ----------
+        source : Source
+            From `isbi_infer.volumes.open_source`; as it is where a level or a pixel size was chosen.
+        """
+        return nearest_level(source, None if self._wishes.pixel_size else self.contract.pixel_size_nm)
 
     def estimate(self, work: RunPlan | tuple[int, int, int]) -> Estimate:
         """Return what a run would take; one batch is computed to time it.
@@ -308,16 +362,17 @@ class Segmenter:
         dtype: OutputDtype = "float32",
         progress: Progress | None = None,
         also: tuple[Sink, ...] = (),
+        options: VolumeOptions | None = None,
     ) -> RunSummary:
-        """Segment a stack into a TIFF file, section by section.
+        """Segment a stack into a TIFF file section by section, or into OME-Zarr block by block.
 
         Parameters
         ----------
         stack : path or Source
-            A greyscale TIFF (plain, ImageJ or OME; axes and pixel size are kept) or a folder of section images. Or an
-            open source, which stays open.
+            Anything that `isbi_infer.volumes.open_source` opens; axes and pixel size are kept, and of several
+            levels the one nearest to the model's pixel size is taken. Or an open source, which stays open.
         output : path
-            Replaced only when the new file is whole.
+            OME-Zarr where the name ends in ".zarr", TIFF otherwise. In place only when it is whole.
         emit : {"cell", "membrane"}
             What 1 means.
         dtype : {"float32", "uint8"}
@@ -325,7 +380,9 @@ class Segmenter:
         progress : callable, optional
             Called with the sections done and their total after each section.
         also : tuple of Sink
-            Handed the same blocks as the file.
+            Handed the same result, a section each.
+        options : VolumeOptions, optional
+            For OME-Zarr alone: blocks, shares, resume.
 
         Returns
         -------
@@ -342,18 +399,41 @@ class Segmenter:
         """
         check_encoding(emit, dtype)
         check_output(output)
+        chunked = is_chunked_output(output)
+        if options is not None and not chunked:
+            raise UsageError(
+                f"{output}: blocks are for OME-Zarr; name the output NAME.ome.zarr, or leave them out"
+            )
         if isinstance(stack, str | Path):
             check_not_input(output, stack)
-            check_writable(output)
-            with open_source(stack) as source:
-                return self.segment_file(source, output, emit=emit, dtype=dtype, progress=progress, also=also)
+            if not chunked:
+                check_writable(output)
+            with open_source(stack) as largest, self.nearest_level(largest) as source:
+                return self.segment_file(
+                    source, output, emit=emit, dtype=dtype, progress=progress, also=also, options=options
+                )
         check_not_input(output, stack.name)
         started = time.perf_counter()
-        plan = self.plan_source(stack, emit=emit, dtype=dtype)
-        replaced = (f"{output} was there already, and was replaced",) if Path(output).exists() else ()
-        with TiffSink(output, like=stack.info, dtype=dtype, provenance=plan.provenance) as sink:
-            found = run_plan(plan, stack, self._model.backend, (sink, *also), progress)
-            notes = (*plan.notes, *found, *sink.finish(), *replaced)
+        options = options or VolumeOptions()
+        plan = self.plan_source(stack, emit=emit, dtype=dtype, chunked=chunked, block=options.block)
+        notes = plan.notes
+        if chunked:
+            notes += segment_volume(
+                plan,
+                stack,
+                self._model.backend,
+                output,
+                wishes=self._wishes,
+                contract=self.contract.to_json(),
+                options=options,
+                also=also,
+                progress=progress,
+            )
+        else:
+            replaced = (f"{output} was there already, and was replaced",) if Path(output).exists() else ()
+            with TiffSink(output, like=stack.info, dtype=dtype, provenance=plan.provenance) as sink:
+                found = run_plan(plan, stack, self._model.backend, (sink, *also), progress)
+                notes += (*found, *sink.finish(), *replaced)
         seconds = time.perf_counter() - started
         return RunSummary(
             output=str(output),
@@ -365,6 +445,55 @@ class Segmenter:
             megapixels_per_second=prod(stack.info.shape) / seconds / 1e6,
             model_sha256=self.model_sha256,
             notes=notes,
+        )
+
+    def verify(
+        self,
+        result: str | Path,
+        source: Source,
+        *,
+        blocks: int | None = None,
+        seed: int | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[int, ...]:
+        """Compute blocks of an OME-Zarr result again and compare them to the bit.
+
+        Parameters
+        ----------
+        result : path
+            Written by `segment_file`.
+        source : Source
+            What it was computed from.
+        blocks : int, optional
+            How many, chosen at random; all when not given.
+        seed : int, optional
+            Of the choice.
+        progress : callable, optional
+            Called with the sections done and their total.
+
+        Returns
+        -------
+        tuple of int
+            The numbers of the blocks.
+
+        Raises
+        ------
+        ImageError
+            If a block is damaged, missing or another one than is computed now.
+        UsageError
+            If source, model or settings are not those of the result.
+        """
+        plan = plan_of(result)
+        now = self.plan_source(
+            source,
+            emit=plan.emit,
+            dtype=plan.dtype,
+            chunked=True,
+            block=plan.layout.block if plan.layout else None,
+        )
+        check_same(plan, now, self._wishes, f"{result}: cannot be verified, for this is another run")
+        return verify_volume(
+            result, plan, source, self._model.backend, blocks=blocks, seed=seed, progress=progress
         )
 
     def close(self) -> None:

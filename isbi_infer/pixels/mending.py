@@ -7,6 +7,8 @@ that remains, as after a rotation, continues the tissue as its mirror image; so 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +20,7 @@ _REACH = 32  # px; on sections with canvas 96 pixels gave the same scores, 8 px 
 _BLOCK = 1024  # px, side of what is filled at a time
 _FAR = 2**30
 Indices = npt.NDArray[np.intp]
+Window = tuple[slice, slice]
 
 
 def normalising(pixels: Section, statistics: SectionStatistics) -> Statistics:
@@ -61,17 +64,55 @@ def tissue_of(section_YX: Section, statistics: SectionStatistics) -> Section:
     ndarray of the same dtype, shape of ``statistics.box``
         All finite and within the fences; a view of the section where there is nothing to fill.
     """
-    cut_YX = section_YX[statistics.box]
-    hole_YX = None if statistics.canvas_YX is None else statistics.canvas_YX[statistics.box]
+    box = statistics.box
+    shape = box[0].stop - box[0].start, box[1].stop - box[1].start
+    whole = slice(0, shape[0]), slice(0, shape[1])
+    return tissue_window(lambda window: section_YX[window], statistics, whole)
+
+
+def tissue_window(
+    read: Callable[[Window], Section], statistics: SectionStatistics, window: Window
+) -> Section:
+    """Return a window of what `tissue_of` returns, to the same bits, from windows of the section.
+
+    Parameters
+    ----------
+    read : callable
+        Returns a window of the section.
+    statistics : SectionStatistics
+        Those of the section.
+    window : (slice, slice)
+        In the frame of ``statistics.box``.
+
+    Returns
+    -------
+    ndarray
+        Shape of the window.
+    """
+    box = statistics.box
+    shape = box[0].stop - box[0].start, box[1].stop - box[1].start
+    if statistics.canvas_YX is None and not statistics.outliers:
+        return read(_shifted(window, box[0].start, box[1].start))
+    margin = 4 * _REACH  # what two rounds of mirroring read
+    # Whole blocks, and what they read: what is filled depends on these alone.
+    rows, columns = (slice(part.start // _BLOCK * _BLOCK, part.stop) for part in window)
+    top_0, left_0 = max(0, rows.start - margin), max(0, columns.start - margin)
+    bottom, right = (
+        min(size, -(-part.stop // _BLOCK) * _BLOCK + margin) for part, size in zip(window, shape, strict=True)
+    )
+    outside = slice(top_0, bottom), slice(left_0, right)
+    in_section = _shifted(outside, box[0].start, box[1].start)
+    cut_YX = read(in_section)
+    hole_YX = None if statistics.canvas_YX is None else statistics.canvas_YX[in_section]
     if statistics.outliers:
         beyond_YX = (cut_YX < statistics.low) | (cut_YX > statistics.high)
         hole_YX = beyond_YX if hole_YX is None else beyond_YX | hole_YX
+    wanted = _shifted(window, -top_0, -left_0)
     if hole_YX is None or not hole_YX.any():
-        return cut_YX
-    filled_YX = np.where(hole_YX, np.asarray(statistics.fill, section_YX.dtype), cut_YX)
-    margin = 4 * _REACH  # what two rounds of mirroring read
-    for top in range(0, len(cut_YX), _BLOCK):
-        for left in range(0, cut_YX.shape[1], _BLOCK):
+        return cut_YX[wanted]
+    filled_YX = np.where(hole_YX, np.asarray(statistics.fill, cut_YX.dtype), cut_YX)
+    for top in range(rows.start - top_0, wanted[0].stop, _BLOCK):
+        for left in range(columns.start - left_0, wanted[1].stop, _BLOCK):
             outer = tuple(slice(max(0, start - margin), start + _BLOCK + margin) for start in (top, left))
             if hole_YX[top : top + _BLOCK, left : left + _BLOCK].any() and not hole_YX[outer].all():
                 inner = tuple(
@@ -80,33 +121,41 @@ def tissue_of(section_YX: Section, statistics: SectionStatistics) -> Section:
                 )
                 mirrored_YX = _mirrored(filled_YX[outer], cut_YX[outer], hole_YX[outer])
                 filled_YX[top : top + _BLOCK, left : left + _BLOCK] = mirrored_YX[inner]
-    return filled_YX
+    return filled_YX[wanted]
 
 
-def whole_section(
-    result_YX: npt.NDArray[np.generic], statistics: SectionStatistics, shape: tuple[int, int]
+def _shifted(window: Window, rows: int, columns: int) -> Window:
+    y, x = window
+    return slice(y.start + rows, y.stop + rows), slice(x.start + columns, x.stop + columns)
+
+
+def in_window(
+    result_YX: npt.NDArray[np.generic], tissue: Window, statistics: SectionStatistics, window: Window
 ) -> npt.NDArray[np.generic]:
-    """Put the result of a section's tissue back into the section, with 0 (membrane) where there is no tissue.
+    """Put the result of tissue into a window of its section, with 0 (membrane) where there is no tissue.
 
     Parameters
     ----------
-    result_YX : ndarray, shape of ``statistics.box``
+    result_YX : ndarray, shape of `tissue`
         Probabilities of cell interior, as float32 or uint8.
+    tissue : (slice, slice)
+        Of ``statistics.box`` that lies within the window, in the frame of the section.
     statistics : SectionStatistics
         Those of the section.
-    shape : (int, int)
-        The section's (Y, X).
+    window : (slice, slice)
+        In the frame of the section.
 
     Returns
     -------
-    ndarray of the same dtype, of this shape
-        `result_YX` itself where all is tissue.
+    ndarray of the same dtype, shape of the window
     """
     if statistics.canvas_YX is None:
         return result_YX
-    whole_YX = np.zeros(shape, result_YX.dtype)
-    whole_YX[statistics.box] = np.where(statistics.canvas_YX[statistics.box], 0, result_YX)
-    return whole_YX
+    shape = window[0].stop - window[0].start, window[1].stop - window[1].start
+    out_YX = np.zeros(shape, result_YX.dtype)
+    place = _shifted(tissue, -window[0].start, -window[1].start)
+    out_YX[place] = np.where(statistics.canvas_YX[tissue], 0, result_YX)
+    return out_YX
 
 
 def _mirrored(filled_YX: Section, cut_YX: Section, hole_YX: Mask) -> Section:

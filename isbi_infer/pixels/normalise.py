@@ -25,6 +25,10 @@ class Statistics(Protocol):
         """In the units of the section."""
 
     @property
+    def std(self) -> float:
+        """Standard deviation, in the units of the section."""
+
+    @property
     def inverse_std(self) -> float:
         """Of the standard deviation, or 0 for a constant section."""
 

@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 _ROWS = 256
 
+Window = tuple[slice, slice]
+
 
 def resample(image_YX: npt.NDArray[Any], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Interpolate an image to another number of pixels over the same field of view.
@@ -30,19 +32,59 @@ def resample(image_YX: npt.NDArray[Any], shape: tuple[int, int]) -> npt.NDArray[
     ndarray of float32, of this shape
         Within the image's range.
     """
-    rows_YX = _along_rows(image_YX, shape[0])
-    return np.ascontiguousarray(_along_rows(rows_YX.T, shape[1]).T)
+    whole = slice(0, shape[0]), slice(0, shape[1])
+    return resample_window(image_YX, (0, 0), (image_YX.shape[0], image_YX.shape[1]), shape, whole)
 
 
-def _along_rows(image_YX: npt.NDArray[Any], count: int) -> npt.NDArray[np.float32]:
-    """Interpolate along the first axis."""
-    places, weights = _taps(len(image_YX), count)
-    out_YX = np.empty((count, image_YX.shape[1]), np.float32)
-    for start in range(0, count, _ROWS):  # bounds the temporaries
+def resample_window(
+    part_YX: npt.NDArray[Any],
+    origin: tuple[int, int],
+    image_shape: tuple[int, int],
+    shape: tuple[int, int],
+    window: Window,
+) -> npt.NDArray[np.float32]:
+    """Interpolate a window of what `resample` returns, to the same bits, from a part of the image.
+
+    Parameters
+    ----------
+    part_YX : ndarray
+        Holds what `resample_source` returns for the window.
+    origin : (int, int)
+        Where in the image the part begins.
+    image_shape, shape : (int, int)
+        Of the whole image and of its whole interpolation.
+    window : (slice, slice)
+        Of the interpolation.
+
+    Returns
+    -------
+    ndarray of float32, shape of the window
+    """
+    rows_YX = _along_rows(part_YX, origin[0], image_shape[0], shape[0], window[0])
+    return np.ascontiguousarray(_along_rows(rows_YX.T, origin[1], image_shape[1], shape[1], window[1]).T)
+
+
+def resample_source(image_shape: tuple[int, int], shape: tuple[int, int], window: Window) -> Window:
+    """Return the window of an image that a window of its interpolation is made of."""
+    spans = []
+    for size, count, part in zip(image_shape, shape, window, strict=True):
+        places = _taps(size, count)[0][:, part]
+        spans.append(slice(int(places.min()), int(places.max()) + 1))
+    return spans[0], spans[1]
+
+
+def _along_rows(
+    part_YX: npt.NDArray[Any], first: int, size: int, count: int, wanted: slice
+) -> npt.NDArray[np.float32]:
+    """Interpolate along the first axis, of whose `size` places the part begins at the first."""
+    places, weights = _taps(size, count)
+    places, weights = places[:, wanted] - first, weights[:, wanted]
+    out_YX = np.empty((places.shape[1], part_YX.shape[1]), np.float32)
+    for start in range(0, len(out_YX), _ROWS):  # bounds the temporaries
         part = slice(start, start + _ROWS)
-        total_YX = np.zeros((len(out_YX[part]), image_YX.shape[1]), np.float32)
+        total_YX = np.zeros((len(out_YX[part]), part_YX.shape[1]), np.float32)
         for place, weight in zip(places[:, part], weights[:, part], strict=True):
-            total_YX += image_YX[place].astype(np.float32) * weight[:, None]
+            total_YX += part_YX[place].astype(np.float32) * weight[:, None]
         out_YX[part] = total_YX
     return out_YX
 

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any, SupportsFloat, SupportsIndex
 
+import numpy as np
+
 from isbi_infer._version import __version__
 from isbi_infer.backends.base import Backend
 from isbi_infer.backends.cores import processor_kind
@@ -20,6 +22,7 @@ from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.opening import OpenModel
 from isbi_infer.pixels.probability import Emit, OutputDtype
+from isbi_infer.plan.blocks import Layout, Shape, choose_layout
 from isbi_infer.plan.memory import available_memory
 from isbi_infer.plan.plain import flat, plain_of, read_value
 from isbi_infer.plan.scaling import Scaling, choose_scaling
@@ -29,7 +32,10 @@ from isbi_infer.terminal import counted
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Block, Source
 
-SCHEMA = 1
+SCHEMA = 2
+
+_OPEN_SECTIONS = 3  # being computed, one ahead and one being taken
+_LITTLE = 1.01  # tiles computed per tile needed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +166,8 @@ class RunPlan:
         What an output of 1 means.
     dtype : {"float32", "uint8"}
         Of the output; "uint8" stores round(255 p).
+    layout : Layout or None
+        How a chunked result is cut into blocks; None where a block is a section.
     memory_bytes : int
         What the network's activations are expected to take.
     notes : tuple of str
@@ -184,6 +192,7 @@ class RunPlan:
     all_cores: bool
     emit: Emit = "cell"
     dtype: OutputDtype = "float32"
+    layout: Layout | None = None
     memory_bytes: int
     notes: tuple[str, ...] = ()
 
@@ -192,7 +201,7 @@ class RunPlan:
         return self.turned if self.turned and view.turns % 2 else self.section
 
     def blocks(self) -> Iterator[Block]:
-        """Return the parts of the output, in order: here a section each, numbered as the sections are.
+        """Return the parts of the output, in order: those of the layout, or a section each.
 
         Raises
         ------
@@ -201,6 +210,9 @@ class RunPlan:
         """
         if self.source.sections is None:
             raise ValueError("the number of sections is not known")
+        if self.layout is not None:
+            yield from self.layout.blocks()
+            return
         height, width = self.source.shape
         for z in range(self.source.sections):
             yield Block(z, (z, z + 1), (0, height), (0, width))
@@ -224,12 +236,38 @@ class RunPlan:
         other : RunPlan
             The plan to compare; its memory, notes and the source's name do not matter.
         """
+        return tuple(f"{key}: {mine!r}, now {now!r}" for key, mine, now in self._differing(other))
+
+    def _differing(self, other: RunPlan) -> list[tuple[str, Any, Any]]:
         mine, others = (flat(plain_of(plan)) for plan in (self, other))
-        return tuple(
-            f"{key}: {mine.get(key)!r}, now {others.get(key)!r}"
+        return [
+            (key, mine.get(key), others.get(key))
             for key in sorted(mine.keys() | others.keys())
             if mine.get(key) != others.get(key) and key.partition(".")[0] not in ("memory_bytes", "notes")
             if key != "source.name"
+        ]
+
+    def hindrances(self, now: RunPlan, wishes: Wishes, block: Shape | None = None) -> tuple[str, ...]:
+        """Return why a run of this plan cannot be continued by one that is planned now, a line each.
+
+        What a machine's memory and cores decided alone, tiles, batch and blocks, stays as it was: it is no hindrance,
+        unless the user asks for another.
+
+        Parameters
+        ----------
+        now : RunPlan
+            What would be run now, from the start.
+        wishes : Wishes
+            What the user asks for now.
+        block : (int, int, int), optional
+            Likewise, of the blocks.
+        """
+        own = {"all_cores", "workers"}
+        own |= {"batch"} if wishes.batch is None else set()
+        own |= {"section.tile_shape", "turned.tile_shape"} if wishes.tile is None else set()
+        own |= {"layout.block", "layout.shard"} if block is None else set()
+        return tuple(
+            f"{key}: {mine!r}, now {new!r}" for key, mine, new in self._differing(now) if key not in own
         )
 
 
@@ -278,6 +316,8 @@ def plan_run(
     emit: Emit = "cell",
     dtype: OutputDtype = "float32",
     notes: tuple[str, ...] = (),
+    chunked: bool = False,
+    block: Shape | None = None,
 ) -> RunPlan:
     """Decide a run.
 
@@ -293,6 +333,10 @@ def plan_run(
         Of the output.
     notes : tuple of str
         What is known already, and goes before what is found here.
+    chunked : bool
+        Whether the result is stored in chunks.
+    block : (int, int, int), optional
+        Pixels along (Z, Y, X) that are computed and stored as one in a chunked result.
 
     Returns
     -------
@@ -332,6 +376,9 @@ def plan_run(
         batch = max(1, min(device.batch_pixels, most_pixels) // tile_pixels)
         if tiles:  # a power of two: each new shape costs much where batches are fixed
             batch = min(batch, 1 << (tiles - 1).bit_length())
+    layout, layout_notes = None, tuple[str, ...]()
+    if chunked:
+        layout, layout_notes = _layout(source, contract, dtype, section, scaling, block)
     all_cores = backend.workers > 1 and tiles is not None and tiles <= batch
     workers = 1 if all_cores else backend.workers
     return RunPlan(
@@ -356,8 +403,38 @@ def plan_run(
         all_cores=all_cores,
         emit=emit,
         dtype=dtype,
+        layout=layout,
         memory_bytes=int(tile_pixels * bytes_per_pixel * batch * workers),
-        notes=tuple(dict.fromkeys((*notes, *opened.notes, *halo_notes, *scaling_notes))),
+        notes=tuple(dict.fromkeys((*notes, *opened.notes, *halo_notes, *scaling_notes, *layout_notes))),
+    )
+
+
+def _layout(
+    source: SourceRecord,
+    contract: ModelContract,
+    dtype: str,
+    section: SectionPlan,
+    scaling: Scaling | None,
+    block: Shape | None,
+) -> tuple[Layout, tuple[str, ...]]:
+    """Return the blocks of a chunked result, and what is to be said of them."""
+    assert source.sections is not None
+    sizes = [np.dtype(name).itemsize for name in (source.dtype, contract.input_dtype, contract.output_dtype)]
+    inner = scaling.y * scaling.x if scaling else 1.0
+    working = sizes[0] + 1 + (sizes[1] * (scaling is not None) + sizes[2]) * inner + 4
+    layout = choose_layout(
+        (source.sections, *source.shape),
+        np.dtype(dtype).itemsize,
+        memory=available_memory() // 4,
+        working_bytes=working * _OPEN_SECTIONS,
+        block=block,
+    )
+    share = layout.halo_share(section)
+    if share <= _LITTLE:
+        return layout, ()
+    return layout, (
+        f"blocks of {' x '.join(map(str, layout.block))} (z, y, x) compute {100 * (share - 1):.0f} % of the tiles "
+        "once more",
     )
 
 
@@ -455,6 +532,7 @@ class Estimate:
             "workers": plan.workers,
             "memory_bytes": plan.memory_bytes,
             "seconds": self.seconds,
+            "blocks": plan.layout.count if plan.layout else plan.source.sections,
             "notes": list(plan.notes),
             "plan": plain_of(plan),
         }

@@ -96,6 +96,17 @@ class SectionPlan:
         """Pixels computed per pixel of the image; 1.0 is ideal."""
         return len(self.tiles) * self.tile_shape[0] * self.tile_shape[1] / (self.shape[0] * self.shape[1])
 
+    def touching(self, window: Window) -> tuple[Tile, ...]:
+        """Return the tiles that own any pixel of a window of the image."""
+        return tuple(
+            tile
+            for tile in self.tiles
+            if all(
+                own.start < part.stop and part.start < own.stop
+                for own, part in zip(tile.owns, window, strict=True)
+            )
+        )
+
     def fitted(self, shape: tuple[int, int]) -> SectionPlan:
         """Return the plan of a smaller section with tiles of the same shape, or less where the section is less.
 
@@ -293,7 +304,12 @@ def _tile(span_y: _Span, span_x: _Span, tile_shape: tuple[int, int], border: int
 
 
 def read_mirrored(
-    section_YX: npt.NDArray[Any], pad: tuple[tuple[int, int], tuple[int, int]], window: Window
+    part_YX: npt.NDArray[Any],
+    pad: tuple[tuple[int, int], tuple[int, int]],
+    window: Window,
+    *,
+    shape: tuple[int, ...] | None = None,
+    origin: tuple[int, int] = (0, 0),
 ) -> npt.NDArray[Any]:
     """Read a window of a padded section without padding the section.
 
@@ -302,27 +318,44 @@ def read_mirrored(
 
     Parameters
     ----------
-    section_YX : ndarray, shape (Y, X)
-        Any dtype.
+    part_YX : ndarray, shape (Y, X)
+        The section, or a part of it that holds what `mirrored_source` returns; any dtype.
     pad : ((int, int), (int, int))
         Pixels before and after, per axis.
     window : (slice, slice)
         In the frame of the padded section.
+    shape : (int, int), optional
+        Of the section; that of `part_YX` when not given.
+    origin : (int, int)
+        Where in the section the part begins.
 
     Returns
     -------
     ndarray
         The window's pixels, of the same dtype; a view where it lies within the section.
     """
+    shape = shape or part_YX.shape
     starts = [part.start - before for part, (before, _) in zip(window, pad, strict=True)]
     stops = [part.stop - before for part, (before, _) in zip(window, pad, strict=True)]
-    if min(starts) >= 0 and all(stop <= size for stop, size in zip(stops, section_YX.shape, strict=True)):
-        return section_YX[starts[0] : stops[0], starts[1] : stops[1]]
-    rows, columns = (
-        _mirrored(np.arange(start, stop), size)
-        for start, stop, size in zip(starts, stops, section_YX.shape, strict=True)
+    if min(starts) >= 0 and all(stop <= size for stop, size in zip(stops, shape, strict=True)):
+        rows, columns = (slice(a - o, b - o) for a, b, o in zip(starts, stops, origin, strict=True))
+        return part_YX[rows, columns]
+    y, x = (
+        _mirrored(np.arange(start, stop), size) - first
+        for start, stop, size, first in zip(starts, stops, shape, origin, strict=True)
     )
-    return section_YX[np.ix_(rows, columns)]
+    return part_YX[np.ix_(y, x)]
+
+
+def mirrored_source(
+    pad: tuple[tuple[int, int], tuple[int, int]], window: Window, shape: tuple[int, int]
+) -> Window:
+    """Return which pixels of a section of some shape a window of the padded section shows."""
+    spans = []
+    for part, (before, _), size in zip(window, pad, shape, strict=True):
+        places = _mirrored(np.arange(part.start - before, part.stop - before), size)
+        spans.append(slice(int(places.min()), int(places.max()) + 1))
+    return spans[0], spans[1]
 
 
 def _mirrored(index: npt.NDArray[np.intp], size: int) -> npt.NDArray[np.intp]:

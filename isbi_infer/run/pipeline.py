@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from math import ceil, prod
 
 import numpy as np
@@ -26,8 +27,8 @@ from isbi_infer.pixels.probability import encode
 from isbi_infer.plan.run import RunPlan, backend_of
 from isbi_infer.plan.tiles import Tile
 from isbi_infer.run.findings import Findings
-from isbi_infer.run.section import Buffers, Item, Result, Section, SectionInWork
-from isbi_infer.volumes.protocol import Sink, Source
+from isbi_infer.run.section import Buffers, Item, Measured, Result, Section, SectionInWork
+from isbi_infer.volumes.protocol import Block, Sink, Source
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,14 @@ Progress = Callable[[int, int], None]
 
 
 def run_plan(
-    plan: RunPlan, source: Source, backend: Backend, sinks: Sequence[Sink], progress: Progress | None = None
+    plan: RunPlan,
+    source: Source,
+    backend: Backend,
+    sinks: Sequence[Sink],
+    progress: Progress | None = None,
+    *,
+    blocks: Sequence[Block] | None = None,
+    measured: Callable[[int], Measured] | None = None,
 ) -> tuple[str, ...]:
     """Carry out a plan from a source into sinks, block by block.
 
@@ -50,7 +58,11 @@ def run_plan(
     sinks : sequence of Sink
         Each is handed every block, encoded by the plan; they are not finished here.
     progress : callable, optional
-        Called with the sections done and their total after each section.
+        Called with the sections done and their total after each section, or part of one where blocks hold parts.
+    blocks : sequence of Block, optional
+        Those of the plan that are to be computed; all when not given.
+    measured : callable, optional
+        Returns what was measured of a whole section, by its number; needed where blocks hold parts of sections.
 
     Returns
     -------
@@ -66,19 +78,44 @@ def run_plan(
     ResourceError
         If there is not enough memory for the smallest tile.
     """
-    sections = (source.read(block.z[0]) for block in plan.blocks())
+    wanted = list(plan.blocks()) if blocks is None else blocks
+    total = sum(block.shape[0] for block in wanted)
     findings = Findings()
-    results = compute_sections(plan, sections, backend, findings)
+    results = _computed(plan, _parts(plan, source, wanted, measured), backend, findings)
+    done = 0
     try:
-        for done, (block, result_YX) in enumerate(zip(plan.blocks(), results, strict=True), start=1):
-            values_ZYX = encode(result_YX, plan.emit, plan.dtype)[None]
+        for block in wanted:
+            values_ZYX = np.empty(block.shape, plan.dtype) if block.shape[0] > 1 else None
+            for z in range(*block.z):
+                part_YX = encode(next(results), plan.emit, plan.dtype)
+                if values_ZYX is not None:
+                    values_ZYX[z - block.z[0]] = part_YX
+                done += 1
+                if progress and z < block.z[1] - 1:
+                    progress(done, total)
             for sink in sinks:
-                sink.write(block, values_ZYX)
+                sink.write(block, part_YX[None] if values_ZYX is None else values_ZYX)
             if progress:
-                progress(done, plan.source.sections or done)
+                progress(done, total)
     finally:
         results.close()
-    return findings.notes()
+    return (*findings.notes(), *source.found())
+
+
+def _parts(
+    plan: RunPlan, source: Source, blocks: Sequence[Block], measured: Callable[[int], Measured] | None
+) -> Iterator[tuple[int, SectionInWork]]:
+    """Open the sections of blocks one after the other, whole or as far as the block goes."""
+    height, width = plan.source.shape
+    for block in blocks:
+        window = slice(*block.y), slice(*block.x)
+        for z in range(*block.z):
+            if window == (slice(0, height), slice(0, width)):
+                yield z, SectionInWork(_checked(source.read(z), plan), plan)
+            else:
+                assert measured is not None
+                read = partial(source.read, z)
+                yield z, SectionInWork.of_window(read, measured(z), plan, window)
 
 
 def compute_sections(
@@ -97,9 +134,9 @@ def compute_sections(
     findings : Findings, optional
         Told of canvas, blank sections and outliers.
 
-    Yields
-    ------
-    ndarray of float32 or uint8, shape (Y, X)
+    Returns
+    -------
+    generator of ndarray of float32 or uint8, shape (Y, X)
         One result per section, in order, as the model returns it.
 
     Raises
@@ -109,7 +146,14 @@ def compute_sections(
     ResourceError
         If there is not enough memory for the smallest tile.
     """
-    run = _Run(plan, sections, backend_of(plan, backend), findings or Findings())
+    works = ((z, SectionInWork(_checked(section_YX, plan), plan)) for z, section_YX in enumerate(sections))
+    return _computed(plan, works, backend, findings or Findings())
+
+
+def _computed(
+    plan: RunPlan, works: Iterable[tuple[int, SectionInWork]], backend: Backend, findings: Findings
+) -> Generator[Result, None, None]:
+    run = _Run(plan, works, backend_of(plan, backend), findings)
     try:
         run.start()
         while (section := run.next_section()) is not None:
@@ -118,11 +162,29 @@ def compute_sections(
         run.stop()
 
 
+def _checked(section_YX: Section, plan: RunPlan) -> Section:
+    """Return a section; ImageError unless it is what the plan was made for."""
+    if section_YX.shape != plan.source.shape:
+        raise ImageError(
+            f"sections differ in shape: {plan.source.shape}, then {section_YX.shape}; split the stack"
+        )
+    if plan.model.input_dtype == "uint8" and section_YX.dtype != np.uint8:
+        raise ImageError(
+            f"the model takes 8-bit grey values as stored, these are {section_YX.dtype}; "
+            "use its float32 variant"
+        )
+    return section_YX
+
+
 class _Run:
     """The threads of one iteration and what they share."""
 
     def __init__(
-        self, plan: RunPlan, sections: Iterable[Section], backend: Backend, findings: Findings
+        self,
+        plan: RunPlan,
+        sections: Iterable[tuple[int, SectionInWork]],
+        backend: Backend,
+        findings: Findings,
     ) -> None:
         self._plan, self._sections, self._backend = plan, sections, backend
         self._findings = findings
@@ -203,13 +265,11 @@ class _Run:
     def _read_sections(self) -> None:
         plan, items = self._plan, list[Item]()
         try:
-            for z, section_YX in enumerate(self._sections):
-                self._check(section_YX)
-                section = SectionInWork(section_YX, plan)
+            for z, section in self._sections:
                 self._findings.add(z, section.statistics)
                 self._open(section)
                 for view in section.views:
-                    for tile in view.plan.tiles:
+                    for tile in view.tiles:
                         if items and items[0].view.plan.tile_shape != view.plan.tile_shape:
                             self._put(items)
                             items = []
@@ -220,17 +280,6 @@ class _Run:
         finally:
             if items:
                 self._put(items)
-
-    def _check(self, section_YX: Section) -> None:
-        if section_YX.shape != self._plan.source.shape:
-            raise ImageError(
-                f"sections differ in shape: {self._plan.source.shape}, then {section_YX.shape}; split the stack"
-            )
-        if self._plan.model.input_dtype == "uint8" and section_YX.dtype != np.uint8:
-            raise ImageError(
-                f"the model takes 8-bit grey values as stored, these are {section_YX.dtype}; "
-                "use its float32 variant"
-            )
 
     def _open(self, section: SectionInWork) -> None:
         """Enter a section, once few enough are open: those being computed, one ahead and one being taken."""
@@ -296,7 +345,7 @@ class _Run:
         batch, out = buffers.gather(items, count)
         result_NCYX = self._backend.run(*batch, out=out, stop=self._stop_calls)
         for item, probability_CYX in zip(items, result_NCYX, strict=False):
-            item.view.out_YX[item.tile.owns] = probability_CYX[0][item.tile.crop]
+            item.view.keep(item.tile, probability_CYX[0])
 
     def _compute_in_parts(self, item: Item, buffers: Buffers) -> None:
         """Compute what one tile owns in smaller tiles; ResourceError when there is no smaller one."""

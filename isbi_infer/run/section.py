@@ -2,73 +2,243 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from isbi_infer.pixels.mending import in_window, tissue_window
 from isbi_infer.pixels.normalise import Statistics, normalise
-from isbi_infer.pixels.probability import checked
-from isbi_infer.plan.run import RunPlan
+from isbi_infer.pixels.probability import checked, decode
+from isbi_infer.pixels.resample import resample_source, resample_window
+from isbi_infer.pixels.statistics import SectionStatistics
+from isbi_infer.plan.run import ModelRecord, RunPlan
 from isbi_infer.plan.symmetry import Symmetry
-from isbi_infer.plan.tiles import SectionPlan, Tile, read_mirrored
+from isbi_infer.plan.tiles import SectionPlan, Tile, Window, mirrored_source, read_mirrored
 from isbi_infer.run.tissue import Tissue
 
 Section = npt.NDArray[Any]
 Result = npt.NDArray[Any]  # float32 or uint8, as the model returns it
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """What the pixels of a whole section decide about each of its parts.
+
+    Attributes
+    ----------
+    statistics : SectionStatistics
+        Its tissue, in the units of the section.
+    normalising : Statistics
+        By which its tissue is normalised, at the model's pixel size.
+    """
+
+    statistics: SectionStatistics
+    normalising: Statistics
+
+
+def measure(section_YX: Section, plan: RunPlan) -> tuple[Measured, Section | None]:
+    """Measure a section that is held whole.
+
+    Parameters
+    ----------
+    section_YX : ndarray, shape (Y, X)
+        Grey values, perhaps masked.
+    plan : RunPlan
+        Says to which pixel size it is brought.
+
+    Returns
+    -------
+    (Measured, ndarray or None)
+        What was measured, and the tissue at the model's pixel size; None for a blank section.
+    """
+    tissue = Tissue.of(
+        section_YX,
+        plan.scaling,
+        nodata=plan.source.nodata,
+        as_bytes=plan.model.input_dtype == "uint8",
+    )
+    measured = Measured(tissue.found, tissue.statistics)
+    return measured, None if tissue.found.blank else tissue.pixels_YX
+
+
 class View:
-    """One symmetric view of a section on its way through the tiles."""
+    """One symmetric view of a window of a section on its way through the tiles.
+
+    Attributes
+    ----------
+    section_YX : ndarray
+        The pixels that the tiles need, which begin at `origin` of the view's whole section.
+    plan : SectionPlan
+        The tiles of the whole section.
+    tiles : tuple of Tile
+        Those that own pixels of the window.
+    out_YX : ndarray
+        The result, of the shape of the window.
+    """
 
     def __init__(
-        self, section_YX: Section, symmetry: Symmetry, statistics: Statistics, plan: RunPlan
+        self,
+        plan: SectionPlan,
+        window: Window,
+        symmetry: Symmetry,
+        statistics: Statistics,
+        model: ModelRecord,
     ) -> None:
-        self.section_YX = symmetry.apply(section_YX)
-        self.symmetry = symmetry
-        self.statistics = statistics
-        shape = (self.section_YX.shape[0], self.section_YX.shape[1])
-        self.plan: SectionPlan = plan.tiles_of(symmetry).fitted(shape)
-        self.out_YX: Result = np.empty(self.section_YX.shape, plan.model.output_dtype)
-        self._normalised = plan.model.input_dtype == "float32"
+        self.symmetry, self.plan, self.statistics = symmetry, plan, statistics
+        self.tiles = plan.touching(window)
+        self.section_YX: Section = np.empty((0, 0))
+        self.origin = (0, 0)
+        self.out_YX: Result = np.empty(_shape(window), model.output_dtype)
+        self._window = window
+        self._normalised = model.input_dtype == "float32"
+
+    @property
+    def needs(self) -> Window:
+        """The pixels of the view's whole section that its tiles read."""
+        if len(self.tiles) == len(self.plan.tiles):
+            return slice(0, self.plan.shape[0]), slice(0, self.plan.shape[1])
+        spans = [mirrored_source(self.plan.pad, tile.reads, self.plan.shape) for tile in self.tiles]
+        return _around(spans)
 
     def gather(self, tile: Tile, out_YX: Result) -> None:
         """Put what a tile reads into `out_YX`, normalised where the model expects that."""
-        raw_YX = read_mirrored(self.section_YX, self.plan.pad, tile.reads)
+        raw_YX = read_mirrored(
+            self.section_YX, self.plan.pad, tile.reads, shape=self.plan.shape, origin=self.origin
+        )
         if self._normalised:
             normalise(raw_YX, self.statistics, out_YX)
         else:
             out_YX[...] = raw_YX
 
+    def keep(self, tile: Tile, result_YX: Result) -> None:
+        """Take what a tile owns of the window from the tile's result."""
+        kept, places = [], []
+        for own, crop, part in zip(tile.owns, tile.crop, self._window, strict=True):
+            start, stop = max(own.start, part.start), min(own.stop, part.stop)
+            if start >= stop:
+                return
+            kept.append(slice(crop.start + start - own.start, crop.start + stop - own.start))
+            places.append(slice(start - part.start, stop - part.start))
+        self.out_YX[places[0], places[1]] = result_YX[kept[0], kept[1]]
+
 
 class SectionInWork:
-    """One section: its tissue, the views of it, and how many of their tiles are still to come."""
+    """A section, or a window of one: its tissue, the views of it, and how many of their tiles are still to come.
+
+    Every frame between the section and its tiles is cut to what the window needs; the pixels there are those of the
+    whole section, so the result is too::
+
+        window of the section  ->  of its tissue  ->  at the model's pixel size  ->  in each view  ->  tiles
+        pixels that are read   <-                 <-                             <-                <-  what these read
+
+    Parameters
+    ----------
+    section_YX : ndarray, shape (Y, X)
+        All of it.
+    plan : RunPlan
+        Decides tiles and views.
+    """
 
     def __init__(self, section_YX: Section, plan: RunPlan) -> None:
-        self._dtype = plan.model.output_dtype
-        self._tissue = Tissue.of(
-            section_YX,
-            plan.scaling,
-            nodata=plan.source.nodata,
-            as_bytes=plan.model.input_dtype == "uint8",
-        )
-        self.statistics = self._tissue.found
+        measured, inner_YX = measure(section_YX, plan)
+        whole = slice(0, section_YX.shape[0]), slice(0, section_YX.shape[1])
+        self._lay_out(measured, plan, whole)
+        if inner_YX is not None:
+            self._fill(inner_YX, (0, 0))
+
+    @classmethod
+    def of_window(
+        cls, read: Callable[[Window], Section], measured: Measured, plan: RunPlan, window: Window
+    ) -> SectionInWork:
+        """Return a window of a section.
+
+        Parameters
+        ----------
+        read : callable
+            Returns a window of the section's grey values.
+        measured : Measured
+            The whole section, see `measure`.
+        plan : RunPlan
+            Decides tiles and views.
+        window : (slice, slice)
+            In the frame of the section.
+        """
+        section = cls.__new__(cls)
+        section._lay_out(measured, plan, window)
+        if section.views:
+            needed = _around(
+                [view.symmetry.undo_window(view.needs, section._inner_shape) for view in section.views]
+            )
+            origin = needed[0].start, needed[1].start
+            section._fill(section._read_inner(read, measured.statistics, plan, needed), origin)
+        return section
+
+    def _lay_out(self, measured: Measured, plan: RunPlan, window: Window) -> None:
+        """Decide which tiles the window needs."""
+        self.statistics, self._window, self._dtype = measured.statistics, window, plan.model.output_dtype
+        self._scaled = plan.scaling is not None
         self.views: list[View] = []
-        if not self.statistics.blank:
-            pixels_YX, statistics = self._tissue.pixels_YX, self._tissue.statistics
-            self.views = [View(pixels_YX, symmetry, statistics, plan) for symmetry in plan.views]
-        self.pending = sum(len(view.plan.tiles) for view in self.views)
+        box = self.statistics.box
+        self._tissue_shape = _shape(box)
+        self._in_section = (_cut(window[0], box[0]), _cut(window[1], box[1]))
+        if not self.statistics.blank and min(_shape(self._in_section)) > 0:
+            tissue = _shifted(self._in_section, -box[0].start, -box[1].start)
+            self._tissue = tissue
+            self._inner_shape = (
+                plan.scaling.inner_shape(self._tissue_shape) if plan.scaling else self._tissue_shape
+            )
+            self._inner = (
+                resample_source(self._inner_shape, self._tissue_shape, tissue) if plan.scaling else tissue
+            )
+            for symmetry in plan.views:
+                turned = self._inner_shape[::-1] if symmetry.turns % 2 else self._inner_shape
+                seen = symmetry.apply_window(self._inner, self._inner_shape)
+                tiles = plan.tiles_of(symmetry).fitted((turned[0], turned[1]))
+                self.views.append(View(tiles, seen, symmetry, measured.normalising, plan.model))
+        self.pending = sum(len(view.tiles) for view in self.views)
+
+    def _read_inner(
+        self,
+        read: Callable[[Window], Section],
+        statistics: SectionStatistics,
+        plan: RunPlan,
+        needed: Window,
+    ) -> Section:
+        """Read tissue at the model's pixel size."""
+        if plan.scaling is None:
+            return tissue_window(read, statistics, needed)
+        shapes = self._tissue_shape, self._inner_shape
+        source = resample_source(*shapes, needed)
+        tissue_YX = tissue_window(read, statistics, source)
+        inner_YX = resample_window(tissue_YX, (source[0].start, source[1].start), *shapes, needed)
+        return np.rint(inner_YX).astype(np.uint8) if plan.model.input_dtype == "uint8" else inner_YX
+
+    def _fill(self, inner_YX: Section, origin: tuple[int, int]) -> None:
+        """Hand the views their pixels, which begin at `origin`."""
+        place = (
+            slice(origin[0], origin[0] + inner_YX.shape[0]),
+            slice(origin[1], origin[1] + inner_YX.shape[1]),
+        )
+        for view in self.views:
+            seen = view.symmetry.apply_window(place, self._inner_shape)
+            view.section_YX, view.origin = view.symmetry.apply(inner_YX), (seen[0].start, seen[1].start)
 
     def result(self) -> Result:
-        """Return the result at the section's own size, 0 where there is no tissue.
+        """Return the result of the window at the section's own size, 0 where there is no tissue.
 
         Views are averaged in their fixed order, with one rounding. ModelError where the model gave no probabilities.
         """
-        return self._tissue.whole(
-            checked(self._mean_of_views()) if self.views else np.empty((0, 0), self._dtype)
-        )
+        if not self.views:
+            return np.zeros(_shape(self._window), self._dtype)
+        result_YX = checked(self._mean_of_views())
+        if self._scaled:
+            start = self._inner[0].start, self._inner[1].start
+            shapes = self._inner_shape, self._tissue_shape
+            result_YX = checked(resample_window(decode(result_YX), start, *shapes, self._tissue))
+        return in_window(result_YX, self._in_section, self.statistics, self._window)
 
     def _mean_of_views(self) -> Result:
         if len(self.views) == 1:
@@ -78,6 +248,26 @@ class SectionInWork:
         )
         dtype = self.views[0].out_YX.dtype
         return np.asarray(np.rint(mean_YX) if dtype == np.uint8 else mean_YX, dtype=dtype)
+
+
+def _shape(window: Window) -> tuple[int, int]:
+    return window[0].stop - window[0].start, window[1].stop - window[1].start
+
+
+def _shifted(window: Window, rows: int, columns: int) -> Window:
+    y, x = window
+    return slice(y.start + rows, y.stop + rows), slice(x.start + columns, x.stop + columns)
+
+
+def _cut(span: slice, limits: slice) -> slice:
+    start = max(span.start, limits.start)
+    return slice(start, max(start, min(span.stop, limits.stop)))
+
+
+def _around(windows: Sequence[Window]) -> Window:
+    """Return the smallest window that holds others."""
+    y, x = (slice(min(w[axis].start for w in windows), max(w[axis].stop for w in windows)) for axis in (0, 1))
+    return y, x
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.pixels.canvas import Section
-from isbi_infer.pixels.mending import normalising, tissue_of, whole_section
+from isbi_infer.pixels.mending import in_window, normalising, tissue_of
 from isbi_infer.pixels.normalise import Statistics, intensity_statistics
 from isbi_infer.pixels.probability import checked, decode
 from isbi_infer.pixels.resample import resample
@@ -108,7 +108,8 @@ class Tissue:
             return np.zeros(self.shape, result_YX.dtype)
         if self.scaled:
             result_YX = checked(resample(decode(result_YX), self.cut_shape))
-        return whole_section(result_YX, self.found, self.shape)
+        whole = slice(0, self.shape[0]), slice(0, self.shape[1])
+        return in_window(result_YX, self.found.box, self.found, whole)
 
 
 def _shape(image_YX: Section) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Where sections come from and where results go: sources and sinks, and what describes them."""
 
 from isbi_infer.volumes.images import ImageFolder, open_images
-from isbi_infer.volumes.opening import check_output, open_source
+from isbi_infer.volumes.opening import check_output, is_chunked_output, nearest_level, open_source
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Block, Kind, Section, Sink, Source, StackInfo, Window
 from isbi_infer.volumes.tiff.reader import TiffSource, open_stack
@@ -20,6 +20,8 @@ __all__ = [
     "TiffSource",
     "Window",
     "check_output",
+    "is_chunked_output",
+    "nearest_level",
     "open_images",
     "open_source",
     "open_stack",

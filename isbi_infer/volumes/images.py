@@ -218,6 +218,10 @@ class ImageFolder:
                 raise ImageError("the file has changed while it was read; start again once it is finished")
         return section_YX
 
+    def found(self) -> tuple[str, ...]:
+        """Return nothing: all that there is to say is known on opening."""
+        return ()
+
     def fingerprint(self) -> str:
         """Return the number of images and a digest over their names, sizes and times of change."""
         digest = hashlib.sha256()

@@ -31,12 +31,15 @@ class StackInfo:
         The flavour of TIFF.
     pixel_size : PixelSize or None
         None where it is not known.
+    origin_nm : tuple of float or None
+        (Z, Y, X) of the first pixel's centre, in nanometres; None where the file does not place it.
     """
 
     shape: tuple[int, ...]
     axes: str = ""
     kind: Kind = "imagej"
     pixel_size: PixelSize | None = None
+    origin_nm: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
@@ -121,6 +124,9 @@ class Source(Protocol):
         ResourceError
             If there is no memory for them.
         """
+
+    def found(self) -> tuple[str, ...]:
+        """Return what turned up in the sections read so far that the reader of the results must know."""
 
     def fingerprint(self) -> str:
         """Return a short text that changes when the stored volume does, such as its size and time of change."""

@@ -46,6 +46,10 @@ class ArraySource:
         section_YX = self._image_ZYX[z]
         return np.array(section_YX if window is None else section_YX[window])
 
+    def found(self) -> tuple[str, ...]:
+        """Return nothing: arrays hold what they hold."""
+        return ()
+
     def fingerprint(self) -> str:
         """Return the empty text: an array is not stored."""
         return ""

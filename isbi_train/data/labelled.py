@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.volumes import PixelSize, open_stack
+from isbi_infer.volumes.zarr.reader import is_volume
 from isbi_train.data.labels import (
     LabelRule,
     check_both_classes,
@@ -20,7 +21,7 @@ from isbi_train.data.labels import (
     stacked,
     survey_labels,
 )
-from isbi_train.data.omezarr import is_zarr, read_omezarr
+from isbi_train.data.omezarr import read_omezarr
 from isbi_train.data.resample import (
     resample_cells,
     resample_ids,
@@ -232,14 +233,14 @@ def read_volume(path: Path) -> tuple[npt.NDArray[Any], PixelSize | None, tuple[s
     ImageError
         If this is not one whole greyscale stack.
     """
-    if is_zarr(path):
+    if is_volume(path):
         return *read_omezarr(path), ()
     with open_stack(path) as stack:
         return np.stack(list(stack)), stack.pixel_size, stack.notes
 
 
 def _files(data: Path, labels: Path | None) -> tuple[Path, Path]:
-    if data.is_dir() and not is_zarr(data):
+    if data.is_dir() and not is_volume(data):
         return data / IMAGES, labels or data / LABELS
     if labels is None:
         if not data.exists():

@@ -3,7 +3,7 @@ import pytest
 
 from isbi_infer.model.opening import open_model
 from isbi_infer.pixels import mending
-from isbi_infer.pixels.mending import tissue_of, whole_section
+from isbi_infer.pixels.mending import in_window, tissue_of
 from isbi_infer.pixels.normalise import normalise
 from isbi_infer.pixels.statistics import section_statistics
 from isbi_infer.plan.tiles import plan_section, read_mirrored
@@ -30,7 +30,8 @@ def segment(request):
         (tile,) = plan.tiles
         batch_NCYX = np.ascontiguousarray(read_mirrored(image_YX, plan.pad, tile.reads))[None, None]
         result_YX = model.backend.run(batch_NCYX)[0, 0][tile.crop]
-        return whole_section(result_YX, statistics, section_YX.shape)
+        whole = slice(0, section_YX.shape[0]), slice(0, section_YX.shape[1])
+        return in_window(result_YX, statistics.box, statistics, whole)
 
     return run
 
@@ -83,7 +84,7 @@ def test_nothing_is_copied_where_all_is_tissue(stack):
     section_YX = stack[0][0]
     statistics = section_statistics(section_YX)
     assert np.shares_memory(tissue_of(section_YX, statistics), section_YX)
-    assert whole_section(section_YX, statistics, section_YX.shape) is section_YX
+    assert in_window(section_YX, statistics.box, statistics, statistics.box) is section_YX
 
 
 def test_a_notch_is_filled_with_the_mirror_image_of_what_is_beside_it(stack):

@@ -21,6 +21,7 @@ import numpy as np
 import tifffile
 
 from isbi_infer.errors import ImageError, IsbiError, ResourceError
+from isbi_infer.volumes.finite import check_finite
 from isbi_infer.volumes.formats import HEAD_BYTES, recognise
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Kind, Section, Window
@@ -210,8 +211,12 @@ class TiffSource:
                 raise ImageError("the file has changed since it was opened; start again once it is finished")
             if self._pages[0].layout.inverted:
                 np.invert(section_YX, out=section_YX)
-            _check_finite(section_YX, self.nodata)
+            check_finite(section_YX, self.nodata)
         return section_YX
+
+    def found(self) -> tuple[str, ...]:
+        """Return nothing: all that there is to say is known on opening."""
+        return ()
 
     def fingerprint(self) -> str:
         """Return the file's size in bytes, its time of change in nanoseconds and what of it was chosen."""
@@ -358,17 +363,3 @@ def _nodata(text: object) -> float | None:
         return None if text is None else float(str(text).strip("\0 "))
     except ValueError:
         return None
-
-
-def _check_finite(section_YX: Section, nodata: float | None) -> None:
-    if section_YX.dtype.kind != "f":
-        return
-    finite = int(np.count_nonzero(np.isfinite(section_YX)))
-    if nodata is not None and np.isnan(nodata):
-        finite += int(np.count_nonzero(np.isnan(section_YX)))
-    if finite < section_YX.size:
-        nan = int(np.count_nonzero(np.isnan(section_YX)))
-        raise ImageError(
-            f"{nan} NaN and {section_YX.size - finite - nan} infinite pixels; expected finite numbers; "
-            "replace them, for instance by the section's mean"
-        )

@@ -1,0 +1,354 @@
+"""A run into a chunked volume: its blocks, what of them is done, and who puts the result in place.
+
+Nothing remembers what is done but the storage: a block whose shards are all there is done. So a run that was killed
+goes on where it stopped, and several runs may each compute a share of one plan, on one machine or on many.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isbi_infer._version import __version__
+from isbi_infer.backends.base import Backend
+from isbi_infer.errors import ImageError, UsageError
+from isbi_infer.plan.plain import plain_of
+from isbi_infer.plan.run import RunPlan, Wishes, parse_plan
+from isbi_infer.run.measured import MeasuredSections
+from isbi_infer.run.pipeline import Progress, run_plan
+from isbi_infer.terminal import counted
+from isbi_infer.volumes.protocol import Block, Sink, Source, StackInfo
+from isbi_infer.volumes.zarr.unfinished import Unfinished, stored_attributes
+from isbi_infer.volumes.zarr.writer import OmeZarrSink
+
+log = logging.getLogger(__name__)
+
+ATTRIBUTE = "isbi-infer"
+_SHOWN = 6  # differences
+_OTHER = "{}: was begun by another run, so run it as before or use --overwrite; what differs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeOptions:
+    """How a chunked result is made; none of these changes its values.
+
+    Attributes
+    ----------
+    block : (int, int, int) or None
+        Pixels along (Z, Y, X) that are computed and stored as one; chosen by the plan when not given.
+    pyramid : bool
+        Whether smaller resolutions are added.
+    resume : bool
+        Whether an earlier run that was cut off is continued.
+    overwrite : bool
+        Whether what is there is replaced.
+    share : (int, int)
+        (i, n): the i-th of n shares of the blocks is computed, i from 1; (1, 1) is all.
+    """
+
+    block: tuple[int, int, int] | None = None
+    pyramid: bool = False
+    resume: bool = False
+    overwrite: bool = False
+    share: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        index, count = self.share
+        if not 1 <= index <= count:
+            raise UsageError(f"share {index}/{count} is invalid; expected i/n with i from 1 to n")
+        if self.overwrite and count > 1:
+            raise UsageError(
+                "shares of a run cannot overwrite what others have done; remove the output first"
+            )
+
+    @property
+    def joins(self) -> bool:
+        """Whether what is there already is gone on with."""
+        return self.resume or self.share != (1, 1)
+
+
+def segment_volume(
+    plan: RunPlan,
+    source: Source,
+    backend: Backend,
+    output: str | Path,
+    *,
+    wishes: Wishes,
+    contract: str,
+    options: VolumeOptions,
+    also: Sequence[Sink] = (),
+    progress: Progress | None = None,
+) -> tuple[str, ...]:
+    """Carry out a plan into an OME-Zarr image, and put it in place when all of its blocks are there.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        With a layout.
+    source : Source
+        The sections.
+    backend : Backend
+        The model on the plan's device.
+    output : path
+        Of the image.
+    wishes : Wishes
+        What the user asks for, so that what the machine decided differently does not hinder a resume.
+    contract : str
+        The model's, as JSON, for the attributes.
+    options : VolumeOptions
+        How.
+    also : sequence of Sink
+        Handed the sections of the whole result, in order, once it is there.
+    progress : callable, optional
+        As in `run_plan`, for the blocks that are computed now.
+
+    Returns
+    -------
+    tuple of str
+        Notes.
+
+    Raises
+    ------
+    UsageError
+        If an earlier run differs from this one; the differences are listed.
+    BusyError
+        If another run makes this output.
+    """
+    work = Unfinished(output)
+    work.check(source.name, resume=options.joins, overwrite=options.overwrite)
+    if work.finished and options.joins:
+        check_same(plan_of(output), plan, wishes, _OTHER.format(work.name), options.block)
+        return (f"{work.name} is finished already",)
+    with work.held(options.share, overwrite=options.overwrite):
+        plan = _agreed(work, plan, wishes, options)
+        assert plan.layout is not None
+        with sink_for(work.volume, plan, source.info, contract=contract, pyramid=options.pyramid) as sink:
+            mine = list(plan.layout.blocks(options.share))
+            missing = [block for block in mine if not sink.done(block)]
+            notes = _resumed(len(mine) - len(missing), len(mine), options)
+            try:
+                found = run_plan(
+                    plan,
+                    source,
+                    backend,
+                    (sink,),
+                    progress,
+                    blocks=missing,
+                    measured=MeasuredSections(work.statistics, plan, source),
+                )
+            except BaseException:
+                _say_how_to_go_on(work, sink, plan, options)
+                raise
+            others = 0 if options.share == (1, 1) else sum(not sink.done(b) for b in plan.layout.blocks())
+            if not others:
+                for z in range(plan.layout.shape[0]) if also else ():
+                    _hand_over(sink, z, plan, also)
+                sink.finish()
+        if others:
+            share = f"share {options.share[0]}/{options.share[1]}"
+            return (
+                *notes,
+                *found,
+                f"{share} is done; {counted(others, 'block')} of other shares are missing yet",
+            )
+        work.complete(overwrite=options.overwrite)
+    return (*notes, *found)
+
+
+def sink_for(
+    folder: Path,
+    plan: RunPlan,
+    like: StackInfo,
+    *,
+    contract: str = "{}",
+    pyramid: bool = False,
+    existing: bool = False,
+) -> OmeZarrSink:
+    """Return the sink of a plan's result, in a folder."""
+    assert plan.layout is not None
+    attributes = {
+        ATTRIBUTE: {
+            "version": __version__,
+            "model_sha256": plan.model.sha256,
+            "provenance": plan.provenance,
+            "contract": json.loads(contract),
+            "plan": plain_of(plan),
+        }
+    }
+    return OmeZarrSink(
+        folder,
+        shape=plan.layout.shape,
+        dtype=plan.dtype,
+        shard=plan.layout.shard,
+        chunk=plan.layout.chunk,
+        like=like,
+        name="cell interior" if plan.emit == "cell" else "membrane",
+        attributes=attributes,
+        pyramid=pyramid,
+        existing=existing,
+    )
+
+
+def plan_of(result: str | Path) -> RunPlan:
+    """Return the plan that a finished volume was made by; UsageError where it does not say."""
+    own = stored_attributes(result).get(ATTRIBUTE)
+    if not isinstance(own, dict) or "plan" not in own:
+        raise UsageError(f"{result}: does not say how it was made; expected a result of isbi-infer")
+    return parse_plan(json.dumps(own["plan"]))
+
+
+def verify_volume(
+    result: str | Path,
+    plan: RunPlan,
+    source: Source,
+    backend: Backend,
+    *,
+    blocks: int | None = None,
+    seed: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[int, ...]:
+    """Compute blocks of a finished volume again and compare.
+
+    Parameters
+    ----------
+    result : path
+        Of the volume.
+    plan : RunPlan
+        From `plan_of`.
+    source, backend : Source, Backend
+        As for `segment_volume`.
+    blocks : int or None
+        How many, chosen at random; all when not given.
+    seed : int, optional
+        Of the choice.
+    progress : callable, optional
+        As in `run_plan`.
+
+    Returns
+    -------
+    tuple of int
+        The numbers of the blocks that were compared.
+
+    Raises
+    ------
+    ImageError
+        If a block is damaged, missing, or not what the plan's model computes from the source now.
+    """
+    assert plan.layout is not None
+    count = plan.layout.count if blocks is None else min(blocks, plan.layout.count)
+    chosen = sorted(np.random.default_rng(seed).choice(plan.layout.count, count, replace=False).tolist())
+    with (
+        sink_for(Path(result), plan, source.info, existing=True) as stored,
+        tempfile.TemporaryDirectory() as statistics,
+    ):
+        check = _Comparison(stored, str(result))
+        run_plan(
+            plan,
+            source,
+            backend,
+            (check,),
+            progress,
+            blocks=[plan.layout.at(index) for index in chosen],
+            measured=MeasuredSections(Path(statistics), plan, source),
+        )
+    if check.differing:
+        listed = ", ".join(map(str, check.differing[:_SHOWN]))
+        raise ImageError(
+            f"{result}: {len(check.differing)} of {counted(len(chosen), 'block')} are not what is computed now: "
+            f"block {listed}; {check.first}; compute it again with --overwrite"
+        )
+    return tuple(chosen)
+
+
+def check_same(
+    stored: RunPlan, now: RunPlan, wishes: Wishes, what: str, block: tuple[int, int, int] | None = None
+) -> None:
+    """Raise UsageError, with the differences, where a run planned now is another one than a stored plan's.
+
+    Parameters
+    ----------
+    stored, now : RunPlan
+        The two.
+    wishes : Wishes
+        What the user asks for now; what machines decide differently is no difference.
+    what : str
+        Begins the message.
+    block : (int, int, int), optional
+        What the user asks of the blocks.
+    """
+    hindrances = stored.hindrances(now, wishes, block)
+    if hindrances:
+        more = len(hindrances) - _SHOWN
+        listed = [*hindrances[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+        raise UsageError(f"{what}: {'; '.join(listed)}")
+
+
+class _Comparison:
+    """A sink that compares blocks with those of a finished volume."""
+
+    def __init__(self, stored: OmeZarrSink, name: str) -> None:
+        self._stored, self._name = stored, name
+        self.differing: list[int] = []
+        self.first = ""
+
+    def write(self, block: Block, values_ZYX: Any) -> None:
+        if not self._stored.done(block):
+            self._note(block, "a shard of it is missing or damaged")
+            return
+        found_ZYX = self._stored.read(block)
+        if not np.array_equal(found_ZYX, values_ZYX):
+            count = int(np.count_nonzero(found_ZYX != values_ZYX))
+            self._note(block, f"{count} of its {values_ZYX.size} pixels differ")
+
+    def _note(self, block: Block, what: str) -> None:
+        self.differing.append(block.index)
+        self.first = self.first or f"of block {block.index}, z {block.z[0]} to {block.z[1]}, {what}"
+
+    def finish(self) -> tuple[str, ...]:
+        return ()
+
+    def __enter__(self) -> _Comparison:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _agreed(work: Unfinished, plan: RunPlan, wishes: Wishes, options: VolumeOptions) -> RunPlan:
+    """Return the plan that the folder holds, unless it is another one than this run's."""
+    stored = parse_plan(work.agree(plan.to_json()))
+    check_same(stored, plan, wishes, _OTHER.format(work.name), options.block)
+    return stored
+
+
+def _resumed(done: int, total: int, options: VolumeOptions) -> tuple[str, ...]:
+    if not done:
+        return ()
+    what = "blocks" if options.share == (1, 1) else f"blocks of share {options.share[0]}/{options.share[1]}"
+    return (f"{done} of {total} {what} were there already",)
+
+
+def _say_how_to_go_on(work: Unfinished, sink: OmeZarrSink, plan: RunPlan, options: VolumeOptions) -> None:
+    assert plan.layout is not None
+    done = sum(sink.done(block) for block in plan.layout.blocks(options.share))
+    if not done and options.share == (1, 1):
+        work.discard()
+        return
+    how = "run it again with --resume" if options.share == (1, 1) else "run this share again"
+    log.warning("%s: %d blocks are done and kept in %s; to go on, %s", work.name, done, work.folder.name, how)
+
+
+def _hand_over(sink: OmeZarrSink, z: int, plan: RunPlan, also: Sequence[Sink]) -> None:
+    assert plan.layout is not None
+    _, height, width = plan.layout.shape
+    block = Block(z, (z, z + 1), (0, height), (0, width))
+    values_ZYX = sink.read(block)
+    for other in also:
+        other.write(block, values_ZYX)

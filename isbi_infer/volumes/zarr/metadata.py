@@ -1,0 +1,280 @@
+"""What the metadata of chunked volumes says: axes, levels, pixel sizes.
+
+Read are OME-Zarr 0.4 and 0.5 (https://ngff.openmicroscopy.org/0.5/), plain Zarr arrays, N5 and neuroglancer's
+precomputed format. Everything ends up as an `Image` of `Level`; pixels come later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+from isbi_infer.errors import ImageError
+from isbi_infer.volumes.pixel_size import PixelSize, in_nm
+
+_VERSIONS = ("0.4", "0.5")
+_UNNAMED = ("tczyx", "zyx", "yx")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One resolution of an image.
+
+    Attributes
+    ----------
+    path : str
+        Of its array within the image.
+    pixel_size : PixelSize or None
+        None where it is not known.
+    origin_nm : tuple of float or None
+        Where the first pixel's centre lies, (Z, Y, X); None where nothing says so.
+    scale_index : int or None
+        Its number in a precomputed volume, whose scales are opened by it.
+    """
+
+    path: str
+    pixel_size: PixelSize | None = None
+    origin_nm: tuple[float, float, float] | None = None
+    scale_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image of one or several resolutions, the largest first.
+
+    Attributes
+    ----------
+    form : str
+        How messages call its format.
+    driver : str
+        Tensorstore's.
+    axes : str
+        One letter per dimension, in the order of the arrays; empty where nothing names them.
+    levels : tuple of Level
+        At least one.
+    """
+
+    form: str
+    driver: str
+    axes: str
+    levels: tuple[Level, ...]
+
+    def index_of(self, level: str | int) -> int:
+        """Return the place of a level by its path or its number; ImageError where there is none."""
+        names = [one.path for one in self.levels]
+        if str(level) in names:
+            return names.index(str(level))
+        if str(level).isdecimal() and int(level) < len(names):
+            return int(level)
+        listed = ", ".join(
+            f"{name} ({one.pixel_size or 'no pixel size'})"
+            for name, one in zip(names, self.levels, strict=True)
+        )
+        raise ImageError(f"has no level {level}; its levels are {listed}")
+
+    def nearest(self, size_nm: float) -> int:
+        """Return the place of the level whose pixels are nearest to a size; the finer one of two as near."""
+        distances = [
+            abs(log(level.pixel_size.y_nm / size_nm)) if level.pixel_size else float("inf")
+            for level in self.levels
+        ]
+        return min(range(len(distances)), key=lambda i: (round(distances[i], 6), i))
+
+
+def ome_image(attributes: dict[str, Any], driver: str) -> Image:
+    """Read OME-Zarr's metadata.
+
+    Parameters
+    ----------
+    attributes : dict
+        Of the group: with "ome" in version 0.5, with "multiscales" in 0.4.
+    driver : str
+        Tensorstore's, for its arrays.
+
+    Returns
+    -------
+    Image
+
+    Raises
+    ------
+    ImageError
+        If this is no image of a version that is understood, with scales and translations alone.
+    """
+    ome = attributes.get("ome", attributes)
+    if not isinstance(ome, dict):
+        raise ImageError("its OME metadata is no object; export it again")
+    scales = ome.get("multiscales")
+    if not scales:
+        if "plate" in ome or "well" in ome:
+            raise ImageError("is a plate of wells, not one image; name an image in it, such as PLATE/A/1/0")
+        raise ImageError("has no multiscales metadata, so it is no image; name the image or the array in it")
+    if not isinstance(scales, list) or not all(isinstance(scale, dict) for scale in scales):
+        raise ImageError("its multiscales are no list of objects; export it again")
+    if len(scales) > 1:
+        raise ImageError(f"holds {len(scales)} images; expected one")
+    (image,) = scales
+    version = str(ome.get("version", image.get("version", "0.4")))
+    if version not in _VERSIONS:
+        raise ImageError(f"is of OME-Zarr version {version}; expected {' or '.join(_VERSIONS)}; convert it")
+    try:
+        axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in image["axes"]]
+        names = [str(axis["name"]).lower() for axis in axes]
+        units = [axis.get("unit") for axis in axes]
+        whole = _transform(image.get("coordinateTransformations"), len(names))
+        levels = tuple(
+            _level(
+                str(part["path"]),
+                names,
+                units,
+                _transform(part.get("coordinateTransformations"), len(names)),
+                whole,
+            )
+            for part in image["datasets"]
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ImageError(
+            f"its multiscales are not readable ({type(error).__name__}: {error}); export it again"
+        ) from error
+    if not levels:
+        raise ImageError("has no level; export it again")
+    if len(set(names)) < len(names) or any(len(name) != 1 for name in names):
+        raise ImageError(f"has the axes {', '.join(names)}; expected t, c, z, y and x")
+    return Image(form=f"OME-Zarr {version}", driver=driver, axes="".join(names), levels=levels)
+
+
+def _transform(parts: Any, dimensions: int) -> tuple[list[float], list[float]]:
+    """Return scale and translation of a list of transforms, each of them applied after the one before."""
+    scale, translation = [1.0] * dimensions, [0.0] * dimensions
+    for part in parts or ():
+        kind = part["type"]
+        if kind == "identity":
+            continue
+        if kind not in ("scale", "translation") or kind not in part:
+            where = " by a path" if kind in ("scale", "translation") else ""
+            raise ImageError(f"has a transform of type {kind!r}{where}; expected scale and translation alone")
+        values = [float(value) for value in part[kind]]
+        if len(values) != dimensions:
+            raise ImageError(f"has a {kind} of {len(values)} numbers for {dimensions} axes; export it again")
+        if kind == "scale":
+            scale = [a * b for a, b in zip(scale, values, strict=True)]
+            translation = [a * b for a, b in zip(translation, values, strict=True)]
+        else:
+            translation = [a + b for a, b in zip(translation, values, strict=True)]
+    return scale, translation
+
+
+def _level(
+    path: str,
+    names: Sequence[str],
+    units: Sequence[Any],
+    own: tuple[list[float], list[float]],
+    whole: tuple[list[float], list[float]],
+) -> Level:
+    scale = [a * b for a, b in zip(own[0], whole[0], strict=True)]
+    start = [a * b + c for a, b, c in zip(own[1], whole[0], whole[1], strict=True)]
+    size_nm, origin_nm = dict[str, float | None](), dict[str, float]()
+    for axis, unit, factor, at in zip(names, units, scale, start, strict=True):
+        size_nm[axis] = in_nm(factor, str(unit)) if unit else None
+        one_nm = in_nm(1, str(unit)) if unit else None
+        origin_nm[axis] = at * one_nm if one_nm else 0.0
+    y_nm, x_nm = size_nm.get("y"), size_nm.get("x")
+    if y_nm is None or x_nm is None:
+        return Level(path=path)
+    origin = (origin_nm.get("z", 0.0), origin_nm["y"], origin_nm["x"])
+    return Level(
+        path=path,
+        pixel_size=PixelSize(y_nm=y_nm, x_nm=x_nm, z_nm=size_nm.get("z")),
+        origin_nm=origin if any(origin) else None,
+    )
+
+
+def plain_image(driver: str, form: str, axes: str = "") -> Image:
+    """Return an array without metadata of its own."""
+    return Image(form=form, driver=driver, axes=axes, levels=(Level(path=""),))
+
+
+def axes_of(dimensions: int) -> str:
+    """Return what the axes of an array are that nothing names; ImageError where they cannot be known."""
+    for axes in _UNNAMED:
+        if len(axes) == dimensions:
+            return axes
+    raise ImageError(f"has {dimensions} dimensions and nothing names them; expected (y, x) or (z, y, x)")
+
+
+def named_axes(names: Any) -> str:
+    """Return the axes that Zarr 3's ``dimension_names`` or xarray's attribute name; empty where they do not."""
+    if not isinstance(names, list) or not all(isinstance(name, str) and len(name) == 1 for name in names):
+        return ""
+    axes = "".join(names).lower()
+    return axes if set(axes) <= set("tczyx") and len(set(axes)) == len(axes) and "yx" in axes[-2:] else ""
+
+
+def n5_image(attributes: dict[str, Any], children: dict[str, dict[str, Any]]) -> Image:
+    """Read N5's attributes.
+
+    Parameters
+    ----------
+    attributes : dict
+        Of the dataset, or of the group of levels s0, s1 ...
+    children : dict
+        The attributes of those levels by their names; empty for a dataset.
+
+    Returns
+    -------
+    Image
+        N5 counts its dimensions from the fastest one: x, y, z.
+    """
+    own = {"": attributes} if "dimensions" in attributes else children
+    if not own:
+        raise ImageError("is an N5 group without levels s0, s1 ...; name the dataset in it")
+    dimensions = len(next(iter(own.values())).get("dimensions", ()))
+    if dimensions not in (2, 3):
+        raise ImageError(f"is an N5 dataset of {dimensions} dimensions; expected x, y and z")
+    levels = tuple(Level(path=name, pixel_size=_n5_size(attributes, level)) for name, level in own.items())
+    return Image(form="N5", driver="n5", axes="xyz"[:dimensions], levels=levels)
+
+
+def _n5_size(group: dict[str, Any], level: dict[str, Any]) -> PixelSize | None:
+    found = level.get("pixelResolution", group.get("pixelResolution"))
+    unit: Any = "nm"
+    if isinstance(found, dict):
+        unit, found = found.get("unit", "nm"), found.get("dimensions")
+        factors = None if "pixelResolution" in level else level.get("downsamplingFactors")
+    else:
+        found, factors = level.get("resolution", group.get("resolution")), level.get("downsamplingFactors")
+        unit = level.get("units", group.get("units", "nm"))
+        unit = unit[0] if isinstance(unit, list) and unit else unit
+    try:
+        sizes = [float(size) for size in found or ()]
+        if factors:
+            sizes = [size * float(factor) for size, factor in zip(sizes, factors, strict=True)]
+    except (TypeError, ValueError):
+        return None
+    return _size_of_xyz([in_nm(size, str(unit)) for size in sizes])
+
+
+def _size_of_xyz(sizes_nm: Sequence[float | None]) -> PixelSize | None:
+    x_nm, y_nm, z_nm = (*sizes_nm, None, None, None)[:3]
+    return None if x_nm is None or y_nm is None else PixelSize(y_nm=y_nm, x_nm=x_nm, z_nm=z_nm)
+
+
+def precomputed_image(info: dict[str, Any]) -> Image:
+    """Read the ``info`` of a neuroglancer precomputed volume."""
+    if info.get("type") not in ("image", "segmentation"):
+        raise ImageError(f"is a precomputed {info.get('type')!r}; expected an image")
+    try:
+        levels = tuple(
+            Level(
+                path=str(scale["key"]),
+                pixel_size=_size_of_xyz([in_nm(float(size), "nm") for size in scale["resolution"]]),
+                scale_index=index,
+            )
+            for index, scale in enumerate(info["scales"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ImageError(f"its info is not readable ({type(error).__name__}: {error})") from error
+    if not levels:
+        raise ImageError("has no scale")
+    return Image(form="precomputed", driver="neuroglancer_precomputed", axes="xyzc", levels=levels)

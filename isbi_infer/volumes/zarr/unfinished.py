@@ -1,0 +1,153 @@
+"""A volume in the making: a folder beside its output, which is kept when a run ends early and goes when it is done.
+
+::
+
+    result.ome.zarr.partial/
+      plan.json       what is computed; a run that continues must want the same
+      statistics/     of whole sections, where blocks hold parts of them
+      volume/         becomes result.ome.zarr, in one step, when all of it is there
+
+What is done is not written down: the shards that are there are done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from isbi_infer.errors import BusyError, OutputError, UsageError
+from isbi_infer.files import check_writable, locked_folder, make_folder, sync_folder, write_once
+from isbi_infer.volumes.zarr.location import is_address
+
+log = logging.getLogger(__name__)
+
+_PARTIAL = ".partial"
+
+
+class Unfinished:
+    """The folder in which one output is made.
+
+    Parameters
+    ----------
+    output : path
+        The name of the finished volume.
+    """
+
+    def __init__(self, output: str | os.PathLike[str]) -> None:
+        self.name = os.fspath(output)
+        self.output = Path(os.path.realpath(output))
+        self.folder = self.output.with_name(self.output.name + _PARTIAL)
+        self.volume, self.statistics = self.folder / "volume", self.folder / "statistics"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the output is there, whole."""
+        return (self.output / "zarr.json").is_file()
+
+    @property
+    def begun(self) -> bool:
+        """Whether an earlier run was cut off."""
+        return self.folder.exists()
+
+    def check(self, input_name: str, *, resume: bool, overwrite: bool) -> None:
+        """Make sure, before any work, that the output can be made and that nothing is lost by it.
+
+        Parameters
+        ----------
+        input_name : str
+            The path of the input; the output must not lie in it, nor it in the output.
+        resume : bool
+            Whether an earlier run is continued.
+        overwrite : bool
+            Whether what is there is replaced.
+
+        Raises
+        ------
+        UsageError
+            If there is something already and neither is asked for; if input and output are one.
+        OutputError
+            If no folder can be made there.
+        """
+        if is_address(self.name):
+            raise OutputError(f"{self.name}: results are written to local folders; choose another output")
+        if resume and overwrite:
+            raise UsageError("--resume and --overwrite exclude each other; use one of them")
+        if not is_address(input_name):
+            source = Path(os.path.realpath(input_name))
+            if self.output == source or source in self.output.parents or self.output in source.parents:
+                raise UsageError(
+                    f"{self.name}: the output lies in the input {input_name}, or the input in the output; "
+                    "choose another output"
+                )
+        check_writable(self.folder.with_name(self.folder.name + ".check"))
+        there = os.path.lexists(self.output)
+        if there and not self.finished and (overwrite or not resume):
+            raise OutputError(f"{self.name}: is there already, and is no OME-Zarr; choose another output")
+        if overwrite or resume:
+            return
+        if there:
+            raise UsageError(f"{self.name}: is there already; --overwrite replaces it")
+        if self.begun:
+            raise UsageError(
+                f"{self.name}: an earlier run left blocks in {self.folder.name}; --resume goes on with them, "
+                "--overwrite starts again"
+            )
+
+    @contextmanager
+    def held(self, share: tuple[int, int], *, overwrite: bool) -> Iterator[None]:
+        """Hold the folder, made where it is missing, for one run, or one share of a run among others."""
+        make_folder(self.folder)
+        name = ".lock" if share == (1, 1) else f".share-{share[0]}-of-{share[1]}.lock"
+        with locked_folder(self.folder, name=name):
+            if overwrite:
+                for path in self.folder.iterdir():
+                    if path.name != name:
+                        _remove(path)
+            make_folder(self.volume)
+            yield
+
+    def agree(self, plan: str) -> str:
+        """Store a plan where there is none yet; return the one that holds."""
+        return write_once(self.folder / "plan.json", plan.encode()).decode()
+
+    def complete(self, *, overwrite: bool) -> None:
+        """Put the finished volume in place and remove the folder."""
+        try:
+            with locked_folder(self.folder, name=".finish.lock"):
+                if overwrite and os.path.lexists(self.output):
+                    os.rename(self.output, self.folder / "replaced")
+                os.rename(self.volume, self.output)
+                sync_folder(self.output.parent)
+        except BusyError:  # another share is about to do the same
+            return
+        except OSError as error:
+            raise OutputError(
+                f"{self.name}: cannot be put in place ({error.strerror}); it is whole in {self.volume}"
+            ) from error
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+def stored_attributes(path: str | os.PathLike[str]) -> dict[str, object]:
+    """Return the attributes of a finished volume; OutputError where it is none."""
+    try:
+        found = json.loads((Path(path) / "zarr.json").read_bytes())["attributes"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise OutputError(f"{path}: is no OME-Zarr result ({type(error).__name__}); name one") from error
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,265 @@
+"""Results into OME-Zarr 0.5: an array of shards, written block by block in any order, and the metadata last.
+
+The folder is an image only once it is finished. A shard is written by one transaction, synchronised to the disk and
+renamed into place by tensorstore, so it is there whole or not at all; blank ones are written too, for what is not there
+is not done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import product
+from math import ceil
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from isbi_infer.errors import ImageError, OutputError
+from isbi_infer.files import make_folder, replacing
+from isbi_infer.volumes.pixel_size import PixelSize
+from isbi_infer.volumes.protocol import Block, StackInfo
+from isbi_infer.volumes.zarr.location import Location, reason_of, tensorstore
+from isbi_infer.volumes.zarr.pyramid import Step, halve, pyramid_steps
+
+Shape = tuple[int, int, int]
+
+_AXES = ("z", "y", "x")
+
+
+class OmeZarrSink:
+    """A result on its way into an OME-Zarr image; a `isbi_infer.volumes.protocol.Sink` of blocks in any order.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the image is made; what is there of an earlier run of the same plan is kept.
+    shape : (int, int, int)
+        (Z, Y, X), in pixels.
+    dtype : dtype-like
+        "uint8" or "float32".
+    shard, chunk : (int, int, int)
+        In pixels; blocks are whole shards.
+    like : StackInfo
+        Of the input: pixel size and place are carried over.
+    name : str
+        Of the image.
+    attributes : mapping
+        Put beside OME's own, such as how the result was made.
+    pyramid : bool
+        Whether smaller resolutions are added.
+    existing : bool
+        Whether the image is there already and only read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        shape: Shape,
+        dtype: npt.DTypeLike,
+        shard: Shape,
+        chunk: Shape,
+        like: StackInfo,
+        name: str = "probability",
+        attributes: Mapping[str, Any] | None = None,
+        pyramid: bool = False,
+        existing: bool = False,
+    ) -> None:
+        self._existing = existing
+        self._folder, self._like, self._name = folder, like, name
+        self._shape, self._dtype, self._shard, self._chunk = shape, np.dtype(dtype), shard, chunk
+        self._attributes = dict(attributes or {})
+        self._steps = pyramid_steps(shape, like.pixel_size, chunk[1:]) if pyramid else ()
+
+    def __enter__(self) -> Self:
+        if not self._existing:
+            make_folder(self._folder)
+        self._array = self._level(0, self._shape)
+        return self
+
+    def done(self, block: Block) -> bool:
+        """Return whether all shards of a block are there and can be opened, as the storage has it."""
+        return all(self._readable(place) for place in self._shards(block))
+
+    def write(self, block: Block, values_ZYX: npt.NDArray[Any]) -> None:
+        """Store one block, its shards whole and at once."""
+        if values_ZYX.shape != block.shape or values_ZYX.dtype != self._dtype:
+            raise ValueError(f"{values_ZYX.dtype} {values_ZYX.shape}; expected {self._dtype} {block.shape}")
+        for place in self._shards(block):  # a torn one that reaches beyond the volume could not be replaced
+            with suppress(FileNotFoundError):
+                self._file(place).unlink()
+        self._store(self._array, (slice(*block.z), slice(*block.y), slice(*block.x)), values_ZYX)
+
+    def read(self, block: Block) -> npt.NDArray[Any]:
+        """Return a block that is done."""
+        try:
+            values: npt.NDArray[Any] = (
+                self._array[slice(*block.z), slice(*block.y), slice(*block.x)].read(order="C").result()
+            )
+        except Exception as error:
+            raise OutputError(
+                f"{self._folder}: block {block.index} cannot be read ({reason_of(error)})"
+            ) from error
+        return values
+
+    def finish(self) -> tuple[str, ...]:
+        """Add the smaller resolutions and the metadata, after all blocks."""
+        array, shape = self._array, self._shape
+        for number, step in enumerate(self._steps, start=1):
+            smaller = self._level(number, step.shape)
+            self._halve(array, shape, smaller, step)
+            array, shape = smaller, step.shape
+        document = {"zarr_format": 3, "node_type": "group", "attributes": self._group_attributes()}
+        with replacing(self._folder / "zarr.json") as temporary:
+            temporary.write_bytes(json.dumps(document, indent=1, sort_keys=True).encode())
+        return ()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._array
+
+    def _level(self, number: int, shape: Shape) -> Any:
+        """Open the array of a level, and make it where it is not there."""
+        location = Location.of(self._folder).inner(str(number))
+        shard = _cut(self._shard, self._chunk, shape)
+        spec = {
+            "driver": "zarr3",
+            "kvstore": location.spec(),
+            "store_data_equal_to_fill_value": True,
+            "fill_missing_data_reads": False,
+            "metadata": {
+                "shape": shape,
+                "data_type": self._dtype.name,
+                "fill_value": 0,
+                "dimension_names": list(_AXES),
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
+                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+                "codecs": [_sharding(self._chunk, self._dtype)],
+            },
+        }
+        try:
+            options = {"read": True} if self._existing else {"open": True, "create": True}
+            return tensorstore().open(spec, context=location.context(), **options).result()
+        except Exception as error:
+            if self._existing:
+                raise ImageError(
+                    f"{self._folder}: level {number} is not what its plan says ({reason_of(error)})"
+                ) from error
+            raise OutputError(f"{self._folder}: cannot be written ({reason_of(error)}); {_REMEDY}") from error
+
+    def _store(self, array: Any, where: tuple[slice, ...], values_ZYX: npt.NDArray[Any]) -> None:
+        try:
+            transaction = tensorstore().Transaction()  # without one a shard might be written in several goes
+            array.with_transaction(transaction)[where].write(values_ZYX).result()
+            transaction.commit_async().result()
+        except Exception as error:  # a full disk is a ValueError to tensorstore
+            raise OutputError(f"{self._folder}: cannot be written ({reason_of(error)}); {_REMEDY}") from error
+
+    def _shards(self, block: Block) -> Iterator[Shape]:
+        spans = zip((block.z, block.y, block.x), self._shard, strict=True)
+        z, y, x = (range(start // side, ceil(stop / side)) for (start, stop), side in spans)
+        yield from product(z, y, x)
+
+    def _file(self, place: Shape) -> Path:
+        return self._folder.joinpath("0", "c", *map(str, place))
+
+    def _readable(self, place: Shape) -> bool:
+        if not self._file(place).is_file():
+            return False
+        try:  # reading one pixel checks the index of the shard, which stands at its end
+            self._array[tuple(at * side for at, side in zip(place, self._shard, strict=True))].read().result()
+        except Exception:
+            return False
+        return True
+
+    def _halve(self, larger: Any, shape: Shape, smaller: Any, step: Step) -> None:
+        """Fill a level from the one above it, shard by shard."""
+        shard = _cut(self._shard, self._chunk, step.shape)
+        for corner in product(*(range(0, size, side) for size, side in zip(step.shape, shard, strict=True))):
+            part = tuple(
+                slice(at, min(at + side, size))
+                for at, side, size in zip(corner, shard, step.shape, strict=True)
+            )
+            source = tuple(
+                slice(own.start * factor, min(own.stop * factor, size))
+                for own, factor, size in zip(part, step.factors, shape, strict=True)
+            )
+            try:
+                values_ZYX = larger[source].read(order="C").result()
+            except Exception as error:
+                raise OutputError(f"{self._folder}: cannot be read back ({reason_of(error)})") from error
+            self._store(smaller, part, halve(values_ZYX, step.factors))
+
+    def _group_attributes(self) -> dict[str, Any]:
+        size, origin = self._like.pixel_size, self._like.origin_nm or (0.0, 0.0, 0.0)
+        scale = _scale_nm(size)
+        axes: list[dict[str, str]] = [{"name": axis, "type": "space"} for axis in _AXES]
+        for axis, known in zip(
+            axes,
+            (size is not None and size.z_nm is not None, size is not None, size is not None),
+            strict=True,
+        ):
+            if known:
+                axis["unit"] = "nanometer"
+        levels = []
+        total = (1, 1, 1)
+        for number, factors in enumerate(((1, 1, 1), *(step.factors for step in self._steps))):
+            total = (total[0] * factors[0], total[1] * factors[1], total[2] * factors[2])
+            transforms: list[dict[str, Any]] = [
+                {"type": "scale", "scale": [side * n for side, n in zip(scale, total, strict=True)]}
+            ]
+            # The centre of a pixel of several lies between theirs.
+            start = [o + side * (n - 1) / 2 for o, side, n in zip(origin, scale, total, strict=True)]
+            if any(start):
+                transforms.append({"type": "translation", "translation": start})
+            levels.append({"path": str(number), "coordinateTransformations": transforms})
+        image: dict[str, Any] = {"name": self._name, "axes": axes, "datasets": levels}
+        if self._steps:
+            image |= {"type": "mean", "metadata": {"description": "means of 2 pixels along each halved axis"}}
+        return {"ome": {"version": "0.5", "multiscales": [image]}, **self._attributes}
+
+
+_REMEDY = "free some space, or choose a folder that you may write to"
+
+
+def _scale_nm(size: PixelSize | None) -> tuple[float, float, float]:
+    return (1.0, 1.0, 1.0) if size is None else (size.z_nm or 1.0, size.y_nm, size.x_nm)
+
+
+def _cut(shard: Shape, chunk: Shape, shape: Shape) -> Shape:
+    """Return a shard no longer than a smaller level needs."""
+    sides = [min(side, ceil(size / c) * c) for side, c, size in zip(shard, chunk, shape, strict=True)]
+    return sides[0], sides[1], sides[2]
+
+
+def _sharding(chunk: Shape, dtype: np.dtype[Any]) -> dict[str, Any]:
+    little: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
+    if dtype.itemsize == 1:
+        codecs: list[dict[str, Any]] = [
+            {"name": "bytes"},
+            {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
+        ]
+    else:  # the bytes of floats of one exponent are alike
+        blosc = {
+            "cname": "zstd",
+            "clevel": 1,
+            "shuffle": "shuffle",
+            "typesize": dtype.itemsize,
+            "blocksize": 0,
+        }
+        codecs = [little, {"name": "blosc", "configuration": blosc}]
+    return {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": chunk,
+            "codecs": codecs,
+            "index_codecs": [little, {"name": "crc32c"}],
+            "index_location": "end",
+        },
+    }

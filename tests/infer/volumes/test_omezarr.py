@@ -1,0 +1,279 @@
+"""OME-Zarr in and out: the same probabilities as the TIFF run, whatever the version, the axes and the levels."""
+
+import functools
+import http.server
+import json
+import threading
+
+import numpy as np
+import pytest
+import tensorstore
+import tifffile
+import yaozarrs
+import zarr
+from volume_files import halved, pixels, write_omezarr
+
+from isbi_infer.errors import ImageError, OutputError, UsageError
+from isbi_infer.run.volume import VolumeOptions
+from isbi_infer.volumes import PixelSize, open_source
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_an_omezarr_gives_the_very_probabilities_of_its_tiff(
+    tmp_path, volume_ZYX, tiles, expected_ZYX, version
+):
+    path = write_omezarr(tmp_path / "in.ome.zarr", [volume_ZYX], version=version)
+    tiles.segment_file(path, tmp_path / "out.ome.zarr")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.ome.zarr"), expected_ZYX)
+
+
+def test_tiff_goes_into_omezarr_and_back(tmp_path, tiff, tiles, expected_ZYX, volume_ZYX):
+    tiles.segment_file(tiff, tmp_path / "out.ome.zarr")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.ome.zarr"), expected_ZYX)
+    back = tmp_path / "back.tif"
+    tiles.segment_file(write_omezarr(tmp_path / "in.ome.zarr", [volume_ZYX]), back)
+    np.testing.assert_array_equal(tifffile.imread(back), expected_ZYX)
+    with open_source(back) as source:
+        assert source.info.pixel_size == PixelSize(y_nm=4, x_nm=4, z_nm=50)
+
+
+def test_the_result_is_valid_ome_zarr_and_says_how_it_was_made(tmp_path, tiff, tiles):
+    out = tmp_path / "out.ome.zarr"
+    tiles.segment_file(tiff, out, options=VolumeOptions(pyramid=True))
+    yaozarrs.validate_zarr_store(str(out))
+    attributes = json.loads((out / "zarr.json").read_text())["attributes"]
+    (image,) = attributes["ome"]["multiscales"]
+    assert [axis["name"] for axis in image["axes"]] == ["z", "y", "x"]
+    assert {axis["unit"] for axis in image["axes"]} == {"nanometer"}
+    steps = [level["coordinateTransformations"] for level in image["datasets"]]
+    # Sections are 50 nm apart, so that they stay until pixels are as large.
+    assert [step[0]["scale"] for step in steps] == [[50, 4, 4], [50, 8, 8], [50, 16, 16]]
+    assert [step[1]["translation"] for step in steps[1:]] == [[0, 2, 2], [0, 6, 6]]
+    own = attributes["isbi-infer"]
+    assert own["model_sha256"] == tiles.model_sha256
+    assert own["contract"]["halo"] == tiles.contract.halo
+    assert own["plan"]["layout"]["shape"] == [5, 560, 640]
+    assert "cell interior" in own["provenance"]
+
+
+def test_smaller_levels_hold_the_means_of_the_larger_ones(tmp_path, tiff, tiles, expected_ZYX):
+    tiles.segment_file(tiff, tmp_path / "out.ome.zarr", options=VolumeOptions(pyramid=True))
+    group = zarr.open_group(tmp_path / "out.ome.zarr", mode="r")
+    np.testing.assert_allclose(group["1"][...], halved(expected_ZYX), rtol=1e-6)
+    np.testing.assert_allclose(group["2"][...], halved(halved(expected_ZYX)), rtol=1e-6)
+
+
+def test_the_level_nearest_to_the_models_pixel_size_is_taken(tmp_path, volume_ZYX, tiles, expected_ZYX):
+    finer_ZYX = volume_ZYX.repeat(2, axis=1).repeat(2, axis=2)
+    path = write_omezarr(tmp_path / "in.ome.zarr", [finer_ZYX, volume_ZYX], scale=(50, 2, 2))
+    summary = tiles.segment_file(path, tmp_path / "out.ome.zarr")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.ome.zarr"), expected_ZYX)
+    assert any("level s1 of 4 nm is read, one of 2" in note for note in summary.notes)
+    assert not any("resampled" in note for note in summary.notes)
+
+
+@pytest.mark.parametrize(("level", "shape"), [("s1", (2, 8, 8)), ("0", (2, 16, 16)), (None, (2, 16, 16))])
+def test_a_level_is_read_by_name_or_number(tmp_path, level, shape):
+    stack_ZYX = np.arange(512, dtype=np.uint16).reshape(2, 16, 16)
+    path = write_omezarr(tmp_path / "in.zarr", [stack_ZYX, halved(stack_ZYX)])
+    with open_source(path, level=level) as source:
+        assert source.info.shape == shape
+    with pytest.raises(
+        ImageError, match=r"in\.zarr: has no level 7; its levels are s0 \(4 nm\), s1 \(8 nm\)"
+    ):
+        open_source(path, level="7")
+
+
+def test_channel_and_time_of_five_axes_are_chosen(tmp_path):
+    stack = np.arange(2 * 3 * 4 * 5 * 6, dtype=np.uint16).reshape(2, 3, 4, 5, 6)
+    path = write_omezarr(tmp_path / "in.zarr", [stack], "tczyx", (1, 1, 50, 4, 4))
+    with open_source(path, channel=2, time=1) as source:
+        assert source.info.pixel_size == PixelSize(y_nm=4, x_nm=4, z_nm=50)
+        for z in range(4):
+            np.testing.assert_array_equal(source.read(z), stack[1, 2, z])
+        window = slice(1, 4), slice(2, 5)
+        np.testing.assert_array_equal(source.read(3, window), stack[1, 2, 3][window])
+    for wanted, said in (
+        ({}, "holds 2 time points, axes tczyx of sizes .*; choose one with --time"),
+        ({"time": 0}, "holds 3 channels, .* choose one with --channel"),
+        ({"time": 0, "channel": 3}, "has no --channel 3; it holds 3 channels"),
+    ):
+        with pytest.raises(ImageError, match=said):
+            open_source(path, **wanted)
+
+
+def test_axes_in_another_order_are_read_by_their_names(tmp_path):
+    stack_ZYX = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    path = write_omezarr(tmp_path / "in.zarr", [np.moveaxis(stack_ZYX, 0, 2)], "yxz", (4, 5, 50))
+    with open_source(path) as source:
+        np.testing.assert_array_equal(np.stack([source.read(z) for z in range(3)]), stack_ZYX)
+        assert source.info.pixel_size == PixelSize(y_nm=4, x_nm=5, z_nm=50)
+
+
+@pytest.mark.parametrize("driver", ["n5", "neuroglancer_precomputed", "zarr", "zarr3"])
+def test_what_other_programs_write_is_read(tmp_path, driver):
+    stack_ZYX = np.arange(3 * 40 * 50, dtype=np.uint16).reshape(3, 40, 50)
+    stack = stack_ZYX
+    spec = {"driver": driver, "kvstore": {"driver": "file", "path": str(tmp_path / "in")}, "create": True}
+    if driver == "n5":
+        stack = stack_ZYX.T
+        spec["metadata"] = {"dataType": "uint16", "dimensions": stack.shape, "blockSize": [16, 16, 2]}
+    elif driver == "neuroglancer_precomputed":
+        stack = stack_ZYX.T[..., None]
+        spec["scale_metadata"] = {"resolution": [4, 4, 50], "size": stack.shape[:3], "encoding": "raw"}
+        spec["multiscale_metadata"] = {"data_type": "uint16", "num_channels": 1, "type": "image"}
+    store = tensorstore.open(spec, dtype="uint16", shape=stack.shape).result()
+    store.write(stack).result()
+    if driver == "n5":
+        attributes = json.loads((tmp_path / "in" / "attributes.json").read_text())
+        size = {"pixelResolution": {"dimensions": [4, 4, 50], "unit": "nm"}}
+        (tmp_path / "in" / "attributes.json").write_text(json.dumps(attributes | size))
+    with open_source(tmp_path / "in") as source:
+        np.testing.assert_array_equal(np.stack([source.read(z) for z in range(3)]), stack_ZYX)
+        known = PixelSize(y_nm=4, x_nm=4, z_nm=50)
+        assert source.info.pixel_size == (None if driver.startswith("zarr") else known)
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A server of a folder, for the length of a test."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_volume_behind_an_address_is_read(served, tmp_path, volume_ZYX, tiles, expected_ZYX, version):
+    write_omezarr(tmp_path / "in.ome.zarr", [volume_ZYX], version=version)
+    tiles.segment_file(f"{served}/in.ome.zarr", tmp_path / "out.ome.zarr")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.ome.zarr"), expected_ZYX)
+    with pytest.raises(ImageError, match=r"holds no zarr\.json"):
+        open_source(f"{served}/missing.zarr")
+
+
+def test_missing_chunks_are_said_and_an_error_where_that_is_asked(tmp_path):
+    stack_ZYX = np.full((130, 64, 128), 9, np.uint8)
+    path = write_omezarr(tmp_path / "in.zarr", [stack_ZYX])
+    (path / "s0" / "c" / "1" / "0" / "1").unlink()
+    with open_source(path) as source:
+        assert source.read(3).min() == 9
+        assert source.found() == ()
+        np.testing.assert_array_equal(source.read(70), [[9] * 64 + [0] * 64] * 64)
+        (said,) = source.found()
+        assert said.startswith("chunks are missing in section 70: read as the fill value")
+    with open_source(path, strict=True) as source:
+        source.read(3)
+        with pytest.raises(ImageError, match=r"in\.zarr: section 70 cannot be read \(.*NOT_FOUND"):
+            source.read(70)
+
+
+def bad(path, **options):
+    return write_omezarr(path, [np.zeros((2, 8, 8), np.uint8)], **options)
+
+
+def rewritten(path, **changes):
+    document = json.loads((bad(path) / "zarr.json").read_text())
+    document["attributes"]["ome"] |= changes
+    (path / "zarr.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda p: bad(p, version="0.6.dev3"), "is of OME-Zarr version 0.6.dev3; expected 0.4 or 0.5"),
+        (
+            lambda p: bad(p, transforms=[{"type": "rotation", "rotation": [1]}]),
+            "has a transform of type 'rotation'; expected scale and translation alone",
+        ),
+        (
+            lambda p: bad(p, scale=(1, 1, 1), transforms=[{"type": "scale", "scale": [1]}]),
+            "a scale of 1 numbers",
+        ),
+        (lambda p: rewritten(p, multiscales=[]), "has no multiscales metadata"),
+        (lambda p: rewritten(p, multiscales=[], plate={}), "is a plate of wells"),
+        (lambda p: rewritten(p, multiscales=[{}]), "its multiscales are not readable"),
+        (lambda p: (bad(p) / "zarr.json").write_text("{"), "zarr.json is no JSON"),
+        (
+            lambda p: (bad(p) / "zarr.json").write_text('{"zarr_format": 4}'),
+            "is of Zarr format 4; expected 2 or 3",
+        ),
+        (lambda p: (bad(p) / "s0" / "zarr.json").unlink(), "level s0 cannot be opened"),
+        (lambda p: write_omezarr(p, [np.zeros((2, 8, 8), np.complex64)]), "holds complex64 values"),
+        (lambda p: write_omezarr(p, [np.zeros((2, 8, 8), np.bool_)]), "holds true and false alone"),
+        (
+            lambda p: write_omezarr(p, [np.zeros((4, 8, 8, 3), np.uint8)], "zyxc", (50, 4, 4, 1)),
+            "holds 3 channels, axes zyxc",
+        ),
+        (
+            lambda p: zarr.create_array(p, data=np.zeros((2, 2, 8, 8))),
+            "has 4 dimensions and nothing names them",
+        ),
+    ],
+)
+def test_what_is_no_greyscale_volume_is_refused_by_name(tmp_path, make, said):
+    path = tmp_path / "in.zarr"
+    make(path)
+    with pytest.raises(ImageError, match=rf"in\.zarr: .*{said}"):
+        open_source(path)
+
+
+def test_an_unknown_codec_is_named(tmp_path):
+    path = bad(tmp_path / "in.zarr")
+    array = json.loads((path / "s0" / "zarr.json").read_text())
+    array["codecs"] = [{"name": "bytes"}, {"name": "lab-made"}]
+    (path / "s0" / "zarr.json").write_text(json.dumps(array))
+    with pytest.raises(ImageError, match=r"level s0 cannot be opened \(.*lab-made"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("bytes_left", [0, 1, 7])
+def test_a_cut_chunk_is_an_error_that_names_its_section(tmp_path, bytes_left):
+    path = bad(tmp_path / "in.zarr")
+    noise = np.random.default_rng(0).integers(0, 255, (2, 8, 8), np.uint8)
+    path = write_omezarr(tmp_path / "in.zarr", [noise])
+    chunk = path / "s0" / "c" / "0" / "0" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:bytes_left])
+    with open_source(path) as source, pytest.raises(ImageError, match=r"in\.zarr: section 1 cannot be read"):
+        source.read(1)
+
+
+def test_nan_is_counted(tmp_path):
+    stack_ZYX = np.zeros((2, 8, 8), np.float32)
+    stack_ZYX[1, :2, :2] = np.nan
+    with open_source(write_omezarr(tmp_path / "in.zarr", [stack_ZYX])) as source:
+        source.read(0)
+        with pytest.raises(ImageError, match=r"in\.zarr: section 1: 4 NaN and 0 infinite pixels"):
+            source.read(1)
+
+
+def test_outputs_that_would_harm_something_are_refused(tmp_path, tiles):
+    path = write_omezarr(tmp_path / "in.zarr", [np.zeros((1, 64, 64), np.uint8)])
+    for output in (path, path / "s0" / "out.zarr"):
+        with pytest.raises(UsageError, match="the output"):
+            tiles.segment_file(path, output)
+    (tmp_path / "notes.zarr").mkdir()
+    (tmp_path / "notes.zarr" / "diary.txt").write_text("dear")
+    with pytest.raises(OutputError, match="is there already, and is no OME-Zarr"):
+        tiles.segment_file(path, tmp_path / "notes.zarr", options=VolumeOptions(overwrite=True))
+    assert (tmp_path / "notes.zarr" / "diary.txt").read_text() == "dear"
+    with pytest.raises(OutputError, match="does not exist"):
+        tiles.segment_file(path, tmp_path / "no" / "out.zarr")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is not a folder"):
+        tiles.segment_file(path, tmp_path / "file" / "out.zarr")
+    with pytest.raises(UsageError, match=r"name the output NAME\.ome\.zarr"):
+        tiles.segment_file(path, tmp_path / "out.tif", options=VolumeOptions(pyramid=True))
+    tiles.segment_file(path, tmp_path / "out.zarr")
+    with pytest.raises(UsageError, match="is there already; --overwrite replaces it"):
+        tiles.segment_file(path, tmp_path / "out.zarr")
+    tiles.segment_file(path, tmp_path / "out.zarr", options=VolumeOptions(overwrite=True))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "in.zarr", "notes.zarr", "out.zarr"]
