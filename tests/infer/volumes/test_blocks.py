@@ -1,0 +1,117 @@
+"""Blocks, shares, runs that are killed, and verifying: always the bytes of the run in one piece."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from volume_files import pixels
+
+PROGRAM = Path(sys.executable).with_name("isbi-infer")
+ASKED = ("--provider", "cpu", "--tile", "320", "--precision", "int8", "--quiet")
+KILLS = 6
+
+
+def infer(*arguments):
+    return subprocess.run(
+        [PROGRAM, *map(str, arguments), *ASKED], capture_output=True, text=True, check=False
+    )
+
+
+def verify(*arguments):
+    command = [PROGRAM, "verify", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def files(folder):
+    """Return the bytes of every file below a folder."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("block", ["1,256,256", "2,512,256", "5,768,768"])
+def test_a_result_does_not_depend_on_its_blocks(tmp_path, tiff, expected_ZYX, block):
+    done = infer(tiff, "-o", tmp_path / "out.ome.zarr", "--block", block)
+    assert (done.returncode, done.stdout) == (0, "")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.ome.zarr"), expected_ZYX)
+
+
+def test_shares_in_any_order_make_up_the_whole_and_the_last_one_completes_it(tmp_path, tiff, expected_ZYX):
+    out = tmp_path / "out.ome.zarr"
+    for share in ("2/3", "1/3"):
+        done = infer(tiff, "-o", out, "--block", "1,256,256", "--shard", share)
+        assert done.returncode == 0
+        assert "of other shares are missing yet" in done.stderr
+        assert not (out / "zarr.json").exists()
+    assert infer(tiff, "-o", out, "--block", "1,256,256", "--shard", "3/3").returncode == 0
+    np.testing.assert_array_equal(pixels(out), expected_ZYX)
+
+
+def test_a_run_that_is_killed_at_random_moments_goes_on_and_gives_the_same_bytes(tmp_path, tiff):
+    whole, killed = tmp_path / "whole.ome.zarr", tmp_path / "killed.ome.zarr"
+    asked = ("--block", "1,256,256", "--pyramid")
+    assert infer(tiff, "-o", whole, *asked).returncode == 0
+    moments = random.Random(2012)
+    for attempt in range(KILLS):
+        resume = ["--resume"] if attempt else []
+        process = subprocess.Popen(
+            [PROGRAM, tiff, "-o", killed, *asked, *resume, *ASKED], stderr=subprocess.DEVNULL
+        )
+        time.sleep(moments.uniform(0.3, 2.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if killed.exists():
+            break
+    done = infer(tiff, "-o", killed, *asked, *(["--resume"] if not killed.exists() else ["--overwrite"]))
+    assert done.returncode == 0, done.stderr
+    assert files(killed) == files(whole)
+    assert not list(tmp_path.glob("killed*.partial*"))
+
+
+def test_a_run_goes_on_only_as_it_was_begun(tmp_path, tiff):
+    out = tmp_path / "out.ome.zarr"
+    assert infer(tiff, "-o", out, "--block", "1,256,256", "--shard", "1/9").returncode == 0
+    other = infer(tiff, "-o", out, "--block", "1,256,256", "--pixel-size", "5", "--resume")
+    assert other.returncode == 2
+    assert "was begun by another run" in other.stderr
+    assert other.stderr.count("\n") == 1
+
+
+def test_a_result_that_is_there_is_not_replaced_unasked(tmp_path, tiff, expected_ZYX):
+    out = tmp_path / "out.ome.zarr"
+    assert infer(tiff, "-o", out).returncode == 0
+    again = infer(tiff, "-o", out)
+    assert again.returncode == 2
+    assert "is there already; --overwrite replaces it" in again.stderr
+    assert infer(tiff, "-o", out, "--overwrite").returncode == 0
+    np.testing.assert_array_equal(pixels(out), expected_ZYX)
+
+
+def test_verify_computes_blocks_again_and_finds_what_was_changed(tmp_path, tiff):
+    out = tmp_path / "out.ome.zarr"
+    assert infer(tiff, "-o", out, "--block", "1,256,256").returncode == 0
+    sound = verify(out)
+    assert sound.returncode == 0
+    assert "all the same" in sound.stdout
+    shards = sorted(path for path in (out / "0" / "c").rglob("*") if path.is_file())
+    same_size = [(a, b) for a in shards for b in shards if a != b and a.stat().st_size != b.stat().st_size]
+    (one, other), *_ = same_size
+    shutil.copyfile(other, one)  # a whole shard, but of another place
+    changed = verify(out)
+    assert changed.returncode != 0
+    assert str(out) in changed.stderr
+    assert "Traceback" not in changed.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, tiff):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    done = infer(tiff, "-o", closed / "out.ome.zarr")
+    assert done.returncode == 6
+    assert "closed" in done.stderr
