@@ -73,27 +73,38 @@ def load_weights(path: Path, arch: str | None = None) -> Weights:
             )
         _require_finite(path, weights.state_dict)
         return weights
-    plain, aside = _innermost(plain)
+    plain, aside, only = _innermost(plain)
     try:
         found, others = _network_in(path, plain)
         recognised = _recognised(path, found, arch, ordered=ordered)
     except ModelError as error:
         raise error if str(error).startswith(str(path)) else ModelError(f"{path}: {error}") from error
-    return replace(recognised, notes=(*recognised.notes, *_left_aside(path, others, aside)))
+    taken = (f"{path}: took the averaged weights under {only}, since it holds no others",) if only else ()
+    return replace(recognised, notes=(*recognised.notes, *taken, *_left_aside(path, others, aside)))
 
 
-def _innermost(plain: Any) -> tuple[Any, tuple[str, ...]]:
-    """Return the state dictionary of a trainer's file, and the keys of other weights beside it."""
+def _innermost(plain: Any) -> tuple[Any, tuple[str, ...], str]:
+    """Return the state dictionary of a trainer's file, other weights beside it, and the key of averages that stand alone."""
     aside: list[str] = []
+    only = ""
     while isinstance(plain, dict):
         key = next((key for key in _NESTED if isinstance(plain.get(key), dict)), None)
+        if key is None and not any(isinstance(value, torch.Tensor) for value in plain.values()):
+            averaged = [
+                key
+                for key in map(str, plain)
+                if _AVERAGED.search(key) and _holds_weights(key, plain.get(key))
+            ]
+            if len(averaged) == 1 and not only:
+                (key,) = averaged
+                only = key
         if key is None:
             break
         for other, value in plain.items():
             if other != key:
                 aside += [str(other)] if _holds_weights(other, value) else _averaged_in(other, value)
         plain = plain[key]
-    return plain, tuple(aside)
+    return plain, tuple(aside), only
 
 
 def _holds_weights(key: Any, value: Any) -> bool:

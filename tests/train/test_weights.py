@@ -445,6 +445,19 @@ def test_two_networks_in_one_file_are_not_chosen_from(stored, weights):
 
 
 @pytest.mark.parametrize("key", ["state_dict_ema", "model_ema", "ema", "averaged_model", "swa"])
+def test_averaged_weights_that_stand_alone_are_taken_and_said(stored, weights, key):
+    loaded = load_weights(stored({key: weights, "epoch": 7}))
+    for name, weight in loaded.state_dict.items():
+        torch.testing.assert_close(weight, weights[name].to(weight.dtype), rtol=0, atol=0)
+    assert any(f"took the averaged weights under {key}, since it holds no others" in n for n in loaded.notes)
+
+
+def test_two_kinds_of_averaged_weights_are_not_chosen_between(stored, weights):
+    with pytest.raises(ModelError, match="holds no weights but"):
+        load_weights(stored({"ema": weights, "swa": weights}))
+
+
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema", "ema", "averaged_model", "swa"])
 def test_averaged_weights_beside_the_others_are_named(stored, weights, key):
     averaged = {name: weight * 2 for name, weight in weights.items()}
     loaded = load_weights(stored({"state_dict": weights, key: averaged, "optimizer": {"state": {}}}))
