@@ -84,7 +84,7 @@ def load_weights(path: Path, arch: str | None = None) -> Weights:
 
 
 def _innermost(plain: Any) -> tuple[Any, tuple[str, ...], str]:
-    """Return a trainer's state dictionary, keys of other weights beside it, and the key of averages that stand alone."""
+    """Return a trainer's state dictionary, the keys of other weights, and the key of averages that stand alone."""
     aside: list[str] = []
     only = ""
     while isinstance(plain, dict):
