@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from isbi_infer.errors import IsbiError, UsageError
+from isbi_infer.model.contract import ROBUST
 from isbi_train.config import TrainConfig
 from isbi_train.config.stacks import StackEntry
 from isbi_train.data.borders import merge_enclosed
@@ -74,7 +75,8 @@ class TrainingData:
     stacks : tuple of TrainingStack
         At least one.
     facts : dict
-        What a checkpoint holds, as plain types: ``sha256``, ``sections``, ``pixel_size_nm``; of a list ``stacks`` too.
+        What a checkpoint holds, as plain types: ``sha256``, ``sections``, ``pixel_size_nm``, ``normalisation`` (what
+        `isbi_train.training.batches.normalised` does); of a list ``stacks`` too.
     """
 
     stacks: tuple[TrainingStack, ...]
@@ -84,7 +86,12 @@ class TrainingData:
     def of_one(cls, stack: LabelledStack, train: TrainConfig) -> TrainingData:
         """Split a single stack as the settings say; UsageError if they cannot."""
         training, held_out = hold_out(stack, train)
-        facts = {"sha256": stack.sha256(), "sections": len(stack), "pixel_size_nm": stack.pixel_size_nm}
+        facts = {
+            "sha256": stack.sha256(),
+            "sections": len(stack),
+            "pixel_size_nm": stack.pixel_size_nm,
+            "normalisation": ROBUST,
+        }
         return cls((TrainingStack("", (training,), held_out, 1.0, facts),), facts)
 
     @classmethod
@@ -97,6 +104,7 @@ class TrainingData:
             },
             "sections": sum(stack.facts["sections"] for stack in stacks),
             "pixel_size_nm": stacks[0].facts["pixel_size_nm"],
+            "normalisation": ROBUST,
             "stacks": [stack.facts for stack in stacks],
         }
         return cls(tuple(stacks), facts)

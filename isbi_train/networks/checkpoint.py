@@ -108,15 +108,18 @@ class Weights:
         listed = self.data.get("stacks")
         if listed is None:
             return (SeenStack.of("", self.data["sha256"], self.data["sections"], self.train),)
-        return tuple(
-            SeenStack(
-                stack["name"],
-                dict(stack["sha256"]),
-                _without(stack["held_out"], stack["sections"]),
-                stack["held_out"],
+        try:
+            return tuple(
+                SeenStack(
+                    stack["name"],
+                    dict(stack["sha256"]),
+                    _without(stack["held_out"], stack["sections"]),
+                    stack["held_out"],
+                )
+                for stack in listed
             )
-            for stack in listed
-        )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(f"the list of stacks that it was trained on is damaged ({error!r})") from error
 
     def load_network(self) -> UNet:
         """Build the network with the weights, in evaluation mode, on the CPU."""

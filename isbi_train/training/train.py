@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from isbi_infer.errors import UsageError
 from isbi_infer.files import locked_folder
-from isbi_infer.model.contract import ROBUST
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import Settings, write_settings
@@ -149,7 +148,7 @@ def fit(
     device = choose_device(train, processes.local_rank)
     torch.manual_seed(train.seed)
     model = UNet(network)
-    data = {**everything.facts, "normalisation": ROBUST}  # as `isbi_train.training.batches.normalised` does
+    data = dict(everything.facts)
     start = Start.read(inputs.init, network.arch) if inputs.init else None
     if teaching:
         data["teaching"] = teaching.sha256

@@ -127,9 +127,10 @@ def tuned_from(init, stack, network, train_config, out, **inputs):
 
 def test_terms_go_along_a_chain_of_fine_tunings(labelled, network, train_config, checkpoint, tmp_path):
     """The first of the chain was trained on two stacks, one of which has terms."""
+    known = {"sha256": {"images": "0" * 64, "labels": "1" * 64}, "sections": 6, "held_out": "4:6"}
     stacks = [
-        {"name": "fly", "terms": "non-commercial", "citation": "A. Author 2020, doi:10.1000/182"},
-        {"name": "mouse", "terms": "", "citation": ""},
+        {"name": "fly", "terms": "non-commercial", "citation": "A. Author 2020, doi:10.1000/182", **known},
+        {"name": "mouse", "terms": "", "citation": "", **known},
     ]
     save_checkpoint(tmp_path / "0.pth", replace(checkpoint, data={**checkpoint.data, "stacks": stacks}))
     expected = [{"name": "fly", "licence": "", "terms": "non-commercial", "citation": stacks[0]["citation"]}]

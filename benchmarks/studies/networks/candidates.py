@@ -12,6 +12,7 @@ from isbi_infer.errors import ModelError, UsageError
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import Settings, read_layer, recipe_layer, resolve
 from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.stacks import TrainingData
 from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint
 from isbi_train.training.calibrate import calibrate_file
 from isbi_train.training.state import HISTORY, MODEL, RunSettings
@@ -95,8 +96,9 @@ def finished_run(candidate: Candidate, stack: LabelledStack, folder: Path) -> Ch
     if not model.exists():
         return None
     checkpoint, settings = load_checkpoint(model), candidate.settings
-    data = {"sha256": stack.sha256(), "sections": len(stack), "pixel_size_nm": stack.pixel_size_nm}
-    wanted = RunSettings(settings.network, settings.augment, settings.train, data)
+    train = settings.train.counted(len(stack))
+    data = TrainingData.of_one(stack, train).facts
+    wanted = RunSettings(settings.network, settings.augment, train, data)
     try:
         wanted.check_same(checkpoint)
     except UsageError as error:
