@@ -37,7 +37,7 @@ def held_out_sections(entry: StackEntry) -> tuple[LabelledStack, str]:
     )
     split = replace(TrainConfig(), hold_out=entry.hold_out, hold_out_start=entry.hold_out_start)
     chosen = split.held_out(len(stack))
-    return stack[chosen], f"{chosen.start}:{chosen.stop}"
+    return stack[chosen].annotated(), f"{chosen.start}:{chosen.stop}"
 
 
 def measure(model: str, precision: str, held_out: LabelledStack) -> dict[str, Any]:

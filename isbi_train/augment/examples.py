@@ -195,7 +195,7 @@ def write_pairs(
     count, seed : int
         How many pairs, and what they are drawn by.
     sections : range
-        The sections of `stack` to draw from, each equally often.
+        The sections of `stack` to draw from, each equally often, but those that nobody annotated.
     crop, config : int and AugmentConfig, optional
         See `PairMaker`.
     per_file : int
@@ -223,7 +223,12 @@ def write_pairs(
     """
     if count < 1:
         raise UsageError(f"cannot make {count} pairs; ask for 1 or more")
-    make = PairMaker(stack[sections.start : sections.stop], seed=seed, crop=crop, config=config)
+    drawn = stack[sections.start : sections.stop].annotated()
+    if not len(drawn):
+        raise UsageError(
+            f"nobody annotated any of the sections {sections.start}:{sections.stop}; choose others"
+        )
+    make = PairMaker(drawn, seed=seed, crop=crop, config=config)
     per_file = max(1, min(per_file, _FILE_BYTES // make.crop**2))
     digits = max(5, len(str(count - 1)))
     spans = [range(start, min(start + per_file, count)) for start in range(0, count, per_file)]
@@ -237,9 +242,7 @@ def write_pairs(
         (folder / SETTINGS).unlink(missing_ok=True)
         (folder / PREVIEW).unlink(missing_ok=True)
         if draw:
-            step = max(
-                1, len(sections) // min(shown, count)
-            )  # of different sections, spread over all of them
+            step = max(1, len(drawn) // min(shown, count))  # of different sections, spread over all of them
             pairs_shown = [make.shown(number * step) for number in range(min(shown, count))]
             draw(pairs_shown, folder / PREVIEW, first=sections.start)
         for span, (images, labels) in zip(spans, files, strict=True):

@@ -97,7 +97,7 @@ def augment(
     labels: Annotated[Path | None, typer.Option(help="Labels of a stack.")] = None,
     labels_are: Annotated[
         LabelKindName, typer.Option(help="What labels above 0 mark: cells, membranes, or ids of cells.")
-    ] = "cell",
+    ] = "cells",
     count: Annotated[int, typer.Option(help="Pairs to make.")] = 8820,
     seed: Annotated[int, typer.Option(help="The same seed gives the same pairs.")] = 2012,
     sections: Annotated[
@@ -119,6 +119,7 @@ def augment(
         from isbi_train.plots.sheets import draw_pairs
 
         stack = load_labelled(data, labels=labels, labels_are=labels_are)
+        _say(stack.notes)
         chosen = section_range(sections, len(stack))
         started = time.perf_counter()
         with _progress("pairs", quiet=quiet) as progress:

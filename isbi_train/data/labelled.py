@@ -75,6 +75,14 @@ class LabelledStack:
             ids_ZYX=None if self.ids_ZYX is None else self.ids_ZYX[sections],
         )
 
+    def annotated(self) -> LabelledStack:
+        """Return the sections of which something is known; their numbers are then others than in the file."""
+        if self.ignored_ZYX is None:
+            return self
+        known = self[np.flatnonzero(~self.ignored_ZYX.all(axis=(1, 2)))]
+        assert known.ignored_ZYX is not None
+        return known if known.ignored_ZYX.any() else replace(known, ignored_ZYX=None)
+
     def sha256(self) -> dict[str, str]:
         """Hash the grey values, the labels (as bytes 0 and 1) and what is ignored, if anything is, each in C order."""
         found = {"images": self.image_ZYX, "labels": self.cell_ZYX, "ignored": self.ignored_ZYX}
@@ -115,7 +123,8 @@ def load_labelled(
     Returns
     -------
     LabelledStack
-        Without the sections that nobody annotated, which its notes name.
+        All sections, in order. Those that nobody annotated are ignored throughout, and its notes name them; see
+        `LabelledStack.annotated`.
 
     Raises
     ------
@@ -152,15 +161,19 @@ def load_labelled(
         survey = survey_labels(label_ZYX.__getitem__, range(len(label_ZYX)), rule)
     except ImageError as error:
         raise ImageError(f"{label_path}: {error}") from error
+    found = [section_labels(label_YX, rule) for label_YX in label_ZYX]
+    cell_ZYX = np.stack([each.cell_YX for each in found])
+    ignored_ZYX = stacked(each.ignored_YX for each in found)
     if survey.blank:
         notes.append(f"{label_path}: {survey.note()}")
-        image_ZYX, label_ZYX = (volume[list(survey.annotated)] for volume in (image_ZYX, label_ZYX))
-    found = [section_labels(label_YX, rule) for label_YX in label_ZYX]
+        ignored_ZYX = np.zeros_like(cell_ZYX) if ignored_ZYX is None else ignored_ZYX
+        ignored_ZYX[list(survey.blank)] = True
+        cell_ZYX[list(survey.blank)] = False
     stack = LabelledStack(
         image_ZYX,
-        np.stack([each.cell_YX for each in found]),
+        cell_ZYX,
         from_nm,
-        stacked(each.ignored_YX for each in found),
+        ignored_ZYX,
         stacked(each.ids_YX for each in found),
         tuple(notes),
     )

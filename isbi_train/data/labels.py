@@ -124,6 +124,7 @@ def survey_labels(
     rule = rule or LabelRule()
     annotated, blank = [], []
     values: set[float] = set()
+    of_blank: set[float] = set()
     cells = counted = 0
     for z in sections:
         label_YX = read(z)
@@ -132,16 +133,17 @@ def survey_labels(
         found = np.unique(known)
         if rule.labels_are == "instances":
             _check_ids(label_YX, found)
-        if len(values) <= _MANY:
-            values.update(found.tolist())
         if len(found) < 2:
             blank.append(z)
+            of_blank.update(found.tolist())
             continue
+        if len(values) <= _MANY:
+            values.update(found.tolist())
         annotated.append(z)
         labels = _section(label_YX, rule)
         cells += int(np.count_nonzero(labels.cell_YX))
         counted += known.size
-    _check_values(np.array(sorted(values)), rule.labels_are, annotated)
+    _check_values(np.array(sorted(values or of_blank)), rule.labels_are, annotated)
     _check_classes(cells, counted, rule.labels_are)
     return Survey(tuple(annotated), tuple(blank))
 

@@ -24,15 +24,29 @@ def hold_out(stack: LabelledStack, train: TrainConfig) -> tuple[LabelledStack, L
     Returns
     -------
     (LabelledStack, LabelledStack)
-        For training and for validation.
+        For training and for validation, without sections that nobody annotated.
 
     Raises
     ------
     UsageError
-        If there are too few sections.
+        If there are too few sections, or none of either is annotated.
     """
     held_out = train.held_out(len(stack))
-    return stack[np.delete(np.arange(len(stack)), held_out)], stack[held_out]
+    training = stack[np.delete(np.arange(len(stack)), held_out)].annotated()
+    validation = stack[held_out].annotated()
+    check_some(training, validation, held_out)
+    return training, validation
+
+
+def check_some(training: LabelledStack, validation: LabelledStack, held_out: slice) -> None:
+    """Raise UsageError where no section of either part is annotated."""
+    if not len(validation):
+        raise UsageError(
+            f"nobody annotated any of the held-out sections {held_out.start}:{held_out.stop}; hold out others, with "
+            "--hold-out and train.hold_out_start"
+        )
+    if not len(training):
+        raise UsageError("nobody annotated any of the sections to train on; hold out others, or fewer")
 
 
 def blocks(sections: int, folds: int) -> list[slice]:

@@ -14,15 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from isbi_infer.errors import IsbiError, UsageError
 from isbi_infer.model.contract import ROBUST
 from isbi_train.config import TrainConfig
 from isbi_train.config.stacks import StackEntry
 from isbi_train.data.borders import merge_enclosed
 from isbi_train.data.labelled import LabelledStack, load_labelled, resampled
-from isbi_train.data.sections import hold_out
+from isbi_train.data.sections import check_some, hold_out
 
 _AXES = {
     "xy": (0, 1, 2),
@@ -161,7 +159,7 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
     )
     split = replace(train, hold_out=entry.hold_out, hold_out_start=entry.hold_out_start).counted(len(stack))
     left_out = split.held_out(len(stack))
-    volumes, held_out = _split(stack, left_out, entry)
+    volumes, held_out = _split(stack, split, entry)
     parts = tuple(resampled(_cut(volume, plane), resample_nm) for volume in volumes for plane in entry.planes)
     facts = {
         "name": entry.name,
@@ -180,21 +178,26 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
 
 
 def _split(
-    stack: LabelledStack, left_out: slice, entry: StackEntry
+    stack: LabelledStack, split: TrainConfig, entry: StackEntry
 ) -> tuple[list[LabelledStack], LabelledStack]:
     """Return the blocks of sections that are trained on, and those that are held out."""
     if entry.planes == ("xy",):
-        left = np.delete(np.arange(len(stack)), left_out)
-        blocks = [stack[left]]
+        training, held_out = hold_out(stack, split)
+        blocks = [training]
     else:  # a cut across the sections must not step over those that are held out
-        blocks = [block for block in (stack[: left_out.start], stack[left_out.stop :]) if len(block)]
+        left_out = split.held_out(len(stack))
+        held_out = stack[left_out].annotated()
+        blocks = [
+            block for block in (stack[: left_out.start], stack[left_out.stop :]) if len(block.annotated())
+        ]
+        check_some(blocks[0] if blocks else stack[:0], held_out, left_out)
     if entry.merge_enclosed:
         blocks = [
             replace(block, ids_ZYX=merge_enclosed(block.ids_ZYX))
             for block in blocks
             if block.ids_ZYX is not None
         ]
-    return blocks, stack[left_out]
+    return blocks, held_out
 
 
 def _cut(stack: LabelledStack, plane: str) -> LabelledStack:

@@ -11,8 +11,10 @@ from scipy import ndimage
 
 from isbi_infer.errors import DependencyError, ImageError, UsageError
 from isbi_infer.sample import synthetic_stack
+from isbi_train.config import TrainConfig
 from isbi_train.data.labelled import load_labelled
 from isbi_train.data.labels import cell_mask, instance_interiors
+from isbi_train.data.sections import hold_out
 
 ids = hnp.arrays(np.int32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.integers(0, 4))
 
@@ -104,11 +106,33 @@ def test_sections_that_nobody_annotated_are_left_out_and_named(tmp_path, kind, w
     image_ZYX, label_ZYX = synthetic_stack(4, 64, 64)
     stored_ZYX = stored_as(kind, label_ZYX > 0)
     stored_ZYX[[1, 3]] = 0
-    found = load_labelled(write_labelled(tmp_path, image_ZYX, stored_ZYX), labels_are=kind)
+    whole = load_labelled(write_labelled(tmp_path, image_ZYX, stored_ZYX), labels_are=kind)
+    assert len(whole) == 4  # sections keep their numbers
+    np.testing.assert_array_equal(whole.ignored_ZYX.all(axis=(1, 2)), [False, True, False, True])
+    found = whole.annotated()
     np.testing.assert_array_equal(found.image_ZYX, image_ZYX[[0, 2]])
     np.testing.assert_array_equal(found.cell_ZYX, label_ZYX[[0, 2]] > 0)
     (note,) = (note for note in found.notes if "nobody annotated" in note)
     assert "train-labels.tif: labels hold a single value in section 1, 3 (from 0)" in note
+
+
+def test_held_out_sections_are_counted_in_the_file_whatever_is_not_annotated(tmp_path, write_labelled):
+    image_ZYX, label_ZYX = synthetic_stack(6, 128, 128)
+    label_ZYX[[0, 4]] = 0
+    stack = load_labelled(write_labelled(tmp_path, image_ZYX, label_ZYX))
+    training, held_out = hold_out(stack, TrainConfig(hold_out=2, hold_out_start=4))
+    np.testing.assert_array_equal(held_out.image_ZYX, image_ZYX[[5]])
+    np.testing.assert_array_equal(training.image_ZYX, image_ZYX[[1, 2, 3]])
+    assert training.ignored_ZYX is None  # nothing is left to be ignored
+    with pytest.raises(UsageError, match="nobody annotated any of the held-out sections 4:5"):
+        hold_out(stack, TrainConfig(hold_out=1, hold_out_start=4))
+
+
+def test_a_section_of_another_constant_is_left_out_too(tmp_path, write_labelled):
+    image_ZYX, label_ZYX = synthetic_stack(3, 64, 64)
+    label_ZYX[1] = 128
+    stack = load_labelled(write_labelled(tmp_path, image_ZYX, label_ZYX))
+    np.testing.assert_array_equal(stack.annotated().image_ZYX, image_ZYX[[0, 2]])
 
 
 @pytest.mark.parametrize("kind", ["cells", "membranes"])
