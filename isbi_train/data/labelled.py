@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
+from isbi_infer.plan.scaling import check_pixel_size
 from isbi_infer.volumes import PixelSize, open_stack
 from isbi_infer.volumes.zarr.reader import is_volume
 from isbi_train.data.labels import (
@@ -32,7 +33,6 @@ from isbi_train.data.resample import (
 
 IMAGES, LABELS = "train-volume.tif", "train-labels.tif"
 
-_SMALLEST_NM, _LARGEST_NM = 0.1, 10_000.0
 _SQUARE = 0.01
 
 
@@ -136,10 +136,8 @@ def load_labelled(
     DependencyError
         If this is OME-Zarr and zarr is not installed.
     """
-    if pixel_size_nm is not None and not _SMALLEST_NM <= pixel_size_nm <= _LARGEST_NM:
-        raise UsageError(
-            f"a pixel size of {pixel_size_nm:g} nm is invalid; expected {_SMALLEST_NM:g} to {_LARGEST_NM:g}"
-        )
+    if pixel_size_nm is not None:
+        check_pixel_size(pixel_size_nm)
     rule = LabelRule.of(labels_are, ignore)
     image_path, label_path = _files(data, labels)
     image_ZYX, size, image_notes = read_volume(image_path)

@@ -125,7 +125,7 @@ def survey_labels(
     annotated, blank = [], []
     values: set[float] = set()
     of_blank: set[float] = set()
-    cells = counted = 0
+    cells = counted = within = 0
     for z in sections:
         label_YX = read(z)
         _check_numbers(label_YX)
@@ -143,8 +143,9 @@ def survey_labels(
         labels = _section(label_YX, rule)
         cells += int(np.count_nonzero(labels.cell_YX))
         counted += known.size
+        within += pixels_within(labels.cell_YX, labels.ignored_YX)
     _check_values(np.array(sorted(values or of_blank)), rule.labels_are, annotated)
-    _check_classes(cells, counted, rule.labels_are)
+    _check_classes(cells, counted, rule.labels_are, within)
     return Survey(tuple(annotated), tuple(blank))
 
 
@@ -225,8 +226,10 @@ def check_both_classes(cell_ZYX: Mask, labels_are: LabelKind, ignored_ZYX: Mask 
     ignored_ZYX : ndarray of bool, shape (Z, Y, X), optional
         True where nobody knows.
     """
-    ignored = 0 if ignored_ZYX is None else int(np.count_nonzero(ignored_ZYX))
-    _check_classes(int(np.count_nonzero(cell_ZYX)), cell_ZYX.size - ignored, labels_are)
+    ignored = [None] * len(cell_ZYX) if ignored_ZYX is None else list(ignored_ZYX)
+    counted = cell_ZYX.size if ignored_ZYX is None else int(np.count_nonzero(~ignored_ZYX))
+    within = sum(map(pixels_within, cell_ZYX, ignored))
+    _check_classes(int(np.count_nonzero(cell_ZYX)), counted, labels_are, within)
 
 
 def instance_interiors(label_ZYX: Labels) -> Mask:
@@ -335,12 +338,25 @@ def _single(values: Labels, labels_are: LabelKind) -> str:
     return f"labels hold no {'membrane' if cell else 'cell'} at all; expected both, since nothing is learnt of one"
 
 
-def _check_classes(cells: int, counted: int, labels_are: LabelKind) -> None:
-    membrane = 1 - cells / counted if counted else 1.0
-    if membrane in (0, 1):
+def pixels_within(cell_YX: Mask, ignored_YX: Mask | None = None) -> int:
+    """Count the pixels of the rectangle around a section's cells, but the ignored ones.
+
+    Labels are padded with 0 where images are padded with black; beyond the outermost cells it tells nothing.
+    """
+    rows, columns = np.flatnonzero(cell_YX.any(axis=1)), np.flatnonzero(cell_YX.any(axis=0))
+    if not len(rows):
+        return cell_YX.size if ignored_YX is None else int(np.count_nonzero(~ignored_YX))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return cell_YX[box].size if ignored_YX is None else int(np.count_nonzero(~ignored_YX[box]))
+
+
+def _check_classes(cells: int, counted: int, labels_are: LabelKind, within: int) -> None:
+    """Refuse labels of one class, and those that are mostly membrane within the rectangles around cells."""
+    if cells in (0, counted):
         raise ImageError(
-            f"labels hold no {'cell' if membrane else 'membrane'} at all; expected both, since nothing is learnt of one"
+            f"labels hold no {'membrane' if cells else 'cell'} at all; expected both, since nothing is learnt of one"
         )
+    membrane = 1 - cells / within
     if membrane > 0.5:
         raise ImageError(_inverted(membrane, labels_are))
 

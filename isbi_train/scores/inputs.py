@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from isbi_infer.errors import DependencyError, ImageError
+from isbi_train.data.labels import pixels_within
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,9 +83,9 @@ def check_scoring_input(
         segments = np.asarray(ids)
         _check_shapes(found, segments)
         segments = np.where(counted, segments, 0) if counted is not None else segments
-    check_polarity(
-        int(np.count_nonzero(cell)), cell.size if counted is None else int(np.count_nonzero(counted))
-    )
+    sections = cell.reshape(-1, *cell.shape[-2:])
+    known = [None] * len(sections) if counted is None else list(~counted.reshape(sections.shape))
+    check_polarity(int(np.count_nonzero(cell)), sum(map(pixels_within, sections, known)))
     proposal, notes = checked_probabilities(found)
     notes += doubts([level_of(proposal, cell, counted)])
     if found.ndim == 2:
@@ -180,7 +181,7 @@ def check_polarity(cells: int, pixels: int) -> None:
     Parameters
     ----------
     cells, pixels : int
-        How many pixels of the whole stack are cell, and how many there are.
+        How many pixels of the whole stack are cell, and how many lie in the rectangles around each section's cells.
     """
     membrane = 1.0 - cells / pixels if pixels else 0.0
     if membrane > 0.5:

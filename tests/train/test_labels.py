@@ -72,13 +72,13 @@ REFUSED = {
     "all cell": ([255, 255], "cell", "hold no membrane at all"),
     "all membrane": ([0, 0], "cell", "hold no cell at all"),
     "no membrane": ([0, 0], "membrane", "hold no membrane at all"),
-    "inverted": ([0, 0, 255], "cell", "67% of the pixels are membrane.*inverted"),
-    "inverted membrane": ([255, 255, 0], "membrane", "255 = membrane.*inverted"),
+    "inverted": ([255, 0, 0, 0, 0, 255], "cell", "67% of the pixels are membrane.*inverted"),
+    "inverted membrane": ([0, 255, 255, 255, 0], "membrane", "255 = membrane.*inverted"),
     "one instance": ([0, 255], "instances", "single id 255.*cell or membrane"),
     "float ids": ([0.0, 1.0, 2.0], "instances", "float64; expected integers"),
     "boolean ids": ([True, False], "instances", "bool; expected integers"),
     "negative ids": ([-1, 1, 2], "instances", "down to -1"),
-    "mostly background": ([0, 0, 0, 0, 0, 1, 0, 2], "instances", "id 0 or a border"),
+    "mostly background": ([1, 0, 0, 0, 0, 0, 0, 2], "instances", "id 0 or a border"),
     "complex": ([0j, 1j], "cell", "complex128; expected numbers"),
 }
 
@@ -126,6 +126,16 @@ def test_held_out_sections_are_counted_in_the_file_whatever_is_not_annotated(tmp
     assert training.ignored_ZYX is None  # nothing is left to be ignored
     with pytest.raises(UsageError, match="nobody annotated any of the held-out sections 4:5"):
         hold_out(stack, TrainConfig(hold_out=1, hold_out_start=4))
+
+
+@pytest.mark.parametrize("kind", ["cells", "ids"])
+def test_labels_that_are_padded_with_the_image_are_no_inverted_ones(tmp_path, kind, write_labelled):
+    image_ZYX, label_ZYX = synthetic_stack(2, 96, 96)
+    around = ((0, 0), (40, 90), (70, 30))
+    stored_ZYX = np.pad(stored_as(kind, label_ZYX > 0), around)
+    assert (stored_ZYX == 0).mean() > 0.6
+    found = load_labelled(write_labelled(tmp_path, np.pad(image_ZYX, around), stored_ZYX), labels_are=kind)
+    np.testing.assert_array_equal(found.cell_ZYX[:, 40:136, 70:166], label_ZYX > 0)
 
 
 def test_a_section_of_another_constant_is_left_out_too(tmp_path, write_labelled):
