@@ -134,7 +134,7 @@ def test_a_stack_is_left_out_by_its_name_and_only_by_that(folder):
     [
         ({"images": "/none.tif"}, ImageError, r"stack 'fly': /none\.tif"),
         ({"labels": "/none.tif"}, ImageError, r"stack 'fly': /none\.tif"),
-        ({"pixel_size_nm": 0.2}, UsageError, r"stack 'fly': .*cannot resample from 0\.2 to 8 nm"),
+        ({"pixel_size_nm": 0.2}, UsageError, r"stack 'fly': .*a pixel size of 0\.2 nm is invalid"),
         ({"pixel_size_nm": None}, UsageError, r"stack 'fly': .*does not say its pixel size"),
         ({"hold_out": 4, "hold_out_start": None}, UsageError, r"stack 'fly': cannot hold out 4 sections"),
         ({"hold_out_start": 9}, UsageError, r"stack 'fly': cannot hold out 1 sections from section 9 on"),
