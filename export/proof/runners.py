@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from isbi_export.variants import Variant
 from isbi_infer.backends.base import Backend
+from isbi_infer.backends.cores import reduced_float32
 from isbi_infer.model.devices import open_backend, rows
 from isbi_infer.pixels.normalise import Statistics, normalise
 
@@ -54,8 +54,7 @@ def real_float32() -> Iterator[None]:
     """
     import torch
 
-    modes = (os.environ.get(f"{library}_DEFAULT_FPMATH_MODE", "") for library in ("ONEDNN", "DNNL"))
-    if all(mode.upper() in ("", "STRICT") for mode in modes):
+    if not reduced_float32():
         yield
         return
     about_gpus = warnings.catch_warnings(action="ignore", category=UserWarning)  # of Intel

@@ -42,6 +42,17 @@ def processor_kind() -> str:
     return " ".join((platform.machine(), *fields.get("vendor_id", ())[:1], *found)) or platform.processor()
 
 
+def reduced_float32() -> str:
+    """Return the environment variable that tells oneDNN to compute float32 in less, with its value; empty if none.
+
+    oneDNN reads it once a process, and torch has no switch that goes before it.
+    """
+    for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"):
+        if os.environ.get(name, "").upper() not in ("", "STRICT"):
+            return f"{name}={os.environ[name]}"
+    return ""
+
+
 def processor_name() -> str:
     """Return the name by which the processor is sold; its architecture where the system does not tell."""
     names = _cpuinfo().get("model name", ())

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.backends.base import CONTRACT_KEY, Arithmetic, Backend, Device, Pixels, Stop
-from isbi_infer.backends.cores import available_cores
+from isbi_infer.backends.cores import available_cores, reduced_float32
 from isbi_infer.errors import DependencyError, ModelError, ResourceError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class TorchScriptSession(Backend):
     Raises
     ------
     DependencyError
-        If torch is missing, or CUDA does not really run here.
+        If torch is missing, CUDA does not really run here, or the environment makes torch compute float32 in less.
     ModelError
         If the file is damaged or is no TorchScript.
     """
@@ -72,6 +72,11 @@ class TorchScriptSession(Backend):
 
         if device.kind == "gpu":
             _prove_cuda()
+        elif lowered := reduced_float32():
+            raise DependencyError(
+                f"{lowered} makes torch compute float32 in less, which {arithmetic.name} would not be; unset it, "
+                "or run the ONNX file of the model"
+            )
         self.device, self.arithmetic = device, arithmetic
         self.version = f"torch {torch.__version__}"
         self.workers = available_cores() if device.kind == "cpu" else 1

@@ -96,6 +96,16 @@ def saved(module, contract=CONTRACT, example=None):
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize("mode", ["BF16", "any"])
+@pytest.mark.parametrize("library", ["ONEDNN", "DNNL"])
+def test_an_environment_that_lowers_float32_is_refused_by_its_name(monkeypatch, library, mode, script_file):
+    monkeypatch.setenv(f"{library}_DEFAULT_FPMATH_MODE", mode)
+    with pytest.raises(DependencyError, match=f"{library}_DEFAULT_FPMATH_MODE={mode} makes torch compute"):
+        Segmenter(script_file, provider="cpu")
+    monkeypatch.setenv(f"{library}_DEFAULT_FPMATH_MODE", "STRICT")
+    assert Segmenter(script_file, provider="cpu").precision == "fp32"
+
+
 def test_it_has_the_interface_of_an_onnx_session(session):
     assert session.device.name == "cpu"
     assert session.workers == available_cores()
