@@ -21,12 +21,16 @@ class Arithmetic:
         Whether "auto" takes it only for files whose contract names it among the `runtimes` that passed their gate.
     memory : float
         Bytes that the runtime takes per byte of live float32 activations, measured.
+    apart : float
+        By how much tiles were seen to differ from the whole section, in probability; 0 where they never did. It counts
+        where the model itself is exact.
     """
 
     name: str
     file: str
     memory: float
     gated: bool = False
+    apart: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

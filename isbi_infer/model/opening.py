@@ -245,8 +245,12 @@ def _open(file: _File, device: Device, arithmetic: Arithmetic) -> OpenModel:
     trusted = any(
         file.sha256 == known.sha256 for model in released_models().values() for known in model.files.values()
     )
-    note = None if trusted else file.contract.trust_note
-    return OpenModel(file.path, file.sha256, file.contract, backend, () if note is None else (note,))
+    notes = [] if trusted or file.contract.trust_note is None else [file.contract.trust_note]
+    if arithmetic.apart and file.contract.exact:
+        notes.append(
+            f"{device.name} in {arithmetic.name}: tiles may differ from the whole section by up to {arithmetic.apart:g}"
+        )
+    return OpenModel(file.path, file.sha256, file.contract, backend, tuple(notes))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isbi_infer import Segmenter
 from isbi_infer.errors import DependencyError
 from isbi_infer.model.contract import contract_of
 from isbi_infer.model.devices import DEVICES, open_backend
@@ -80,4 +81,17 @@ def test_tiles_equal_the_whole_section_bit_for_bit(
     tiled = plan_section(section_YX.shape, tile=2 * contract.halo + extra * contract.stride, **geometry)
     expected_YX = sections(model, section_YX, whole, 1, 1)
     found_YX = sections(model.on_all_cores() if all_cores else model, section_YX, tiled, batch, callers)
-    assert (found_YX == expected_YX).all()
+    apart = np.abs(found_YX - expected_YX).max()
+    assert apart <= 5 * model.arithmetic.apart  # 0 but for one; NaN, where a pixel was left out, is not
+
+
+def test_a_precision_that_is_not_exact_says_so_and_no_other_does():
+    said = {
+        (row.name, arithmetic.name): any(
+            "tiles may differ from the whole section" in note
+            for note in Segmenter(provider=row.name, precision=arithmetic.name).notes
+        )
+        for row, arithmetic in OFFERED
+        if row.name == "cpu"
+    }
+    assert said == {("cpu", "int8"): False, ("cpu", "fp32"): False, ("cpu", "fp16"): True}

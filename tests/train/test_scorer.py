@@ -24,6 +24,7 @@ def pair(shape, seed):
     generator = np.random.default_rng(seed)
     label_ZYX = (generator.random(shape) < 0.8).astype(np.uint8) * 255
     label_ZYX[:, 0] = 255
+    label_ZYX[:, -1, 0] = 0  # both classes, or nobody annotated it
     soft_ZYX = 0.5 * generator.random(shape) + generator.random() * 0.5 * (label_ZYX > 0)
     return soft_ZYX.astype(np.float32), label_ZYX
 
