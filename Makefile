@@ -1,8 +1,8 @@
 # make demo   segment a synthetic sample with the released model (needs no torch)
 # make test   lint, types, import rules and tests; the benchmarks run once on next to nothing
 #             test-more: longer sweeps, and property tests with new random examples each time; let it run overnight
-# make bench  speed and memory against raw ONNX Runtime and peers, stored and printed; leave the machine alone for ten
-#             minutes. bench-all: larger sections, longer stacks, more peers, on one core too; an hour or two.
+# make bench  speed and memory against raw ONNX Runtime and peers, stored and printed; leave the machine alone for
+#             twenty minutes. bench-all: larger sections, longer stacks, more peers, on one core too; an hour or two.
 #             bench-report: the tables and pictures of docs/ from what is stored. bench-baseline: for CONTRIBUTING.md
 PYTHON ?= python3
 VENV := .venv

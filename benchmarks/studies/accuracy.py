@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from isbi_infer.terminal import exit_codes
 from isbi_models import released_models
 from isbi_train.config import TrainConfig
 from isbi_train.config.stacks import StackEntry, read_list
-from isbi_train.data.labelled import LabelledStack, load_labelled
+from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.stacks import load_entry
 from isbi_train.scores.metrics import thinned_scores
 
 NAME = "accuracy"
@@ -28,14 +28,7 @@ _FIXED = 0.5  # a threshold that nobody chose
 
 def held_out_sections(entry: StackEntry) -> tuple[LabelledStack, str]:
     """Read a stack's sections that are held out; return them, and which they are."""
-    stack = load_labelled(
-        Path(entry.images),
-        labels=Path(entry.labels),
-        labels_are=entry.kind,
-        ignore=entry.ignore,
-        pixel_size_nm=entry.pixel_size_nm,
-    )
-    split = replace(TrainConfig(), hold_out=entry.hold_out, hold_out_start=entry.hold_out_start)
+    stack, split = load_entry(entry, TrainConfig())
     chosen = split.held_out(len(stack))
     return stack[chosen].annotated(), f"{chosen.start}:{chosen.stop}"
 

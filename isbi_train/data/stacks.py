@@ -149,7 +149,26 @@ def read_stacks(
     return TrainingData.of_list(found)
 
 
-def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> TrainingStack:
+def load_entry(entry: StackEntry, train: TrainConfig) -> tuple[LabelledStack, TrainConfig]:
+    """Read a stack of a list at its own pixel size.
+
+    Parameters
+    ----------
+    entry : StackEntry
+        Names its files, and what is held out.
+    train : TrainConfig
+        Says how many sections are held out where the entry does not.
+
+    Returns
+    -------
+    (LabelledStack, TrainConfig)
+        All its sections, and settings that hold out this stack's.
+
+    Raises
+    ------
+    IsbiError
+        See `isbi_train.data.labelled.load_labelled`.
+    """
     stack = load_labelled(
         Path(entry.images),
         labels=Path(entry.labels),
@@ -157,7 +176,12 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
         ignore=entry.ignore,
         pixel_size_nm=entry.pixel_size_nm,
     )
-    split = replace(train, hold_out=entry.hold_out, hold_out_start=entry.hold_out_start).counted(len(stack))
+    split = replace(train, hold_out=entry.hold_out, hold_out_start=entry.hold_out_start)
+    return stack, split.counted(len(stack))
+
+
+def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> TrainingStack:
+    stack, split = load_entry(entry, train)
     left_out = split.held_out(len(stack))
     volumes, held_out = _split(stack, split, entry)
     parts = tuple(resampled(_cut(volume, plane), resample_nm) for volume in volumes for plane in entry.planes)

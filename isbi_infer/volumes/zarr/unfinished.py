@@ -22,7 +22,7 @@ from pathlib import Path
 
 from isbi_infer.errors import BusyError, OutputError, UsageError
 from isbi_infer.files import check_writable, locked_folder, make_folder, sync_folder, write_once
-from isbi_infer.volumes.zarr.location import is_address
+from isbi_infer.volumes.zarr.location import is_address, tensorstore
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,10 @@ class Unfinished:
             If there is something already and neither is asked for; if input and output are one.
         OutputError
             If no folder can be made there.
+        DependencyError
+            If tensorstore is not installed.
         """
+        tensorstore()
         if is_address(self.name):
             raise OutputError(f"{self.name}: results are written to local folders; choose another output")
         if resume and overwrite:

@@ -115,3 +115,27 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, tiff):
     done = infer(tiff, "-o", closed / "out.ome.zarr")
     assert done.returncode == 6
     assert "closed" in done.stderr
+
+
+def test_a_missing_tensorstore_is_named_before_any_work_and_nothing_is_left(tmp_path, tiff):
+    script = (
+        "import sys\n"
+        "sys.modules['tensorstore'] = None\n"
+        "from isbi_infer.cli import main\n"
+        f"sys.argv = ['isbi-infer', {str(tiff)!r}, '-o', {str(tmp_path / 'out.ome.zarr')!r}]\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr == "isbi-infer: tensorstore not installed; run: pip install 'isbi-infer[volume]'\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "option", [["--resume"], ["--pyramid"], ["--block", "1,256,256"], ["--shard", "1/2"]]
+)
+def test_what_is_for_omezarr_is_refused_for_tiff(tmp_path, tiff, option):
+    done = infer(tiff, "-o", tmp_path / "out.tif", *option)
+    assert done.returncode == 2
+    assert "are for OME-Zarr; name the output NAME.ome.zarr" in done.stderr
+    assert not list(tmp_path.iterdir())
