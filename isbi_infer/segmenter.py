@@ -402,8 +402,8 @@ class Segmenter:
         chunked = is_chunked_output(output)
         if options is not None and not chunked:
             raise UsageError(
-                f"{output}: --block, --pyramid, --resume, --overwrite and --shard are for OME-Zarr; name the output "
-                "NAME.ome.zarr, or leave them out"
+                f"{output}: --block, --pyramid, --resume, --overwrite, --shard and --cluster are for OME-Zarr; name "
+                "the output NAME.ome.zarr, or leave them out"
             )
         if isinstance(stack, str | Path):
             check_not_input(output, stack)
@@ -422,7 +422,7 @@ class Segmenter:
             notes += segment_volume(
                 plan,
                 stack,
-                self._model.backend,
+                self._model,
                 output,
                 wishes=self._wishes,
                 contract=self.contract.to_json(),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from isbi_infer.pixels.statistics import SectionStatistics
 from isbi_infer.pixels.texture import Familiar
@@ -52,6 +53,21 @@ class Findings:
         if texture is not None and self._familiar is not None:
             distance = self._familiar.nearest(texture)
             with self._guard:
+                self._distances[section] = max(distance, self._distances.get(section, distance))
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._guard:
+            return {name: value for name, value in self.__dict__.items() if name != "_guard"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._guard = threading.Lock()
+
+    def merge(self, others: Findings) -> None:
+        """Take over what another process found in sections of the same run."""
+        with self._guard:
+            self._found |= others._found
+            for section, distance in others._distances.items():
                 self._distances[section] = max(distance, self._distances.get(section, distance))
 
     def unlike(self) -> dict[int, float]:
