@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -32,7 +31,6 @@ _COMMANDS = {  # beside the one that segments
 if TYPE_CHECKING:
     from isbi_infer.model.devices import PrecisionName as Precision
     from isbi_infer.model.devices import ProviderName as Provider
-    from isbi_infer.neurons.sink import LabelSink
     from isbi_infer.run.volume import VolumeOptions
     from isbi_infer.segmenter import Segmenter
     from isbi_infer.volumes import Source
@@ -140,21 +138,6 @@ def infer(
             metavar="I/N", help="Compute the I-th of N shares of OME-Zarr; the last one completes it."
         ),
     ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="Write cells as ids too, into this TIFF, with a table of measurements beside it."),
-    ] = None,
-    link: Annotated[
-        Literal["none", "overlap"],
-        typer.Option(help="Join the segments of neighbouring sections into cells, for --labels."),
-    ] = "none",
-    smallest: Annotated[int, typer.Option(min=0, help="Leave segments of fewer pixels out of --labels.")] = 0,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Probability above which a pixel is cell, for --labels. [default: the model's best, else 0.5]"
-        ),
-    ] = None,
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -203,7 +186,7 @@ def infer(
         from isbi_infer.segmenter import Segmenter
 
         use_cache(cache)
-        _check_stacks(stacks, output, label, labels)
+        _check_stacks(stacks, output, label)
         if out_dir is not None and not dry_run:
             make_folder(out_dir)
         targets = [_target(stack, output, out_dir) for stack in stacks]
@@ -220,10 +203,6 @@ def infer(
             label=label,
             labels_are=labels_are,
             ignore=ignore,
-            labels=labels,
-            link=link,
-            smallest=smallest,
-            threshold=threshold,
             emit=emit,
             dtype=dtype,
             dry_run=dry_run,
@@ -261,10 +240,6 @@ class _Request:
     label: Path | None
     labels_are: Literal["cells", "membranes", "ids"]
     ignore: float | None
-    labels: Path | None
-    link: Literal["none", "overlap"]
-    smallest: int
-    threshold: float | None
     emit: Literal["cell", "membrane"]
     dtype: Literal["float32", "uint8"]
     dry_run: bool
@@ -338,9 +313,6 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Reque
                 ignore=request.ignore,
             )
             opened.enter_context(scorer)
-        cells = (
-            opened.enter_context(_label_sink(segmenter, source, target, request)) if request.labels else None
-        )
         megapixels = source.info.shape[-2] * source.info.shape[-1] / 1e6
         progress = opened.enter_context(section_progress(megapixels, quiet=request.quiet))
         summary = segmenter.segment_file(
@@ -349,13 +321,12 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Reque
             emit=request.emit,
             dtype=request.dtype,
             progress=progress,
-            also=(*((scoring.ScoringSink(scorer),) if scorer else ()), *((cells,) if cells else ())),
+            also=(scoring.ScoringSink(scorer),) if scorer else (),
             options=request.options,
         )
-        found = cells.finish() if cells else ()
         if scorer:
             scores = scorer.scores()
-    _say((*summary.notes, *found, *(scores["notes"] if scores else ())))
+    _say((*summary.notes, *(scores["notes"] if scores else ())))
     if request.as_json:
         typer.echo(json.dumps(summary.to_plain() | ({"scores": scores} if scores else {})))
         return
@@ -368,53 +339,12 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Reque
         typer.echo(scoring.summary(scores))
 
 
-def _label_sink(segmenter: Segmenter, source: Source, target: Path, request: _Request) -> LabelSink:
-    """Return what makes labels of the result, once it is known that they can be written."""
-    from isbi_infer.files import check_not_input
-    from isbi_infer.terminal import require_packages
-
-    assert request.labels is not None
-    require_packages("labels", "numba")
-    from isbi_infer.neurons.sink import LabelSink
-
-    path = request.labels
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        raise UsageError(f"{path}: labels are written as TIFF; name it {path.with_suffix('.tif')}")
-    for other in (source.name, *((request.label,) if request.label else ())):
-        check_not_input(path, other)
-    if os.path.realpath(path) == os.path.realpath(target):
-        raise UsageError(f"{path}: labels and probabilities go to two files; name another one")
-    known = segmenter.contract.threshold
-    threshold = request.threshold if request.threshold is not None else known
-    if threshold is None:
-        threshold = 0.5
-        _say(
-            (
-                "the model does not say at which threshold its cells are best; 0.5 is taken, --threshold sets another",
-            )
-        )
-    return LabelSink(
-        path,
-        like=source.info,
-        threshold=threshold,
-        link=request.link,
-        smallest=request.smallest,
-        membrane=request.emit == "membrane",
-    )
-
-
-def _check_stacks(
-    stacks: Sequence[Path], output: Path | None, label: Path | None, labels: Path | None
-) -> None:
+def _check_stacks(stacks: Sequence[Path], output: Path | None, label: Path | None) -> None:
     if len(stacks) > 1 and output is not None:
         raise UsageError(f"{output}: one output for {len(stacks)} stacks; use --out-dir")
     if len(stacks) > 1 and label is not None:
         raise UsageError(
             f"{label}: labels of one stack, but there are {len(stacks)}; score one after the other"
-        )
-    if len(stacks) > 1 and labels is not None:
-        raise UsageError(
-            f"{labels}: one file of labels for {len(stacks)} stacks; segment one after the other"
         )
 
 

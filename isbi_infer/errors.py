@@ -20,11 +20,6 @@ A message is one line: the file, what was found, what was expected, and what to 
 from __future__ import annotations
 
 
-def one_line(error: BaseException) -> str:
-    """Return an error's kind and message on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-
 class IsbiError(Exception):
     """Base of every error this project raises on purpose."""
 

@@ -28,7 +28,7 @@ from uuid import uuid4
 
 from isbi_infer._version import __version__
 from isbi_infer.backends.cores import available_cores
-from isbi_infer.errors import DependencyError, IsbiError, ResourceError, UsageError, one_line
+from isbi_infer.errors import DependencyError, IsbiError, ResourceError, UsageError
 from isbi_infer.model.opening import OpenModel
 from isbi_infer.plan.run import RunPlan
 from isbi_infer.run.findings import Findings
@@ -226,7 +226,7 @@ class Cluster:
             self._client.register_plugin(job, name=name)
         except Exception as error:  # whatever a worker raises when it unpickles it
             raise DependencyError(
-                f"{self.name}: isbi-infer {__version__} does not run on its workers ({one_line(error)}); install "
+                f"{self.name}: isbi-infer {__version__} does not run on its workers ({_short(error)}); install "
                 "the same version there"
             ) from error
 
@@ -260,7 +260,7 @@ class Cluster:
                 wrong[address] = answer
             elif isinstance(answer, BaseException):
                 wrong[address] = DependencyError(
-                    f"isbi-infer {__version__} does not run there ({one_line(answer)})"
+                    f"isbi-infer {__version__} does not run there ({_short(answer)})"
                 )
         if wrong:
             address, first = next(iter(wrong.items()))
@@ -393,11 +393,15 @@ def _failure(failed: dict[int, BaseException], blocks: int, *, gave_up: bool = F
     elif type(first).__name__ == "KilledWorker":
         kind, why = ResourceError, "it ended every worker that tried it, as too little memory does"
     else:
-        kind, why = IsbiError, one_line(first)
+        kind, why = IsbiError, _short(first)
     ended = "so no more were tried" if gave_up else "the others are done"
     return kind(
         f"{len(failed)} of {counted(blocks, 'block')} failed ({named}), {ended}; block {index}: {why}"
     )
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _memory(plan: RunPlan, threads: int) -> int:

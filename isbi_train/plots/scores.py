@@ -126,7 +126,7 @@ def thinned_labels(cell_YX: Mask) -> Labels:
     int32 array of the same shape
         Cells from 1; 0 on lines.
     """
-    from isbi_infer.neurons.thinning import LINE, flood
+    from isbi_train.scores.thinning import LINE, flood
 
     rows, columns = cell_YX.shape
     labels = np.full((columns + 2) * (rows + 2), LINE, np.int32)

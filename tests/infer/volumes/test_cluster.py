@@ -1,7 +1,6 @@
 """Runs on a Dask cluster, in real processes: the bytes of a run without one, whoever dies on the way."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -31,7 +30,6 @@ def cluster(folder, workers=2, preload="", options=("--no-nanny",)):
     address = folder / "scheduler.json"
     scheduler_file = ("--scheduler-file", str(address))
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
-    quiet["env"] = os.environ | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
     scheduler = subprocess.Popen(
         [*DASK, "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard", *scheduler_file], **quiet
     )
@@ -136,14 +134,13 @@ def test_ctrl_c_leaves_the_blocks_that_are_done_and_says_how_to_go_on(tmp_path, 
 
 KILLS_AT_3 = """
 import os
-from isbi_infer.run.worker import Job
-plain = Job.compute
-def dying(self, index):
+from isbi_infer.run import worker
+plain = worker.Job.compute
+def compute(self, index):
     if index == 3:
         os._exit(1)
     return plain(self, index)
-if plain.__name__ != "dying":  # Dask runs this file more than once
-    Job.compute = dying
+worker.Job.compute = compute
 """
 
 

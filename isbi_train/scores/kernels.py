@@ -9,7 +9,8 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-from isbi_infer.errors import DependencyError, one_line
+from isbi_infer.errors import DependencyError
+from isbi_train.scores.inputs import one_line
 
 _COMPILER = ("numba", "llvmlite")
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
@@ -60,6 +61,6 @@ def compiling() -> Iterator[None]:
         if not any(module.partition(".")[0] in _COMPILER for module in modules):
             raise
         raise DependencyError(
-            f"numba {numba.__version__} cannot compile the kernels of scores and labels ({one_line(error)}); empty its "
-            "cache, set NUMBA_CACHE_DIR to another folder, or run: pip install --force-reinstall 'isbi-infer[scores]'"
+            f"numba {numba.__version__} cannot compile the scores ({one_line(error)}); empty its cache, "
+            "set NUMBA_CACHE_DIR to another folder, or run: pip install --force-reinstall 'isbi-infer[scores]'"
         ) from error

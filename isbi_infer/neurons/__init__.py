@@ -1,1 +1,0 @@
-"""Cells out of probabilities: segments within each section, joined through the stack. Needs the extra ``labels``."""
