@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -53,16 +54,27 @@ def describe(model: ReleasedModel) -> dict[str, Any]:
     }
 
 
+def _measured(scores: Mapping[str, Any]) -> str:
+    return ", ".join(f"{title} {scores[key]:.4f}" for key, title in _SCORES.items() if key in scores)
+
+
+def _by_stack(scores: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the scores on each stack of which `scores` holds the means; none of a single stack."""
+    found = scores.get("stacks")
+    return found if isinstance(found, dict) else {}
+
+
 def _lines(described: dict[str, Any]) -> list[str]:
     scores, size = described["scores"], described["pixel_size_nm"]
-    measured = [f"{title} {scores[key]:.4f}" for key, title in _SCORES.items() if key in scores]
+    measured = _measured(scores)
     rows = {
         "about": described["about"],
         "terms": described["terms"],
         "pixel size": "not known" if size is None else f"{size:g} nm",
-        "scores": f"{', '.join(measured)} on held-out sections {scores.get('sections', '')}".strip()
+        "scores": f"{measured} on held-out sections {scores.get('sections', '')}".strip()
         if measured
         else "none in its contract",
+        **{f"  {name}": _measured(found) for name, found in _by_stack(scores).items()},
         "cost": "not known"
         if described["gflop"] is None
         else f"{described['gflop']:g} GFLOP for a section of 512 x 512",
@@ -70,7 +82,7 @@ def _lines(described: dict[str, Any]) -> list[str]:
         "card": described["card"],
     }
     first = described["name"] + (" (the default)" if described["default"] else "")
-    return [first, *(f"  {title:<12}{text}" for title, text in rows.items())]
+    return [first, *(f"  {title:<15} {text}" for title, text in rows.items())]
 
 
 @app.command(epilog="isbi-infer STACK --model NAME takes one, and so does isbi_infer.Segmenter(NAME).")
