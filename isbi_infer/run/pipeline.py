@@ -44,6 +44,7 @@ def run_plan(
     *,
     blocks: Sequence[Block] | None = None,
     measured: Callable[[int], Measured] | None = None,
+    findings: Findings | None = None,
 ) -> tuple[str, ...]:
     """Carry out a plan from a source into sinks, block by block.
 
@@ -63,6 +64,8 @@ def run_plan(
         Those of the plan that are to be computed; all when not given.
     measured : callable, optional
         Returns what was measured of a whole section, by its number; needed where blocks hold parts of sections.
+    findings : Findings, optional
+        Told what the sections show.
 
     Returns
     -------
@@ -80,7 +83,7 @@ def run_plan(
     """
     wanted = list(plan.blocks()) if blocks is None else blocks
     total = sum(block.shape[0] for block in wanted)
-    findings = Findings(plan)
+    findings = findings or Findings(plan)
     results = _computed(plan, _parts(plan, source, wanted, measured), backend, findings)
     done = 0
     try:
