@@ -42,8 +42,8 @@ def render(template: str, *, package: str = _TEMPLATES, script: str = "", **valu
     policy = f"script-src 'sha256-{digest}'" if script else "script-src 'none'"
     return pages.get_template(template).render(
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; {policy}",
-        script=_markup(code),
-        style=_markup(pages.get_template("style.css").render()),
+        script=markup(code),
+        style=markup(pages.get_template("style.css").render()),
         **values,
     )
 
@@ -63,13 +63,8 @@ def _environment(package: str) -> Environment:
     )
 
 
-def _markup(own: str) -> str:
-    """Return a text of ours, which needs no escaping."""
+def markup(own: str) -> str:
+    """Return a text of our own making, such as a drawing, to stand in a page as it is; never one out of a file."""
     from markupsafe import Markup
 
-    return Markup(own)  # noqa: S704  # from our own files
-
-
-def svg_markup(drawing: str) -> str:
-    """Return a drawing of our own making, to stand in a page as it is."""
-    return _markup(drawing)
+    return Markup(own)  # noqa: S704
