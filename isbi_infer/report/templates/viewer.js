@@ -68,7 +68,7 @@
 
   function resize() {
     const width = Math.max(1, canvas.clientWidth), ratio = devicePixelRatio || 1;
-    const tall = Math.min(width * data.shape[0] / data.shape[1], innerHeight * (small.matches ? 0.6 : 0.8));
+    const tall = Math.min(width * data.shape[0] / data.shape[1], innerHeight * (small.matches ? 0.6 : 0.7));
     const before = view && canvas.width ? view.scale / canvas.width : null;
     canvas.width = Math.round(width * ratio);
     canvas.height = Math.max(1, Math.round(tall * ratio));

@@ -12,9 +12,11 @@ import pytest
 import tifffile
 from PIL import Image
 
+from isbi_infer.report.after import Looks
 from isbi_infer.report.figures import BINS, FiguresSink
 from isbi_infer.report.run_report import MOST_BYTES, sections_shown
 from isbi_infer.sample import synthetic_stack
+from isbi_infer.volumes import open_source
 from isbi_infer.volumes.protocol import Block
 
 
@@ -194,3 +196,18 @@ def test_a_missing_package_is_said_before_any_work(tmp_path, sample, infer, caps
     assert infer(tmp_path / "stack.tif", "--report", tmp_path / "r.html") == 3
     assert "pip install 'isbi-infer[report]'" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["stack.tif"]
+
+
+def test_neurons_are_a_layer_where_there_are_some(tmp_path, sample, segmenter):
+    ids_ZYX = (np.arange(5 * 192 * 224).reshape(5, 192, 224) // 5000).astype(np.uint16)
+    for name, stack_ZYX in (("stack.tif", sample[0]), ("neurons.tif", ids_ZYX)):
+        tifffile.imwrite(tmp_path / name, stack_ZYX, photometric="minisblack")
+    with open_source(tmp_path / "stack.tif") as source, open_source(tmp_path / "neurons.tif") as neurons:
+        watched = Looks(report=tmp_path / "r.html").watch(segmenter.plan_source(source))
+        run = {"also": (watched.sink,), "plan": watched.plan, "findings": watched.findings}
+        summary = segmenter.segment_file(source, tmp_path / "out.tif", **run)
+        watched.draw(source, summary, segmenter.contract, neurons=neurons)
+    data = data_of(tmp_path / "r.html")
+    assert [layer["key"] for layer in data["layers"]] == ["image", "probability", "neurons", "outlines"]
+    drawn = picture(data["pictures"][4]["neurons"])
+    assert len(np.unique(drawn)) == len(np.unique(ids_ZYX[4]))
