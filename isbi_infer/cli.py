@@ -31,6 +31,8 @@ _COMMANDS = {  # beside the one that segments
 if TYPE_CHECKING:
     from isbi_infer.model.devices import PrecisionName as Precision
     from isbi_infer.model.devices import ProviderName as Provider
+    from isbi_infer.plan.run import RunPlan
+    from isbi_infer.report.after import Looks
     from isbi_infer.run.volume import VolumeOptions
     from isbi_infer.segmenter import Segmenter
     from isbi_infer.volumes import Source
@@ -168,6 +170,17 @@ def infer(
     ignore: Annotated[
         float | None, typer.Option(help="Value of labels that nobody knows; left out of the scores.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Page of HTML to look at: sections, hints, scores, plan. Needs the extra report."),
+    ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(help="PNG of the first, middle and last section, membranes outlined.")
+    ] = None,
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(help="PNG of up to 30 sections, outlined and beside their probabilities."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of the summary.")
     ] = False,
@@ -183,10 +196,11 @@ def infer(
     with exit_codes("isbi-infer", debug=debug):
         from isbi_infer.backends.compiled_cache import use_cache
         from isbi_infer.files import make_folder
+        from isbi_infer.report.after import Looks
         from isbi_infer.segmenter import Segmenter
 
         use_cache(cache)
-        _check_stacks(stacks, output, label)
+        _check_stacks(stacks, output, label, report or overlay or contact_sheet)
         if out_dir is not None and not dry_run:
             make_folder(out_dir)
         targets = [_target(stack, output, out_dir) for stack in stacks]
@@ -205,6 +219,7 @@ def infer(
             ignore=ignore,
             emit=emit,
             dtype=dtype,
+            looks=Looks(report=report, overlay=overlay, contact_sheet=contact_sheet),
             dry_run=dry_run,
             as_json=as_json,
             quiet=quiet or as_json,
@@ -242,6 +257,7 @@ class _Request:
     ignore: float | None
     emit: Literal["cell", "membrane"]
     dtype: Literal["float32", "uint8"]
+    looks: Looks
     dry_run: bool
     as_json: bool
     quiet: bool
@@ -285,14 +301,7 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Reque
     from isbi_infer.volumes import check_output, is_chunked_output
 
     if request.dry_run:
-        plan = segmenter.plan_source(
-            source,
-            emit=request.emit,
-            dtype=request.dtype,
-            chunked=is_chunked_output(target),
-            block=request.options.block if request.options else None,
-        )
-        estimate = segmenter.estimate(plan)
+        estimate = segmenter.estimate(_plan(segmenter, source, target, request))
         typer.echo(json.dumps(estimate.to_plain()) if request.as_json else str(estimate))
         _say(estimate.plan.notes)
         return
@@ -300,6 +309,10 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Reque
     check_not_input(target, source.name)
     if not is_chunked_output(target):
         check_writable(target)
+    request.looks.check(
+        [path for path in (source.name, target, request.label) if path],
+        shares=request.options.share[1] if request.options else 1,
+    )
     scores = None
     with ExitStack() as opened:
         scorer = None
@@ -313,6 +326,7 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Reque
                 ignore=request.ignore,
             )
             opened.enter_context(scorer)
+        watched = request.looks.watch(_plan(segmenter, source, target, request)) if request.looks else None
         megapixels = source.info.shape[-2] * source.info.shape[-1] / 1e6
         progress = opened.enter_context(section_progress(megapixels, quiet=request.quiet))
         summary = segmenter.segment_file(
@@ -321,12 +335,27 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Reque
             emit=request.emit,
             dtype=request.dtype,
             progress=progress,
-            also=(scoring.ScoringSink(scorer),) if scorer else (),
+            also=(
+                *((scoring.ScoringSink(scorer),) if scorer else ()),
+                *((watched.sink,) if watched else ()),
+            ),
             options=request.options,
+            plan=watched.plan if watched else None,
+            findings=watched.findings if watched else None,
         )
         if scorer:
             scores = scorer.scores()
-    _say((*summary.notes, *(scores["notes"] if scores else ())))
+        unshown = tuple[str, ...]()
+        if watched:
+            unshown = watched.draw(
+                source,
+                summary,
+                segmenter.contract,
+                scores=scores,
+                labels_name=request.label.name if request.label else "",
+                errors=scorer.errors if scorer else None,
+            )
+    _say((*summary.notes, *(scores["notes"] if scores else ()), *unshown))
     if request.as_json:
         typer.echo(json.dumps(summary.to_plain() | ({"scores": scores} if scores else {})))
         return
@@ -339,13 +368,29 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Reque
         typer.echo(scoring.summary(scores))
 
 
-def _check_stacks(stacks: Sequence[Path], output: Path | None, label: Path | None) -> None:
+def _plan(segmenter: Segmenter, source: Source, target: Path, request: _Request) -> RunPlan:
+    from isbi_infer.volumes import is_chunked_output
+
+    return segmenter.plan_source(
+        source,
+        emit=request.emit,
+        dtype=request.dtype,
+        chunked=is_chunked_output(target),
+        block=request.options.block if request.options else None,
+    )
+
+
+def _check_stacks(
+    stacks: Sequence[Path], output: Path | None, label: Path | None, picture: Path | None
+) -> None:
     if len(stacks) > 1 and output is not None:
         raise UsageError(f"{output}: one output for {len(stacks)} stacks; use --out-dir")
     if len(stacks) > 1 and label is not None:
         raise UsageError(
             f"{label}: labels of one stack, but there are {len(stacks)}; score one after the other"
         )
+    if len(stacks) > 1 and picture is not None:
+        raise UsageError(f"{picture}: shows one stack, but there are {len(stacks)}; run one after the other")
 
 
 def _target(stack: Path, output: Path | None, out_dir: Path | None) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
+import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import DependencyError
@@ -30,6 +31,11 @@ class Scorer(Protocol):
 
     def scores(self) -> dict[str, Any]:
         """Return the scores as plain types, after all sections; None where a score is undefined."""
+
+    def errors(
+        self, z: int, result_YX: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]] | None:
+        """Return where section `z`, as it is stored, is split and where merged; None where nobody annotated it."""
 
     def __enter__(self) -> Self: ...
 

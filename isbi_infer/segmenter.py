@@ -363,6 +363,8 @@ class Segmenter:
         progress: Progress | None = None,
         also: tuple[Sink, ...] = (),
         options: VolumeOptions | None = None,
+        plan: RunPlan | None = None,
+        findings: Findings | None = None,
     ) -> RunSummary:
         """Segment a stack into a TIFF file section by section, or into OME-Zarr block by block.
 
@@ -383,6 +385,10 @@ class Segmenter:
             Handed the same result, a section each.
         options : VolumeOptions, optional
             For OME-Zarr alone: blocks, shares, resume.
+        plan : RunPlan, optional
+            From `plan_source`, of this very source and output, where it is wanted outside; made here when not given.
+        findings : Findings, optional
+            Told what the sections show.
 
         Returns
         -------
@@ -411,12 +417,20 @@ class Segmenter:
                 check_writable(output)
             with open_source(stack) as largest, self.nearest_level(largest) as source:
                 return self.segment_file(
-                    source, output, emit=emit, dtype=dtype, progress=progress, also=also, options=options
+                    source,
+                    output,
+                    emit=emit,
+                    dtype=dtype,
+                    progress=progress,
+                    also=also,
+                    options=options,
+                    plan=plan,
+                    findings=findings,
                 )
         check_not_input(output, stack.name)
         started = time.perf_counter()
         options = options or VolumeOptions()
-        plan = self.plan_source(stack, emit=emit, dtype=dtype, chunked=chunked, block=options.block)
+        plan = plan or self.plan_source(stack, emit=emit, dtype=dtype, chunked=chunked, block=options.block)
         notes = plan.notes
         if chunked:
             notes += segment_volume(
@@ -429,11 +443,12 @@ class Segmenter:
                 options=options,
                 also=also,
                 progress=progress,
+                findings=findings,
             )
         else:
             replaced = (f"{output} was there already, and was replaced",) if Path(output).exists() else ()
             with TiffSink(output, like=stack.info, dtype=dtype, provenance=plan.provenance) as sink:
-                found = run_plan(plan, stack, self._model.backend, (sink, *also), progress)
+                found = run_plan(plan, stack, self._model.backend, (sink, *also), progress, findings=findings)
                 notes += (*found, *sink.finish(), *replaced)
         seconds = time.perf_counter() - started
         return RunSummary(

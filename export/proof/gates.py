@@ -45,6 +45,11 @@ _HALF_A_BYTE = 0.5 / 255
 _TORCH_TILES = 1e-5  # torch convolves small images by other means than large ones on some processors
 
 
+def largest_allowed(limit: float, io: str) -> float:
+    """Return the largest difference that a gate allows: eight bits of output add half a step."""
+    return limit + (_HALF_A_BYTE if io == "uint8" else 0)
+
+
 def refusals(evidence: Evidence, arithmetic: str | None = None, *, on_gpu: bool = False) -> list[str]:
     """Return the reasons why a file is not published, or a runtime of it not listed.
 
@@ -66,7 +71,7 @@ def refusals(evidence: Evidence, arithmetic: str | None = None, *, on_gpu: bool 
     gate = GATES[arithmetic or variant.arithmetic]
     reasons = []
     # Every comparison is such that a NaN is refused.
-    largest = gate.largest + (_HALF_A_BYTE if variant.io == "uint8" else 0)
+    largest = largest_allowed(gate.largest, variant.io)
     if not evidence.largest <= largest:
         reasons.append(f"differs from the checkpoint by {evidence.largest:.2e}, allowed are {largest:.2g}")
     if not evidence.changed <= gate.changed:

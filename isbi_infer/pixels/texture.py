@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, log, sqrt
+from math import exp, isfinite, log, sqrt
 from typing import Any, Self
 
 import numpy as np
@@ -74,6 +74,17 @@ def texture_of(pixels_YX: npt.NDArray[Any], statistics: Statistics) -> tuple[flo
     squares_NYX = np.square(at_NYX)
     found += [float(np.mean(squares_NYX * at_NYX)), log(max(float(np.mean(np.square(squares_NYX))), _TINY))]
     return tuple(found)
+
+
+def sharpness(texture: Sequence[float]) -> float:
+    """Return the mean squared difference of neighbours over that of pixels 4 apart: it falls with blur.
+
+    Parameters
+    ----------
+    texture : sequence of float
+        From `texture_of`.
+    """
+    return exp(texture[_LAGS.index(1)] - texture[_LAGS.index(4)])
 
 
 def _starts(size: int, side: int) -> list[int]:

@@ -171,6 +171,7 @@ class Cluster:
         *,
         blocks: Sequence[Block],
         progress: Progress | None = None,
+        findings: Findings | None = None,
     ) -> tuple[str, ...]:
         """Compute blocks of a plan.
 
@@ -190,6 +191,8 @@ class Cluster:
             What is missing.
         progress : callable, optional
             As in `isbi_infer.run.pipeline.run_plan`.
+        findings : Findings, optional
+            Where to collect what is found in the sections.
 
         Returns
         -------
@@ -207,9 +210,9 @@ class Cluster:
         """
         from isbi_infer.run.worker import Job
 
-        job = Job(plan, source, model, sink, statistics)
+        findings = Findings(plan) if findings is None else findings
+        job = Job(plan, source, model, sink, statistics, every_section=findings.every_section)
         name = f"isbi-infer-{uuid4().hex[:12]}"
-        findings = Findings(plan)
         try:
             self._register(job, name)
             workers = self._check(name, plan)

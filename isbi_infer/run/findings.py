@@ -7,16 +7,37 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from isbi_infer.pixels.statistics import SectionStatistics
-from isbi_infer.pixels.texture import Familiar
+from isbi_infer.pixels.texture import Familiar, sharpness
 from isbi_infer.plan.run import RunPlan
 from isbi_infer.terminal import counted
 
 _LISTED = 8
 _TOLD_ONE_BY_ONE = 3
 _LOOKED_AT = 8  # sections of a run whose texture is measured, a millisecond each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SectionFigures:
+    """What was measured of one section's grey values.
+
+    Attributes
+    ----------
+    statistics : SectionStatistics
+        Of its tissue, without the mask.
+    sharpness : float or None
+        See `isbi_infer.pixels.texture.sharpness`; None where there was too little to measure.
+    unlike : float or None
+        How far it is from what the model was trained on, 1 being as far as that goes; None where that is not known.
+    """
+
+    statistics: SectionStatistics
+    sharpness: float | None
+    unlike: float | None
 
 
 class Findings:
@@ -26,11 +47,16 @@ class Findings:
     ----------
     plan : RunPlan
         Says how many sections there are, and how those look that the model was trained on.
+    every_section : bool
+        Keep what was measured of each section, not only of those of which something is to be said; see `figures`.
     """
 
-    def __init__(self, plan: RunPlan) -> None:
+    def __init__(self, plan: RunPlan, *, every_section: bool = False) -> None:
         self._guard = threading.Lock()
+        self.every_section = every_section
         self._found: dict[int, SectionStatistics] = {}
+        self._measured: dict[int, SectionStatistics] = {}
+        self._sharpness: dict[int, list[float]] = {}  # of the parts that a section was read in
         self._familiar: Familiar | None = plan.model.familiar
         sections = _LOOKED_AT if plan.source.sections is None else plan.source.sections
         looked_at = min(sections, _LOOKED_AT)
@@ -39,18 +65,26 @@ class Findings:
 
     def add(self, section: int, statistics: SectionStatistics) -> None:
         """Take note of a section, by its number from 0."""
-        if statistics.notes(section):
+        noteworthy = bool(statistics.notes(section))
+        if noteworthy or self.every_section:
+            without_mask = statistics.without_mask()  # which is as large as the section
             with self._guard:
-                # Without the mask, which is as large as the section.
-                self._found[section] = statistics.without_mask()
+                self._measured[section] = without_mask
+                if noteworthy:
+                    self._found[section] = without_mask
 
     def looks_at(self, section: int) -> bool:
-        """Return whether a section's texture is wanted: of a few, spread evenly, if the model knows any."""
-        return self._familiar is not None and section in self._looked_at
+        """Return whether a section's texture is wanted: of a few, spread evenly, if the model knows any, or of each."""
+        return self.every_section or (self._familiar is not None and section in self._looked_at)
 
     def add_texture(self, section: int, texture: tuple[float, ...] | None) -> None:
         """Take note of how a section looks, see `isbi_infer.pixels.texture.texture_of`."""
-        if texture is not None and self._familiar is not None:
+        if texture is None:
+            return
+        if self.every_section:
+            with self._guard:
+                self._sharpness.setdefault(section, []).append(sharpness(texture))
+        if self._familiar is not None:
             distance = self._familiar.nearest(texture)
             with self._guard:
                 self._distances[section] = max(distance, self._distances.get(section, distance))
@@ -67,6 +101,9 @@ class Findings:
         """Take over what another process found in sections of the same run."""
         with self._guard:
             self._found |= others._found
+            self._measured |= others._measured
+            for section, sharp in others._sharpness.items():
+                self._sharpness.setdefault(section, []).extend(sharp)
             for section, distance in others._distances.items():
                 self._distances[section] = max(distance, self._distances.get(section, distance))
 
@@ -77,6 +114,19 @@ class Findings:
         with self._guard:
             return {
                 z: distance / self._familiar.limit for z, (distance, _) in sorted(self._distances.items())
+            }
+
+    def figures(self) -> dict[int, SectionFigures]:
+        """Return what was measured of each section, by its number; of all only if asked for at the start."""
+        unlike = self.unlike()
+        with self._guard:
+            return {
+                z: SectionFigures(
+                    statistics=statistics,
+                    sharpness=median(self._sharpness[z]) if z in self._sharpness else None,
+                    unlike=unlike.get(z),
+                )
+                for z, statistics in sorted(self._measured.items())
             }
 
     def notes(self) -> tuple[str, ...]:

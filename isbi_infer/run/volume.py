@@ -24,6 +24,7 @@ from isbi_infer.model.opening import OpenModel
 from isbi_infer.plan.plain import plain_of
 from isbi_infer.plan.run import RunPlan, Wishes, parse_plan
 from isbi_infer.run.cluster import connected
+from isbi_infer.run.findings import Findings
 from isbi_infer.run.measured import MeasuredSections
 from isbi_infer.run.pipeline import Progress, run_plan
 from isbi_infer.terminal import counted
@@ -93,6 +94,7 @@ def segment_volume(
     options: VolumeOptions,
     also: Sequence[Sink] = (),
     progress: Progress | None = None,
+    findings: Findings | None = None,
 ) -> tuple[str, ...]:
     """Carry out a plan into an OME-Zarr image, and put it in place when all of its blocks are there.
 
@@ -116,6 +118,8 @@ def segment_volume(
         Handed the sections of the whole result, in order, once it is there.
     progress : callable, optional
         As in `run_plan`, for the blocks that are computed now.
+    findings : Findings, optional
+        Told what their sections show.
 
     Returns
     -------
@@ -155,10 +159,18 @@ def segment_volume(
                         progress,
                         blocks=missing,
                         measured=MeasuredSections(work.statistics, plan, source),
+                        findings=findings,
                     )
                 else:
                     found = cluster.run(
-                        plan, source, model, sink, work.statistics, blocks=missing, progress=progress
+                        plan,
+                        source,
+                        model,
+                        sink,
+                        work.statistics,
+                        blocks=missing,
+                        progress=progress,
+                        findings=findings,
                     )
             except BaseException:
                 _say_how_to_go_on(work, sink, plan, options)

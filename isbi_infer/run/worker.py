@@ -44,8 +44,16 @@ class Job(WorkerPlugin):
     """A run, as it is sent to each worker once, also to those that come later: a Dask worker plugin."""
 
     def __init__(
-        self, plan: RunPlan, source: Source, model: OpenModel, sink: OmeZarrSink, statistics: Path
+        self,
+        plan: RunPlan,
+        source: Source,
+        model: OpenModel,
+        sink: OmeZarrSink,
+        statistics: Path,
+        *,
+        every_section: bool = False,
     ) -> None:
+        self._every_section = every_section
         content = model.path.read_bytes()
         if hashlib.sha256(content).hexdigest() != plan.model.sha256:
             raise ModelError(f"{model.path}: has changed since it was opened; start again")
@@ -112,7 +120,7 @@ class Job(WorkerPlugin):
         with self._guard:  # a block takes all of a worker's threads
             plan, source, backend, sink, measured = self.open()
             assert plan.layout is not None
-            block, findings = plan.layout.at(index), Findings(plan)
+            block, findings = plan.layout.at(index), Findings(plan, every_section=self._every_section)
             if not sink.done(block):
                 run_plan(plan, source, backend, (sink,), blocks=[block], measured=measured, findings=findings)
         return Answer(self._worker.address, findings, source.found())

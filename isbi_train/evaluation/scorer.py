@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from isbi_infer.errors import ImageError
 from isbi_infer.volumes import TiffSource, open_stack
 from isbi_train.data.labels import LabelRule, Survey, section_labels
 from isbi_train.evaluation.evaluate import headline, pixel_figures, survey_file, without_nan
+from isbi_train.scores.error_lines import Mask, error_lines
 from isbi_train.scores.inputs import Level, checked_probabilities, doubts, level_of
 from isbi_train.scores.metrics import Agreement, above, agreement, pixel_agreement
 from isbi_train.scores.thinned import ThinnedScorer, cores
@@ -97,6 +99,7 @@ class LabelScorer:
         self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="scorer")
         self._room = threading.Semaphore(cores())
         self._found: dict[int, Future[tuple[Agreement, Level] | None]] = {}
+        self._best = _THRESHOLD
 
     def add(self, z: int, result_YX: npt.NDArray[Any]) -> None:
         """Take a section to be scored; each once, in any order.
@@ -148,17 +151,44 @@ class LabelScorer:
             notes += (f"{self._truth.path}: {self._survey.note()}",)
         notes += doubts([level for _, level in parts])
         thinned = self._thinned.scores(notes)
+        if not math.isnan(thinned.best_threshold_rand):
+            self._best = thinned.best_threshold_rand
         pixels = pixel_agreement([pixel for pixel, _ in parts], _THRESHOLD, notes)
         plain: dict[str, Any] = without_nan(
             {**headline(thinned), **pixel_figures(pixels), "notes": list(thinned.notes)}
         )
         return plain
 
-    def _score(self, z: int, result_YX: npt.NDArray[Any]) -> tuple[Agreement, Level] | None:
+    def errors(self, z: int, result_YX: npt.NDArray[Any]) -> tuple[Mask, Mask] | None:
+        """Find where a section is split and merged, at the best threshold of V_rand; after `scores`.
+
+        Parameters
+        ----------
+        z : int
+            Its number, from 0.
+        result_YX : ndarray of float32 or uint8, shape (Y, X)
+            As for `add`.
+
+        Returns
+        -------
+        (bool array, bool array) or None
+            Splits and mergers, see `isbi_train.scores.error_lines`; None where nobody annotated the section.
+        """
+        if z not in self._numbers:
+            return None
+        cell_YX = section_labels(self._truth.read(z), self._rule).cell_YX
+        return error_lines(self._cell_probability(result_YX) > np.float64(self._best), cell_YX)
+
+    def _cell_probability(self, result_YX: npt.NDArray[Any]) -> npt.NDArray[Any]:
         one = result_YX.dtype.type(255 if result_YX.dtype == np.uint8 else 1)
-        stored_YX = (one - result_YX if self._membrane else result_YX) / np.float32(one)
+        probability_YX: npt.NDArray[Any] = (one - result_YX if self._membrane else result_YX) / np.float32(
+            one
+        )
+        return probability_YX
+
+    def _score(self, z: int, result_YX: npt.NDArray[Any]) -> tuple[Agreement, Level] | None:
         try:
-            proposal_YX, _ = checked_probabilities(stored_YX)
+            proposal_YX, _ = checked_probabilities(self._cell_probability(result_YX))
         except ImageError as error:
             raise ImageError(f"section {z} of the result: {error}") from error
         if z not in self._numbers:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +14,15 @@ import numpy.typing as npt
 from isbi_infer.errors import UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
 from isbi_infer.model.devices import ProviderName
+from isbi_infer.report.pictures import evenly
+from isbi_infer.report.sheets import ON_SHEET, Pair, draw_contact_sheet
 from isbi_infer.segmenter import Segmenter
-from isbi_infer.volumes import open_stack, write_stack
+from isbi_infer.volumes import TiffSource, open_stack, write_stack
 from isbi_train.data.folders import made_folder
 from isbi_train.data.section_files import section_paths, split_stack
 from isbi_train.evaluation.predict import is_checkpoint_file, predict_sections
-from isbi_train.plots.sheets import draw_contact_sheet
 
 SUBMISSION, SECTIONS, CONTACT_SHEET = "submission.tif", "sections", "contact-sheet.png"
-
-_ON_SHEET = 30
 
 Progress = Callable[[int, int], None]
 
@@ -110,9 +109,11 @@ def analyse(
         notes = _segment(model, stack, submission, provider, tta, pixel_size, progress)
         sections = split_stack(submission, folder / SECTIONS, overwrite=True)
         title = f"{stack.name} by {model.name}: membranes outlined at 0.5, probability of cell beside"
-        if count > _ON_SHEET:
-            title = f"{title}; {_ON_SHEET} of {count} sections"
-        draw_contact_sheet(_on_sheet(stack, submission, count), sheet, title=title)
+        if count > ON_SHEET:
+            title = f"{title}; {ON_SHEET} of {count} sections"
+        with open_stack(stack) as images, open_stack(submission) as probabilities:
+            pairs = (_pair(images, probabilities, z) for z in evenly(count, ON_SHEET))
+            draw_contact_sheet(pairs, (images.shape[-2], images.shape[-1]), sheet, title=title)
     return Analysis(submission=submission, sections=sections, contact_sheet=sheet, notes=notes)
 
 
@@ -152,9 +153,5 @@ def _counted(
             progress(done, total)
 
 
-def _on_sheet(
-    stack: Path, submission: Path, count: int
-) -> Iterator[tuple[int, npt.NDArray[Any], npt.NDArray[np.float32]]]:
-    with open_stack(stack) as images, open_stack(submission) as probabilities:
-        for z in np.unique(np.linspace(0, count - 1, min(count, _ON_SHEET)).round().astype(int)).tolist():
-            yield z, images.read(z), probabilities.read(z)
+def _pair(images: TiffSource, probabilities: TiffSource, z: int) -> Pair:
+    return z, partial(images.read, z), partial(probabilities.read, z)

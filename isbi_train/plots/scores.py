@@ -11,19 +11,16 @@ import numpy.typing as npt
 
 from isbi_train.evaluation.evaluate import Evaluation, best_index, sections_named
 from isbi_train.plots.figures import STYLE, check_plottable, save_figure
+from isbi_train.scores.error_lines import error_lines
 from isbi_train.scores.metrics import SplitMergeScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
 
-Labels = npt.NDArray[np.int32]
-Mask = npt.NDArray[np.bool_]
-
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 MERGERS, SPLITS, SCORE = "#d55e00", "#0072b2", "#000000"
 SECTIONS_SHOWN = 6
-_SHARE = 0.25
 _WIDTH_IN = 10.5
 
 
@@ -81,73 +78,6 @@ def sections_shown(evaluation: Evaluation) -> list[int]:
     rand = evaluation.thinned.rand
     worst = np.argsort(rand.score[best_index(rand)], kind="stable")  # NaN comes last
     return sorted(worst[:SECTIONS_SHOWN].tolist())
-
-
-def split_lines(finer: Labels, coarser: Labels) -> Mask:
-    """Find the lines of one segmentation that cut segments of another.
-
-    Parameters
-    ----------
-    finer : int32 array, shape (Y, X)
-        Thinned segments from 1; 0 on the lines between them.
-    coarser : int32 array of the same shape
-        Segments from 1; 0 on lines and membrane.
-
-    Returns
-    -------
-    bool array
-        Lines between two segments of `finer` that both belong to the segment of `coarser` they run through. Two
-        segments belong together if they share a quarter of the smaller one, so that a border which is merely
-        drawn a few pixels away counts as no error.
-    """
-    cuts: Mask = (finer == 0) & (coarser > 0)
-    y, x = np.nonzero(cuts)
-    together, framed = _together(finer, coarser), np.pad(finer, 1)
-    low, high = np.full(y.size, np.iinfo(np.int32).max), np.zeros(y.size, np.int32)
-    for dy, dx in np.ndindex(3, 3):
-        near = framed[y + dy, x + dx]
-        belongs = np.isin(_codes(near, coarser[y, x]), together)
-        low = np.where(belongs, np.minimum(low, near), low)
-        high = np.where(belongs, np.maximum(high, near), high)
-    cuts[y, x] = low < high
-    return cuts
-
-
-def thinned_labels(cell_YX: Mask) -> Labels:
-    """Label the 4-connected cells of a section and thin the membrane between them to lines, as the scores do.
-
-    Parameters
-    ----------
-    cell_YX : bool array
-        Where there is cell.
-
-    Returns
-    -------
-    int32 array of the same shape
-        Cells from 1; 0 on lines.
-    """
-    from isbi_train.scores.thinning import LINE, flood
-
-    rows, columns = cell_YX.shape
-    labels = np.full((columns + 2) * (rows + 2), LINE, np.int32)
-    parent, queue = np.empty(columns * rows // 2 + 2, np.int32), np.empty(columns * rows, np.int32)
-    flood(np.ascontiguousarray(cell_YX.T, np.uint8), 0, labels, parent, queue)
-    thinned: Labels = np.maximum(labels.reshape(columns + 2, rows + 2)[1:-1, 1:-1].T, 0)
-    return thinned
-
-
-def _codes(finer: Labels, coarser: Labels) -> npt.NDArray[np.int64]:
-    """Make one number of a pair of segments; 0 where either is a line."""
-    return np.where((finer > 0) & (coarser > 0), finer.astype(np.int64) << 32 | coarser, 0)
-
-
-def _together(finer: Labels, coarser: Labels) -> npt.NDArray[np.int64]:
-    inside = (finer > 0) & (coarser > 0)
-    codes, shared = np.unique(_codes(finer[inside], coarser[inside]), return_counts=True)
-    sizes = [np.bincount(segments[inside]) for segments in (finer, coarser)]
-    smaller = np.minimum(sizes[0][codes >> 32], sizes[1][codes & 0xFFFFFFFF])
-    together: npt.NDArray[np.int64] = codes[shared >= _SHARE * smaller]
-    return together
 
 
 def _draw_curves(figure: SubFigure, evaluation: Evaluation) -> None:
@@ -228,16 +158,12 @@ def coloured(evaluation: Evaluation, s: int, threshold: float) -> npt.NDArray[np
     from scipy.ndimage import binary_dilation
 
     cell_YX = evaluation.cell_ZYX[s]
-    found_YX = thinned_labels(evaluation.probability_ZYX[s] > np.float64(threshold))
-    truth_YX = thinned_labels(cell_YX)
+    splits_YX, mergers_YX = error_lines(evaluation.probability_ZYX[s] > np.float64(threshold), cell_YX)
     backdrop_ZYX = evaluation.probability_ZYX if evaluation.image_ZYX is None else evaluation.image_ZYX
     low, high = (float(grey) for grey in np.percentile(backdrop_ZYX[s], (0.5, 99.5)))
     grey_YX = np.clip((backdrop_ZYX[s] - low) / max(high - low, 1e-6), 0, 1)
     picture_YXC = np.repeat((0.4 + 0.6 * grey_YX).astype(np.float32)[..., None], 3, axis=2)
     pen = np.ones((max(2, round(max(cell_YX.shape) / 170)),) * 2, bool)
-    for mask_YX, colour in (
-        (split_lines(found_YX, np.where(cell_YX, truth_YX, 0)), SPLITS),
-        (split_lines(truth_YX, found_YX), MERGERS),
-    ):
+    for mask_YX, colour in ((splits_YX, SPLITS), (mergers_YX, MERGERS)):
         picture_YXC[binary_dilation(mask_YX, pen)] = to_rgb(colour)
     return picture_YXC

@@ -243,6 +243,7 @@ def test_the_page_needs_no_other_file_and_names_all(everything):
     for file in report.files:
         assert file.path.name in text
     assert text.count("<svg") == 1
+    assert f"All {len(report.files)} files passed their gates" in text
     assert not re.search(r"\d{4}-\d\d-\d\dT", text)  # no time of day in the picture
 
 

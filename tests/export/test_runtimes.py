@@ -135,7 +135,9 @@ def test_a_runtime_that_cannot_be_had_here_is_not_measured_and_the_report_says_w
         assert (found[pair]["verdict"], found[pair]["because"]) == ("not measured", [str(missing)])
         assert found[pair]["milliseconds_per_section"] is None
         assert "largest" not in found[pair]
-    assert f"not measured: {missing}" in (tmp_path / "model.parity.html").read_text()
+    text = (tmp_path / "model.parity.html").read_text()
+    assert "not measured" in text
+    assert str(missing) in text
 
 
 def test_a_runtime_that_cannot_compute_the_model_fails_and_the_file_is_published(abacus, exported):

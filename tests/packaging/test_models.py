@@ -37,5 +37,9 @@ def test_file_registry_card_checkpoint_and_contract_agree(model):
 
 def test_the_first_model_is_the_default_and_all_of_them_are_small():
     assert default_model() is not None
-    files = [file.path for model in released_models().values() for file in (*model.files.values(), model.checkpoint)]
+    files = [
+        file.path
+        for model in released_models().values()
+        for file in (*model.files.values(), model.checkpoint)
+    ]
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES

@@ -17,7 +17,6 @@ from isbi_infer.volumes import open_stack
 from isbi_train.evaluation.predict import predict
 from isbi_train.networks.checkpoint import save_checkpoint
 from isbi_train.plots.analyse import analyse
-from isbi_train.plots.sheets import draw_contact_sheet, section_panel
 
 MODEL = next(iter(sorted(Path(isbi_models.__file__).parent.glob("*.onnx"))))
 
@@ -123,25 +122,3 @@ def test_the_input_is_never_written_over(tmp_path, em):
     with pytest.raises(UsageError, match="is the input file"):
         analyse(MODEL, source, tmp_path, provider="cpu")
     assert source.read_bytes() == em.read_bytes()
-
-
-def test_a_panel_outlines_where_the_probability_crosses_one_half():
-    grey_YX = np.tile(np.arange(20, dtype=np.uint16) * 100, (10, 1))
-    probability_YX = np.where(np.arange(20) < 8, np.float32(0.9), np.float32(0.2)) * np.ones(
-        (10, 1), np.float32
-    )
-    panel_YXC = section_panel(grey_YX, probability_YX)
-    assert panel_YXC.shape == (10, 20 + 2 + 20, 3)
-    colourful = np.ptp(panel_YXC[:, :20], axis=2) > 0
-    np.testing.assert_array_equal(colourful, np.tile(np.arange(20) == 7, (10, 1)))
-    np.testing.assert_allclose(panel_YXC[:, 22:, 0], probability_YX)
-
-
-@pytest.mark.parametrize("shape", [(1, 16, 16), (31, 8, 8), (2, 1, 40), (1, 700, 300)])
-def test_any_number_and_shape_of_sections_fits_on_a_sheet(tmp_path, shape):
-    grey_ZYX = np.random.default_rng(1).integers(0, 255, shape, np.uint8)
-    sections = ((z, grey_YX, grey_YX / np.float32(255)) for z, grey_YX in enumerate(grey_ZYX))
-    draw_contact_sheet(sections, tmp_path / "sheet.png", title="noise")
-    height, width = imread(tmp_path / "sheet.png").shape[:2]
-    assert min(height, width) > 50
-    assert max(height, width) < 3000

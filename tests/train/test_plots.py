@@ -18,9 +18,8 @@ from isbi_train.plots.scores import (
     coloured,
     plot_scores,
     sections_shown,
-    split_lines,
-    thinned_labels,
 )
+from isbi_train.scores.error_lines import split_lines, thinned_labels
 
 DATA = Path(__file__).parents[1] / "data" / "thinned-scores"
 STARTS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
