@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from functools import partial
+from math import ceil
 
 import numpy as np
 import pytest
@@ -14,14 +15,17 @@ from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Block, StackInfo
 
 from .child_process import run_script
+from .machine import load_average
+from .measure import timed
 
 pytest.importorskip("tensorstore", reason="tensorstore is not installed")
 
 SECTIONS, SIDE = 4, 2048  # SIDE unless --size says otherwise
-IN_MEMORY, IN_BLOCKS = "in memory", "OME-Zarr to OME-Zarr, blocks of 1024"
+IN_MEMORY, IN_BLOCKS = "in memory", "OME-Zarr to OME-Zarr, uint8, blocks of a quarter of a section"
 SHARD, CHUNK = (16, 1024, 1024), (1, 256, 256)
 REPEATS = 3  # a sample of a tenth of a second
 COUNTS = (10_000, 1_000_000)
+BLOCKS_OF_A_CLUSTER = (20, 220)
 
 # Asks the storage of an empty result for every block, as a run does before it begins.
 LOOK_UP = """
@@ -34,9 +38,10 @@ folder, sections = Path(sys.argv[1]), int(sys.argv[2])
 layout = Layout(shape=(sections, 102400, 102400), block=(1, 1024, 1024), shard=(1, 1024, 1024), chunk=(1, 256, 256))
 info = StackInfo(shape=layout.shape)
 with OmeZarrSink(folder, shape=layout.shape, dtype="uint8", shard=layout.shard, chunk=layout.chunk, like=info) as sink:
-    started = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     missing = sum(not sink.done(block) for block in layout.blocks())
-    print(json.dumps({"seconds": time.perf_counter() - started, "missing": missing}))
+    found = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "missing": missing}
+    print(json.dumps(found))
 """
 
 
@@ -89,7 +94,7 @@ def test_whole_volume_ratio(compare, keep, stack_ZYX, asked_for_nothing, write_s
     tiff = write_sections(stack_ZYX)
     volume = write_volume(tmp_path / "volume.ome.zarr", stack_ZYX)
     again = VolumeOptions(overwrite=True)
-    small = (SHARD[0], *(min(1024 if not options.quick else 256, side) for side in stack_ZYX.shape[1:]))
+    small = (SHARD[0], *(ceil(side / 2 / 256) * 256 for side in stack_ZYX.shape[1:]))
     in_blocks = VolumeOptions(overwrite=True, block=small)
     zarrs = {
         "OME-Zarr to OME-Zarr, uint8": ("uint8", again),
@@ -193,5 +198,44 @@ def test_looking_up_a_million_blocks(benchmark, keep, say, tmp_path, options):
     benchmark.pedantic(run, rounds=1, iterations=1)
     for count, found in by_count.items():
         assert found["missing"] == int(count)
-        say(f"volumes-blocks: {count}: {found['seconds']:.2f} s, peak {found['peak_bytes'] / 2**20:.0f} MiB")
-    keep("volumes-blocks", {"by_count": by_count})
+        say(
+            f"volumes-blocks: {count}: CPU {found['cpu_s']:.2f} s, peak {found['peak_bytes'] / 2**20:.0f} MiB"
+        )
+    keep("volumes-blocks", {"by_count": by_count, "load_average": [load_average()]})
+
+
+def write_blank(folder, sections):
+    """Write OME-Zarr without a single chunk: all of it is the fill value, which no model is asked about."""
+    from isbi_infer.volumes.zarr.writer import OmeZarrSink
+
+    shape = (sections, *CHUNK[1:])
+    with OmeZarrSink(
+        folder, shape=shape, dtype="uint8", shard=CHUNK, chunk=CHUNK, like=StackInfo(shape=shape)
+    ) as sink:
+        sink.finish()
+    return folder
+
+
+def test_what_a_cluster_takes_for_a_block(benchmark, keep, say, tmp_path, options):
+    """Processor time of client and scheduler, which are one process here, for blocks that cost next to nothing."""
+    pytest.importorskip("distributed", reason="distributed is not installed")
+    from isbi_infer.run.volume import VolumeOptions
+
+    segmenter = Segmenter(provider="cpu")
+    counts, by_count = (4, 8) if options.quick else BLOCKS_OF_A_CLUSTER, {}
+
+    def run():
+        for count in counts:
+            volume = write_blank(tmp_path / f"{count}.ome.zarr", count)
+            how = VolumeOptions(block=CHUNK, cluster="local:1")
+            sample, _ = timed(
+                partial(segmenter.segment_file, volume, tmp_path / f"of-{count}.ome.zarr", options=how)
+            )
+            by_count[str(count)] = {"wall_s": sample.wall_s, "cpu_s": sample.cpu_s}
+
+    benchmark.group = "volumes: blocks of a cluster"
+    benchmark.pedantic(run, rounds=1, iterations=1)
+    fewer, more = (by_count[str(count)] for count in counts)
+    each = {key: (more[key] - fewer[key]) / (counts[1] - counts[0]) for key in more}
+    say(f"volumes-cluster: a block: CPU {1000 * each['cpu_s']:.1f} ms, wall {1000 * each['wall_s']:.1f} ms")
+    keep("volumes-cluster", {"by_count": by_count, "each": each, "load_average": [load_average()]})
