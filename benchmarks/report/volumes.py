@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from math import ceil, prod
 
 from benchmarks.layerwise import Layer, Peaks, seconds
@@ -172,8 +173,7 @@ def volume_costs_table(stored: Stored) -> Iterator[str]:
     if not costs:
         yield MISSING
         return
-    section = _planned(_PETABYTE.shape[1], _PETABYTE_TILE)
-    share = section.overhead * _PETABYTE.halo_share(section)
+    section, share = _planned(_PETABYTE.shape[1], _PETABYTE_TILE), _petabyte_share()
     voxels = prod(_PETABYTE.shape)
 
     def rows() -> Iterator[list[str]]:
@@ -213,7 +213,7 @@ def petabyte_table(stored: Stored) -> Iterator[str]:
         yield ["files", f"{shards:,} shards of {' x '.join(f'{side:,}' for side in layout.shard)}"]
         yield [
             "pixels computed per pixel",
-            f"{section.overhead * layout.halo_share(section):.2f} by `--tile {_PETABYTE_TILE}`",
+            f"{_petabyte_share():.2f} by `--tile {_PETABYTE_TILE}`",
         ]
         yield [
             "read",
@@ -263,6 +263,14 @@ def _limit_of_h100(record: Record) -> tuple[str, str, float, float, str]:
     return "H100 in float16, **calculated, not measured**: its limits", "GPU", fused, separate, link(record)
 
 
+@cache
+def _petabyte_share() -> float:
+    """Return the pixels computed per pixel of the petabyte."""
+    section = _planned(_PETABYTE.shape[1], _PETABYTE_TILE)
+    return section.overhead * _PETABYTE.halo_share(section)
+
+
+@cache
 def _planned(side: int, tile: int) -> SectionPlan:
     contract = read_contract(next(iter(default_model().files.values())).path.read_bytes())
     return plan_section(
@@ -270,6 +278,7 @@ def _planned(side: int, tile: int) -> SectionPlan:
     )
 
 
+@cache
 def _read_share(layout: Layout, section: SectionPlan) -> float:
     """Return the pixels that all blocks of a section read, per pixel of it."""
     read = 0
