@@ -31,6 +31,14 @@ from .study import STUDY, study_table
 from .tables import limits_table, memory_table, peers_table, ratios_table, start_up_table
 from .terminal import as_text
 from .throughput import export_table, files_table, scaling_table, throughput_table, training_table
+from .volumes import (
+    halo_share_table,
+    petabyte_table,
+    volume_costs_table,
+    volumes_blocks_table,
+    volumes_run_table,
+    volumes_storage_table,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -58,6 +66,12 @@ TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "robustness": robustness_table,
     STUDY: study_table,
     "recipes": recipes_table,
+    "halo-share": halo_share_table,
+    "volumes-run": volumes_run_table,
+    "volumes-storage": volumes_storage_table,
+    "volumes-blocks": volumes_blocks_table,
+    "volume-costs": volume_costs_table,
+    "petabyte": petabyte_table,
 }
 
 PICTURES: dict[str, Picture] = {**PLOTS, "networks": NETWORKS}

@@ -136,7 +136,7 @@ def _local(where: str) -> Iterator[Any]:
         n_workers=workers,
         threads_per_worker=threads,
         processes=True,
-        dashboard_address="127.0.0.1:0" if importlib.util.find_spec("bokeh") else None,
+        dashboard_address="127.0.0.1:0",  # None would be the port 8787, which may be taken
         silence_logs=logging.CRITICAL,
     ) as cluster:
         yield cluster
