@@ -93,8 +93,8 @@ def label_scores(
 ) -> tuple[float, float]:
     """Return V_rand and V_info of labels as they are, pixels of 0 being the lines between cells.
 
-    For the segments that `isbi_infer.neurons` makes at a threshold these are the challenge's scores of the probabilities
-    at that threshold.
+    For the segments that `isbi_infer.neurons` makes at a threshold these are the challenge's scores of the
+    probabilities at that threshold.
 
     Parameters
     ----------

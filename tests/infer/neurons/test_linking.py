@@ -82,7 +82,7 @@ def test_a_fragment_under_two_neurites_does_not_merge_everything():
 
 def test_of_equal_overlaps_the_lowest_label_counts():
     found = Overlaps(np.array([1, 1, 2]), np.array([1, 2, 2]), np.array([5, 5, 5]))
-    assert [part.tolist() for part in mutual_best(found)] == [[1, 2], [1, 2]]
+    assert [part.tolist() for part in mutual_best(found)] == [[1], [1]]
 
 
 @pytest.mark.parametrize("seed", range(8))
