@@ -88,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, scores in found["by_link"].items():
             print(
                 f"{name:24} adapted Rand error {scores['error']:.3f}, variation of information "
-                f"{scores['splits']:.2f} + {scores['mergers']:.2f} bits, {scores['found']} ids, {scores['seconds']:.2f} s"
+                f"{scores['splits']:.2f} + {scores['mergers']:.2f} bits, {scores['found']} ids, "
+                f"{scores['seconds']:.2f} s"
             )
         print(f"threshold {found['threshold']}, share {found['share']}")
         if asked.store:
