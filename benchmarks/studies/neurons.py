@@ -24,8 +24,8 @@ from isbi_infer.terminal import exit_codes
 from isbi_train.evaluation.evaluate import section_range
 from isbi_train.scores.instances import instance_scores
 
-THRESHOLDS = (0.5, 0.7, 0.8, 0.9)
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
+THRESHOLDS = (0.7, 0.9)
+SHARES = (0.1, 0.2, 0.3)
 
 
 def neurons(linker: Linker, probability_ZYX: np.ndarray, threshold: float) -> np.ndarray:

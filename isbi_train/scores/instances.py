@@ -73,7 +73,8 @@ def instance_scores(found_ZYX: npt.NDArray[np.integer], truth_ZYX: npt.NDArray[n
     ids_of, truth_of = (
         index.reshape(found_ZYX.shape) + int(values[0] > 0) for values, index in (found, truth)
     )
-    error, recall, precision = metrics.adapted_rand_error(truth_of, ids_of)
+    with np.errstate(divide="ignore", invalid="ignore"):  # NaN where no two pixels share an id
+        error, recall, precision = metrics.adapted_rand_error(truth_of, ids_of)
     splits, mergers = metrics.variation_of_information(truth_of, ids_of, ignore_labels=(0,))
     return InstanceScores(
         error=float(error),

@@ -39,7 +39,7 @@ def test_the_same_ids_under_other_numbers_are_perfect():
 
 
 def test_ids_of_single_sections_are_splits_and_one_id_for_all_is_mergers():
-    truth = np.repeat(np.arange(1, 5).reshape(1, 2, 2), 4, axis=0)
+    truth = np.kron(np.arange(1, 5).reshape(1, 2, 2), np.ones((4, 2, 2), np.int64))
     each = truth + 10 * np.arange(4).reshape(4, 1, 1)
     assert instance_scores(each, truth).splits == pytest.approx(2)  # bits: one of four sections
     assert instance_scores(each, truth).mergers == pytest.approx(0, abs=1e-12)
@@ -69,8 +69,8 @@ def test_what_is_no_pair_of_ids_is_refused(found, truth, named):
 
 def test_the_command_scores_chosen_sections_in_one_piece(tmp_path):
     truth, found = np.random.default_rng(1).integers(0, 5, (2, 4, 8, 9)).astype(np.uint16)
-    tifffile.imwrite(tmp_path / "t.tif", truth)
-    tifffile.imwrite(tmp_path / "f.tif", found)
+    tifffile.imwrite(tmp_path / "t.tif", truth, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "f.tif", found, photometric="minisblack")
     command = [
         PROGRAM,
         "evaluate",
