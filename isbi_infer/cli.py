@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -31,6 +32,7 @@ _COMMANDS = {  # beside the one that segments
 if TYPE_CHECKING:
     from isbi_infer.model.devices import PrecisionName as Precision
     from isbi_infer.model.devices import ProviderName as Provider
+    from isbi_infer.neurons.labelling import LabelSink
     from isbi_infer.plan.run import RunPlan
     from isbi_infer.report.after import Looks
     from isbi_infer.run.volume import VolumeOptions
@@ -181,6 +183,23 @@ def infer(
         Path | None,
         typer.Option(help="PNG of up to 30 sections, outlined and beside their probabilities."),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Write ids of cells too: a TIFF, and a table of them beside it (.csv)."),
+    ] = None,
+    link: Annotated[
+        Literal["none", "overlap", "multicut"],
+        typer.Option(
+            help="How cells of --labels are joined through the sections; none numbers each section's."
+        ),
+    ] = "none",
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Probability above which a pixel of --labels is cell. [default: the model's]"),
+    ] = None,
+    min_size: Annotated[
+        str, typer.Option(help="Leave smaller cells of a section out of --labels: 50px or 20000nm2.")
+    ] = "0px",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of the summary.")
     ] = False,
@@ -201,6 +220,7 @@ def infer(
 
         use_cache(cache)
         _check_stacks(stacks, output, label, report or overlay or contact_sheet)
+        _check_labels(stacks, labels, link, threshold, min_size)
         if out_dir is not None and not dry_run:
             make_folder(out_dir)
         targets = [_target(stack, output, out_dir) for stack in stacks]
@@ -217,6 +237,11 @@ def infer(
             label=label,
             labels_are=labels_are,
             ignore=ignore,
+            labels=labels,
+            link=link,
+            threshold=threshold,
+            min_size=min_size,
+            pixel_size=pixel_size,
             emit=emit,
             dtype=dtype,
             looks=Looks(report=report, overlay=overlay, contact_sheet=contact_sheet),
@@ -255,6 +280,11 @@ class _Request:
     label: Path | None
     labels_are: Literal["cells", "membranes", "ids"]
     ignore: float | None
+    labels: Path | None
+    link: Literal["none", "overlap", "multicut"]
+    threshold: float | None
+    min_size: str
+    pixel_size: float | None
     emit: Literal["cell", "membrane"]
     dtype: Literal["float32", "uint8"]
     looks: Looks
@@ -298,7 +328,7 @@ def _segment_all(
 def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Request) -> None:
     from isbi_infer import scoring
     from isbi_infer.files import check_not_input, check_writable
-    from isbi_infer.volumes import check_output, is_chunked_output
+    from isbi_infer.volumes import check_output, is_chunked_output, open_source
 
     if request.dry_run:
         estimate = segmenter.estimate(_plan(segmenter, source, target, request))
@@ -327,6 +357,9 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Reque
             )
             opened.enter_context(scorer)
         watched = request.looks.watch(_plan(segmenter, source, target, request)) if request.looks else None
+        labels = (
+            opened.enter_context(_label_sink(segmenter, source, target, request)) if request.labels else None
+        )
         megapixels = source.info.shape[-2] * source.info.shape[-1] / 1e6
         progress = opened.enter_context(section_progress(megapixels, quiet=request.quiet))
         summary = segmenter.segment_file(
@@ -337,6 +370,7 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Reque
             progress=progress,
             also=(
                 *((scoring.ScoringSink(scorer),) if scorer else ()),
+                *((labels,) if labels else ()),
                 *((watched.sink,) if watched else ()),
             ),
             options=request.options,
@@ -345,8 +379,10 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Reque
         )
         if scorer:
             scores = scorer.scores()
+        found = labels.summarise() if labels and labels.complete(target) else None
         unshown = tuple[str, ...]()
         if watched:
+            cells = opened.enter_context(open_source(request.labels)) if found and request.labels else None
             unshown = watched.draw(
                 source,
                 summary,
@@ -354,16 +390,20 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: _Reque
                 scores=scores,
                 labels_name=request.label.name if request.label else "",
                 errors=scorer.errors if scorer else None,
+                neurons=cells,
             )
-    _say((*summary.notes, *(scores["notes"] if scores else ()), *unshown))
+    _say((*summary.notes, *(scores["notes"] if scores else ()), *(found.notes if found else ()), *unshown))
     if request.as_json:
-        typer.echo(json.dumps(summary.to_plain() | ({"scores": scores} if scores else {})))
+        parts = {"scores": scores, "labels": found.to_plain() if found else None}
+        typer.echo(json.dumps(summary.to_plain() | {name: part for name, part in parts.items() if part}))
         return
     if not request.quiet:
         typer.echo(
             f"{summary.provider} {summary.precision}: {counted(summary.sections, 'section')} in "
             f"{summary.seconds:.2f} s, {summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
         )
+    if found and not request.quiet:
+        typer.echo(str(found))
     if scores:
         typer.echo(scoring.summary(scores))
 
@@ -378,6 +418,50 @@ def _plan(segmenter: Segmenter, source: Source, target: Path, request: _Request)
         chunked=is_chunked_output(target),
         block=request.options.block if request.options else None,
     )
+
+
+def _label_sink(segmenter: Segmenter, source: Source, target: Path, request: _Request) -> LabelSink:
+    from isbi_infer.files import check_not_input
+    from isbi_infer.neurons.labelling import Labelling, LabelSink
+    from isbi_infer.neurons.segments import pixels_of_size
+    from isbi_infer.volumes.pixel_size import PixelSize
+
+    assert request.labels is not None
+    check_not_input(request.labels, source.name)
+    if os.path.realpath(request.labels) == os.path.realpath(target):
+        raise UsageError(
+            f"{target}: labels and probabilities go to two files; name another one with --labels"
+        )
+    if request.label:
+        check_not_input(request.labels, request.label)
+    like, side = source.info, request.pixel_size
+    if side is not None:
+        z_nm = like.pixel_size.z_nm if like.pixel_size else None
+        like = replace(like, pixel_size=PixelSize(y_nm=side, x_nm=side, z_nm=z_nm))
+    labelling = Labelling.of(
+        request.threshold,
+        segmenter.contract.threshold,
+        request.link,
+        pixels_of_size(request.min_size, like.pixel_size),
+    )
+    provenance = f"model sha256 {segmenter.model_sha256}"
+    membrane = request.emit == "membrane"
+    return LabelSink(request.labels, like, labelling, membrane=membrane, provenance=provenance)
+
+
+def _check_labels(
+    stacks: Sequence[Path], labels: Path | None, link: str, threshold: float | None, min_size: str
+) -> None:
+    if labels is None:
+        if link != "none" or threshold is not None or min_size != "0px":
+            raise UsageError("--link, --threshold and --min-size are for labels; name a file with --labels")
+        return
+    if len(stacks) > 1:
+        raise UsageError(
+            f"{labels}: labels of one stack, but there are {len(stacks)}; label one after the other"
+        )
+    if labels.suffix.lower() not in (".tif", ".tiff"):
+        raise UsageError(f"{labels}: labels are written as TIFF; name it {labels.with_suffix('.tif')}")
 
 
 def _check_stacks(

@@ -98,6 +98,11 @@ class _Notes(logging.Handler):
         _report(self._program, f"note: {record.getMessage()}")
 
 
+def one_line(error: BaseException) -> str:
+    """Return an error's kind and message on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
 def counted(count: int, noun: str) -> str:
     """Return a number and its noun: "1 section", "30 sections"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from isbi_infer.errors import UsageError
 from isbi_infer.terminal import exit_codes, require_packages, section_progress
 from isbi_train.config.inputs import LabelKindName
 
@@ -54,6 +55,13 @@ def evaluate(
         float | None,
         typer.Option(help="Side of a pixel of --image in nanometres. [default: what the file says]"),
     ] = None,
+    instances: Annotated[
+        bool,
+        typer.Option(
+            "--instances",
+            help="PREDICTION and LABELS hold ids of cells through the stack: score them in 3-D.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Draw scores, splits and mergers into a .png, .svg or .pdf file.")
@@ -69,6 +77,13 @@ def evaluate(
         from isbi_train.data.labels import LabelRule
         from isbi_train.evaluation.evaluate import evaluate as score
 
+        if instances:
+            if image or plot or pixel_size is not None or ignore is not None:
+                raise UsageError(
+                    "--instances compares two files of ids; leave --image, --pixel-size, --ignore, --plot out"
+                )
+            _score_instances(prediction, labels, sections, as_json=as_json)
+            return
         if plot:
             from isbi_train.plots.figures import check_plottable
 
@@ -98,6 +113,24 @@ def evaluate(
             typer.echo(json.dumps(evaluation.to_plain(), allow_nan=False))
         else:
             _print_tables(evaluation)
+
+
+def _score_instances(prediction: Path, labels: Path, sections: str, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from isbi_train.evaluation.evaluate import evaluate_instances
+
+    chosen, found = evaluate_instances(prediction, labels, sections=sections)
+    if as_json:
+        named = {"prediction": str(prediction), "labels": str(labels), "sections": chosen}
+        typer.echo(json.dumps(named | asdict(found)))
+        return
+    typer.echo(
+        f"{prediction} against {labels}, sections {chosen}: {found.found} ids, {found.truth} in the labels\n"
+        f"adapted Rand error {found.error:.4f} (precision {found.precision:.4f}, recall {found.recall:.4f})\n"
+        f"variation of information {found.splits + found.mergers:.4f} bits (splits {found.splits:.4f}, "
+        f"mergers {found.mergers:.4f})"
+    )
 
 
 def _print_tables(evaluation: Evaluation) -> None:

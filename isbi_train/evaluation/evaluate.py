@@ -25,6 +25,7 @@ from isbi_train.data.arrays import ArraySource
 from isbi_train.data.labels import LabelRule, Survey, section_labels, stacked, survey_labels
 from isbi_train.evaluation.predict import MODEL_SUFFIXES, Progress, predict
 from isbi_train.scores.inputs import check_scoring_input
+from isbi_train.scores.instances import InstanceScores, instance_scores
 from isbi_train.scores.metrics import (
     AdaptedRand,
     PixelScores,
@@ -230,6 +231,41 @@ def evaluate(
         image_ZYX=image_ZYX,
         notes=(*notes, *pair.notes),
     )
+
+
+def evaluate_instances(
+    prediction: Path, labels: Path, *, sections: str | slice = ":"
+) -> tuple[str, InstanceScores]:
+    """Score ids of cells through a stack.
+
+    Parameters
+    ----------
+    prediction, labels : Path
+        TIFFs of integers of one shape, 0 = no id.
+    sections : str or slice
+        Which sections of both to score together, see :func:`section_range`.
+
+    Returns
+    -------
+    sections : str
+        Those that were scored.
+    InstanceScores
+
+    Raises
+    ------
+    UsageError
+        If the sections are not there.
+    ImageError
+        If a file cannot be read, the shapes differ, or these are no ids.
+    """
+    with open_stack(prediction) as stack, open_stack(labels) as truth:
+        chosen = section_range(sections, truth.sections)
+        _check_same_shape(stack, truth)
+        found_ZYX, truth_ZYX = read_sections(stack, chosen), read_sections(truth, chosen)
+    try:
+        return sections_named(chosen), instance_scores(found_ZYX, truth_ZYX)
+    except ImageError as error:
+        raise ImageError(f"{prediction} against {labels}: {error}") from error
 
 
 def survey_file(truth: TiffSource, rule: LabelRule, sections: Sequence[int]) -> Survey:

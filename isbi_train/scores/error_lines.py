@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Labels = npt.NDArray[np.int32]
+from isbi_infer.neurons.segments import Labels, thinned_labels
+
 Mask = npt.NDArray[np.bool_]
 
 _SHARE = 0.25
@@ -58,29 +59,6 @@ def split_lines(finer: Labels, coarser: Labels) -> Mask:
         high = np.where(belongs, np.maximum(high, near), high)
     cuts[y, x] = low < high
     return cuts
-
-
-def thinned_labels(cell_YX: Mask) -> Labels:
-    """Label the 4-connected cells of a section and thin the membrane between them to lines, as the scores do.
-
-    Parameters
-    ----------
-    cell_YX : bool array
-        Where there is cell.
-
-    Returns
-    -------
-    int32 array of the same shape
-        Cells from 1; 0 on lines.
-    """
-    from isbi_train.scores.thinning import LINE, flood
-
-    rows, columns = cell_YX.shape
-    labels = np.full((columns + 2) * (rows + 2), LINE, np.int32)
-    parent, queue = np.empty(columns * rows // 2 + 2, np.int32), np.empty(columns * rows, np.int32)
-    flood(np.ascontiguousarray(cell_YX.T, np.uint8), 0, labels, parent, queue)
-    thinned: Labels = np.maximum(labels.reshape(columns + 2, rows + 2)[1:-1, 1:-1].T, 0)
-    return thinned
 
 
 def _codes(finer: Labels, coarser: Labels) -> npt.NDArray[np.int64]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from isbi_infer.errors import DependencyError, ImageError
+from isbi_infer.terminal import one_line
 from isbi_train.data.labels import pixels_within
 
 
@@ -124,11 +125,6 @@ def optional_module(name: str) -> Any:
             f"this score needs {name}, which does not load ({one_line(error)}); run: pip install --force-reinstall "
             "'isbi-infer[scores]'"
         ) from error
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's kind and message on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _check_shapes(found: np.ndarray, truth: np.ndarray) -> None:

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from isbi_train.scores.kernels import compiled
+from isbi_infer.neurons.kernels import compiled
 
 
 # division by zero must give NaN; fastmath would reorder the sums, which degenerate sections would show
@@ -34,11 +34,11 @@ def overlap_scores(
     Parameters
     ----------
     labels : int32 array
-        The thinned section, from :func:`isbi_train.scores.thinning.flood`.
+        The thinned section, from :func:`isbi_infer.neurons.thinning.flood`.
     basins : int
         Its number of basins.
     start, stop, first : int32 arrays
-        The ground truth, from :func:`isbi_train.scores.thinning.segment_runs`.
+        The ground truth, from :func:`isbi_infer.neurons.thinning.segment_runs`.
     scores : float64 array, shape (6,)
         Receives Rand precision, recall, score, then the same of information; NaN without any ground truth.
     """

@@ -247,7 +247,7 @@ class ThinnedScorer:
         ids_YX : array of integers, same shape, optional
             Ids of cells, 0 = none: the segments, in place of the components of `cell_YX`.
         """
-        from isbi_train.scores.kernels import compiling
+        from isbi_infer.neurons.kernels import compiling
 
         with compiling():
             _score_section(proposal_YX, cell_YX, ids_YX, self._scores[z], self._counts[z])
@@ -283,8 +283,8 @@ def _score_section(
     counts: np.ndarray,
 ) -> None:
     """Fill one section's rows of the scores, shape (thresholds, 6), and counts, shape (thresholds, 3)."""
+    from isbi_infer.neurons.thinning import LINE, flood, id_runs, levels, segment_runs
     from isbi_train.scores.overlap import overlap_scores
-    from isbi_train.scores.thinning import LINE, flood, id_runs, levels, segment_runs
 
     rows, columns = cell_YX.shape
     start, stop, first = (

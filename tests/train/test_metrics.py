@@ -235,7 +235,7 @@ def test_float_dtypes_and_layouts_score_alike(dtype):
 
 
 def test_threshold_is_strict_and_compared_in_double_precision():
-    from isbi_train.scores.thinning import levels
+    from isbi_infer.neurons.thinning import levels
 
     single, double = np.full((1, 1), 0.1, np.float32), np.full((1, 1), 0.1)  # float32(0.1) is above 0.1
     assert levels(single, np.array(metrics.THRESHOLDS)) == 2
@@ -347,7 +347,7 @@ def test_one_row_and_one_column_agree_with_plain_python(shape):
 
 
 def test_nan_is_membrane_to_the_kernel():
-    from isbi_train.scores.thinning import levels
+    from isbi_infer.neurons.thinning import levels
 
     row_XY = np.array([[np.nan, 0.0, 0.05, 1.0]])
     assert levels(row_XY, np.array(metrics.THRESHOLDS)).tolist() == [[0, 0, 1, 11]]

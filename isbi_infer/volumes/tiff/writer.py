@@ -109,6 +109,8 @@ class TiffSink:
         Of the result.
     provenance : str
         One line for the file's metadata on how the result was made, and what it means.
+    top : float, optional
+        What ImageJ shows as white; by default 1 of floats and the largest integer.
     """
 
     def __init__(
@@ -118,14 +120,18 @@ class TiffSink:
         like: StackInfo,
         dtype: npt.DTypeLike,
         provenance: str = "",
+        top: float | None = None,
     ) -> None:
         self._path, self._like, self._dtype, self._provenance = path, like, dtype, provenance
+        self._top = top
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             temporary = stack.enter_context(replacing(self._path))
-            file = _StackFile(temporary, like=self._like, dtype=self._dtype, provenance=self._provenance)
+            file = _StackFile(
+                temporary, like=self._like, dtype=self._dtype, provenance=self._provenance, top=self._top
+            )
             self._file = stack.enter_context(file)
             self._resources = stack.pop_all()
         return self
@@ -162,8 +168,9 @@ class _StackFile:
         dtype: npt.DTypeLike,
         shape: tuple[int, ...] | None = None,
         provenance: str = "",
+        top: float | None = None,
     ) -> None:
-        self._provenance = provenance
+        self._provenance, self._top = provenance, top
         shape = tuple(shape or like.shape)
         self._stored = np.dtype(dtype).newbyteorder("<")
         self._kind = output_kind(like, self._stored, shape)
@@ -176,6 +183,8 @@ class _StackFile:
 
     def __enter__(self) -> Self:
         options = {"imagej": _imagej, "ome": _ome, "tiff": _plain}[self._kind](self._info, self._stored)
+        if self._top is not None and self._kind == "imagej":
+            options["metadata"]["max"] = self._top
         if self._provenance and self._kind == "imagej":
             options["metadata"]["Info"] = self._provenance  # what Fiji's "Show Info" shows
         software = "; ".join(filter(None, (f"isbi-infer {__version__}", self._provenance)))

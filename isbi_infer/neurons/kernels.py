@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import numba
 
 from isbi_infer.errors import DependencyError
-from isbi_train.scores.inputs import one_line
+from isbi_infer.terminal import one_line
 
 _COMPILER = ("numba", "llvmlite")
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
@@ -61,6 +61,6 @@ def compiling() -> Iterator[None]:
         if not any(module.partition(".")[0] in _COMPILER for module in modules):
             raise
         raise DependencyError(
-            f"numba {numba.__version__} cannot compile the scores ({one_line(error)}); empty its cache, "
-            "set NUMBA_CACHE_DIR to another folder, or run: pip install --force-reinstall 'isbi-infer[scores]'"
+            f"numba {numba.__version__} cannot compile the thinning of membranes ({one_line(error)}); empty its cache, "
+            "set NUMBA_CACHE_DIR to another folder, or run: pip install --force-reinstall numba"
         ) from error

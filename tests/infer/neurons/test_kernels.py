@@ -8,8 +8,8 @@ import pytest
 from numba.core import caching
 
 from isbi_infer.errors import DependencyError
+from isbi_infer.neurons.kernels import compiled, compiling
 from isbi_train.scores.inputs import optional_module
-from isbi_train.scores.kernels import compiled, compiling
 
 
 def double(number):
@@ -28,7 +28,7 @@ def test_without_a_place_for_the_cache_a_kernel_is_compiled_and_not_kept(monkeyp
 def module(tmp_path, monkeypatch):
     """A module with a kernel, its cache beside it."""
     (tmp_path / "doubling.py").write_text(
-        "from isbi_train.scores.kernels import compiled\n\n@compiled()\ndef double(number):\n    return 2 * number\n"
+        "from isbi_infer.neurons.kernels import compiled\n\n@compiled()\ndef double(number):\n    return 2 * number\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
 

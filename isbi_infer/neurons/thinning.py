@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from isbi_train.scores.kernels import compiled
+from isbi_infer.neurons.kernels import compiled
 
 UNDECIDED = 0  # membrane that the flood has not reached
 LINE = -1  # decided as border between basins; also the frame
