@@ -11,6 +11,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from isbi_infer._version import __version__
 from isbi_infer.backends.base import Backend
-from isbi_infer.errors import ImageError, UsageError
+from isbi_infer.errors import ImageError, IsbiError, UsageError
 from isbi_infer.plan.plain import plain_of
 from isbi_infer.plan.run import RunPlan, Wishes, parse_plan
 from isbi_infer.run.measured import MeasuredSections
@@ -127,6 +128,8 @@ def segment_volume(
         check_same(plan_of(output), plan, wishes, _OTHER.format(work.name), options.block)
         return (f"{work.name} is finished already",)
     with work.held(options.share, overwrite=options.overwrite):
+        if work.taken and options.joins:
+            return _left_to_another(work)
         plan = _agreed(work, plan, wishes, options)
         assert plan.layout is not None
         with sink_for(work.volume, plan, source.info, contract=contract, pyramid=options.pyramid) as sink:
@@ -143,9 +146,16 @@ def segment_volume(
                     blocks=missing,
                     measured=MeasuredSections(work.statistics, plan, source),
                 )
+            except IsbiError:
+                if work.taken:  # under this run's hands, by another that found all blocks there
+                    return _left_to_another(work)
+                _say_how_to_go_on(work, sink, plan, options)
+                raise
             except BaseException:
                 _say_how_to_go_on(work, sink, plan, options)
                 raise
+            if work.taken:
+                return _left_to_another(work)
             others = 0 if options.share == (1, 1) else sum(not sink.done(b) for b in plan.layout.blocks())
             if not others:
                 for z in range(plan.layout.shape[0]) if also else ():
@@ -158,7 +168,7 @@ def segment_volume(
                 *found,
                 f"{share} is done; {counted(others, 'block')} of other shares are missing yet",
             )
-        work.complete(overwrite=options.overwrite)
+        work.complete(overwrite=options.overwrite, whole=partial(_is_whole, plan, source.info))
     return (*notes, *found)
 
 
@@ -326,6 +336,18 @@ def _agreed(work: Unfinished, plan: RunPlan, wishes: Wishes, options: VolumeOpti
     stored = parse_plan(work.agree(plan.to_json()))
     check_same(stored, plan, wishes, _OTHER.format(work.name), options.block)
     return stored
+
+
+def _is_whole(plan: RunPlan, like: StackInfo, folder: Path) -> bool:
+    assert plan.layout is not None
+    with sink_for(folder, plan, like, existing=True) as sink:
+        return all(sink.done(block) for block in plan.layout.blocks())
+
+
+def _left_to_another(work: Unfinished) -> tuple[str, ...]:
+    """Remove what this run wrote after another one had completed the volume."""
+    work.discard()
+    return (f"{work.name} was completed by another run",)
 
 
 def _resumed(done: int, total: int, options: VolumeOptions) -> tuple[str, ...]:

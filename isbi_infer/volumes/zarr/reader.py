@@ -30,6 +30,8 @@ from isbi_infer.volumes.zarr.metadata import (
 
 _MARKS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 _MOST_CACHE = 2**30  # bytes
+_WINDOWS_CACHE = 2**28  # bytes, where a slab of sections is too large
+_FLAT_CACHE = 2**24  # bytes, where a section shares no chunk with another
 _KINDS = {"t": "time points", "c": "channels"}
 _OPTIONS = {"t": "--time", "c": "--channel"}
 _LISTED = 8
@@ -171,6 +173,7 @@ class ZarrSource:
     """
 
     nodata: float | None = None
+    windowed = True
 
     def __init__(
         self,
@@ -208,7 +211,12 @@ class ZarrSource:
         shape = tuple(array.shape[axes.index(axis)] for axis in names)
         # A slab of chunks, so that the sections of a chunk do not decode it one after the other.
         depth = array.chunk_layout.read_chunk.shape[axes.index("z")] if "z" in kept else 1
-        slab = min(prod(shape[-2:]) * int(depth or 1) * self.dtype.itemsize * 2, _MOST_CACHE)
+        depth = int(depth or 1)
+        slab = prod(shape[-2:]) * depth * self.dtype.itemsize * 2
+        if depth == 1:
+            slab = min(slab, _FLAT_CACHE)
+        elif slab > _MOST_CACHE:  # whole sections would gain nothing from it
+            slab = _WINDOWS_CACHE
         context = location.context(slab)
         self._strict_ZYX = self._view(_opened(spec, context, level.path), axes, names)
         self._filled_ZYX = self._view(

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from volume_files import pixels
 
+from isbi_infer.run.volume import VolumeOptions
+from isbi_infer.volumes import open_source
+
 PROGRAM = Path(sys.executable).with_name("isbi-infer")
 ASKED = ("--provider", "cpu", "--tile", "320", "--precision", "int8", "--quiet")
 KILLS = 6
@@ -139,3 +142,50 @@ def test_what_is_for_omezarr_is_refused_for_tiff(tmp_path, tiff, option):
     assert done.returncode == 2
     assert "are for OME-Zarr; name the output NAME.ome.zarr" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+class _Interrupted:
+    """A source that lets others complete the volume before its first pixel is read."""
+
+    def __init__(self, source, meanwhile):
+        self._source, self._meanwhile = source, meanwhile
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def read(self, z, window=None):
+        if self._meanwhile:
+            self._meanwhile.pop()()
+        return self._source.read(z, window)
+
+
+def test_a_run_whose_volume_others_complete_meanwhile_leaves_it_whole(tmp_path, tiff, tiles, expected_ZYX):
+    out = tmp_path / "out.ome.zarr"
+
+    def options(*share):
+        return VolumeOptions(block=(1, 256, 256), share=share)
+
+    def complete():
+        for index in (1, 2, 3):
+            tiles.segment_file(tiff, out, options=options(index, 3))
+        assert out.exists()
+
+    with open_source(tiff) as source:
+        done = tiles.segment_file(_Interrupted(source, [complete]), out, options=options(1, 2))
+    assert f"{out} was completed by another run" in done.notes
+    np.testing.assert_array_equal(pixels(out), expected_ZYX)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.ome.zarr"]
+
+
+def test_a_block_that_others_have_done_stays_while_it_is_written_again(tmp_path, tiff, tiles, expected_ZYX):
+    out = tmp_path / "out.ome.zarr"
+    options = VolumeOptions(block=(1, 256, 256), share=(1, 2))
+    tiles.segment_file(tiff, out, options=options)
+    shards = {path: path.read_bytes() for path in (tmp_path / "out.ome.zarr.partial").rglob("c/*/*/*")}
+    assert len(shards) > 10
+    torn = sorted(shards)[3]
+    torn.write_bytes(shards[torn][:40])
+    assert infer(tiff, "-o", out, "--block", "1,256,256", "--shard", "2/2").returncode == 0
+    assert not out.exists()
+    assert infer(tiff, "-o", out, "--block", "1,256,256", "--resume").returncode == 0
+    np.testing.assert_array_equal(pixels(out), expected_ZYX)
