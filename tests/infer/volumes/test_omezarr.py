@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import shutil
 import threading
 
 import numpy as np
@@ -158,6 +159,29 @@ def test_a_volume_behind_an_address_is_read(served, tmp_path, volume_ZYX, tiles,
     np.testing.assert_array_equal(pixels(tmp_path / "out.ome.zarr"), expected_ZYX)
     with pytest.raises(ImageError, match=r"holds no zarr\.json"):
         open_source(f"{served}/missing.zarr")
+
+
+def test_a_fingerprint_follows_the_pixels_and_not_the_chunks_that_are_read(tmp_path):
+    stack_ZYX = np.random.default_rng(0).integers(0, 255, (3, 200, 300), np.uint8)
+    path = write_omezarr(tmp_path / "in.zarr", [stack_ZYX])
+
+    def fingerprint():
+        with open_source(path) as source:
+            return source.fingerprint()
+
+    first = fingerprint()
+    assert fingerprint() == first
+    array = zarr.open_array(path / "s0", mode="r+")
+    array[...] = stack_ZYX + 1  # the metadata stay
+    changed = fingerprint()
+    assert changed.split(", ")[0] == first.split(", ")[0]
+    assert changed != first
+    array[...] = stack_ZYX
+    assert fingerprint() == first
+    shutil.rmtree(path / "s0" / "c" / "0")  # missing chunks are no error before they are needed
+    with open_source(path) as source:
+        assert source.fingerprint() != first
+        assert source.found() == ()
 
 
 def test_missing_chunks_are_said_and_an_error_where_that_is_asked(tmp_path):
