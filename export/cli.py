@@ -44,8 +44,11 @@ def export(
     ] = "float32",
     opset: Annotated[int | None, typer.Option(help="Version of the ONNX operators. [default: 20]")] = None,
     calibrate: Annotated[
-        Path | None,
-        typer.Option(metavar="STACK", help="Sections that int8 is calibrated on. [default: synthetic ones]"),
+        list[Path] | None,
+        typer.Option(
+            metavar="STACK",
+            help="Sections that int8 is calibrated on; repeatable. [default: synthetic ones]",
+        ),
     ] = None,
     arch: Annotated[
         str | None,
@@ -140,7 +143,7 @@ def export(
                 precisions=precisions,
                 ios=ios,
                 opset=OPSET if opset is None else opset,
-                calibrate=calibrate,
+                calibrate=calibrate or (),
                 arch=arch,
                 image=image,
                 labels=labels,

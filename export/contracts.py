@@ -94,6 +94,8 @@ def contract_for(
         normalisation=weights.normalisation,
         polarity="cell",
         pixel_size_nm=data["pixel_size_nm"] if data else None,
+        threshold=weights.scores.get("threshold"),
+        familiar=data.get("familiar") if data else None,
         precision=variant.precision,
         digest=None,  # of what is written in the end
         runtimes=tuple(runtimes),

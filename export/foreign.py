@@ -413,6 +413,8 @@ def _contract(
         normalisation=ZSCORE,
         polarity="cell",
         pixel_size_nm=foreign.pixel_size_nm,
+        threshold=None,
+        familiar=None,
         precision="float32",
         digest=None,
         runtimes=(),  # there is no checkpoint to compare with

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from isbi_export.contracts import contract_for, contract_halo_error, parity_of, tiling
-from isbi_export.formats.calibration import Calibration, read_calibration, synthetic_calibration
+from isbi_export.formats.calibration import Calibration, read_calibrations, synthetic_calibration
 from isbi_export.formats.deployable import Deployable
 from isbi_export.formats.exported import WRITERS, Exported
 from isbi_export.formats.onnx_export import OPSET, OPSETS
@@ -108,7 +108,7 @@ def publish(
     precisions: Sequence[str] = ("fp32",),
     ios: Sequence[str] = ("float32",),
     opset: int = OPSET,
-    calibrate: Path | None = None,
+    calibrate: Sequence[Path] = (),
     arch: str | None = None,
     image: Path | None = None,
     labels: Path | None = None,
@@ -127,8 +127,8 @@ def publish(
         See `isbi_export.variants.plan_variants`.
     opset : int
         Version of the ONNX operators.
-    calibrate : Path, optional
-        A stack to calibrate int8 on; synthetic sections when not given.
+    calibrate : sequence of Path
+        Stacks to calibrate int8 on; synthetic sections when not given.
     arch : str, optional
         Architecture of bare weights.
     image, labels : Path, optional
@@ -223,7 +223,7 @@ class _RefusedError(Exception):
 def _check_arguments(
     variants: list[Variant],
     opset: int,
-    calibrate: Path | None,
+    calibrate: Sequence[Path],
     image: Path | None,
     labels: Path | None,
     sections: str | None,
@@ -258,12 +258,12 @@ def _require_bytes(image: Path | None, labelled: Labelled | None, variants: list
 
 
 def _calibration(
-    variants: list[Variant], calibrate: Path | None, weights: Weights, labelled: Labelled | None
+    variants: list[Variant], calibrate: Sequence[Path], weights: Weights, labelled: Labelled | None
 ) -> Calibration | None:
     """Choose sections for int8, none of them among those that are held out or scored."""
     if all(variant.precision != "int8" for variant in variants):
         return None
-    if calibrate is None:
+    if not calibrate:
         return synthetic_calibration()
     held_out: dict[str, Collection[int]] = {}
     for stack in weights.stacks:
@@ -272,7 +272,7 @@ def _calibration(
     if labelled:
         before = held_out.get(labelled.data_sha256, ())
         held_out[labelled.data_sha256] = {*before, *labelled.sections}
-    return read_calibration(calibrate, held_out, weights.data["pixel_size_nm"] if weights.data else None)
+    return read_calibrations(calibrate, held_out, weights.data["pixel_size_nm"] if weights.data else None)
 
 
 def _prepare(

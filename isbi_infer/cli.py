@@ -138,6 +138,13 @@ def infer(
             metavar="I/N", help="Compute the I-th of N shares of OME-Zarr; the last one completes it."
         ),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHERE",
+            help="Compute OME-Zarr on a Dask cluster: local, local:N, tcp://HOST:8786, or a scheduler's JSON file.",
+        ),
+    ] = None,
     tta: Annotated[
         bool, typer.Option("--tta", help="Average over the 8 flips and rotations; 8 times the work.")
     ] = False,
@@ -192,7 +199,7 @@ def infer(
             series=series,
             level=level,
             strict=strict,
-            options=_volume_options(block, shard, pyramid, resume, overwrite),
+            options=_volume_options(block, shard, pyramid, resume, overwrite, cluster),
             label=label,
             labels_are=labels_are,
             ignore=ignore,
@@ -357,12 +364,17 @@ def _target(stack: Path, output: Path | None, out_dir: Path | None) -> Path:
 
 
 def _volume_options(
-    block: str | None, shard: str | None, pyramid: bool, resume: bool, overwrite: bool
+    block: str | None,
+    shard: str | None,
+    pyramid: bool,
+    resume: bool,
+    overwrite: bool,
+    cluster: str | None,
 ) -> VolumeOptions | None:
     """Read what concerns OME-Zarr alone; None where nothing of it was asked for."""
     from isbi_infer.run.volume import VolumeOptions
 
-    if not (block or shard or pyramid or resume or overwrite):
+    if not (block or shard or pyramid or resume or overwrite or cluster):
         return None
     sides, share = (
         _numbers(block, ",", 3, "--block", "32,1024,1024"),
@@ -374,6 +386,7 @@ def _volume_options(
         pyramid=pyramid,
         resume=resume,
         overwrite=overwrite,
+        cluster=cluster or "",
     )
 
 

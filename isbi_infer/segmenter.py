@@ -284,7 +284,7 @@ class Segmenter:
         stack_ZYX = array if array.ndim == 3 else array[None]
         plan = self.plan(stack_ZYX.shape, emit=emit, dtype=dtype)
         out_ZYX = np.empty(stack_ZYX.shape, dtype)
-        findings = Findings()
+        findings = Findings(plan)
         with closing(compute_sections(plan, stack_ZYX, self._model.backend, findings)) as results:
             for z, result_YX in enumerate(results):
                 out_ZYX[z] = encode(result_YX, emit, dtype)
@@ -346,7 +346,7 @@ class Segmenter:
     def _results(
         self, plan: RunPlan, sections: Iterable[npt.NDArray[Any]]
     ) -> Generator[npt.NDArray[Any], None, None]:
-        findings = Findings()
+        findings = Findings(plan)
         with closing(compute_sections(plan, sections, self._model.backend, findings)) as results:
             for result_YX in results:
                 yield encode(result_YX, plan.emit, plan.dtype)
@@ -402,8 +402,8 @@ class Segmenter:
         chunked = is_chunked_output(output)
         if options is not None and not chunked:
             raise UsageError(
-                f"{output}: --block, --pyramid, --resume, --overwrite and --shard are for OME-Zarr; name the output "
-                "NAME.ome.zarr, or leave them out"
+                f"{output}: --block, --pyramid, --resume, --overwrite, --shard and --cluster are for OME-Zarr; name "
+                "the output NAME.ome.zarr, or leave them out"
             )
         if isinstance(stack, str | Path):
             check_not_input(output, stack)
@@ -422,7 +422,7 @@ class Segmenter:
             notes += segment_volume(
                 plan,
                 stack,
-                self._model.backend,
+                self._model,
                 output,
                 wishes=self._wishes,
                 contract=self.contract.to_json(),

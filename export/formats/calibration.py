@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ class Calibration:
     sections : tuple of Tissue
         Of sections that are not blank.
     source : dict
-        What the contract records about them: ``sections`` and the stack's ``data_sha256``, or that they are synthetic.
+        What the contract records about them: ``sections`` and the stack's ``data_sha256``, those of several stacks in
+        a list ``stacks``, or that they are synthetic.
     notes : tuple of str
         What was assumed about the stack.
     """
@@ -65,8 +67,25 @@ def synthetic_calibration() -> Calibration:
     )
 
 
+def read_calibrations(
+    paths: Sequence[Path], held_out: dict[str, Collection[int]], model_nm: float | None = None
+) -> Calibration:
+    """Read sections of several stacks, as many of each; see `read_calibration`."""
+    parts = [read_calibration(path, held_out, model_nm, ceil(SECTIONS / len(paths))) for path in paths]
+    if len(parts) == 1:
+        return parts[0]
+    return Calibration(
+        sections=tuple(tissue for part in parts for tissue in part.sections),
+        source={"stacks": [part.source for part in parts]},
+        notes=tuple(note for part in parts for note in part.notes),
+    )
+
+
 def read_calibration(
-    path: Path, held_out: dict[str, Collection[int]], model_nm: float | None = None
+    path: Path,
+    held_out: dict[str, Collection[int]],
+    model_nm: float | None = None,
+    most: int = SECTIONS,
 ) -> Calibration:
     """Read sections spread evenly over a stack, leaving out those that scores are taken on.
 
@@ -78,6 +97,8 @@ def read_calibration(
         By a stack's sha256 (of its grey values, in C order): the sections that must not be looked at.
     model_nm : float or None
         Side of a pixel in the model's training data, to which sections of another size are brought, as in inference.
+    most : int
+        How many sections are read.
 
     Returns
     -------
@@ -100,7 +121,7 @@ def read_calibration(
             raise UsageError(
                 f"{path}: all of its {stack.sections} sections are held out; calibrate on others"
             )
-        count = min(SECTIONS, len(allowed))
+        count = min(most, len(allowed))
         chosen = [allowed[i * len(allowed) // count] for i in range(count)]
         scaling, notes = choose_scaling(model_nm, None, stack.pixel_size, stored=True)
         found = {z: Tissue.of(stack.read(z), scaling, nodata=stack.nodata) for z in chosen}

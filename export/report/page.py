@@ -164,7 +164,8 @@ def _scored_on(report: dict[str, Any]) -> str:
         texts.append(
             f"“image” is sections {found['sections']} of the stack <code>{found['data_sha256']}</code>."
         )
-    if found := report["calibrated_on"]:
+    calibrated_on = report["calibrated_on"] or {}
+    for found in calibrated_on.get("stacks") or ([calibrated_on] if calibrated_on else []):
         source = found.get("data") or f"the stack {found['data_sha256']}"
         sections = ", ".join(map(str, found["sections"]))
         texts.append(f"int8 was calibrated on sections {sections} of <code>{escape(source)}</code>.")

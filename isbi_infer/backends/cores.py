@@ -21,11 +21,19 @@ _EXTENSIONS = (
 )
 
 
+_most: int | None = None
+
+
+def use_cores(count: int | None) -> None:
+    """Let this process use no more than so many cores for what is opened from now on; None for all it may."""
+    global _most
+    _most = count
+
+
 def available_cores() -> int:
     """Return the number of processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return allowed if _most is None else max(1, min(_most, allowed))
 
 
 @functools.cache

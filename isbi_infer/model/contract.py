@@ -4,11 +4,12 @@ The document stands under `CONTRACT_KEY` in an ONNX file's ``metadata_props``, a
 TorchScript file's extra files. Nothing in it has a default: a missing, unknown, doubled or ill-typed field makes the
 model unusable, because a guess here would be a silent error in every pixel.
 
-Three versions of the document are read. Schema 3 holds a digest of the graph and all its weights and a checksum of the
-document itself, which are compared when the file is opened. Schema 2 has neither, and provenance as four fields beside
-the others; schema 1 says in addition neither what the network costs nor how far it is from its checkpoint. What such a
-file computes is taken on trust: released files are compared with the registered SHA-256 of the whole file, all others
-carry `ModelContract.trust_note`.
+Four versions of the document are read. Schema 4 holds a digest of the graph and all its weights and a checksum of the
+document itself, which are compared when the file is opened. Schema 3 says neither which threshold parts cells from
+membranes nor how the training data look. Schema 2 has no digest and no checksum either, and provenance as four fields
+beside the others; schema 1 says in addition neither what the network costs nor how far it is from its checkpoint. What
+files of these two compute is taken on trust: released files are compared with the registered SHA-256 of the whole file,
+all others carry `ModelContract.trust_note`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from isbi_infer.backends.base import CONTRACT_KEY
 from isbi_infer.errors import ModelError
 from isbi_infer.model.file import read_model_file
+from isbi_infer.pixels.texture import Familiar
 
 __all__ = [
     "CONTRACT_KEY",
@@ -40,14 +42,16 @@ __all__ = [
     "read_contract",
 ]
 
-SCHEMA = 3
+SCHEMA = 4
 PRECISIONS = {"float32": "fp32", "float16": "fp16", "int8": "int8"}  # of files, and what users call them
 Normalisation = Literal["section-zscore", "section-robust"]
 NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
 ZSCORE: Normalisation = "section-zscore"
 ROBUST: Normalisation = "section-robust"
 
+_WITH_DIGEST = 3  # the first schema that has one, and a checksum
 _PROVENANCE = ("parity", "training", "scores", "code_version")  # fields of schemas 1 and 2
+_SINCE_4: dict[str, Any] = {"threshold": None, "familiar": None}  # and what older ones mean
 # What schema 1 does not say. Memory is planned with the activations of a wide network, so that tiles get small.
 _SCHEMA_1: dict[str, Any] = {
     "statistics_inputs": [],
@@ -102,6 +106,11 @@ class ModelContract:
         An output of 1 means cell interior, 0 means membrane.
     pixel_size_nm : float or None
         Side of a pixel in the training data, in nanometres.
+    threshold : float or None
+        Probability above which a pixel counts as cell where segments are made, in (0, 1): the best of the challenge's
+        on held-out sections. None where it is not known.
+    familiar : mapping or None
+        How the training data look, as `isbi_infer.pixels.texture.Familiar` reads it; None where it is not known.
     precision : {"float32", "float16", "int8"}
         Of the weights and the arithmetic.
     digest : str or None
@@ -139,6 +148,8 @@ class ModelContract:
     normalisation: Normalisation
     polarity: Literal["cell"]
     pixel_size_nm: float | None
+    threshold: float | None
+    familiar: Mapping[str, Any] | None
     precision: Literal["float32", "float16", "int8"]
     digest: str | None
     runtimes: tuple[str, ...]
@@ -166,6 +177,14 @@ class ModelContract:
             _check(getattr(self, name) >= 0, f"{name} is negative")
         _check(self.pixel_size_nm is None or self.pixel_size_nm > 0, "pixel size is not positive")
         _check(
+            self.threshold is None or 0 < self.threshold < 1, f"threshold {self.threshold} is not within 0..1"
+        )
+        if self.familiar is not None:
+            try:
+                Familiar.from_plain(self.familiar)
+            except ValueError as error:
+                _check(False, f"familiar: {error}")
+        _check(
             self.digest is None or _DIGEST.fullmatch(self.digest) is not None,
             f"digest {self.digest!r} is no SHA-256 in hexadecimal",
         )
@@ -192,8 +211,9 @@ class ModelContract:
         """Return the document in the newest schema, the same bytes for the same contract."""
         return _canonical({"schema": SCHEMA, "checksum": self._checksum(), **asdict(self)})
 
-    def _checksum(self) -> str:
-        return hashlib.sha256(_canonical({"schema": SCHEMA, **asdict(self)}).encode()).hexdigest()
+    def _checksum(self, schema: int = SCHEMA) -> str:
+        plain = {name: value for name, value in asdict(self).items() if name in _fields_of(schema)}
+        return hashlib.sha256(_canonical({"schema": schema, **plain}).encode()).hexdigest()
 
 
 def read_contract(content: bytes) -> ModelContract:
@@ -229,7 +249,7 @@ def contract_of(metadata: Mapping[str, str], digest: str) -> ModelContract:
             "are unknown; export it with isbi-export"
         )
     schema, contract = _parse(metadata[CONTRACT_KEY])
-    _check(schema < SCHEMA or contract.digest is not None, "digest is missing; export the model again")
+    _check(schema < _WITH_DIGEST or contract.digest is not None, "digest is missing; export the model again")
     if contract.digest not in (None, digest):
         raise ModelError(
             "the graph or its weights differ from what the contract was made for; the file is damaged or was changed: "
@@ -269,7 +289,7 @@ def _parse(text: str) -> tuple[int, ModelContract]:
     schema = plain.pop("schema", None)
     known = type(schema) is int and 1 <= schema <= SCHEMA
     _check(known, f"schema is {schema!r}, this program reads 1 to {SCHEMA}; update isbi-infer")
-    checksum = plain.pop("checksum", None) if schema == SCHEMA else None
+    checksum = plain.pop("checksum", None) if schema >= _WITH_DIGEST else None
     expected = _fields_of(schema)
     missing, unknown = sorted(expected - set(plain)), sorted(set(plain) - expected)
     _check(not missing and not unknown, f"missing fields {missing}, unknown fields {unknown}")
@@ -278,9 +298,10 @@ def _parse(text: str) -> tuple[int, ModelContract]:
         provenance = {name: plain.pop(name) for name in _PROVENANCE}
         _check_provenance(provenance)
         plain |= {"digest": None, "runtimes": (), "provenance": provenance}
-    contract = ModelContract(**plain)
+    contract = ModelContract(**{**(_SINCE_4 if schema < SCHEMA else {}), **plain})
     _check(
-        schema < SCHEMA or checksum == contract._checksum(), "its checksum is another; export the model again"
+        schema < _WITH_DIGEST or checksum == contract._checksum(schema),
+        "its checksum is another; export the model again",
     )
     return schema, contract
 
@@ -290,10 +311,13 @@ def _canonical(plain: dict[str, Any]) -> str:
 
 
 def _fields_of(schema: int) -> set[str]:
-    current = {field.name for field in fields(ModelContract)}
-    if schema == 3:
-        return current
-    older = current - {"digest", "runtimes", "provenance"} | set(_PROVENANCE)
+    found = {field.name for field in fields(ModelContract)}
+    if schema == SCHEMA:
+        return found
+    found -= set(_SINCE_4)
+    if schema == _WITH_DIGEST:
+        return found
+    older = found - {"digest", "runtimes", "provenance"} | set(_PROVENANCE)
     return older if schema == 2 else older - set(_SCHEMA_1)
 
 

@@ -12,9 +12,11 @@ and twice. Shards that reach beyond the volume are cut by its end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, prod
+from typing import overload
 
 from isbi_infer.errors import UsageError
 from isbi_infer.plan.tiles import SectionPlan
@@ -94,6 +96,14 @@ class Layout:
         first, step = share
         return (self.at(index) for index in range(first - 1, self.count, step))
 
+    def share_size(self, share: tuple[int, int]) -> int:
+        """Return how many blocks a share has, see `blocks`."""
+        return len(range(share[0] - 1, self.count, share[1]))
+
+    def numbered(self, indices: Iterable[int]) -> Blocks:
+        """Return blocks by their numbers, without making them before they are asked for."""
+        return Blocks(self, array("q", indices))
+
     def halo_share(self, section: SectionPlan) -> float:
         """Return the tiles computed for all blocks of a section, per tile of a section computed as a whole."""
         inner = [a / b for a, b in zip(section.shape, self.shape[1:], strict=True)]
@@ -106,6 +116,35 @@ class Layout:
             )
             computed += len(section.touching((y, x)))
         return computed / len(section.tiles)
+
+
+class Blocks(Sequence[Block]):
+    """Blocks of a layout, eight bytes each however many there are.
+
+    Parameters
+    ----------
+    layout : Layout
+        What they are blocks of.
+    indices : array of int
+        Their numbers.
+    """
+
+    def __init__(self, layout: Layout, indices: array[int]) -> None:
+        self._layout, self._indices = layout, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, place: int) -> Block: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Blocks: ...
+
+    def __getitem__(self, place: int | slice) -> Block | Blocks:
+        if isinstance(place, slice):
+            return Blocks(self._layout, self._indices[place])
+        return self._layout.at(self._indices[place])
 
 
 def choose_layout(

@@ -22,6 +22,7 @@ from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.opening import OpenModel
 from isbi_infer.pixels.probability import Emit, OutputDtype
+from isbi_infer.pixels.texture import Familiar
 from isbi_infer.plan.blocks import Layout, Shape, choose_layout
 from isbi_infer.plan.memory import available_memory
 from isbi_infer.plan.plain import flat, plain_of, read_value
@@ -32,7 +33,7 @@ from isbi_infer.terminal import counted
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Block, Source
 
-SCHEMA = 2
+SCHEMA = 3
 
 _OPEN_SECTIONS = 3  # being computed, one ahead and one being taken
 _LITTLE = 1.01  # tiles computed per tile needed
@@ -122,12 +123,15 @@ class ModelRecord:
         What is done to the grey values of a section.
     input_dtype, output_dtype : {"float32", "uint8"}
         What the model takes and returns.
+    familiar : Familiar or None
+        How the sections look that it was trained on, where it says.
     """
 
     sha256: str
     normalisation: str
     input_dtype: str
     output_dtype: str
+    familiar: Familiar | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,6 +392,7 @@ def plan_run(
             normalisation=contract.normalisation,
             input_dtype=contract.input_dtype,
             output_dtype=contract.output_dtype,
+            familiar=None if contract.familiar is None else Familiar.from_plain(contract.familiar),
         ),
         device=device.name,
         precision=backend.arithmetic.name,

@@ -1,23 +1,41 @@
-"""What was found in the sections of a run that is no tissue, in a few sentences however many sections there are."""
+"""What a run found in its sections: what is no tissue, and what is unlike all that the model was trained on.
+
+In a few sentences, however many sections there are.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from isbi_infer.pixels.statistics import SectionStatistics
+from isbi_infer.pixels.texture import Familiar
+from isbi_infer.plan.run import RunPlan
 from isbi_infer.terminal import counted
 
 _LISTED = 8
 _TOLD_ONE_BY_ONE = 3
+_LOOKED_AT = 8  # sections of a run whose texture is measured, a millisecond each
 
 
 class Findings:
-    """Collects what the statistics of sections show; filled by the reader of a run, asked when it is over."""
+    """Collects what sections show; filled by the reader of a run, asked when it is over.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    plan : RunPlan
+        Says how many sections there are, and how those look that the model was trained on.
+    """
+
+    def __init__(self, plan: RunPlan) -> None:
         self._guard = threading.Lock()
         self._found: dict[int, SectionStatistics] = {}
+        self._familiar: Familiar | None = plan.model.familiar
+        sections = _LOOKED_AT if plan.source.sections is None else plan.source.sections
+        looked_at = min(sections, _LOOKED_AT)
+        self._looked_at = {(2 * i + 1) * sections // (2 * looked_at) for i in range(looked_at)}
+        self._distances: dict[int, tuple[float, str]] = {}
 
     def add(self, section: int, statistics: SectionStatistics) -> None:
         """Take note of a section, by its number from 0."""
@@ -26,8 +44,61 @@ class Findings:
                 # Without the mask, which is as large as the section.
                 self._found[section] = statistics.without_mask()
 
+    def looks_at(self, section: int) -> bool:
+        """Return whether a section's texture is wanted: of a few, spread evenly, if the model knows any."""
+        return self._familiar is not None and section in self._looked_at
+
+    def add_texture(self, section: int, texture: tuple[float, ...] | None) -> None:
+        """Take note of how a section looks, see `isbi_infer.pixels.texture.texture_of`."""
+        if texture is not None and self._familiar is not None:
+            distance = self._familiar.nearest(texture)
+            with self._guard:
+                self._distances[section] = max(distance, self._distances.get(section, distance))
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._guard:
+            return {name: value for name, value in self.__dict__.items() if name != "_guard"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._guard = threading.Lock()
+
+    def merge(self, others: Findings) -> None:
+        """Take over what another process found in sections of the same run."""
+        with self._guard:
+            self._found |= others._found
+            for section, distance in others._distances.items():
+                self._distances[section] = max(distance, self._distances.get(section, distance))
+
+    def unlike(self) -> dict[int, float]:
+        """Return how far the sections that were looked at are from what is familiar, 1 being as far as that goes."""
+        if self._familiar is None:
+            return {}
+        with self._guard:
+            return {
+                z: distance / self._familiar.limit for z, (distance, _) in sorted(self._distances.items())
+            }
+
     def notes(self) -> tuple[str, ...]:
         """Return what the reader of the results must know."""
+        return (*self._unlike_notes(), *self._tissue_notes())
+
+    def _unlike_notes(self) -> tuple[str, ...]:
+        distances = self.unlike()
+        unlike = [section for section, distance in distances.items() if distance > 1]
+        if not unlike:
+            return ()
+        worst = max(unlike, key=distances.__getitem__)
+        _, nearest = self._distances[worst]
+        to = f", {nearest} being nearest" if nearest else ""
+        of = "" if len(distances) == len(unlike) else f" of {len(distances)} that were looked at"
+        return (
+            f"{_named(unlike)}{of} {'looks' if len(unlike) == 1 else 'look'} unlike anything the model was trained on "
+            f"(up to {distances[worst]:.1f} times as far as what it knows{to}): look before you trust the result; "
+            "a wrong --pixel-size is a common cause",
+        )
+
+    def _tissue_notes(self) -> tuple[str, ...]:
         with self._guard:
             found = dict(sorted(self._found.items()))
         if len(found) <= _TOLD_ONE_BY_ONE:

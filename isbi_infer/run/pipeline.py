@@ -44,6 +44,7 @@ def run_plan(
     *,
     blocks: Sequence[Block] | None = None,
     measured: Callable[[int], Measured] | None = None,
+    findings: Findings | None = None,
 ) -> tuple[str, ...]:
     """Carry out a plan from a source into sinks, block by block.
 
@@ -63,6 +64,8 @@ def run_plan(
         Those of the plan that are to be computed; all when not given.
     measured : callable, optional
         Returns what was measured of a whole section, by its number; needed where blocks hold parts of sections.
+    findings : Findings, optional
+        Where to collect what is found in the sections.
 
     Returns
     -------
@@ -80,7 +83,7 @@ def run_plan(
     """
     wanted = list(plan.blocks()) if blocks is None else blocks
     total = sum(block.shape[0] for block in wanted)
-    findings = Findings()
+    findings = Findings(plan) if findings is None else findings
     results = _computed(plan, _parts(plan, source, wanted, measured), backend, findings)
     done = 0
     try:
@@ -132,7 +135,7 @@ def compute_sections(
     backend : Backend
         The model on the plan's device.
     findings : Findings, optional
-        Told of canvas, blank sections and outliers.
+        Told of canvas, blank sections, outliers and texture.
 
     Returns
     -------
@@ -147,7 +150,7 @@ def compute_sections(
         If there is not enough memory for the smallest tile.
     """
     works = ((z, SectionInWork(_checked(section_YX, plan), plan)) for z, section_YX in enumerate(sections))
-    return _computed(plan, works, backend, findings or Findings())
+    return _computed(plan, works, backend, findings or Findings(plan))
 
 
 def _computed(
@@ -267,6 +270,8 @@ class _Run:
         try:
             for z, section in self._sections:
                 self._findings.add(z, section.statistics)
+                if self._findings.looks_at(z):
+                    self._findings.add_texture(z, section.texture())
                 self._open(section)
                 for view in section.views:
                     for tile in view.tiles:

@@ -14,6 +14,7 @@ from isbi_infer.pixels.normalise import Statistics, normalise
 from isbi_infer.pixels.probability import checked, decode
 from isbi_infer.pixels.resample import resample_source, resample_window
 from isbi_infer.pixels.statistics import SectionStatistics
+from isbi_infer.pixels.texture import texture_of
 from isbi_infer.plan.run import ModelRecord, RunPlan
 from isbi_infer.plan.symmetry import Symmetry
 from isbi_infer.plan.tiles import SectionPlan, Tile, Window, mirrored_source, read_mirrored
@@ -222,6 +223,12 @@ class SectionInWork:
         for view in self.views:
             seen = view.symmetry.apply_window(place, self._inner_shape)
             view.section_YX, view.origin = view.symmetry.apply(inner_YX), (seen[0].start, seen[1].start)
+
+    def texture(self) -> tuple[float, ...] | None:
+        """Measure how what is read of the section looks; None where there is too little to tell."""
+        if not self.views:
+            return None
+        return texture_of(self.views[0].section_YX, self.views[0].statistics)
 
     def result(self) -> Result:
         """Return the result of the window at the section's own size, 0 where there is no tissue.

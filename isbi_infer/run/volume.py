@@ -10,6 +10,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,10 @@ import numpy as np
 from isbi_infer._version import __version__
 from isbi_infer.backends.base import Backend
 from isbi_infer.errors import ImageError, IsbiError, UsageError
+from isbi_infer.model.opening import OpenModel
 from isbi_infer.plan.plain import plain_of
 from isbi_infer.plan.run import RunPlan, Wishes, parse_plan
+from isbi_infer.run.cluster import connected
 from isbi_infer.run.measured import MeasuredSections
 from isbi_infer.run.pipeline import Progress, run_plan
 from isbi_infer.terminal import counted
@@ -52,6 +55,8 @@ class VolumeOptions:
         Whether what is there is replaced.
     share : (int, int)
         (i, n): the i-th of n shares of the blocks is computed, i from 1; (1, 1) is all.
+    cluster : str
+        Where the blocks are computed, see `isbi_infer.run.cluster.connected`; empty for this process.
     """
 
     block: tuple[int, int, int] | None = None
@@ -59,6 +64,7 @@ class VolumeOptions:
     resume: bool = False
     overwrite: bool = False
     share: tuple[int, int] = (1, 1)
+    cluster: str = ""
 
     def __post_init__(self) -> None:
         index, count = self.share
@@ -68,6 +74,8 @@ class VolumeOptions:
             raise UsageError(
                 "shares of a run cannot overwrite what others have done; remove the output first"
             )
+        if self.cluster and count > 1:
+            raise UsageError("a cluster computes all blocks; leave --shard or --cluster out")
 
     @property
     def joins(self) -> bool:
@@ -78,7 +86,7 @@ class VolumeOptions:
 def segment_volume(
     plan: RunPlan,
     source: Source,
-    backend: Backend,
+    model: OpenModel,
     output: str | Path,
     *,
     wishes: Wishes,
@@ -95,8 +103,8 @@ def segment_volume(
         With a layout.
     source : Source
         The sections.
-    backend : Backend
-        The model on the plan's device.
+    model : OpenModel
+        On the plan's device.
     output : path
         Of the image.
     wishes : Wishes
@@ -127,34 +135,43 @@ def segment_volume(
     if work.finished and options.joins:
         check_same(plan_of(output), plan, wishes, _OTHER.format(work.name), options.block)
         return (f"{work.name} is finished already",)
-    with work.held(options.share, overwrite=options.overwrite):
+    with ExitStack() as opened:
+        cluster = opened.enter_context(connected(options.cluster)) if options.cluster else None
+        opened.enter_context(work.held(options.share, overwrite=options.overwrite))
         if work.taken and options.joins:
             return _left_to_another(work)
         plan = _agreed(work, plan, wishes, options)
         assert plan.layout is not None
         with sink_for(work.volume, plan, source.info, contract=contract, pyramid=options.pyramid) as sink:
-            mine = list(plan.layout.blocks(options.share))
-            missing = [block for block in mine if not sink.done(block)]
-            notes = _resumed(len(mine) - len(missing), len(mine), options)
+            mine = plan.layout.share_size(options.share)
+            missing = plan.layout.numbered(
+                block.index for block in plan.layout.blocks(options.share) if not sink.done(block)
+            )
+            notes = _resumed(mine - len(missing), mine, options)
             try:
-                found = run_plan(
-                    plan,
-                    source,
-                    backend,
-                    (sink,),
-                    progress,
-                    blocks=missing,
-                    measured=MeasuredSections(work.statistics, plan, source),
-                )
+                if cluster is None:
+                    found = run_plan(
+                        plan,
+                        source,
+                        model.backend,
+                        (sink,),
+                        progress,
+                        blocks=missing,
+                        measured=MeasuredSections(work.statistics, plan, source),
+                    )
+                else:
+                    found = cluster.run(
+                        plan, source, model, sink, work.statistics, blocks=missing, progress=progress
+                    )
             except IsbiError:
-                if work.taken:  # under this run's hands, by another that found all blocks there
+                if work.taken and options.joins:  # by another run, that found all blocks there
                     return _left_to_another(work)
                 _say_how_to_go_on(work, sink, plan, options)
                 raise
             except BaseException:
                 _say_how_to_go_on(work, sink, plan, options)
                 raise
-            if work.taken:
+            if work.taken and options.joins:
                 return _left_to_another(work)
             others = 0 if options.share == (1, 1) else sum(not sink.done(b) for b in plan.layout.blocks())
             if not others:

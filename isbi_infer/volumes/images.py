@@ -234,6 +234,10 @@ class ImageFolder:
         """End reading; what describes the volume stays."""
         self._closed = True
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be opened again in another process."""
+        return open_images, (os.path.abspath(self.path),)
+
     def __enter__(self) -> Self:
         return self
 

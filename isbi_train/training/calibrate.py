@@ -8,9 +8,10 @@ fitted to a million pixels.
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,11 @@ import torch
 from torch import nn
 
 from isbi_infer.errors import ModelError
-from isbi_train.data.labelled import LabelledStack
 from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
 from isbi_train.networks.whole import predict_whole
-from isbi_train.scores.metrics import expected_calibration_error
-from isbi_train.training.validate import scores_of
+from isbi_train.scores.metrics import expected_calibration_error, thinned_scores
+from isbi_train.scores.thinned import THRESHOLDS
+from isbi_train.training.validate import HeldOut, summary_of
 
 log = logging.getLogger(__name__)
 
@@ -95,47 +96,109 @@ def fold_calibration(network: nn.Module, factor: float, offset: float) -> None:
         head.bias.mul_(factor).add_(offset)
 
 
-def calibrate_file(path: Path, held_out: LabelledStack) -> dict[str, Any]:
+def calibrate_file(path: Path, held_out: Sequence[HeldOut]) -> None:
     """Calibrate a checkpoint in place, once.
+
+    The logits of one stack are fitted to its labels. Those of several get one factor, fitted to as many pixels of each,
+    and the offset that makes 0.5 a good threshold for all: borders are drawn wider by one annotator than by another, so
+    what is calibrated on the mean of them is the best threshold of none.
 
     Parameters
     ----------
     path : Path
-        ``model.pth`` or ``best.pth``.
-    held_out : LabelledStack
-        Its held-out sections.
-
-    Returns
-    -------
-    dict
-        Its scores, anew, with ``calibration``: factor, offset, and the held-out loss and calibration error before and
-        after. Those of a file that is calibrated already, or cannot be, are as they were.
+        ``model.pth`` or ``best.pth``. Its scores are found anew, with ``calibration``: factor, offset, and the held-out
+        loss and calibration error before and after, means over the stacks. A file that is calibrated already, or cannot
+        be, stays as it is.
+    held_out : sequence of HeldOut
+        The held-out sections of the run.
     """
     checkpoint = load_checkpoint(path)
     if "calibration" in checkpoint.scores:
-        return checkpoint.scores
+        return
     network = checkpoint.load_network()
-    stride, border = checkpoint.network.stride, checkpoint.train.border
-    logits_ZYX = predict_whole(network, held_out.image_ZYX, stride=stride, border=border)
+    padding = {"stride": checkpoint.network.stride, "border": checkpoint.train.border}
+    logits = [predict_whole(network, part.scored.image_ZYX, **padding) for part in held_out]
     try:
-        factor, offset = fit_calibration(logits_ZYX, held_out.cell_ZYX)
+        factor, offset = fit_calibration(*_pooled(logits, held_out))
+        if len(held_out) > 1:
+            offset = -factor * best_level(logits, held_out, 1 / factor)
     except ModelError as error:
         log.warning("%s: %s; left as it is", path, error)
-        return checkpoint.scores
+        return
     fold_calibration(network, factor, offset)
-    calibrated_ZYX = predict_whole(network, held_out.image_ZYX, stride=stride, border=border)
-    before, after = scores_of(logits_ZYX, held_out), scores_of(calibrated_ZYX, held_out)
-    error_before, error_after = (
-        expected_calibration_error(torch.sigmoid(torch.from_numpy(z)).numpy(), held_out.cell_ZYX)
-        for z in (logits_ZYX, calibrated_ZYX)
-    )
+    calibrated = [predict_whole(network, part.scored.image_ZYX, **padding) for part in held_out]
+    before, after = (summary_of(found, held_out) for found in (logits, calibrated))
     calibration = {
         "factor": factor,
         "offset": offset,
         "loss": [before["loss"], after["loss"]],
-        "calibration_error": [float(error_before), float(error_after)],
+        "calibration_error": [_calibration_error(found, held_out) for found in (logits, calibrated)],
     }
     scores = {**checkpoint.scores, **after, "calibration": calibration}
     state_dict = {name: weight.detach().clone() for name, weight in network.state_dict().items()}
     save_checkpoint(path, replace(checkpoint, state_dict=state_dict, scores=scores))
-    return scores
+
+
+def best_level(
+    logits: Sequence[npt.NDArray[np.float32]], held_out: Sequence[HeldOut], width: float = 1.0
+) -> float:
+    """Return the logit above which pixels are best taken as cell, one for all stacks.
+
+    Parameters
+    ----------
+    logits : sequence of ndarray of float32, shape (Z, Y, X)
+        Of cell interior, of each stack.
+    held_out : sequence of HeldOut
+        What they are scored against.
+    width : float
+        The levels looked at are those of the challenge's thresholds from 0.1 to 0.9, times this.
+
+    Returns
+    -------
+    float
+        The level at which the stack that loses most against its own best level, in the mean of V_rand and V_info,
+        loses least.
+    """
+    losses = []
+    for found_ZYX, part in zip(logits, held_out, strict=True):
+        scores = thinned_scores(
+            torch.sigmoid(torch.from_numpy(found_ZYX / np.float32(width))).numpy(),
+            part.scored.cell_ZYX,
+            ids=part.scored.ids_ZYX,
+            ignored=part.scored.ignored_ZYX,
+        )
+        by_threshold = (scores.rand.score.mean(axis=1) + scores.info.score.mean(axis=1)) / 2
+        by_threshold = np.nan_to_num(by_threshold[1:-1], nan=0.0)
+        losses.append(by_threshold.max() - by_threshold)
+    threshold = THRESHOLDS[1 + int(np.argmin(np.max(losses, axis=0)))]
+    return width * log_of_odds(threshold)
+
+
+def log_of_odds(probability: float) -> float:
+    """Return the logit of a probability."""
+    return math.log(probability / (1 - probability))
+
+
+def _pooled(
+    logits: Sequence[npt.NDArray[np.float32]], held_out: Sequence[HeldOut]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Return logits and labels of as many pixels of each stack as the smallest has, evenly spread."""
+    pairs = []
+    for found_ZYX, part in zip(logits, held_out, strict=True):
+        ignored_ZYX = part.learnt.ignored_ZYX
+        counted = slice(None) if ignored_ZYX is None else ~ignored_ZYX.ravel()
+        pairs.append((found_ZYX.ravel()[counted], part.learnt.cell_ZYX.ravel()[counted]))
+    fewest = min(len(found) for found, _ in pairs)
+    chosen = [np.arange(fewest) * len(found) // fewest for found, _ in pairs]
+    return (
+        np.concatenate([found[at] for (found, _), at in zip(pairs, chosen, strict=True)]),
+        np.concatenate([cell[at] for (_, cell), at in zip(pairs, chosen, strict=True)]),
+    )
+
+
+def _calibration_error(logits: Sequence[npt.NDArray[np.float32]], held_out: Sequence[HeldOut]) -> float:
+    errors = [
+        expected_calibration_error(torch.sigmoid(torch.from_numpy(found_ZYX)).numpy(), part.scored.cell_ZYX)
+        for found_ZYX, part in zip(logits, held_out, strict=True)
+    ]
+    return float(np.mean(errors))

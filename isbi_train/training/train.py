@@ -25,10 +25,10 @@ from isbi_train.data.stacks import TrainingData
 from isbi_train.networks.network import UNet
 from isbi_train.networks.origins import ORIGINS
 from isbi_train.training.batches import Pool, Sections, batches, bring_stacks, step_seed, steps_per_epoch
-from isbi_train.training.calibrate import calibrate_file
 from isbi_train.training.device import choose_device
 from isbi_train.training.distil import Teaching
 from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
+from isbi_train.training.finish import finish
 from isbi_train.training.losses import loss as weighted_loss
 from isbi_train.training.start import Start
 from isbi_train.training.state import (
@@ -42,7 +42,7 @@ from isbi_train.training.state import (
     make_run_folder,
 )
 from isbi_train.training.stopping import stop_between_steps
-from isbi_train.training.validate import HeldOut, score_all, validate
+from isbi_train.training.validate import HeldOut, validate
 
 log = logging.getLogger(__name__)
 Report = Callable[[dict[str, Any]], None]
@@ -141,8 +141,6 @@ def fit(
             raise UsageError(
                 "teachers teach the sections of one stack; give it with --data, or leave them out"
             )
-        if train.calibrate:
-            raise UsageError("a calibration is fitted to one stack; leave --calibrate out")
     _check_crop(train.crop, network.stride)
     processes.share(train.batch)  # a batch that cannot be shared out is refused before any work
     device = choose_device(train, processes.local_rank)
@@ -181,10 +179,7 @@ def fit(
             sections = bring_stacks(everything.stacks, train, soft, device.torch_device, augment)
             _train(state, sections, held_out, settings=settings, out=out, report=report, processes=processes)
         for name in (MODEL, BEST):
-            if train.validated_sections:
-                processes.run_on_main(partial(score_all, out / name, held_out))
-            if train.calibrate:
-                processes.run_on_main(partial(_calibrate, out / name, everything.stacks[0].held_out))
+            processes.run_on_main(partial(finish, out / name, train, everything, held_out))
     return out / MODEL
 
 
@@ -294,10 +289,6 @@ def _hold_folder(out: Path, held: ExitStack, resume: bool) -> None:
     held.enter_context(locked_folder(out))
     if not resume:
         check_no_run(out)
-
-
-def _calibrate(path: Path, held_out: LabelledStack) -> None:
-    calibrate_file(path, held_out)
 
 
 def _check_crop(crop: int, stride: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,17 @@ def validate(
         ``loss`` (binary cross-entropy), ``v_rand_thin``, ``v_info_thin``; plain types. Of stacks with names these are
         means over the stacks; ``stacks`` has those of each, and ``worst`` is the lowest mean of V_rand and V_info.
     """
-    found = {}
-    for part in (stack.spread(count) for stack in held_out):
-        logits_ZYX = predict_whole(network, part.scored.image_ZYX, stride=stride, border=border)
-        found[part.name] = scores_of(logits_ZYX, part.scored, part.learnt)
+    parts = [stack.spread(count) for stack in held_out]
+    logits = (predict_whole(network, part.scored.image_ZYX, stride=stride, border=border) for part in parts)
+    return summary_of(logits, parts)
+
+
+def summary_of(logits: Iterable[npt.NDArray[np.float32]], held_out: Sequence[HeldOut]) -> dict[str, Any]:
+    """Return what `validate` does, of logits of cell interior, of shape (Z, Y, X), for each stack."""
+    found = {
+        part.name: scores_of(logits_ZYX, part.scored, part.learnt)
+        for logits_ZYX, part in zip(logits, held_out, strict=True)
+    }
     if list(found) == [""]:
         return found[""]
     means = {key: statistics.fmean(scores[key] for scores in found.values()) for key in SCORES}

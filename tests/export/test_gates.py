@@ -13,7 +13,12 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isbi_export.formats.calibration import SECTIONS, read_calibration, synthetic_calibration
+from isbi_export.formats.calibration import (
+    SECTIONS,
+    read_calibration,
+    read_calibrations,
+    synthetic_calibration,
+)
 from isbi_export.graph.int8 import _outwards
 from isbi_export.proof.gates import GATES, refusals
 from isbi_export.proof.parity import Comparison, Evidence, Scores
@@ -128,6 +133,16 @@ def test_calibration_takes_sections_from_all_of_a_stack_but_those_held_out(stack
     with pytest.raises(UsageError, match="all of its 30 sections are held out"):
         read_calibration(path, {sha256: range(30)})
     assert read_calibration(path, {sha256: range(2, 30)}).source["sections"] == [0, 1]
+
+
+def test_calibration_takes_as_many_sections_of_each_of_several_stacks(stack, tmp_path):
+    path, image_ZYX, sha256 = stack
+    tifffile.imwrite(tmp_path / "other.tif", image_ZYX[:5, :32], photometric="minisblack")
+    found = read_calibrations([path, tmp_path / "other.tif"], {sha256: range(28, 30)})
+    first, second = found.source["stacks"]
+    assert first == {"data_sha256": sha256, "sections": [0, 7, 14, 21]}
+    assert second["sections"] == [0, 1, 2, 3]
+    assert [tissue.pixels_YX.shape for tissue in found.sections] == [(40, 24)] * 4 + [(32, 24)] * 4
 
 
 def test_calibration_shows_sections_as_they_are_shown_when_segmented(stack):
@@ -249,10 +264,10 @@ def test_scores_and_calibration_on_a_users_sections_are_measured_and_kept_apart(
         (1, 1, 96, 96)
     }
     with pytest.raises(UsageError, match="sections to calibrate on are for int8"):
-        publish(save(), tmp_path, ["onnx"], calibrate=image)
+        publish(save(), tmp_path, ["onnx"], calibrate=[image])
     with pytest.raises(UsageError, match="an image and its labels go together"):
         publish(save(), tmp_path, ["onnx"], image=image)
     with pytest.raises(UsageError, match="sections 3:9 are not among the 4"):
         publish(save(), tmp_path, ["onnx"], **{**given, "sections": "3:9"})
     with pytest.raises(UsageError, match="all of its 4 sections are held out"):
-        publish(save(), tmp_path, precisions=["int8"], calibrate=image, image=image, labels=labels)
+        publish(save(), tmp_path, precisions=["int8"], calibrate=[image], image=image, labels=labels)

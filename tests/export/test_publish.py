@@ -77,6 +77,8 @@ def test_the_contract_says_what_the_checkpoint_and_the_network_are(published, tr
     assert (contract.stride, contract.halo, contract.border) == (8, 48, 8)
     assert contract.exact
     assert contract.pixel_size_nm == 4.0
+    assert contract.threshold == checkpoint.scores["threshold"]
+    assert contract.familiar == checkpoint.data.get("familiar")
     assert contract.provenance["scores"] == checkpoint.scores
     assert contract.provenance["training"] == {
         "checkpoint_sha256": file_sha256(trained),

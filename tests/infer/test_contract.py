@@ -1,5 +1,6 @@
 """The contract in a model file: strict in every field, bound to graph and weights, and readable in its older forms."""
 
+import hashlib
 import json
 from contextlib import suppress
 from dataclasses import replace
@@ -31,6 +32,8 @@ FIELDS = {
     "normalisation": "section-zscore",
     "polarity": "cell",
     "pixel_size_nm": 4.0,
+    "threshold": 0.6,
+    "familiar": {"limit": 2.5, "looks": [{"name": "fly", "mean": [0.0] * 7, "spread": [1.0] * 7}]},
     "precision": "float32",
     "digest": DIGEST,
     "runtimes": ("cpu fp32", "openvino bf16"),
@@ -43,9 +46,11 @@ FIELDS = {
 }
 CONTRACT = ModelContract(**FIELDS)
 DOCUMENT = json.loads(CONTRACT.to_json())
+NOT_IN_SCHEMA_3 = ("threshold", "familiar")
+NOT_IN_SCHEMA_2 = (*NOT_IN_SCHEMA_3, "digest", "runtimes", "provenance")
 SCHEMA_2 = {
     "schema": 2,
-    **{name: value for name, value in FIELDS.items() if name not in ("digest", "runtimes", "provenance")},
+    **{name: value for name, value in FIELDS.items() if name not in NOT_IN_SCHEMA_2},
     **FIELDS["provenance"],
 }
 NOT_IN_SCHEMA_1 = ("statistics_inputs", "flops_per_pixel", "activation_bytes_per_pixel", "parity")
@@ -97,6 +102,12 @@ def test_no_field_has_a_default(field):
         ("output_dtype", "float16"),
         ("pixel_size_nm", 0),
         ("pixel_size_nm", True),
+        ("threshold", 0.0),
+        ("threshold", 1),
+        ("threshold", "0.5"),
+        ("familiar", []),
+        ("familiar", {}),
+        ("familiar", {"limit": 2.5, "looks": []}),
         ("digest", 1),
         ("digest", "0" * 63),
         ("digest", "G" * 64),
@@ -121,7 +132,7 @@ def test_an_invalid_value_is_refused(field, value):
 
 @pytest.mark.parametrize("schema", [0, SCHEMA + 1, "3", None, True])
 def test_an_unknown_schema_is_refused_with_the_remedy(schema):
-    with pytest.raises(ModelError, match="this program reads 1 to 3; update isbi-infer"):
+    with pytest.raises(ModelError, match="this program reads 1 to 4; update isbi-infer"):
         parse_contract(json.dumps(DOCUMENT | {"schema": schema}))
 
 
@@ -172,9 +183,26 @@ def test_a_contract_of_this_schema_without_a_digest_is_not_trusted():
         contract_of({CONTRACT_KEY: replace(CONTRACT, digest=None).to_json()}, DIGEST)
 
 
+def schema_3():
+    """A document as schema 3 had it, with its checksum."""
+    plain = {name: value for name, value in FIELDS.items() if name not in NOT_IN_SCHEMA_3} | {"schema": 3}
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return plain | {"checksum": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def test_schema_3_is_read_with_its_checksum_and_has_neither_threshold_nor_looks():
+    contract = contract_of({CONTRACT_KEY: json.dumps(schema_3())}, DIGEST)
+    assert contract == replace(CONTRACT, threshold=None, familiar=None)
+    assert contract.trust_note is None
+    with pytest.raises(ModelError, match="its checksum is another"):
+        parse_contract(json.dumps(schema_3() | {"halo": 112}))
+    with pytest.raises(ModelError, match="unknown fields"):
+        parse_contract(json.dumps(schema_3() | {"threshold": 0.5}))
+
+
 def test_schema_2_is_read_on_trust_and_says_so():
     contract = contract_of({CONTRACT_KEY: json.dumps(SCHEMA_2)}, DIGEST)
-    assert contract == replace(CONTRACT, digest=None, runtimes=())
+    assert contract == replace(CONTRACT, threshold=None, familiar=None, digest=None, runtimes=())
     assert "damaged weights would not be noticed" in contract.trust_note
     assert CONTRACT.trust_note is None
 

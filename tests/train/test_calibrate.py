@@ -16,7 +16,8 @@ from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
 from isbi_train.networks.network import UNet
 from isbi_train.networks.whole import predict_whole
 from isbi_train.scores.metrics import expected_calibration_error
-from isbi_train.training.calibrate import calibrate_file, fit_calibration, fold_calibration
+from isbi_train.training.calibrate import best_level, calibrate_file, fit_calibration, fold_calibration
+from isbi_train.training.validate import HeldOut
 
 
 def drawn(n=40_000, seed=0):
@@ -105,6 +106,40 @@ def test_a_network_that_learnt_nothing_is_left_as_it_is(checkpoint, labelled, tm
         checkpoint.state_dict[f"head.{name}"].zero_()
     save_checkpoint(tmp_path / "model.pth", checkpoint)
     before = (tmp_path / "model.pth").read_bytes()
-    assert calibrate_file(tmp_path / "model.pth", labelled[3:]) == checkpoint.scores
+    calibrate_file(tmp_path / "model.pth", [HeldOut("", labelled[3:], labelled[3:])])
     assert (tmp_path / "model.pth").read_bytes() == before
     assert "left as it is" in caplog.text
+
+
+def leaky(label_ZYX, cell, membrane):
+    """Logits of two values, with a hole in every membrane that is a little less of a membrane."""
+    logits_ZYX = np.where(label_ZYX > 0, cell, membrane).astype(np.float32)
+    logits_ZYX[:, ::7][label_ZYX[:, ::7] == 0] = (cell + membrane) / 2
+    return logits_ZYX
+
+
+@pytest.mark.parametrize("shift", [-1.0, 0.0, 1.5])
+def test_the_best_level_of_several_stacks_keeps_the_membranes_of_all(labelled, shift):
+    part = HeldOut("a", labelled, labelled)
+    wide = leaky(labelled.cell_ZYX, 4.0 + shift, -4.0 + shift)  # its holes are at `shift`
+    near = leaky(labelled.cell_ZYX, 3.0 + shift, -1.0 + shift)  # and these at 1 + `shift`
+    level = best_level([wide, near], [part, replace(part, name="b")], width=1.5)
+    assert 1 + shift <= level < 3 + shift
+
+
+def test_several_stacks_are_calibrated_to_one_half(train, labelled, tmp_path):
+    settings = correlated_start(train, tmp_path, labelled[3:])
+    model = train(tmp_path / "run", **settings)
+    parts = [HeldOut(name, labelled[3:], labelled[3:]) for name in ("a", "b")]
+    plain_ZYX = whole_logits(load_checkpoint(model), labelled[3:])
+    calibrate_file(model, parts)
+    found = load_checkpoint(model)
+    factor, offset = found.scores["calibration"]["factor"], found.scores["calibration"]["offset"]
+    assert factor > 0
+    assert set(found.scores["stacks"]) == {"a", "b"}
+    level = best_level([plain_ZYX, plain_ZYX], parts, 1 / factor)
+    assert factor * level + offset == pytest.approx(0, abs=1e-6)
+    expected_ZYX = factor * plain_ZYX + offset
+    np.testing.assert_allclose(
+        whole_logits(found, labelled[3:]), expected_ZYX, rtol=0, atol=1e-4 * max(1, factor)
+    )

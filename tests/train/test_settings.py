@@ -62,7 +62,7 @@ def test_what_an_architecture_cannot_have_is_refused_and_not_dropped(layers):
 
 
 def test_the_shipped_recipes_are_those_promised():
-    assert recipe_names() == ("em", "original", "released", "released-gpu", "unet-64")
+    assert recipe_names() == ("em", "em-open", "original", "released", "released-gpu", "unet-64")
     made = {name: resolve([(name, recipe_layer(name))]) for name in recipe_names()}
     assert made["released-gpu"].train.device == "cuda"
     classic = made["unet-64"].network

@@ -405,13 +405,11 @@ def test_a_run_is_not_resumed_without_one_of_its_stacks(folder, trained_on_two, 
         fit(data, trained_on_two, network=network, augment=augment, train=config, resume=True)
 
 
-def test_what_teaches_or_calibrates_one_stack_is_refused_for_several(folder, network, train_config, tmp_path):
+def test_what_teaches_one_stack_is_refused_for_several(folder, network, train_config, tmp_path):
     data = read(folder, train_config())
     parts = {"network": network, "augment": AugmentConfig(), "train": train_config()}
     with pytest.raises(UsageError, match="teachers teach the sections of one stack"):
         fit(data, tmp_path, **parts, inputs=Inputs(teachers=("a.onnx",)))
-    with pytest.raises(UsageError, match="a calibration is fitted to one stack"):
-        fit(data, tmp_path, **{**parts, "train": train_config(calibrate=True)})
     assert not list(tmp_path.iterdir())
 
 

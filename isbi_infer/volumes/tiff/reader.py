@@ -13,9 +13,10 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import tifffile
@@ -235,6 +236,12 @@ class TiffSource:
     def close(self) -> None:
         """Close the file; what describes the stack stays."""
         self._file.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be opened again in another process."""
+        chosen = self._selection
+        reopen = partial(open_stack, channel=chosen.channel, time=chosen.time, series=chosen.series)
+        return reopen, (os.path.abspath(self.path),)
 
     def __enter__(self) -> Self:
         return self

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import threading
+from functools import partial
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -368,6 +369,13 @@ class ZarrSource:
     def close(self) -> None:
         """Release the volume; what describes it stays."""
         self._strict_ZYX = self._filled_ZYX = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be opened again in another process."""
+        channel, time = self._selection["c"], self._selection["t"]
+        reopen = partial(open_volume, level=self._index, channel=channel, time=time, strict=self._strict)
+        place = self.name if is_address(self.name) else os.path.abspath(self.name)
+        return reopen, (place,)
 
     def __enter__(self) -> Self:
         return self

@@ -76,6 +76,10 @@ class OmeZarrSink:
         self._attributes = dict(attributes or {})
         self._steps = pyramid_steps(shape, like.pixel_size, chunk[1:]) if pyramid else ()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Be entered again in another process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_array"}
+
     def __enter__(self) -> Self:
         if not self._existing:
             make_folder(self._folder)

@@ -1,0 +1,229 @@
+"""Runs on a Dask cluster, in real processes: the bytes of a run without one, whoever dies on the way."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+from test_blocks import ASKED, PROGRAM, files, infer
+
+pytest.importorskip("distributed")
+
+DASK = (sys.executable, "-m")
+BLOCK = ("--block", "1,256,640")  # fifteen of them
+
+
+@pytest.fixture(scope="module")
+def whole(tiff, tmp_path_factory):
+    """The files of a run without a cluster."""
+    out = tmp_path_factory.mktemp("whole") / "out.ome.zarr"
+    assert infer(tiff, "-o", out, *BLOCK, "--pyramid").returncode == 0
+    return files(out)
+
+
+@contextmanager
+def cluster(folder, workers=2, preload="", options=("--no-nanny",)):
+    """Start a scheduler and workers; yield its file, its process and those of the workers."""
+    address = folder / "scheduler.json"
+    scheduler_file = ("--scheduler-file", str(address))
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    scheduler = subprocess.Popen(
+        [*DASK, "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard", *scheduler_file], **quiet
+    )
+    command = [*DASK, "distributed.cli.dask_worker", *scheduler_file]
+    command += ["--nthreads", "1", "--no-dashboard", "--local-directory", str(folder), *options]
+    if preload:
+        (folder / "preload.py").write_text(preload)
+        command += ["--preload", str(folder / "preload.py")]
+    started = [subprocess.Popen(command, **quiet) for _ in range(workers)]
+    try:
+        wait_for_workers(address, workers)
+        yield address, scheduler, started
+    finally:
+        for process in (*started, scheduler):
+            process.terminate()
+        for process in (*started, scheduler):
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def wait_for_workers(address, count):
+    from distributed import Client
+
+    deadline = time.monotonic() + 60
+    while not (address.exists() and address.read_text().strip()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with Client(scheduler_file=str(address), set_as_default=False) as client:
+        client.wait_for_workers(count, timeout=60)
+
+
+def begin(tiff, out, address, *options):
+    command = [PROGRAM, tiff, "-o", out, *BLOCK, "--cluster", address, *options, *ASKED]
+    return subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_blocks(out, count):
+    """Wait until so many shards are there."""
+    deadline = time.monotonic() + 90
+    stored = out.with_name(out.name + ".partial") / "volume" / "0" / "c"
+    while sum(path.is_file() for path in stored.rglob("*")) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def one_line(text):
+    return [line for line in text.splitlines() if not line.startswith("isbi-infer: note:")]
+
+
+def test_a_cluster_on_this_machine_writes_the_same_bytes(tmp_path, tiff, whole):
+    out = tmp_path / "out.ome.zarr"
+    done = infer(tiff, "-o", out, *BLOCK, "--pyramid", "--cluster", "local:2")
+    assert done.returncode == 0, done.stderr
+    assert files(out) == whole
+
+
+def test_a_worker_that_is_killed_changes_nothing(tmp_path, tiff, whole):
+    out = tmp_path / "out.ome.zarr"
+    with cluster(tmp_path) as (address, _, workers):
+        run = begin(tiff, out, address, "--pyramid")
+        wait_for_blocks(out, 2)
+        workers[0].kill()
+        _, said = run.communicate(timeout=200)
+    assert run.returncode == 0, said
+    assert files(out) == whole
+
+
+def test_a_run_whose_scheduler_is_killed_is_gone_on_with(tmp_path, tiff, whole):
+    out = tmp_path / "out.ome.zarr"
+    with cluster(tmp_path) as (address, scheduler, _):
+        run = begin(tiff, out, address, "--pyramid")
+        wait_for_blocks(out, 2)
+        scheduler.kill()
+        _, said = run.communicate(timeout=200)
+    assert run.returncode == 3, said
+    assert "--resume" in said
+    (line,) = one_line(said)
+    assert "the scheduler was lost" in line
+    done = infer(tiff, "-o", out, *BLOCK, "--pyramid", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert files(out) == whole
+
+
+def test_ctrl_c_leaves_the_blocks_that_are_done_and_says_how_to_go_on(tmp_path, tiff, whole):
+    out = tmp_path / "out.ome.zarr"
+    run = begin(tiff, out, "local:2", "--pyramid")
+    wait_for_blocks(out, 2)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=100)
+    assert run.returncode == 130, said
+    assert "Traceback" not in said
+    assert "--resume" in said
+    done = infer(tiff, "-o", out, *BLOCK, "--pyramid", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert files(out) == whole
+
+
+KILLS_AT_3 = """
+import os
+from isbi_infer.run import worker
+plain = worker.Job.compute
+def compute(self, index):
+    if index == 3:
+        os._exit(1)
+    return plain(self, index)
+worker.Job.compute = compute
+"""
+
+
+def test_a_block_that_kills_every_worker_is_named_and_the_others_are_done(tmp_path, tiff, whole):
+    out = tmp_path / "out.ome.zarr"
+    with cluster(tmp_path, preload=KILLS_AT_3, options=("--nanny",)) as (address, _, _):
+        run = begin(tiff, out, address, "--pyramid")
+        _, said = run.communicate(timeout=300)
+    assert run.returncode == 7, said
+    (line,) = one_line(said)
+    assert "1 of 15 blocks failed (3)" in line
+    assert "the others are done" in line
+    done = infer(tiff, "-o", out, *BLOCK, "--pyramid", "--resume")
+    assert "14 of 15 blocks were there already" in done.stderr
+    assert files(out) == whole
+
+
+@pytest.mark.parametrize(
+    ("preload", "options", "code", "what"),
+    [
+        (
+            "from isbi_infer.run import worker\nworker.__version__ = '0.0.1'",
+            ("--no-nanny",),
+            3,
+            "has isbi-infer 0.0.1",
+        ),
+        (
+            "from isbi_infer.run import worker\nworker.processor_kind = lambda: 'z80'",
+            ("--no-nanny",),
+            3,
+            "its processor is z80",
+        ),
+        ("import sys\nsys.modules['isbi_infer'] = None", ("--no-nanny",), 3, "does not run"),
+        ("", ("--no-nanny", "--memory-limit", "4MiB"), 7, "GiB of memory, this run needs about"),
+    ],
+    ids=["another version", "another processor", "not installed", "little memory"],
+)
+def test_workers_that_cannot_take_part_are_named_before_any_work(
+    tmp_path, tiff, preload, options, code, what
+):
+    out = tmp_path / "out.ome.zarr"
+    with cluster(tmp_path, workers=1, preload=preload, options=options) as (address, _, _):
+        done = infer(tiff, "-o", out, *BLOCK, "--cluster", address)
+    assert done.returncode == code, done.stderr
+    (line,) = one_line(done.stderr)
+    assert what in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "what"),
+    [
+        (["--cluster", "tcp://127.0.0.1:9"], 3, "cannot be reached"),
+        (["--cluster", "nowhere.json"], 3, "no such scheduler file"),
+        (["--cluster", "quux"], 2, "neither local"),
+        (["--cluster", "local:none"], 2, "expected local:N"),
+        (["--cluster", "local:2", "--shard", "1/2"], 2, "leave --shard or --cluster out"),
+    ],
+)
+def test_a_cluster_that_is_none_is_named_in_one_line_and_nothing_is_left(tmp_path, tiff, options, code, what):
+    done = infer(tiff, "-o", tmp_path / "out.ome.zarr", *options)
+    assert done.returncode == code
+    (line,) = done.stderr.splitlines()
+    assert what in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_dask_that_is_not_installed_is_named_and_a_run_without_a_cluster_does_not_need_it(tmp_path, tiff):
+    script = (
+        "import json, sys\n"
+        "sys.modules['distributed'] = sys.modules['dask'] = None\n"
+        "from isbi_infer.cli import main\n"
+        "sys.argv = ['isbi-infer', *json.loads(sys.argv[1])]\n"
+        "main()\n"
+    )
+
+    def run(*options):
+        arguments = json.dumps([str(tiff), "-o", str(tmp_path / "out.ome.zarr"), *options, *ASKED])
+        command = [sys.executable, "-c", script, arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    missing = run("--cluster", "local")
+    assert missing.returncode == 3
+    assert missing.stderr == "isbi-infer: distributed not installed; run: pip install 'isbi-infer[cluster]'\n"
+    assert not list(tmp_path.iterdir())
+    assert run().returncode == 0
