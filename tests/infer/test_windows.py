@@ -21,12 +21,12 @@ WIDTH = 420
 @pytest.fixture
 def narrow(monkeypatch):
     """Bands, slabs and lists of runs so small that a small section has many."""
-    monkeypatch.setattr(windows, "_BAND", WIDTH * 13)
+    monkeypatch.setattr(windows, "_BAND", WIDTH * 70)
     monkeypatch.setattr(flat, "_MANY_RUNS", 200)
 
 
 def windowed(section_YX):
-    return Windowed(lambda window: section_YX[window].copy(), section_YX.shape, section_YX.dtype, WIDTH * 37)
+    return Windowed(lambda window: section_YX[window].copy(), section_YX.shape, section_YX.dtype, WIDTH * 90)
 
 
 def numbers(statistics):
@@ -111,7 +111,7 @@ def test_a_section_read_by_windows_is_measured_to_the_same_bits(narrow, tmp_path
 def test_bands_do_not_change_what_is_found(monkeypatch, name):
     make, nodata = SECTIONS[name]
     expected = section_statistics(make(), nodata=nodata)
-    monkeypatch.setattr(windows, "_BAND", WIDTH * 7)
+    monkeypatch.setattr(windows, "_BAND", WIDTH * 45)
     monkeypatch.setattr(flat, "_MANY_RUNS", 50)
     found = section_statistics(make(), nodata=nodata)
     assert numbers(found) == numbers(expected)
