@@ -5,6 +5,7 @@ import http.server
 import json
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,12 @@ import yaozarrs
 import zarr
 from volume_files import halved, pixels, write_omezarr
 
+from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, OutputError, UsageError
 from isbi_infer.run.volume import VolumeOptions
 from isbi_infer.volumes import PixelSize, open_source
+
+CHALLENGE = Path(__file__).parents[3] / ".." / "shared" / "data" / "isbi2012" / "test-volume.tif"
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
@@ -25,6 +29,18 @@ def test_an_omezarr_gives_the_very_probabilities_of_its_tiff(
 ):
     path = write_omezarr(tmp_path / "in.ome.zarr", [volume_ZYX], version=version)
     tiles.segment_file(path, tmp_path / "out.ome.zarr")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.ome.zarr"), expected_ZYX)
+
+
+@pytest.mark.skipif(not CHALLENGE.is_file(), reason=f"the challenge's test volume is not at {CHALLENGE}")
+def test_the_challenges_test_volume_in_omezarr_gives_the_very_probabilities_of_the_tiff(tmp_path):
+    sections_ZYX = tifffile.imread(CHALLENGE)
+    path = write_omezarr(tmp_path / "in.ome.zarr", [sections_ZYX])
+    model = Segmenter(provider="cpu", precision="int8", pixel_size=4)
+    model.segment_file(CHALLENGE, tmp_path / "out.tif")
+    options = VolumeOptions(block=(4, 256, 512))
+    model.segment_file(path, tmp_path / "out.ome.zarr", options=options)
+    expected_ZYX = tifffile.imread(tmp_path / "out.tif")
     np.testing.assert_array_equal(pixels(tmp_path / "out.ome.zarr"), expected_ZYX)
 
 
