@@ -142,6 +142,13 @@ def infer(
             metavar="I/N", help="Compute the I-th of N shares of OME-Zarr; the last one completes it."
         ),
     ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="TIFF or volume that is 0 where OME-Zarr has no tissue, at any scale that divides: blocks outside are "
+            "left out."
+        ),
+    ] = None,
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -233,7 +240,7 @@ def infer(
             series=series,
             level=level,
             strict=strict,
-            options=_volume_options(block, shard, pyramid, resume, overwrite, cluster),
+            options=_volume_options(block, shard, pyramid, resume, overwrite, mask, cluster),
             label=label,
             labels_are=labels_are,
             ignore=ignore,
@@ -498,12 +505,13 @@ def _volume_options(
     pyramid: bool,
     resume: bool,
     overwrite: bool,
+    mask: Path | None,
     cluster: str | None,
 ) -> VolumeOptions | None:
     """Read what concerns OME-Zarr alone; None where nothing of it was asked for."""
     from isbi_infer.run.volume import VolumeOptions
 
-    if not (block or shard or pyramid or resume or overwrite or cluster):
+    if not (block or shard or pyramid or resume or overwrite or mask or cluster):
         return None
     sides, share = (
         _numbers(block, ",", 3, "--block", "32,1024,1024"),
@@ -515,6 +523,7 @@ def _volume_options(
         pyramid=pyramid,
         resume=resume,
         overwrite=overwrite,
+        mask=str(mask or ""),
         cluster=cluster or "",
     )
 

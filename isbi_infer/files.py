@@ -11,8 +11,10 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -29,6 +31,10 @@ _REMEDIES = {
     errno.EROFS: "choose a folder that you may write to",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+
+# What Linux, macOS and Windows say of FAT, exFAT, SMB and some FUSE file systems.
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
+_MOMENT = 0.02  # seconds
 
 _TOKEN = 16  # digits
 _LONGEST = 200  # bytes
@@ -168,12 +174,66 @@ def write_once(path: Path, content: bytes) -> bytes:
                 file.flush()
                 os.chmod(file.name, 0o644)  # others may run a share
                 os.fsync(file.fileno())
-                with suppress(FileExistsError):
-                    os.link(file.name, path)  # unlike a rename, this never replaces
+                _name_once(Path(file.name), path)
             sync_folder(path.parent)
         return path.read_bytes()
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def place_once(temporary: Path, path: Path) -> None:
+    """Give a finished file its name, unless something has it; of several processes that do so at once, one wins.
+
+    Parameters
+    ----------
+    temporary : Path
+        The file, in the same folder; it is gone afterwards.
+    path : Path
+        Its name.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be named.
+    """
+    try:
+        _sync(temporary)
+        _name_once(temporary, path)
+        temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _name_once(temporary: Path, path: Path) -> None:
+    """Name a file, never replacing another."""
+    try:
+        os.link(temporary, path)  # unlike a rename, this never replaces
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        _name_by_lock(temporary, path)
+
+
+def _name_by_lock(temporary: Path, path: Path) -> None:
+    """Name a file where the file system has no hard links: one process at a time looks and renames a copy."""
+    while not path.exists():
+        try:
+            with locked(path.with_name(f".{_short(path.name)}.lock"), path) as lock:
+                if path.exists():
+                    return
+                copy = path.with_name(f".{_short(path.name)}.{lock.token}.copy")
+                try:
+                    shutil.copyfile(temporary, copy)
+                    copy.chmod(0o644)
+                    _sync(copy)
+                    os.replace(copy, path)
+                finally:
+                    copy.unlink(missing_ok=True)
+        except LockedError:
+            time.sleep(_MOMENT)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

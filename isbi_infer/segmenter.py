@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from math import ceil, prod
 from pathlib import Path
 from types import TracebackType
@@ -408,8 +409,8 @@ class Segmenter:
         chunked = is_chunked_output(output)
         if options is not None and not chunked:
             raise UsageError(
-                f"{output}: --block, --pyramid, --resume, --overwrite, --shard and --cluster are for OME-Zarr; name "
-                "the output NAME.ome.zarr, or leave them out"
+                f"{output}: --block, --pyramid, --resume, --overwrite, --shard, --mask and --cluster are for OME-Zarr; "
+                "name the output NAME.ome.zarr, or leave them out"
             )
         if isinstance(stack, str | Path):
             check_not_input(output, stack)
@@ -507,6 +508,7 @@ class Segmenter:
             chunked=True,
             block=plan.layout.block if plan.layout else None,
         )
+        now = replace(now, mask=plan.mask)  # compared with the file later
         check_same(plan, now, self._wishes, f"{result}: cannot be verified, for this is another run")
         return verify_volume(
             result, plan, source, self._model.backend, blocks=blocks, seed=seed, progress=progress

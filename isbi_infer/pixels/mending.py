@@ -12,23 +12,23 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.pixels.canvas import Mask, Section
+from isbi_infer.pixels.canvas import Section
 from isbi_infer.pixels.normalise import Statistics, intensity_statistics
 from isbi_infer.pixels.statistics import SectionStatistics, section_statistics
+from isbi_infer.pixels.windows import Grid, Mask, Window
 
 _REACH = 32  # px; on sections with canvas 96 pixels gave the same scores, 8 px and a plain mean lower ones
 _BLOCK = 1024  # px, side of what is filled at a time
 _FAR = 2**30
 Indices = npt.NDArray[np.intp]
-Window = tuple[slice, slice]
 
 
-def normalising(pixels: Section, statistics: SectionStatistics) -> Statistics:
+def normalising(pixels: Grid, statistics: SectionStatistics) -> Statistics:
     """Return the mean and standard deviation by which a section's tissue is normalised.
 
     Parameters
     ----------
-    pixels : ndarray, integer or floating dtype
+    pixels : ndarray or Windowed, integer or floating dtype
         The section, or from `tissue_of`.
     statistics : SectionStatistics
         Those of the section.

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from isbi_infer.pixels.windows import Grid, MaskOfRows, bands
 
 _PIXELS = 2**16  # at a time, so that temporaries stay in the processor's cache
 _PLAIN_OFFSET = 1024  # standard deviations; float32 holds grey values up to there to 1e-4 of one
@@ -46,7 +49,9 @@ class IntensityStatistics:
         return 0.0 if self.std < np.finfo(np.float32).tiny else 1.0 / self.std
 
 
-def intensity_statistics(section_YX: npt.NDArray[np.generic]) -> IntensityStatistics:
+def intensity_statistics(
+    section_YX: npt.NDArray[Any] | Grid, tissue: MaskOfRows | None = None
+) -> IntensityStatistics:
     """Measure one section.
 
     Integers of up to 16 bits are summed exactly, everything else in two float64 passes, so a stack gives the
@@ -54,23 +59,27 @@ def intensity_statistics(section_YX: npt.NDArray[np.generic]) -> IntensityStatis
 
     Parameters
     ----------
-    section_YX : ndarray, shape (Y, X), integer or floating dtype
-        Grey values, all finite.
+    section_YX : ndarray or Windowed, shape (Y, X), integer or floating dtype
+        Grey values, all finite; read once for integers of up to 16 bits and twice for others.
+    tissue : callable, optional
+        Returns rows of a mask of what counts.
 
     Returns
     -------
     IntensityStatistics
         Population mean and standard deviation; ``std`` is 0 for a constant section.
     """
-    blocks = list(_row_blocks(section_YX))
-    n = section_YX.size
+    blocks = partial(_row_blocks, section_YX) if tissue is None else partial(_chosen, section_YX, tissue)
+    n = section_YX.size if tissue is None else sum(block.size for block in blocks())
     if section_YX.dtype.kind in "iu" and section_YX.dtype.itemsize <= 2:
-        total = sum(int(block.sum(dtype=np.int64)) for block in blocks)
-        squares = sum(int(np.square(block, dtype=np.int64).sum()) for block in blocks)
+        total = squares = 0
+        for block in blocks():
+            total += int(block.sum(dtype=np.int64))
+            squares += int(np.square(block, dtype=np.int64).sum())
         variance = (n * squares - total * total) / (n * n)
         return IntensityStatistics(total / n, float(np.sqrt(variance)))
-    mean = float(sum(block.sum(dtype=np.float64) for block in blocks)) / n
-    squares_64 = float(sum(np.square(block.astype(np.float64) - mean).sum() for block in blocks))
+    mean = float(sum(block.sum(dtype=np.float64) for block in blocks())) / n
+    squares_64 = float(sum(np.square(block.astype(np.float64) - mean).sum() for block in blocks()))
     return IntensityStatistics(mean, float(np.sqrt(squares_64 / n)))
 
 
@@ -109,10 +118,15 @@ def normalise(
     return out
 
 
-def _row_blocks(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    if array.ndim < 2:
-        yield array
+def _chosen(section_YX: Grid, tissue: MaskOfRows) -> Iterator[npt.NDArray[Any]]:
+    for rows in bands(0, section_YX.shape[0], section_YX.shape[1]):
+        yield section_YX[rows][tissue(rows)]
+
+
+def _row_blocks(array: npt.NDArray[Any] | Grid) -> Iterator[npt.NDArray[Any]]:
+    if len(array.shape) < 2:
+        yield array[:]
         return
-    rows = max(1, _PIXELS * len(array) // max(1, array.size))
-    for start in range(0, len(array), rows):
+    rows = max(1, _PIXELS * array.shape[0] // max(1, array.size))
+    for start in range(0, array.shape[0], rows):
         yield array[start : start + rows]

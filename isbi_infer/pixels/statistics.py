@@ -12,17 +12,17 @@ sums run over a histogram of integers, so the order of the pixels cannot matter,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import ceil, floor, inf, isfinite, log2
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.pixels.canvas import Mask, Section, find_canvas, has_structure
+from isbi_infer.pixels.canvas import MaskGrid, Section, find_canvas, has_structure
+from isbi_infer.pixels.windows import Grid, Mask, Window, bands
 
-Window = tuple[slice, slice]
 Blank = Literal["", "constant", "noise"]
 
 _TAIL = 0.05  # of the pixels below the lower quantile, and as many above the upper one
@@ -53,8 +53,8 @@ class SectionStatistics:
         Why the section shows no tissue at all, where it does not.
     box : (slice, slice)
         The smallest window that holds all tissue; of no pixels where there is none.
-    canvas_YX : ndarray of bool, shape (Y, X), or None
-        True where there is no tissue; None where all is.
+    canvas_YX : mask of bool, shape (Y, X), or None
+        True where there is no tissue; None where all is. Read by windows.
     """
 
     mean: float
@@ -66,7 +66,7 @@ class SectionStatistics:
     outliers: int
     blank: Blank
     box: Window
-    canvas_YX: Mask | None = field(repr=False)
+    canvas_YX: Any = field(repr=False)
 
     @property
     def inverse_std(self) -> float:
@@ -105,55 +105,81 @@ class SectionStatistics:
 
 
 def section_statistics(
-    section_YX: Section, *, nodata: float | None = None, mask_YX: Mask | None = None
+    section_YX: Grid,
+    *,
+    nodata: float | None = None,
+    mask_YX: Mask | None = None,
+    store: Callable[[tuple[int, ...]], MaskGrid] | None = None,
 ) -> SectionStatistics:
-    """Measure the tissue of one section.
+    """Measure the tissue of one section, band by band.
 
-    A section has the same statistics whether it is stored as uint8, uint16 or float, and whichever way it is turned.
+    A section has the same statistics whether it is stored as uint8, uint16 or float, whichever way it is turned, and
+    whether it is held whole or read by windows.
 
     Parameters
     ----------
-    section_YX : ndarray, shape (Y, X), integer or floating dtype
+    section_YX : ndarray or Windowed, shape (Y, X), integer or floating dtype
         Grey values. Those of no tissue may be NaN where `mask_YX` or `nodata` says so; all others are finite.
     nodata : float, optional
         The value that stands for "no data".
     mask_YX : ndarray of bool, shape (Y, X), optional
         True where the section is known to have no tissue.
+    store : callable, optional
+        Makes the mask of the canvas, of a shape; an array when not given.
 
     Returns
     -------
     SectionStatistics
         With a mean of 0 and a standard deviation of 0 for a section without tissue.
     """
-    canvas_YX = find_canvas(section_YX, nodata=nodata, mask_YX=mask_YX)
-    count = section_YX.size if canvas_YX is None else section_YX.size - int(np.count_nonzero(canvas_YX))
+    where = {} if store is None else {"store": store}
+    canvas_YX = find_canvas(section_YX, nodata=nodata, mask_YX=mask_YX, **where)
+    count, box = _extent(section_YX.shape, canvas_YX)
     if count == 0:
-        nothing = slice(0, 0)
-        return SectionStatistics(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, "constant", (nothing, nothing), canvas_YX)
+        return SectionStatistics(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, "constant", box, canvas_YX)
     histogram = _histogram(section_YX, canvas_YX)
     low, high = histogram.fences()
     inner = histogram.between(low, high)
     mean, std, fill = inner.moments()
     outliers = count - inner.count
-    out_YX = canvas_YX
-    if outliers:
-        out_YX = (section_YX < low) | (section_YX > high)
-        out_YX = out_YX if canvas_YX is None else out_YX | canvas_YX
+    out_YX = _Outside(section_YX, low, high, canvas_YX) if outliers else canvas_YX
     blank: Blank = ""
     if std == 0 and section_YX.size >= _LEAST:  # fewer pixels may be of one grey value by chance
         blank = "constant"
     elif std > 0 and not has_structure(section_YX, out_YX, fill):
         blank = "noise"
-    box = _box(section_YX.shape, canvas_YX)
     tissue = count / section_YX.size
     return SectionStatistics(mean, std, low, high, fill, tissue, outliers, blank, box, canvas_YX)
 
 
-def _box(shape: tuple[int, ...], canvas_YX: Mask | None) -> Window:
+class _Outside:
+    """Pixels beyond the fences or on the canvas, looked for where they are asked for."""
+
+    def __init__(self, section_YX: Grid, low: float, high: float, canvas_YX: MaskGrid | None) -> None:
+        self._section_YX, self._low, self._high, self._canvas_YX = section_YX, low, high, canvas_YX
+
+    def __getitem__(self, window: slice | Window) -> Mask:
+        section_YX = self._section_YX[window]
+        out_YX: Mask = (section_YX < self._low) | (section_YX > self._high)
+        return out_YX if self._canvas_YX is None else out_YX | self._canvas_YX[window]
+
+
+def _extent(shape: tuple[int, ...], canvas_YX: MaskGrid | None) -> tuple[int, Window]:
+    """Count the pixels of tissue, and find the smallest window that holds them."""
+    height, width = shape
     if canvas_YX is None:
-        return slice(0, shape[0]), slice(0, shape[1])
-    rows, columns = (np.flatnonzero(~canvas_YX.all(axis=axis)) for axis in (1, 0))
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+        return height * width, (slice(0, height), slice(0, width))
+    count = 0
+    in_row, in_column = np.zeros(height, np.bool_), np.zeros(width, np.bool_)
+    for rows in bands(0, height, width):
+        tissue_YX = ~canvas_YX[rows]
+        count += int(np.count_nonzero(tissue_YX))
+        in_row[rows] = tissue_YX.any(axis=1)
+        in_column |= tissue_YX.any(axis=0)
+    if not count:
+        return 0, (slice(0, 0), slice(0, 0))
+    y, x = (np.flatnonzero(found) for found in (in_row, in_column))
+    return count, (slice(int(y[0]), int(y[-1]) + 1), slice(int(x[0]), int(x[-1]) + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +233,7 @@ class _Histogram:
         )
 
 
-def _histogram(section_YX: Section, canvas_YX: Mask | None) -> _Histogram:
+def _histogram(section_YX: Grid, canvas_YX: MaskGrid | None) -> _Histogram:
     """Count the tissue's grey values, those between the fences in at least 1024 steps where there are as many."""
     if section_YX.dtype.kind in "iu" and section_YX.dtype.itemsize <= 2:
         limits = np.iinfo(section_YX.dtype)
@@ -233,7 +259,7 @@ def _histogram(section_YX: Section, canvas_YX: Mask | None) -> _Histogram:
         low, high = closer
 
 
-def _counted(section_YX: Section, canvas_YX: Mask | None, low: float, high: float) -> _Histogram:
+def _counted(section_YX: Grid, canvas_YX: MaskGrid | None, low: float, high: float) -> _Histogram:
     """Count grey values from `low` to `high` in steps of the finest power of two that 65536 bins allow."""
     spread = max(high - low, float(np.finfo(np.float64).tiny) * 2.0**60)
     width = max(2.0 ** ceil(log2(spread / (_BINS - 2))), float(np.spacing(max(abs(low), abs(high)))))
@@ -248,7 +274,7 @@ def _counted(section_YX: Section, canvas_YX: Mask | None, low: float, high: floa
     return _Histogram(first, width, counts[1:-1], int(counts[0]), int(counts[-1]))
 
 
-def _range(section_YX: Section, canvas_YX: Mask | None, low: float, high: float) -> tuple[float, float]:
+def _range(section_YX: Grid, canvas_YX: MaskGrid | None, low: float, high: float) -> tuple[float, float]:
     """Return the least and the greatest grey value of tissue within limits."""
     least, greatest = inf, -inf
     for pixels in _tissue_blocks(section_YX, canvas_YX):
@@ -258,8 +284,8 @@ def _range(section_YX: Section, canvas_YX: Mask | None, low: float, high: float)
     return least, greatest
 
 
-def _tissue_blocks(section_YX: Section, canvas_YX: Mask | None) -> Iterator[Section]:
+def _tissue_blocks(section_YX: Grid, canvas_YX: MaskGrid | None) -> Iterator[Section]:
     rows = max(1, _PIXELS // max(1, section_YX.shape[1]))
-    for start in range(0, len(section_YX), rows):
+    for start in range(0, section_YX.shape[0], rows):
         block_YX = section_YX[start : start + rows]
         yield block_YX.ravel() if canvas_YX is None else block_YX[~canvas_YX[start : start + rows]]

@@ -132,6 +132,11 @@ class Blocks(Sequence[Block]):
     def __init__(self, layout: Layout, indices: array[int]) -> None:
         self._layout, self._indices = layout, indices
 
+    @property
+    def indices(self) -> array[int]:
+        """Their numbers."""
+        return self._indices
+
     def __len__(self) -> int:
         return len(self._indices)
 

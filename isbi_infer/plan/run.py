@@ -33,7 +33,7 @@ from isbi_infer.terminal import counted
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Block, Source
 
-SCHEMA = 3
+SCHEMA = 4
 
 _OPEN_SECTIONS = 3  # being computed, one ahead and one being taken
 _LITTLE = 1.01  # tiles computed per tile needed
@@ -172,6 +172,8 @@ class RunPlan:
         Of the output; "uint8" stores round(255 p).
     layout : Layout or None
         How a chunked result is cut into blocks; None where a block is a section.
+    mask : SourceRecord or None
+        Outside of which blocks of the layout are left out.
     memory_bytes : int
         What the network's activations are expected to take.
     notes : tuple of str
@@ -197,6 +199,7 @@ class RunPlan:
     emit: Emit = "cell"
     dtype: OutputDtype = "float32"
     layout: Layout | None = None
+    mask: SourceRecord | None = None
     memory_bytes: int
     notes: tuple[str, ...] = ()
 
@@ -248,7 +251,7 @@ class RunPlan:
             (key, mine.get(key), others.get(key))
             for key in sorted(mine.keys() | others.keys())
             if mine.get(key) != others.get(key) and key.partition(".")[0] not in ("memory_bytes", "notes")
-            if key != "source.name"
+            if key not in ("source.name", "mask.name")
         ]
 
     def hindrances(self, now: RunPlan, wishes: Wishes, block: Shape | None = None) -> tuple[str, ...]:

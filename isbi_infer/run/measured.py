@@ -5,11 +5,12 @@ Each section is measured once, by whichever process needs it first; the same pix
 
 from __future__ import annotations
 
-import io
 import json
+import tempfile
 import threading
 from collections import OrderedDict
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +18,71 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import OutputError
-from isbi_infer.files import make_folder, write_once
+from isbi_infer.files import make_folder, place_once, write_once
 from isbi_infer.pixels.normalise import IntensityStatistics
 from isbi_infer.pixels.statistics import SectionStatistics
+from isbi_infer.pixels.windows import Grid, Windowed
 from isbi_infer.plan.run import RunPlan
-from isbi_infer.run.section import Measured, measure
+from isbi_infer.run.section import Measured
+from isbi_infer.run.tissue import measure_windows
 from isbi_infer.volumes.protocol import Source
 
 _HELD = 64  # sections
+_CHUNK = 2**20  # bytes of a mask that are read at a time
 
 
 class PackedMask:
-    """A mask of a whole section on the disk, eight pixels a byte, of which windows are read.
+    """A mask of a whole section in a file, eight pixels a byte, row by row; windows of it are read, and no more held.
 
     Parameters
     ----------
-    packed : ndarray of uint8, shape (Y, ceil(X / 8))
-        From `numpy.packbits` along X.
-    width : int
-        Pixels along X.
+    path : Path
+        Of the file.
+    shape : (int, int)
+        (Y, X), in pixels.
     """
 
-    def __init__(self, packed: npt.NDArray[np.uint8], width: int) -> None:
-        self._packed = packed
-        self.shape = (len(packed), width)
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self._path = path
+        self.shape = shape
+        self._row = -(-shape[1] // 8)  # bytes
 
-    def __getitem__(self, window: tuple[slice, slice]) -> npt.NDArray[np.bool_]:
-        """Return a window, with start and stop within the section."""
-        rows, columns = window
-        first = columns.start // 8
-        part = np.unpackbits(self._packed[rows, first : -(-columns.stop // 8)], axis=1)
-        return part[:, columns.start - 8 * first : columns.stop - 8 * first].view(np.bool_)
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.shape[0] * self._row
+
+    @classmethod
+    def make(cls, path: Path, shape: tuple[int, ...]) -> PackedMask:
+        """Return a mask whose rows are still to be stored."""
+        mask = cls(path, shape)
+        with open(path, "wb") as file:
+            file.truncate(mask.size)
+        return mask
+
+    def __setitem__(self, rows: slice, mask_YX: npt.NDArray[np.bool_]) -> None:
+        """Store whole rows."""
+        with open(self._path, "r+b") as file:
+            file.seek(rows.start * self._row)
+            file.write(np.packbits(mask_YX, axis=1).data)
+
+    def __getitem__(self, window: slice | tuple[slice, slice]) -> npt.NDArray[np.bool_]:
+        """Return rows, or a window; slices may have a step."""
+        rows, columns = window if isinstance(window, tuple) else (window, slice(None))
+        top, bottom, down = rows.indices(self.shape[0])
+        left, right, across = columns.indices(self.shape[1])
+        bottom, right = max(top, bottom), max(left, right)
+        first, last = left // 8, -(-right // 8)
+        out_YX = np.empty((bottom - top, right - left), np.bool_)
+        step = max(1, _CHUNK // self._row)
+        with open(self._path, "rb") as file:
+            file.seek(top * self._row)
+            for start in range(0, bottom - top, step):
+                count = min(step, bottom - top - start)
+                packed = np.frombuffer(file.read(count * self._row), np.uint8).reshape(count, self._row)
+                bits_YX = np.unpackbits(packed[:, first:last], axis=1).view(np.bool_)
+                out_YX[start : start + count] = bits_YX[:, left - 8 * first : right - 8 * first]
+        return out_YX[::down, ::across]
 
 
 class MeasuredSections:
@@ -60,7 +95,7 @@ class MeasuredSections:
     plan : RunPlan
         Whose sections they are.
     source : Source
-        Read whole, section by section.
+        Read by windows, or section by section where its sections cannot be read in part.
     """
 
     def __init__(self, folder: Path, plan: RunPlan, source: Source) -> None:
@@ -84,19 +119,34 @@ class MeasuredSections:
         return self._folder / f"{z}.json"
 
     def _mask(self, z: int) -> Path:
-        return self._folder / f"{z}.canvas.npy"
+        return self._folder / f"{z}.canvas"
 
     def _measure(self, z: int) -> None:
-        measured, _ = measure(self._source.read(z), self._plan)
-        statistics = measured.statistics
-        if statistics.canvas_YX is not None:  # before the figures, which say that it is there
-            packed = io.BytesIO()
-            np.save(packed, np.packbits(statistics.canvas_YX[:], axis=1))
-            write_once(self._mask(z), packed.getvalue())
+        source, plan = self._source, self._plan
+        section_YX: Grid
+        if source.windowed:
+            section_YX = Windowed(partial(source.read, z), plan.source.shape, source.dtype)
+        else:  # each window would decode all of it
+            section_YX = source.read(z)
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".") as aside:
+            mask = Path(aside) / "canvas"
+            try:
+                statistics, found = measure_windows(
+                    section_YX,
+                    plan.scaling,
+                    nodata=plan.source.nodata,
+                    as_bytes=plan.model.input_dtype == "uint8",
+                    store=partial(PackedMask.make, mask),
+                )
+            except OSError as error:
+                raise OutputError(
+                    f"{self._folder}: cannot be written ({error.strerror}); free some space"
+                ) from error
+            if statistics.canvas_YX is not None:  # before the figures, which say that it is there
+                place_once(mask, self._mask(z))
         plain: dict[str, Any] = asdict(replace(statistics, canvas_YX=None))
         plain["canvas_YX"] = statistics.canvas_YX is not None
         plain["box"] = [[part.start, part.stop] for part in statistics.box]
-        found = measured.normalising
         document = {"statistics": plain, "mean": found.mean, "std": found.std}
         write_once(self._figures(z), json.dumps(document).encode())
 
@@ -106,7 +156,9 @@ class MeasuredSections:
             plain = document["statistics"]
             canvas = None
             if plain["canvas_YX"]:
-                canvas = PackedMask(np.load(self._mask(z), mmap_mode="r"), self._plan.source.shape[1])
+                canvas = PackedMask(self._mask(z), self._plan.source.shape)
+                if self._mask(z).stat().st_size != canvas.size:
+                    raise ValueError("not of the mask's size")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(
                 f"{self._figures(z)}: cannot be read ({type(error).__name__}); start again with --overwrite"

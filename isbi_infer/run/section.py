@@ -18,7 +18,7 @@ from isbi_infer.pixels.texture import texture_of
 from isbi_infer.plan.run import ModelRecord, RunPlan
 from isbi_infer.plan.symmetry import Symmetry
 from isbi_infer.plan.tiles import SectionPlan, Tile, Window, mirrored_source, read_mirrored
-from isbi_infer.run.tissue import Tissue
+from isbi_infer.run.tissue import Tissue, tissue_at
 
 Section = npt.NDArray[Any]
 Result = npt.NDArray[Any]  # float32 or uint8, as the model returns it
@@ -211,11 +211,8 @@ class SectionInWork:
         """Read tissue at the model's pixel size."""
         if plan.scaling is None:
             return tissue_window(read, statistics, needed)
-        shapes = self._tissue_shape, self._inner_shape
-        source = resample_source(*shapes, needed)
-        tissue_YX = tissue_window(read, statistics, source)
-        inner_YX = resample_window(tissue_YX, (source[0].start, source[1].start), *shapes, needed)
-        return np.rint(inner_YX).astype(np.uint8) if plan.model.input_dtype == "uint8" else inner_YX
+        as_bytes = plan.model.input_dtype == "uint8"
+        return tissue_at(read, statistics, self._inner_shape, needed, as_bytes=as_bytes)
 
     def _fill(self, inner_YX: Section, origin: tuple[int, int]) -> None:
         """Hand the views their pixels, which begin at `origin`."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.pixels.canvas import Section
-from isbi_infer.pixels.mending import in_window, normalising, tissue_of
+from isbi_infer.pixels.canvas import MaskGrid, Section
+from isbi_infer.pixels.mending import in_window, normalising, tissue_of, tissue_window
 from isbi_infer.pixels.normalise import Statistics, intensity_statistics
 from isbi_infer.pixels.probability import checked, decode
-from isbi_infer.pixels.resample import resample
+from isbi_infer.pixels.resample import resample, resample_source, resample_window
 from isbi_infer.pixels.statistics import SectionStatistics, section_statistics
+from isbi_infer.pixels.windows import Grid, Mask, Window, Windowed, bands
 from isbi_infer.plan.scaling import Scaling
 
 _HALF = 0.5  # of a pixel's area
+_HELD = 2**22  # pixels of a section
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,13 +85,9 @@ class Tissue:
         cut_YX = tissue_of(section_YX, found)
         if scaling is None:
             return cls(found, cut_YX, normalising(cut_YX, found), shape, _shape(cut_YX), scaled=False)
-        inner_YX: Section = resample(cut_YX, scaling.inner_shape(_shape(cut_YX)))
-        if as_bytes:
-            inner_YX = np.rint(inner_YX).astype(np.uint8)
-        inside = inner_YX
-        if found.canvas_YX is not None:
-            inside = inner_YX[resample(found.canvas_YX[found.box], _shape(inner_YX)) < _HALF]
-        statistics = intensity_statistics(inside if inside.size else inner_YX)
+        inner_shape = scaling.inner_shape(_shape(cut_YX))
+        inner_YX = _stored(resample(cut_YX, inner_shape), as_bytes)
+        statistics = _resampled_statistics(inner_YX, found, inner_shape)
         return cls(found, inner_YX, statistics, shape, _shape(cut_YX), scaled=True)
 
     def whole(self, result_YX: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -110,6 +109,102 @@ class Tissue:
             result_YX = checked(resample(decode(result_YX), self.cut_shape))
         whole = slice(0, self.shape[0]), slice(0, self.shape[1])
         return in_window(result_YX, self.found.box, self.found, whole)
+
+
+def measure_windows(
+    section_YX: Grid,
+    scaling: Scaling | None = None,
+    *,
+    nodata: float | None = None,
+    as_bytes: bool = False,
+    store: Callable[[tuple[int, ...]], MaskGrid] | None = None,
+) -> tuple[SectionStatistics, Statistics]:
+    """Measure a section that is read by windows: to the same bits what `Tissue.of` finds.
+
+    Parameters
+    ----------
+    section_YX : ndarray or Windowed, shape (Y, X)
+        Grey values.
+    scaling, nodata, as_bytes
+        As in `Tissue.of`.
+    store : callable, optional
+        Makes the mask of the canvas, of a shape.
+
+    Returns
+    -------
+    (SectionStatistics, Statistics)
+        Those of the section, and those that its tissue is normalised by.
+    """
+    found = section_statistics(section_YX, nodata=nodata, store=store)
+    if found.blank:
+        return found, found
+    if scaling is None:
+        return found, normalising(section_YX, found)
+    shape = found.box[0].stop - found.box[0].start, found.box[1].stop - found.box[1].start
+    inner_shape = scaling.inner_shape(shape)
+
+    def inner(window: Window) -> Section:
+        return tissue_at(lambda part: section_YX[part], found, inner_shape, window, as_bytes=as_bytes)
+
+    held = int(_HELD * min(1.0, scaling.y * scaling.x))
+    inner_YX = Windowed(inner, inner_shape, np.uint8 if as_bytes else np.float32, held)
+    return found, _resampled_statistics(inner_YX, found, inner_shape)
+
+
+def tissue_at(
+    read: Callable[[Window], Section],
+    found: SectionStatistics,
+    shape: tuple[int, int],
+    window: Window,
+    *,
+    as_bytes: bool,
+) -> Section:
+    """Return a window of the tissue of a section, resampled to a shape.
+
+    Parameters
+    ----------
+    read : callable
+        Returns a window of the section's grey values.
+    found : SectionStatistics
+        Those of the section.
+    shape : (int, int)
+        (Y, X) of the whole tissue once it is resampled.
+    window : (slice, slice)
+        Of that.
+    as_bytes : bool
+        Whether the result is rounded to uint8.
+    """
+    tissue_shape = found.box[0].stop - found.box[0].start, found.box[1].stop - found.box[1].start
+    source = resample_source(tissue_shape, shape, window)
+    tissue_YX = tissue_window(read, found, source)
+    origin = source[0].start, source[1].start
+    return _stored(resample_window(tissue_YX, origin, tissue_shape, shape, window), as_bytes)
+
+
+def _resampled_statistics(
+    inner_YX: Grid, found: SectionStatistics, inner_shape: tuple[int, int]
+) -> Statistics:
+    """Measure resampled tissue, without what is more canvas than tissue."""
+    if found.canvas_YX is None:
+        return intensity_statistics(inner_YX)
+    rows, columns = found.box
+    shape = rows.stop - rows.start, columns.stop - columns.start
+
+    def tissue(wanted: slice) -> Mask:
+        window = wanted, slice(0, inner_shape[1])
+        (y, x) = resample_source(shape, inner_shape, window)
+        canvas_YX = found.canvas_YX[
+            y.start + rows.start : y.stop + rows.start, x.start + columns.start : x.stop + columns.start
+        ]
+        inside_YX: Mask = resample_window(canvas_YX, (y.start, x.start), shape, inner_shape, window) < _HALF
+        return inside_YX
+
+    any_tissue = any(tissue(part).any() for part in bands(0, inner_shape[0], inner_shape[1]))
+    return intensity_statistics(inner_YX, tissue if any_tissue else None)
+
+
+def _stored(inner_YX: Section, as_bytes: bool) -> Section:
+    return np.rint(inner_YX).astype(np.uint8) if as_bytes else inner_YX
 
 
 def _shape(image_YX: Section) -> tuple[int, int]:

@@ -11,7 +11,8 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ import numpy as np
 
 from isbi_infer._version import __version__
 from isbi_infer.backends.base import Backend
-from isbi_infer.errors import ImageError, UsageError
+from isbi_infer.errors import ImageError, IsbiError, UsageError
 from isbi_infer.model.opening import OpenModel
+from isbi_infer.plan.blocks import Blocks
 from isbi_infer.plan.plain import plain_of
 from isbi_infer.plan.run import RunPlan, Wishes, parse_plan
 from isbi_infer.run.cluster import connected
 from isbi_infer.run.findings import Findings
+from isbi_infer.run.mask import TissueMask, opened_mask, without_tissue
 from isbi_infer.run.measured import MeasuredSections
 from isbi_infer.run.pipeline import Progress, run_plan
 from isbi_infer.terminal import counted
@@ -41,7 +44,7 @@ _OTHER = "{}: was begun by another run, so run it as before or use --overwrite; 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeOptions:
-    """How a chunked result is made; none of these changes its values.
+    """How a chunked result is made; none of these but the mask changes its values.
 
     Attributes
     ----------
@@ -55,6 +58,8 @@ class VolumeOptions:
         Whether what is there is replaced.
     share : (int, int)
         (i, n): the i-th of n shares of the blocks is computed, i from 1; (1, 1) is all.
+    mask : str
+        Path of a mask outside of which blocks are left out; empty for none. It is part of the plan.
     cluster : str
         Where the blocks are computed, see `isbi_infer.run.cluster.connected`; empty for this process.
     """
@@ -64,6 +69,7 @@ class VolumeOptions:
     resume: bool = False
     overwrite: bool = False
     share: tuple[int, int] = (1, 1)
+    mask: str = ""
     cluster: str = ""
 
     def __post_init__(self) -> None:
@@ -134,13 +140,18 @@ def segment_volume(
         If another run makes this output.
     """
     work = Unfinished(output)
-    work.check(source.name, resume=options.joins, overwrite=options.overwrite)
-    if work.finished and options.joins:
-        check_same(plan_of(output), plan, wishes, _OTHER.format(work.name), options.block)
-        return (f"{work.name} is finished already",)
+    for name in (source.name, options.mask):
+        if name:
+            work.check(name, resume=options.joins, overwrite=options.overwrite)
     with ExitStack() as opened:
+        plan, mask = _with_mask(plan, options, opened)
+        if work.finished and options.joins:
+            check_same(plan_of(output), plan, wishes, _OTHER.format(work.name), options.block)
+            return (f"{work.name} is finished already",)
         cluster = opened.enter_context(connected(options.cluster)) if options.cluster else None
         opened.enter_context(work.held(options.share, overwrite=options.overwrite))
+        if work.taken and options.joins:
+            return _left_to_another(work)
         plan = _agreed(work, plan, wishes, options)
         assert plan.layout is not None
         with sink_for(work.volume, plan, source.info, contract=contract, pyramid=options.pyramid) as sink:
@@ -149,6 +160,9 @@ def segment_volume(
                 block.index for block in plan.layout.blocks(options.share) if not sink.done(block)
             )
             notes = _resumed(mine - len(missing), mine, options)
+            if mask is not None:
+                missing, said = _leave_out(mask, plan, sink, missing)
+                notes += said
             try:
                 if cluster is None:
                     found = run_plan(
@@ -172,9 +186,16 @@ def segment_volume(
                         progress=progress,
                         findings=findings,
                     )
+            except IsbiError:
+                if work.taken and options.joins:  # by another run, that found all blocks there
+                    return _left_to_another(work)
+                _say_how_to_go_on(work, sink, plan, options)
+                raise
             except BaseException:
                 _say_how_to_go_on(work, sink, plan, options)
                 raise
+            if work.taken and options.joins:
+                return _left_to_another(work)
             others = 0 if options.share == (1, 1) else sum(not sink.done(b) for b in plan.layout.blocks())
             if not others:
                 for z in range(plan.layout.shape[0]) if also else ():
@@ -187,7 +208,7 @@ def segment_volume(
                 *found,
                 f"{share} is done; {counted(others, 'block')} of other shares are missing yet",
             )
-        work.complete(overwrite=options.overwrite)
+        work.complete(overwrite=options.overwrite, whole=partial(_is_whole, plan, source.info))
     return (*notes, *found)
 
 
@@ -273,18 +294,26 @@ def verify_volume(
     assert plan.layout is not None
     count = plan.layout.count if blocks is None else min(blocks, plan.layout.count)
     chosen = sorted(np.random.default_rng(seed).choice(plan.layout.count, count, replace=False).tolist())
-    with (
-        sink_for(Path(result), plan, source.info, existing=True) as stored,
-        tempfile.TemporaryDirectory() as statistics,
-    ):
+    wanted = [plan.layout.at(index) for index in chosen]
+    with ExitStack() as opened:
+        stored = opened.enter_context(sink_for(Path(result), plan, source.info, existing=True))
+        statistics = opened.enter_context(tempfile.TemporaryDirectory())
         check = _Comparison(stored, str(result))
+        if plan.mask is not None:
+            mask, record = opened.enter_context(opened_mask(plan.mask.name, plan.layout.shape))
+            if record != plan.mask:
+                raise UsageError(f"{result}: cannot be verified, for the mask {record.name} has changed")
+            for block in wanted:
+                if not mask.holds(block):
+                    check.write(block, without_tissue(plan, block))
+            wanted = [block for block in wanted if mask.holds(block)]
         run_plan(
             plan,
             source,
             backend,
             (check,),
             progress,
-            blocks=[plan.layout.at(index) for index in chosen],
+            blocks=wanted,
             measured=MeasuredSections(Path(statistics), plan, source),
         )
     if check.differing:
@@ -350,11 +379,49 @@ class _Comparison:
         return None
 
 
+def _with_mask(plan: RunPlan, options: VolumeOptions, opened: ExitStack) -> tuple[RunPlan, TissueMask | None]:
+    """Open the mask for the length of a run, and return the plan that knows of it."""
+    if not options.mask:
+        return plan, None
+    assert plan.layout is not None
+    mask, record = opened.enter_context(opened_mask(options.mask, plan.layout.shape))
+    return replace(plan, mask=record), mask
+
+
+def _leave_out(
+    mask: TissueMask, plan: RunPlan, sink: OmeZarrSink, missing: Blocks
+) -> tuple[Blocks, tuple[str, ...]]:
+    """Store the blocks outside of a mask; return those that are to be computed, and what is to be said."""
+    assert plan.layout is not None
+    wanted = plan.layout.numbered(block.index for block in missing if mask.holds(block))
+    inside = set(wanted.indices)
+    for block in missing:
+        if block.index not in inside:
+            sink.write(block, without_tissue(plan, block))
+    left_out = len(missing) - len(wanted)
+    if not left_out:
+        return wanted, ()
+    count = counted(left_out, "block")
+    return wanted, (f"{count} of {len(missing)} outside of the mask left out: membrane, as canvas is",)
+
+
 def _agreed(work: Unfinished, plan: RunPlan, wishes: Wishes, options: VolumeOptions) -> RunPlan:
     """Return the plan that the folder holds, unless it is another one than this run's."""
     stored = parse_plan(work.agree(plan.to_json()))
     check_same(stored, plan, wishes, _OTHER.format(work.name), options.block)
     return stored
+
+
+def _is_whole(plan: RunPlan, like: StackInfo, folder: Path) -> bool:
+    assert plan.layout is not None
+    with sink_for(folder, plan, like, existing=True) as sink:
+        return all(sink.done(block) for block in plan.layout.blocks())
+
+
+def _left_to_another(work: Unfinished) -> tuple[str, ...]:
+    """Remove what this run wrote after another one had completed the volume."""
+    work.discard()
+    return (f"{work.name} was completed by another run",)
 
 
 def _resumed(done: int, total: int, options: VolumeOptions) -> tuple[str, ...]:

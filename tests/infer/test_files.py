@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from isbi_infer.errors import BusyError, ImageError, OutputError, UsageError
-from isbi_infer.files import check_not_input, check_writable, replacing
+from isbi_infer.files import check_not_input, check_writable, replacing, write_once
 
 
 def _run(code, *arguments):
@@ -355,3 +356,17 @@ def test_other_outputs_are_accepted(old):
     other.write_bytes(b"old")
     check_not_input(other, old)
     check_not_input(other, old.parent / "missing.tif")
+
+
+def test_one_of_several_writers_wins_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")  # what FAT and SMB say
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "plan.json"
+    contents = [bytes([65 + i]) * 5000 for i in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        held = set(threads.map(lambda content: write_once(path, content), contents))
+    assert held == {path.read_bytes()}
+    assert path.read_bytes() in contents
+    assert [entry.name for entry in tmp_path.iterdir()] == ["plan.json"]

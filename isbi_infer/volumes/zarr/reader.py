@@ -31,9 +31,14 @@ from isbi_infer.volumes.zarr.metadata import (
 
 _MARKS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 _MOST_CACHE = 2**30  # bytes
+_WINDOWS_CACHE = 2**28  # bytes, where a slab of sections is too large
+_FLAT_CACHE = 2**24  # bytes, where a section shares no chunk with another
 _KINDS = {"t": "time points", "c": "channels"}
 _OPTIONS = {"t": "--time", "c": "--channel"}
 _LISTED = 8
+_SAMPLES = 16  # windows that a fingerprint reads
+_SAMPLE = 64  # px
+_STEPS = (0.8191725134, 0.6710436067, 0.5497004779)  # the three of the R3 sequence
 
 
 def is_volume(path: str | os.PathLike[str]) -> bool:
@@ -172,6 +177,7 @@ class ZarrSource:
     """
 
     nodata: float | None = None
+    windowed = True
 
     def __init__(
         self,
@@ -209,7 +215,12 @@ class ZarrSource:
         shape = tuple(array.shape[axes.index(axis)] for axis in names)
         # A slab of chunks, so that the sections of a chunk do not decode it one after the other.
         depth = array.chunk_layout.read_chunk.shape[axes.index("z")] if "z" in kept else 1
-        slab = min(prod(shape[-2:]) * int(depth or 1) * self.dtype.itemsize * 2, _MOST_CACHE)
+        depth = int(depth or 1)
+        slab = prod(shape[-2:]) * depth * self.dtype.itemsize * 2
+        if depth == 1:
+            slab = min(slab, _FLAT_CACHE)
+        elif slab > _MOST_CACHE:  # whole sections would gain nothing from it
+            slab = _WINDOWS_CACHE
         context = location.context(slab)
         self._strict_ZYX = self._view(_opened(spec, context, level.path), axes, names)
         self._filled_ZYX = self._view(
@@ -322,11 +333,38 @@ class ZarrSource:
         return (f"chunks are missing in {count}: read as the fill value; --strict makes it an error",)
 
     def fingerprint(self) -> str:
-        """Return a digest of all metadata, their times of change, and what was selected; pixels are not looked at."""
+        """Return digests of all metadata with their times of change and of sampled pixels, and what was selected.
+
+        Sixteen windows of 64 x 64 pixels, spread over the volume, stand for all pixels: another export of it is seen, a
+        change in a few places elsewhere is not.
+        """
         level = self.image.levels[self._index]
         said = f"{self._stamp} {level} {self._filled_ZYX.shape} {self.dtype}"
         chosen = "".join(f", {_KINDS[a]} {n}" for a, n in self._selection.items() if n is not None)
-        return f"metadata {hashlib.sha256(said.encode()).hexdigest()[:32]}, level {level.path or '.'}{chosen}"
+        metadata, pixels = hashlib.sha256(said.encode()), self._sampled()
+        digests = f"metadata {metadata.hexdigest()[:32]}, pixels {pixels}"
+        return f"{digests}, level {level.path or '.'}{chosen}"
+
+    def _sampled(self) -> str:
+        """Return a digest of some pixels; what cannot be read is an error only once it is needed."""
+        digest = hashlib.sha256()
+        shape = (self.info.sections, *self.info.shape[-2:])
+        for number in range(_SAMPLES):
+            # Multiples of irrational steps: spread along each axis, and along no line.
+            at = [int((0.5 + number * step) % 1.0 * size) for step, size in zip(_STEPS, shape, strict=True)]
+            starts = [
+                max(0, min(start, size - _SAMPLE)) for start, size in zip(at[1:], shape[1:], strict=True)
+            ]
+            y, x = (
+                slice(start, min(start + _SAMPLE, size))
+                for start, size in zip(starts, shape[1:], strict=True)
+            )
+            where = (at[0], y, x) if len(self.info.shape) == 3 else (y, x)
+            try:
+                digest.update(np.ascontiguousarray(self._read(self._filled_ZYX[where])).tobytes())
+            except Exception:  # a damaged chunk
+                digest.update(b"unreadable")
+        return digest.hexdigest()[:32]
 
     def close(self) -> None:
         """Release the volume; what describes it stays."""

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -53,6 +53,11 @@ class Unfinished:
     def begun(self) -> bool:
         """Whether an earlier run was cut off."""
         return self.folder.exists()
+
+    @property
+    def taken(self) -> bool:
+        """Whether the output is there, whole, and what is made here has become it."""
+        return self.finished and not (self.volume / "0" / "zarr.json").is_file()
 
     def check(self, input_name: str, *, resume: bool, overwrite: bool) -> None:
         """Make sure, before any work, that the output can be made and that nothing is lost by it.
@@ -118,13 +123,33 @@ class Unfinished:
         """Store a plan where there is none yet; return the one that holds."""
         return write_once(self.folder / "plan.json", plan.encode()).decode()
 
-    def complete(self, *, overwrite: bool) -> None:
-        """Put the finished volume in place and remove the folder."""
+    def complete(self, *, overwrite: bool, whole: Callable[[Path], bool]) -> None:
+        """Put the finished volume in place and remove the folder.
+
+        Parameters
+        ----------
+        overwrite : bool
+            Whether a volume that is there is replaced.
+        whole : callable
+            Tells whether all blocks are in a folder. It is asked once the volume has its name: from then on no run
+            writes into it, while before another one may have been replacing a torn shard.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be put in place, or is not whole; it is then kept as it was.
+        """
         try:
             with locked_folder(self.folder, name=".finish.lock"):
                 if overwrite and os.path.lexists(self.output):
                     os.rename(self.output, self.folder / "replaced")
                 os.rename(self.volume, self.output)
+                if not whole(self.output):
+                    os.rename(self.output, self.volume)
+                    raise OutputError(
+                        f"{self.name}: a block went missing, which another run is replacing; "
+                        "--resume goes on once it ends"
+                    )
                 sync_folder(self.output.parent)
         except BusyError:  # another share is about to do the same
             return

@@ -94,9 +94,12 @@ class OmeZarrSink:
         """Store one block, its shards whole and at once."""
         if values_ZYX.shape != block.shape or values_ZYX.dtype != self._dtype:
             raise ValueError(f"{values_ZYX.dtype} {values_ZYX.shape}; expected {self._dtype} {block.shape}")
-        for place in self._shards(block):  # a torn one that reaches beyond the volume could not be replaced
-            with suppress(FileNotFoundError):
-                self._file(place).unlink()
+        for place in self._shards(block):
+            # A torn one that reaches beyond the volume could not be replaced. A whole one may be another run's, which
+            # counts it as done, so it stays until the same bytes take its place.
+            if not self._readable(place):
+                with suppress(FileNotFoundError):
+                    self._file(place).unlink()
         self._store(self._array, (slice(*block.z), slice(*block.y), slice(*block.x)), values_ZYX)
 
     def read(self, block: Block) -> npt.NDArray[Any]:

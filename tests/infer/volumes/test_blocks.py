@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from volume_files import pixels
 
+from isbi_infer.run.volume import VolumeOptions
+from isbi_infer.volumes import open_source
+
 PROGRAM = Path(sys.executable).with_name("isbi-infer")
 ASKED = ("--provider", "cpu", "--tile", "320", "--precision", "int8", "--quiet")
-KILLS = 6
 
 
 def infer(*arguments):
@@ -52,23 +55,28 @@ def test_shares_in_any_order_make_up_the_whole_and_the_last_one_completes_it(tmp
     np.testing.assert_array_equal(pixels(out), expected_ZYX)
 
 
-def test_a_run_that_is_killed_at_random_moments_goes_on_and_gives_the_same_bytes(tmp_path, tiff):
+@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.more)])
+def test_a_run_that_is_killed_at_random_moments_goes_on_and_gives_the_same_bytes(tmp_path, tiff, kills):
     whole, killed = tmp_path / "whole.ome.zarr", tmp_path / "killed.ome.zarr"
     asked = ("--block", "1,256,256", "--pyramid")
+    started = time.monotonic()
     assert infer(tiff, "-o", whole, *asked).returncode == 0
+    takes = time.monotonic() - started
     moments = random.Random(2012)
-    for attempt in range(KILLS):
-        resume = ["--resume"] if attempt else []
+    done = 0
+    while done < kills:
+        if killed.exists():  # it was faster than the signal: begin again
+            assert files(killed) == files(whole)
+            shutil.rmtree(killed)
+        resume = ["--resume"] if killed.with_name("killed.ome.zarr.partial").exists() else []
         process = subprocess.Popen(
             [PROGRAM, tiff, "-o", killed, *asked, *resume, *ASKED], stderr=subprocess.DEVNULL
         )
-        time.sleep(moments.uniform(0.3, 2.5))
+        time.sleep(moments.uniform(0.1, 0.9) * takes)
         process.send_signal(signal.SIGKILL)
-        process.wait()
-        if killed.exists():
-            break
-    done = infer(tiff, "-o", killed, *asked, *(["--resume"] if not killed.exists() else ["--overwrite"]))
-    assert done.returncode == 0, done.stderr
+        done += process.wait() == -signal.SIGKILL
+    last = infer(tiff, "-o", killed, *asked, "--resume")
+    assert last.returncode == 0, last.stderr
     assert files(killed) == files(whole)
     assert not list(tmp_path.glob("killed*.partial*"))
 
@@ -139,3 +147,52 @@ def test_what_is_for_omezarr_is_refused_for_tiff(tmp_path, tiff, option):
     assert done.returncode == 2
     assert "are for OME-Zarr; name the output NAME.ome.zarr" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+class _Interrupted:
+    """A source that lets others complete the volume before its first pixel is read."""
+
+    def __init__(self, source, meanwhile):
+        self._source, self._meanwhile = source, meanwhile
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def read(self, z, window=None):
+        if self._meanwhile:
+            self._meanwhile.pop()()
+        return self._source.read(z, window)
+
+
+def test_a_run_whose_volume_others_complete_meanwhile_leaves_it_whole(tmp_path, tiff, tiles, expected_ZYX):
+    out = tmp_path / "out.ome.zarr"
+
+    def options(*share):
+        return VolumeOptions(block=(2, 512, 512), share=share)
+
+    def complete():
+        for index in (1, 2, 3):
+            tiles.segment_file(tiff, out, options=options(index, 3))
+        assert out.exists()
+
+    with open_source(tiff) as source:
+        done = tiles.segment_file(_Interrupted(source, [complete]), out, options=options(1, 2))
+    assert f"{out} was completed by another run" in done.notes
+    np.testing.assert_array_equal(pixels(out), expected_ZYX)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.ome.zarr"]
+
+
+def test_a_torn_shard_keeps_the_last_share_from_completing_and_is_computed_again(
+    tmp_path, tiff, tiles, expected_ZYX
+):
+    out = tmp_path / "out.ome.zarr"
+    options = VolumeOptions(block=(2, 512, 512), share=(1, 2))
+    tiles.segment_file(tiff, out, options=options)
+    shards = {path: path.read_bytes() for path in (tmp_path / "out.ome.zarr.partial").rglob("c/*/*/*")}
+    assert len(shards) > 3
+    torn = sorted(shards)[1]
+    torn.write_bytes(shards[torn][:40])
+    tiles.segment_file(tiff, out, options=replace(options, share=(2, 2)))
+    assert not out.exists()
+    tiles.segment_file(tiff, out, options=replace(options, share=(1, 2)))
+    np.testing.assert_array_equal(pixels(out), expected_ZYX)

@@ -3,7 +3,9 @@
 import functools
 import http.server
 import json
+import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +15,12 @@ import yaozarrs
 import zarr
 from volume_files import halved, pixels, write_omezarr
 
+from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, OutputError, UsageError
 from isbi_infer.run.volume import VolumeOptions
 from isbi_infer.volumes import PixelSize, open_source
+
+CHALLENGE = Path(__file__).parents[3] / ".." / "shared" / "data" / "isbi2012" / "test-volume.tif"
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
@@ -24,6 +29,18 @@ def test_an_omezarr_gives_the_very_probabilities_of_its_tiff(
 ):
     path = write_omezarr(tmp_path / "in.ome.zarr", [volume_ZYX], version=version)
     tiles.segment_file(path, tmp_path / "out.ome.zarr")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.ome.zarr"), expected_ZYX)
+
+
+@pytest.mark.skipif(not CHALLENGE.is_file(), reason=f"the challenge's test volume is not at {CHALLENGE}")
+def test_the_challenges_test_volume_in_omezarr_gives_the_very_probabilities_of_the_tiff(tmp_path):
+    sections_ZYX = tifffile.imread(CHALLENGE)
+    path = write_omezarr(tmp_path / "in.ome.zarr", [sections_ZYX])
+    model = Segmenter(provider="cpu", precision="int8", pixel_size=4)
+    model.segment_file(CHALLENGE, tmp_path / "out.tif")
+    options = VolumeOptions(block=(4, 256, 512))
+    model.segment_file(path, tmp_path / "out.ome.zarr", options=options)
+    expected_ZYX = tifffile.imread(tmp_path / "out.tif")
     np.testing.assert_array_equal(pixels(tmp_path / "out.ome.zarr"), expected_ZYX)
 
 
@@ -158,6 +175,29 @@ def test_a_volume_behind_an_address_is_read(served, tmp_path, volume_ZYX, tiles,
     np.testing.assert_array_equal(pixels(tmp_path / "out.ome.zarr"), expected_ZYX)
     with pytest.raises(ImageError, match=r"holds no zarr\.json"):
         open_source(f"{served}/missing.zarr")
+
+
+def test_a_fingerprint_follows_the_pixels_and_not_the_chunks_that_are_read(tmp_path):
+    stack_ZYX = np.random.default_rng(0).integers(0, 255, (3, 200, 300), np.uint8)
+    path = write_omezarr(tmp_path / "in.zarr", [stack_ZYX])
+
+    def fingerprint():
+        with open_source(path) as source:
+            return source.fingerprint()
+
+    first = fingerprint()
+    assert fingerprint() == first
+    array = zarr.open_array(path / "s0", mode="r+")
+    array[...] = stack_ZYX + 1  # the metadata stay
+    changed = fingerprint()
+    assert changed.split(", ")[0] == first.split(", ")[0]
+    assert changed != first
+    array[...] = stack_ZYX
+    assert fingerprint() == first
+    shutil.rmtree(path / "s0" / "c" / "0")  # missing chunks are no error before they are needed
+    with open_source(path) as source:
+        assert source.fingerprint() != first
+        assert source.found() == ()
 
 
 def test_missing_chunks_are_said_and_an_error_where_that_is_asked(tmp_path):
