@@ -133,7 +133,8 @@ def infer(
     ] = None,
     pyramid: Annotated[bool, typer.Option("--pyramid", help="Add smaller resolutions to OME-Zarr.")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with OME-Zarr where a run was cut off.")
+        bool,
+        typer.Option("--resume", help="Go on where a run was cut off; for TIFF, one that was begun with it."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OME-Zarr that is there.")] = False,
     shard: Annotated[

@@ -33,12 +33,12 @@ from isbi_infer.plan.run import (
     record_source,
 )
 from isbi_infer.run.findings import Findings
-from isbi_infer.run.pipeline import Progress, compute_sections, run_plan
+from isbi_infer.run.pipeline import Progress, compute_sections
+from isbi_infer.run.stack import segment_stack
 from isbi_infer.run.volume import VolumeOptions, check_same, plan_of, segment_volume, verify_volume
 from isbi_infer.volumes import (
     Sink,
     Source,
-    TiffSink,
     check_output,
     is_chunked_output,
     nearest_level,
@@ -385,7 +385,8 @@ class Segmenter:
         also : tuple of Sink
             Handed the same result, a section each.
         options : VolumeOptions, optional
-            For OME-Zarr alone: blocks, shares, resume.
+            For OME-Zarr: blocks, shares and the like; for TIFF `resume` alone, which keeps finished sections beside
+            the output until all are there, for a run with it to go on from.
         plan : RunPlan, optional
             From `plan_source`, of this very source and output, where it is wanted outside; made here when not given.
         findings : Findings, optional
@@ -407,10 +408,10 @@ class Segmenter:
         check_encoding(emit, dtype)
         check_output(output)
         chunked = is_chunked_output(output)
-        if options is not None and not chunked:
+        if options is not None and not chunked and options != VolumeOptions(resume=options.resume):
             raise UsageError(
-                f"{output}: --block, --pyramid, --resume, --overwrite, --shard, --mask and --cluster are for OME-Zarr; "
-                "name the output NAME.ome.zarr, or leave them out"
+                f"{output}: --block, --pyramid, --overwrite, --shard, --mask and --cluster are for OME-Zarr; name the "
+                "output NAME.ome.zarr, or leave them out"
             )
         if isinstance(stack, str | Path):
             check_not_input(output, stack)
@@ -447,10 +448,17 @@ class Segmenter:
                 findings=findings,
             )
         else:
-            replaced = (f"{output} was there already, and was replaced",) if Path(output).exists() else ()
-            with TiffSink(output, like=stack.info, dtype=dtype, provenance=plan.provenance) as sink:
-                found = run_plan(plan, stack, self._model.backend, (sink, *also), progress, findings=findings)
-                notes += (*found, *sink.finish(), *replaced)
+            notes += segment_stack(
+                plan,
+                stack,
+                self._model.backend,
+                output,
+                wishes=self._wishes,
+                resume=options.resume,
+                also=also,
+                progress=progress,
+                findings=findings,
+            )
         seconds = time.perf_counter() - started
         return RunSummary(
             output=str(output),

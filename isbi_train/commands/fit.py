@@ -22,7 +22,8 @@ app = typer.Typer()
 def fit(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, history and settings.")],
     recipe: Annotated[
-        str | None, typer.Option(help="Shipped settings: em, em-open, released, released-gpu, unet-64, original.")
+        str | None,
+        typer.Option(help="Shipped settings: em, em-open, released, released-gpu, unet-64, original."),
     ] = None,
     settings: Annotated[
         Path | None, typer.Option(help="TOML file of settings; OUT/settings.toml of a run repeats it.")

@@ -139,9 +139,7 @@ def test_a_missing_tensorstore_is_named_before_any_work_and_nothing_is_left(tmp_
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "option", [["--resume"], ["--pyramid"], ["--block", "1,256,256"], ["--shard", "1/2"]]
-)
+@pytest.mark.parametrize("option", [["--pyramid"], ["--block", "1,256,256"], ["--shard", "1/2"]])
 def test_what_is_for_omezarr_is_refused_for_tiff(tmp_path, tiff, option):
     done = infer(tiff, "-o", tmp_path / "out.tif", *option)
     assert done.returncode == 2

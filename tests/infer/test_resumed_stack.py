@@ -1,0 +1,132 @@
+"""TIFF runs that were killed and are gone on with: the same bytes, and only as they were begun."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from isbi_infer.errors import OutputError
+from isbi_infer.run.stack import KeptSections
+from isbi_infer.sample import synthetic_stack
+from isbi_infer.volumes.protocol import Block
+
+PROGRAM = Path(sys.executable).with_name("isbi-infer")
+ASKED = ("--provider", "cpu", "--precision", "int8", "--quiet")
+
+
+def command(*arguments):
+    return [str(argument) for argument in (PROGRAM, *arguments, *ASKED)]
+
+
+def infer(*arguments):
+    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stack") / "stack.tif"
+    tifffile.imwrite(path, synthetic_stack(12, 256, 256)[0], imagej=True, metadata={"axes": "ZYX"})
+    return path
+
+
+def kept(out):
+    return out.with_name(out.name + ".partial") / "sections"
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.more)])
+def test_a_run_that_is_killed_at_random_moments_goes_on_and_gives_the_same_bytes(tmp_path, stack, kills):
+    whole, out = tmp_path / "whole.tif", tmp_path / "out.tif"
+    assert infer(stack, "-o", whole).returncode == 0
+    moments = random.Random(kills)
+    for _ in range(kills):
+        process = subprocess.Popen(command(stack, "-o", out, "--resume"), stderr=subprocess.DEVNULL)
+        time.sleep(moments.uniform(0.3, 2.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = infer(stack, "-o", out, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.tif", "whole.tif"]
+
+
+def begun(tmp_path, stack):
+    """Begin a run and stop it once it has kept a section; return its output and what it said."""
+    out = tmp_path / "out.tif"
+    process = subprocess.Popen(command(stack, "-o", out, "--resume"), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (kept(out).exists() and kept(out).stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (0, 130)
+    if process.returncode == 0:
+        pytest.skip("the machine is too fast to be interrupted")
+    return out, said
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_next_run_says_what_was_there(tmp_path, stack):
+    out, said = begun(tmp_path, stack)
+    assert "are done and kept; to go on, run it again with --resume" in said
+    assert not out.exists()
+    done = infer(stack, "-o", out, "--resume")
+    assert done.returncode == 0
+    assert "of 12 sections were there already" in done.stderr
+
+
+def test_a_run_goes_on_only_as_it_was_begun(tmp_path, stack):
+    out, _ = begun(tmp_path, stack)
+    other = infer(stack, "-o", out, "--resume", "--dtype", "uint8")
+    assert other.returncode == 2
+    assert "was begun by another run" in other.stderr
+    assert "dtype: 'float32', now 'uint8'" in other.stderr
+    assert kept(out).exists()
+
+
+def sections(folder):
+    return KeptSections(folder / "sections", (4, 5), np.dtype(np.float32))
+
+
+def written(folder, count):
+    """Keep sections; return them."""
+    values = np.random.default_rng(0).random((count, 4, 5), np.float32)
+    with sections(folder) as sink:
+        for z, section_YX in enumerate(values):
+            sink.write(Block(z, (z, z + 1), (0, 4), (0, 5)), section_YX[None])
+    return values
+
+
+@pytest.mark.parametrize("cut", [1, 4, 50, 84])
+def test_what_is_left_of_a_torn_section_is_cut_off(tmp_path, cut):
+    values = written(tmp_path, 3)
+    content = (tmp_path / "sections").read_bytes()
+    (tmp_path / "sections").write_bytes(content[:-cut])
+    with sections(tmp_path) as found:
+        assert found.count == 2
+        np.testing.assert_array_equal(list(found), values[:2])
+        assert (tmp_path / "sections").stat().st_size == 2 * (4 * 5 * 4 + 4)
+
+
+@pytest.mark.parametrize("place", range(0, 84, 7))
+def test_a_section_with_a_flipped_byte_is_not_taken(tmp_path, place):
+    written(tmp_path, 2)
+    content = bytearray((tmp_path / "sections").read_bytes())
+    content[84 + place] ^= 1
+    (tmp_path / "sections").write_bytes(content)
+    with sections(tmp_path) as found:
+        assert found.count == 1
+
+
+def test_sections_that_are_damaged_while_they_are_held_are_an_error(tmp_path):
+    written(tmp_path, 1)
+    with sections(tmp_path) as found:
+        with (tmp_path / "sections").open("r+b") as file:
+            file.write(b"\xff" * 8)
+        with pytest.raises(OutputError, match="section 0 is damaged"):
+            list(found)
