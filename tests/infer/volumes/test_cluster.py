@@ -120,6 +120,7 @@ def test_a_run_whose_scheduler_is_killed_is_gone_on_with(tmp_path, tiff, whole):
     assert files(out) == whole
 
 
+@pytest.mark.more
 def test_ctrl_c_leaves_the_blocks_that_are_done_and_says_how_to_go_on(tmp_path, tiff, whole):
     out = tmp_path / "out.ome.zarr"
     run = begin(tiff, out, "local:2", "--pyramid")
@@ -146,6 +147,7 @@ worker.Job.compute = compute
 """
 
 
+@pytest.mark.more
 def test_a_block_that_kills_every_worker_is_named_and_the_others_are_done(tmp_path, tiff, expected_ZYX):
     out = tmp_path / "out.ome.zarr"
     with cluster(tmp_path, preload=KILLS_AT_3, options=("--nanny",)) as (address, _, _):
@@ -168,13 +170,20 @@ def test_a_block_that_kills_every_worker_is_named_and_the_others_are_done(tmp_pa
             3,
             "has isbi-infer 0.0.1",
         ),
-        (
+        pytest.param(
             "from isbi_infer.run import worker\nworker.processor_kind = lambda: 'z80'",
             ("--no-nanny",),
             3,
             "its processor is z80",
+            marks=pytest.mark.more,
         ),
-        ("import sys\nsys.modules['isbi_infer'] = None", ("--no-nanny",), 3, "does not run"),
+        pytest.param(
+            "import sys\nsys.modules['isbi_infer'] = None",
+            ("--no-nanny",),
+            3,
+            "does not run",
+            marks=pytest.mark.more,
+        ),
         ("", ("--no-nanny", "--memory-limit", "4MiB"), 7, "GiB of memory, this run needs about"),
     ],
     ids=["another version", "another processor", "not installed", "little memory"],
