@@ -14,9 +14,10 @@ from isbi_train.config.settings import Settings, read_layer, recipe_layer, resol
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import TrainingData
 from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint
-from isbi_train.training.calibrate import calibrate_file
+from isbi_train.training.finish import finish
 from isbi_train.training.state import HISTORY, MODEL, RunSettings
 from isbi_train.training.train import fit
+from isbi_train.training.validate import HeldOut
 
 NETWORKS = Path(__file__).with_name("networks.toml")
 
@@ -126,8 +127,11 @@ def train(
     """
     settings = candidate.settings
     if finished_run(candidate, stack, folder):
-        if settings.train.calibrate:  # does nothing unless the training was killed just before it
-            calibrate_file(folder / MODEL, stack[settings.train.held_out(len(stack))])
+        data = TrainingData.of_one(stack, settings.train)
+        held_out = [HeldOut.of(part, settings.train) for part in data.stacks]
+        finish(
+            folder / MODEL, settings.train, data, held_out
+        )  # nothing, unless the training was killed just before it
         return False
     fit(
         stack,

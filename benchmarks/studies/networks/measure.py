@@ -59,7 +59,7 @@ def export(folder: Path, sections: Path) -> tuple[dict[str, Path], dict[str, str
         Why a precision was not published.
     """
     try:
-        report = publish(folder / MODEL, folder, ["onnx"], precisions=PRECISIONS, calibrate=sections)
+        report = publish(folder / MODEL, folder, ["onnx"], precisions=PRECISIONS, calibrate=[sections])
     except NotPublishedError as error:
         report = error.report
     short = {long: name for name, long in LONG.items()}
