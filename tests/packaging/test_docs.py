@@ -160,7 +160,7 @@ def what_knows(program, words):
         return what_knows("isbi-train", words[words.index("isbi_train") + 1 :]) + "--nproc-per-node -m"
     if program == "python":
         return "-m" + (help_of(sys.executable, *words[:2]) if "isbi" in words[1] else source_of(words[1]))
-    if program == "isbi-train" or words[0] == "doctor":
+    if program == "isbi-train" or words[0] in ("doctor", "models", "verify"):
         return help_of(BIN / program, words[0])
     return help_of(BIN / program)
 

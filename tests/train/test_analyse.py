@@ -1,24 +1,23 @@
 """A stack segmented into a submission, sections and a contact sheet."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 from matplotlib.image import imread
 
-import isbi_models
 from isbi_export.publish import publish
 from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, ModelError, OutputError, UsageError
 from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_stack
+from isbi_models import default_model
 from isbi_train.evaluation.predict import predict
 from isbi_train.networks.checkpoint import save_checkpoint
 from isbi_train.plots.analyse import analyse
 
-MODEL = next(iter(sorted(Path(isbi_models.__file__).parent.glob("*.onnx"))))
+MODEL = default_model().path
 
 
 @pytest.fixture(scope="module")

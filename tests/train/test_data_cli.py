@@ -12,11 +12,11 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
-import isbi_models
 from isbi_infer.sample import synthetic_stack
+from isbi_models import default_model
 from isbi_train.cli import app
 
-MODEL = next(iter(sorted(Path(isbi_models.__file__).parent.glob("*.onnx"))))
+MODEL = default_model().path
 PROGRAM = Path(sys.executable).with_name("isbi-train")
 
 
