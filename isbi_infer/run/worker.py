@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import socket
 import tempfile
 import threading
@@ -57,7 +56,8 @@ class Job(WorkerPlugin):
         content = model.path.read_bytes()
         if hashlib.sha256(content).hexdigest() != plan.model.sha256:
             raise ModelError(f"{model.path}: has changed since it was opened; start again")
-        self._plan, self._source, self._sink = plan.to_json(), pickle.dumps(source), sink
+        self._plan, self._sink = plan.to_json(), sink
+        self._source: Any = source.__reduce__()  # how it is opened again
         self._content, self._suffix, self._statistics = content, model.path.suffix, statistics
         self._opened: tuple[RunPlan, Source, Backend, OmeZarrSink, MeasuredSections] | None = None
         self._guard: threading.Lock | None = None
@@ -96,7 +96,8 @@ class Job(WorkerPlugin):
                         f"its {what} is {here}, that of the run {wanted}: results would differ in their last bits; "
                         "use workers of one kind"
                     )
-            source = self._held.enter_context(pickle.loads(self._source))  # noqa: S301  # of this very run
+            reopen, where = self._source  # not opened before, for it may not be there
+            source: Source = self._held.enter_context(reopen(*where))
             if source.fingerprint() != plan.source.fingerprint:
                 raise UsageError(f"{source.name} is another file there than here; put it where all see it")
             sink = self._held.enter_context(self._sink)
