@@ -141,8 +141,10 @@ def test_a_run_leaves_models_progress_and_history(trained):
     assert model.epoch == 4
     assert model.scores == {
         "sections": "3:4",
+        "threshold": model.scores["threshold"],
         **{key: entries[-1][key] for key in ("loss", "v_rand_thin", "v_info_thin")},
     }
+    assert 0 < model.scores["threshold"] < 1
     assert best.scores["v_rand_thin"] == max(entry["v_rand_thin"] for entry in entries)
     assert not model.progress
     assert not best.progress
