@@ -46,6 +46,7 @@ LOCAL = "local"
 _AHEAD = 2  # blocks for each worker that the scheduler knows of
 _RETRIES = 2  # of a block that raised; one that kills workers has Dask's three attempts
 _TIMEOUT_S = 10  # to connect
+_GLANCE_S = 0.1
 _LOOK_S = 2  # between looks at who is left
 _PATIENCE_S = 60  # for a worker to come back
 _SHOWN = 6  # blocks or workers in a message
@@ -216,6 +217,8 @@ class Cluster:
         try:
             self._register(job, name)
             workers = self._check(name, plan)
+            shown = f"; what they do: {self.dashboard}" if self.dashboard else ""
+            log.warning("%s: %s%s", self.name, counted(workers, "worker"), shown)
             said = self._compute(name, blocks, workers, findings, progress)
         except (OSError, CancelledError) as error:  # as closed connections are
             raise _lost(self.name) from error
@@ -255,7 +258,7 @@ class Cluster:
             for number, address in enumerate(known)
         }
         answers: dict[str, Any] = {
-            address: future.exception() or future.result() for address, future in asked.items()
+            address: self._answer(address, future) for address, future in asked.items()
         }
         wrong = {}
         for address, answer in answers.items():
@@ -277,6 +280,16 @@ class Cluster:
                 "CUDA_VISIBLE_DEVICES set"
             )
         return len(answers)
+
+    def _answer(self, address: str, future: Any) -> Any:
+        """Wait for one worker's answer, or for its end: what is asked of a worker that is gone waits for ever."""
+        while not future.done():
+            if self._client.status != "running":
+                raise _lost(self.name)
+            if address not in self._workers():
+                return DependencyError("it ended while it opened model and input")
+            time.sleep(_GLANCE_S)
+        return future.exception() or future.result()
 
     def _workers(self) -> dict[str, dict[str, Any]]:
         return dict(self._client.scheduler_info(n_workers=-1)["workers"])

@@ -145,7 +145,7 @@ class Findings:
         return (
             f"{_named(unlike)}{of} {'looks' if len(unlike) == 1 else 'look'} unlike anything the model was trained on "
             f"(up to {distances[worst]:.1f} times as far as what it knows{to}): look before you trust the result; "
-            "a wrong --pixel-size is a common cause",
+            "a wrong --pixel-size can be the cause",
         )
 
     def _tissue_notes(self) -> tuple[str, ...]:

@@ -74,6 +74,7 @@ class Job(WorkerPlugin):
     def teardown(self, worker: Any) -> None:  # Dask passes it
         """Be told by Dask that the run is over."""
         self._held.close()
+        use_cores(None)
 
     def open(self) -> tuple[RunPlan, Source, Backend, OmeZarrSink, MeasuredSections]:
         """Open all that a block takes, once a worker; whatever would give other bits is an error."""
