@@ -5,7 +5,9 @@ it (``flock``, ``LockFileEx``), which ends with its process, however that ends: 
 behind by a killed run, and is taken over. Process numbers decide nothing, since containers and hosts share them.
 
 Where the file system has no locks, `filelock.SoftFileLease` stands in: the file itself is the claim, its holder
-refreshes it, and one that is no longer refreshed has expired. All that write into one folder must mount it alike.
+refreshes it, and one that is no longer refreshed has expired. The claim of a process that was killed on this host is
+taken over at once, unless it was killed before it had written its name there: that one has to expire. All that write
+into one folder must mount it alike.
 """
 
 from __future__ import annotations

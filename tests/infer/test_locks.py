@@ -120,6 +120,18 @@ def test_a_link_to_an_output_is_held_with_it(out):
     assert out.read_text() == "first"
 
 
+def _stop_beside_an_unsigned_claim(process, folder):
+    """Stop a process, but not in the moment in which its claim has no name yet: such a claim has to expire."""
+    for _ in range(100):
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        if all(claim.stat().st_size for claim in folder.glob(".*.lease")):
+            return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.001)
+    pytest.fail("the claim never got a name")
+
+
 @posix
 @with_or_without_locks
 def test_killed_at_any_moment_leaves_the_whole_file_or_none_and_the_next_run_works(out, before):
@@ -136,6 +148,7 @@ for _ in range(10_000):
     for letter in "abcd" if before else "abcdefghijkl":
         process = _started(before + program, out, letter)
         time.sleep(chance.uniform(0, 0.1))
+        _stop_beside_an_unsigned_claim(process, out.parent)
         process.kill()
         process.communicate(timeout=60)
         if out.exists():
