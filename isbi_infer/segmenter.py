@@ -21,17 +21,10 @@ from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.devices import PrecisionName, ProviderName
 from isbi_infer.model.opening import open_model
 from isbi_infer.pixels.probability import Emit, OutputDtype, check_encoding, encode
+from isbi_infer.plan.deciding import backend_of, plan_run, record_source
 from isbi_infer.plan.memory import parse_bytes
-from isbi_infer.plan.run import (
-    Estimate,
-    RunPlan,
-    RunSummary,
-    SourceRecord,
-    Wishes,
-    backend_of,
-    plan_run,
-    record_source,
-)
+from isbi_infer.plan.run import RunPlan, SourceRecord, Wishes
+from isbi_infer.plan.summary import Estimate, RunSummary
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.pipeline import Progress, compute_sections
 from isbi_infer.run.stack import segment_stack

@@ -13,7 +13,8 @@ from isbi_infer.terminal import require_packages
 
 if TYPE_CHECKING:
     from isbi_infer.model.contract import ModelContract
-    from isbi_infer.plan.run import RunPlan, RunSummary
+    from isbi_infer.plan.run import RunPlan
+    from isbi_infer.plan.summary import RunSummary
     from isbi_infer.report.run_report import Errors, FinishedRun
     from isbi_infer.volumes import Source
 

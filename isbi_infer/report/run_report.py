@@ -15,7 +15,8 @@ import numpy.typing as npt
 from isbi_infer._version import __version__
 from isbi_infer.files import replacing
 from isbi_infer.pixels.probability import decode
-from isbi_infer.plan.run import RunPlan, RunSummary
+from isbi_infer.plan.run import RunPlan
+from isbi_infer.plan.summary import RunSummary
 from isbi_infer.report import pictures
 from isbi_infer.report.figures import BINS, ProbabilityFigures
 from isbi_infer.report.hints import SectionRow, section_rows

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from isbi_infer.errors import UsageError
 from isbi_infer.pixels.probability import encode
-from isbi_infer.plan.run import RunPlan, SourceRecord, record_source
+from isbi_infer.plan.deciding import record_source
+from isbi_infer.plan.run import RunPlan, SourceRecord
 from isbi_infer.volumes.opening import open_source
 from isbi_infer.volumes.protocol import Block, Source
 from isbi_infer.volumes.zarr.reader import is_volume, open_volume

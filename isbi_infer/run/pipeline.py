@@ -24,7 +24,8 @@ import numpy as np
 from isbi_infer.backends.base import Backend
 from isbi_infer.errors import ImageError, ResourceError
 from isbi_infer.pixels.probability import encode
-from isbi_infer.plan.run import RunPlan, backend_of
+from isbi_infer.plan.deciding import backend_of
+from isbi_infer.plan.run import RunPlan
 from isbi_infer.plan.tiles import Tile
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.section import Buffers, Item, Measured, Result, Section, SectionInWork

@@ -18,8 +18,8 @@ from isbi_infer.backends.base import Arithmetic, Backend, Device
 from isbi_infer.backends.cores import processor_kind
 from isbi_infer.model import devices
 from isbi_infer.model.opening import open_model
-from isbi_infer.plan import run as planning
-from isbi_infer.plan.run import RunPlan, parse_plan
+from isbi_infer.plan import deciding
+from isbi_infer.plan.run import ModelRecord, RunPlan, SourceRecord, parse_plan
 from isbi_infer.plan.scaling import Scaling
 from isbi_infer.plan.symmetry import ALL_EIGHT, IDENTITY
 from isbi_infer.plan.tiles import plan_section
@@ -47,7 +47,7 @@ def plans(draw):
         PixelSize, y_nm=st.floats(0.1, 1e4), x_nm=st.floats(0.1, 1e4), z_nm=st.none() | st.floats(0.1, 1e4)
     )
     return RunPlan(
-        source=planning.SourceRecord(
+        source=SourceRecord(
             name=draw(texts),
             sections=draw(st.none() | sizes),
             shape=shape,
@@ -55,7 +55,7 @@ def plans(draw):
             pixel_size=draw(st.none() | pixel_size),
             fingerprint=draw(texts),
         ),
-        model=planning.ModelRecord(
+        model=ModelRecord(
             sha256=draw(texts), normalisation="section-zscore", input_dtype="float32", output_dtype="uint8"
         ),
         device=draw(texts),
@@ -148,7 +148,7 @@ def test_the_plan_alone_decides_a_run_whatever_happens_to_memory_cores_and_time(
     expected = list(compute_sections(plan, image_ZYX, backend))
     before = sorted(called)
     called.clear()
-    monkeypatch.setattr(planning, "available_memory", lambda: 1)
+    monkeypatch.setattr(deciding, "available_memory", lambda: 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     monkeypatch.setattr(time, "time", lambda: 0.0)
