@@ -177,7 +177,7 @@ def id_runs(ids_YX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Parameters
     ----------
     ids_YX : array of integers, shape (rows, columns)
-        Ids of cells, 0 = none. An id is one segment, whether it is in one piece or not.
+        Ids of cells, 0 = none. An id is one segment here, whether it is in one piece or not.
 
     Returns
     -------

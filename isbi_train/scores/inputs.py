@@ -171,6 +171,23 @@ def cells_of(truth: np.ndarray) -> np.ndarray:
     return np.asarray(truth > 0)
 
 
+def pieces_of(ids_YX: np.ndarray) -> np.ndarray:
+    """Return the segments that ids are in one section: an id in several pieces is as many.
+
+    Parameters
+    ----------
+    ids_YX : array of integers, shape (rows, columns)
+        Ids of cells, 0 = none.
+
+    Returns
+    -------
+    array of integers, same shape
+        Numbers of the pieces, from 1; 0 = none. Pixels of one id that share a side belong to one piece.
+    """
+    label = optional_module("skimage.measure").label
+    return np.asarray(label(ids_YX, background=0, connectivity=1))
+
+
 def check_polarity(cells: int, pixels: int) -> None:
     """Raise ImageError if most of the labels are membrane, which means that they are inverted.
 

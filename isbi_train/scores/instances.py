@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import ImageError
-from isbi_train.scores.inputs import optional_module
+from isbi_train.scores.inputs import optional_module, pieces_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ def label_scores(
     cell_ZYX : bool array of this shape
         Where the labels say cell.
     ids_ZYX : array of integers of this shape, optional
-        The truth's segments, in place of the components of `cell_ZYX`.
+        Whose pieces in a section are the truth's segments, in place of the components of `cell_ZYX`.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def label_scores(
     with compiling():
         for z, labels_YX in enumerate(labels_ZYX):
             cell_YX = np.ascontiguousarray(cell_ZYX[z], np.uint8)
-            runs = segment_runs(cell_YX) if ids_ZYX is None else id_runs(ids_ZYX[z])
+            runs = segment_runs(cell_YX) if ids_ZYX is None else id_runs(pieces_of(ids_ZYX[z]))
             values, index = np.unique(labels_YX, return_inverse=True)
             dense_YX = index.reshape(labels_YX.shape) + int(values[0] > 0)
             framed = np.pad(np.where(dense_YX.T > 0, dense_YX.T, LINE), 1, constant_values=LINE)

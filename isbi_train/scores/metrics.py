@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from isbi_infer.errors import UsageError
-from isbi_train.scores.inputs import ScoringInput, check_scoring_input, optional_module
+from isbi_train.scores.inputs import ScoringInput, check_scoring_input, optional_module, pieces_of
 from isbi_train.scores.thinned import THRESHOLDS, SplitMergeScores, ThinnedScores, thinned_scores
 
 __all__ = [
@@ -348,10 +348,7 @@ def _segments(pair: ScoringInput) -> list[np.ndarray]:
     """Return the ground truth's segments of each section, 0 = none."""
     if pair.ids is None:
         return _components(pair.cell)
-    return [
-        np.unique(ids_YX, return_inverse=True)[1].reshape(ids_YX.shape) + (ids_YX.min() > 0)
-        for ids_YX in pair.ids
-    ]
+    return [pieces_of(ids_YX) for ids_YX in pair.ids]
 
 
 def _components(cell_ZYX: np.ndarray) -> list[np.ndarray]:

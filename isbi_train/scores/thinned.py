@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from isbi_infer.errors import UsageError
-from isbi_train.scores.inputs import check_scoring_input, optional_module
+from isbi_train.scores.inputs import check_scoring_input, optional_module, pieces_of
 
 
 def _thresholds() -> tuple[float, ...]:
@@ -169,7 +169,8 @@ def thinned_scores(
     labels : array of the same shape
         Above zero = cell, zero = membrane.
     ids : array of integers, same shape, optional
-        Ids of cells, 0 = none: the segments to compare with, in place of the components of `labels`.
+        Ids of cells, 0 = none: their pieces in a section are the segments to compare with, in place of the components
+        of `labels`, so that cells that touch are two.
     ignored : bool array, same shape, optional
         True where nobody knows: such pixels belong to no segment of the ground truth.
     workers : int, optional
@@ -245,7 +246,7 @@ class ThinnedScorer:
         cell_YX : bool array of the same shape
             Where the labels say cell.
         ids_YX : array of integers, same shape, optional
-            Ids of cells, 0 = none: the segments, in place of the components of `cell_YX`.
+            Ids of cells, 0 = none: their pieces are the segments, in place of the components of `cell_YX`.
         """
         from isbi_infer.neurons.kernels import compiling
 
@@ -288,7 +289,9 @@ def _score_section(
 
     rows, columns = cell_YX.shape
     start, stop, first = (
-        segment_runs(np.ascontiguousarray(cell_YX, np.uint8)) if ids_YX is None else id_runs(ids_YX)
+        segment_runs(np.ascontiguousarray(cell_YX, np.uint8))
+        if ids_YX is None
+        else id_runs(pieces_of(ids_YX))
     )
     level_XY = levels(np.ascontiguousarray(proposal_YX.T), np.array(THRESHOLDS))
     occurs = np.bincount(level_XY.ravel(), minlength=len(THRESHOLDS) + 1) > 0

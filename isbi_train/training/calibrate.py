@@ -11,7 +11,6 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +18,7 @@ import torch
 from torch import nn
 
 from isbi_infer.errors import ModelError
-from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
-from isbi_train.networks.whole import predict_whole
+from isbi_train.networks.checkpoint import Checkpoint
 from isbi_train.scores.metrics import expected_calibration_error, thinned_scores
 from isbi_train.scores.thinned import THRESHOLDS
 from isbi_train.training.validate import HeldOut, summary_of
@@ -96,8 +94,10 @@ def fold_calibration(network: nn.Module, factor: float, offset: float) -> None:
         head.bias.mul_(factor).add_(offset)
 
 
-def calibrate_file(path: Path, held_out: Sequence[HeldOut]) -> None:
-    """Calibrate a checkpoint in place, once.
+def calibrated(
+    checkpoint: Checkpoint, logits: Sequence[npt.NDArray[np.float32]], held_out: Sequence[HeldOut]
+) -> tuple[Checkpoint, list[npt.NDArray[np.float32]]]:
+    """Calibrate a checkpoint.
 
     The logits of one stack are fitted to its labels. Those of several get one factor, fitted to as many pixels of each,
     and the offset that makes 0.5 a good threshold for all: borders are drawn wider by one annotator than by another, so
@@ -105,38 +105,42 @@ def calibrate_file(path: Path, held_out: Sequence[HeldOut]) -> None:
 
     Parameters
     ----------
-    path : Path
-        ``model.pth`` or ``best.pth``. Its scores are found anew, with ``calibration``: factor, offset, and the held-out
-        loss and calibration error before and after, means over the stacks. A file that is calibrated already, or cannot
-        be, stays as it is.
+    checkpoint : Checkpoint
+        Of a run that is over.
+    logits : sequence of ndarray of float32, shape (Z, Y, X)
+        What its network gives for each stack.
     held_out : sequence of HeldOut
         The held-out sections of the run.
+
+    Returns
+    -------
+    Checkpoint
+        With factor and offset folded into the network, and the scores of `logits` so changed, with ``calibration``:
+        factor, offset, and the held-out loss and calibration error before and after, means over the stacks. As it was
+        where it cannot be calibrated.
+    list of ndarray of float32
+        The logits of that network, up to rounding.
     """
-    checkpoint = load_checkpoint(path)
-    if "calibration" in checkpoint.scores:
-        return
-    network = checkpoint.load_network()
-    padding = {"stride": checkpoint.network.stride, "border": checkpoint.train.border}
-    logits = [predict_whole(network, part.scored.image_ZYX, **padding) for part in held_out]
     try:
         factor, offset = fit_calibration(*_pooled(logits, held_out))
         if len(held_out) > 1:
             offset = -factor * best_level(logits, held_out, 1 / factor)
     except ModelError as error:
-        log.warning("%s: %s; left as it is", path, error)
-        return
+        log.warning("%s; the weights are left as they are", error)
+        return checkpoint, list(logits)
+    network = checkpoint.load_network()
     fold_calibration(network, factor, offset)
-    calibrated = [predict_whole(network, part.scored.image_ZYX, **padding) for part in held_out]
-    before, after = (summary_of(found, held_out) for found in (logits, calibrated))
+    changed = [np.float32(factor) * found_ZYX + np.float32(offset) for found_ZYX in logits]
+    before, after = (summary_of(found, held_out) for found in (logits, changed))
     calibration = {
         "factor": factor,
         "offset": offset,
         "loss": [before["loss"], after["loss"]],
-        "calibration_error": [_calibration_error(found, held_out) for found in (logits, calibrated)],
+        "calibration_error": [_calibration_error(found, held_out) for found in (logits, changed)],
     }
     scores = {**checkpoint.scores, **after, "calibration": calibration}
     state_dict = {name: weight.detach().clone() for name, weight in network.state_dict().items()}
-    save_checkpoint(path, replace(checkpoint, state_dict=state_dict, scores=scores))
+    return replace(checkpoint, state_dict=state_dict, scores=scores), changed
 
 
 def best_level(

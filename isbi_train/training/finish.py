@@ -16,14 +16,14 @@ from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import TrainingData
 from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
 from isbi_train.networks.whole import predict_whole
-from isbi_train.training.calibrate import best_level, calibrate_file
-from isbi_train.training.validate import HeldOut, score_all
+from isbi_train.training.calibrate import best_level, calibrated
+from isbi_train.training.validate import HeldOut, summary_of
 
 _SECTIONS = 50  # of a part that are looked at
 
 
 def finish(path: Path, train: TrainConfig, data: TrainingData, held_out: Sequence[HeldOut]) -> None:
-    """Finish a checkpoint, once; what is done already stays as it is.
+    """Finish a checkpoint, once: score it on all held-out sections, calibrate it, and describe it.
 
     Parameters
     ----------
@@ -37,18 +37,18 @@ def finish(path: Path, train: TrainConfig, data: TrainingData, held_out: Sequenc
     held_out : sequence of HeldOut
         What it was validated on.
     """
-    if train.validated_sections:
-        score_all(path, held_out)
-    if train.calibrate:
-        calibrate_file(path, held_out)
     checkpoint = load_checkpoint(path)
     if "threshold" in checkpoint.scores:
         return
-    network, padding = (
-        checkpoint.load_network(),
-        {"stride": checkpoint.network.stride, "border": train.border},
-    )
-    logits = [predict_whole(network, part.scored.image_ZYX, **padding) for part in held_out]
+    network, stride = checkpoint.load_network(), checkpoint.network.stride
+    logits = [
+        predict_whole(network, part.scored.image_ZYX, stride=stride, border=train.border) for part in held_out
+    ]
+    if train.calibrate:
+        checkpoint, logits = calibrated(checkpoint, logits, held_out)
+    if train.validated_sections and "calibration" not in checkpoint.scores:
+        scores = summary_of(logits, held_out)
+        checkpoint = replace(checkpoint, scores={**checkpoint.scores, **scores})
     threshold = torch.sigmoid(torch.tensor(best_level(logits, held_out), dtype=torch.float64)).item()
     scores = {**checkpoint.scores, "threshold": round(threshold, 6)}
     familiar = familiar_to(data)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,10 @@ from isbi_train.config import TrainConfig
 from isbi_train.data.borders import learnt_labels
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import TrainingStack
-from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
 from isbi_train.networks.whole import predict_whole
 from isbi_train.scores.metrics import thinned_scores
 
 SCORES = ("loss", "v_rand_thin", "v_info_thin")
-_ALL = "of_all_sections"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,25 +139,3 @@ def scores_of(
         ignored=held_out.ignored_ZYX,
     )
     return {"loss": loss.item(), "v_rand_thin": float(scores.v_rand), "v_info_thin": float(scores.v_info)}
-
-
-def score_all(path: Path, held_out: Sequence[HeldOut]) -> None:
-    """Put the scores on all held-out sections into a checkpoint whose validation scored some of them; once.
-
-    Parameters
-    ----------
-    path : Path
-        ``model.pth`` or ``best.pth``.
-    held_out : sequence of HeldOut
-        Of the run.
-    """
-    checkpoint = load_checkpoint(path)
-    if _ALL in checkpoint.scores:
-        return
-    found = validate(
-        checkpoint.load_network(),
-        held_out,
-        stride=checkpoint.network.stride,
-        border=checkpoint.train.border,
-    )
-    save_checkpoint(path, replace(checkpoint, scores={**checkpoint.scores, **found, _ALL: True}))

@@ -16,7 +16,7 @@ from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
 from isbi_train.networks.network import UNet
 from isbi_train.networks.whole import predict_whole
 from isbi_train.scores.metrics import expected_calibration_error
-from isbi_train.training.calibrate import best_level, calibrate_file, fit_calibration, fold_calibration
+from isbi_train.training.calibrate import best_level, calibrated, fit_calibration, fold_calibration
 from isbi_train.training.validate import HeldOut
 
 
@@ -101,14 +101,14 @@ def test_a_run_with_calibrate_leaves_calibrated_models_and_says_what_it_gained(
     assert (tmp_path / "run" / "model.pth").read_bytes() == before
 
 
-def test_a_network_that_learnt_nothing_is_left_as_it_is(checkpoint, labelled, tmp_path, caplog):
+def test_a_network_that_learnt_nothing_is_left_as_it_is(checkpoint, labelled, caplog):
     for name in ("weight", "bias"):
         checkpoint.state_dict[f"head.{name}"].zero_()
-    save_checkpoint(tmp_path / "model.pth", checkpoint)
-    before = (tmp_path / "model.pth").read_bytes()
-    calibrate_file(tmp_path / "model.pth", [HeldOut("", labelled[3:], labelled[3:])])
-    assert (tmp_path / "model.pth").read_bytes() == before
-    assert "left as it is" in caplog.text
+    logits_ZYX = whole_logits(checkpoint, labelled[3:])
+    found, (same_ZYX,) = calibrated(checkpoint, [logits_ZYX], [HeldOut("", labelled[3:], labelled[3:])])
+    assert found is checkpoint
+    assert same_ZYX is logits_ZYX
+    assert "left as they are" in caplog.text
 
 
 def leaky(label_ZYX, cell, membrane):
@@ -132,14 +132,14 @@ def test_several_stacks_are_calibrated_to_one_half(train, labelled, tmp_path):
     model = train(tmp_path / "run", **settings)
     parts = [HeldOut(name, labelled[3:], labelled[3:]) for name in ("a", "b")]
     plain_ZYX = whole_logits(load_checkpoint(model), labelled[3:])
-    calibrate_file(model, parts)
-    found = load_checkpoint(model)
+    found, changed = calibrated(load_checkpoint(model), [plain_ZYX, plain_ZYX], parts)
     factor, offset = found.scores["calibration"]["factor"], found.scores["calibration"]["offset"]
     assert factor > 0
     assert set(found.scores["stacks"]) == {"a", "b"}
     level = best_level([plain_ZYX, plain_ZYX], parts, 1 / factor)
     assert factor * level + offset == pytest.approx(0, abs=1e-6)
-    expected_ZYX = factor * plain_ZYX + offset
+    for changed_ZYX in changed:
+        np.testing.assert_allclose(changed_ZYX, factor * plain_ZYX + offset, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(
-        whole_logits(found, labelled[3:]), expected_ZYX, rtol=0, atol=1e-4 * max(1, factor)
+        whole_logits(found, labelled[3:]), changed[0], rtol=0, atol=1e-4 * max(1, factor)
     )

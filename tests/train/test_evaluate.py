@@ -274,6 +274,16 @@ def test_ids_are_the_segments_that_mergers_are_counted_of(soft_ZYX, tmp_path):
     assert parted.adapted_rand.error < merged.adapted_rand.error
 
 
+def test_an_id_in_two_pieces_is_two_segments_of_its_section(tmp_path):
+    """Nothing within a section joins them, so a result that parts them is without fault."""
+    ids_YX = np.repeat(np.array([3, 0, 5, 0, 3], np.uint16), [18, 4, 20, 4, 18]) * np.ones((64, 1), np.uint16)
+    probability = write(tmp_path / "p.tif", (ids_YX > 0).astype(np.float32))
+    found = evaluate(probability, write(tmp_path / "ids.tif", ids_YX), rule=LabelRule.of("ids"))
+    assert found.thinned.segments[0, 0] == 3
+    assert found.thinned.v_rand == found.thinned.v_info == pytest.approx(1)
+    assert found.adapted_rand.error == pytest.approx(0, abs=0.01)
+
+
 def test_what_labels_say_under_an_ignored_value_changes_no_score(prediction, sample, tmp_path):
     def scores(fill):
         label_ZYX = sample[1].copy()

@@ -27,6 +27,7 @@ from isbi_train.training import train as training
 from isbi_train.training.batches import Pool, Sections, bring_stacks, draw_batch
 from isbi_train.training.losses import loss, mean_weight
 from isbi_train.training.train import fit, take_step
+from isbi_train.training.validate import HeldOut, validate
 
 CPU = torch.device("cpu")
 few = settings(max_examples=settings().max_examples // 4)
@@ -368,13 +369,18 @@ def test_a_run_scores_each_stack_and_is_best_where_its_worst_one_is(trained_on_t
     assert best.scores["sections"] == "fly 3:4, mouse 6:8"
 
 
-def test_a_run_takes_as_many_steps_as_asked_and_scores_all_sections_in_the_end(trained_on_two):
+def test_a_run_takes_as_many_steps_as_asked_and_scores_all_sections_in_the_end(
+    folder, trained_on_two, train_config
+):
     progress = load_checkpoint(trained_on_two / "progress.pth")
     steps = next(iter(progress.progress["optimiser"]["state"].values()))["step"]
     assert int(steps) == 12
+    config = train_config(**SHORT)
+    held_out = [HeldOut.of(stack, config) for stack in read(folder, config).stacks]
     for name in ("model.pth", "best.pth"):
         checkpoint = load_checkpoint(trained_on_two / name)
-        assert checkpoint.scores["of_all_sections"]
+        found = validate(checkpoint.load_network(), held_out, stride=checkpoint.network.stride, border=0)
+        assert {name: checkpoint.scores[name] for name in found} == found
         assert [stack["name"] for stack in checkpoint.data["stacks"]] == ["fly", "mouse"]
 
 
