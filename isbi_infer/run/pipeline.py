@@ -106,6 +106,35 @@ def run_plan(
     return (*findings.notes(), *source.found())
 
 
+def look_at(plan: RunPlan, source: Source, blocks: Sequence[Block], findings: Findings) -> None:
+    """Find in whole sections, computed by an earlier run, what that run found in them.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        Made for this source.
+    source : Source
+        The sections.
+    blocks : sequence of Block
+        Of the plan, whole sections each.
+    findings : Findings
+        Where to collect it.
+
+    Raises
+    ------
+    ImageError
+        If a section cannot be read.
+    """
+    for z, section in _parts(plan, source, blocks, None):
+        _note(findings, z, section)
+
+
+def _note(findings: Findings, z: int, section: SectionInWork) -> None:
+    findings.add(z, section.statistics)
+    if findings.looks_at(z):
+        findings.add_texture(z, section.texture())
+
+
 def _parts(
     plan: RunPlan, source: Source, blocks: Sequence[Block], measured: Callable[[int], Measured] | None
 ) -> Iterator[tuple[int, SectionInWork]]:
@@ -270,9 +299,7 @@ class _Run:
         plan, items = self._plan, list[Item]()
         try:
             for z, section in self._sections:
-                self._findings.add(z, section.statistics)
-                if self._findings.looks_at(z):
-                    self._findings.add_texture(z, section.texture())
+                _note(self._findings, z, section)
                 self._open(section)
                 for view in section.views:
                     for tile in view.tiles:

@@ -31,7 +31,7 @@ from isbi_infer.errors import OutputError
 from isbi_infer.files import locked_folder, make_folder, sync_folder, write_once
 from isbi_infer.plan.run import RunPlan, Wishes, parse_plan
 from isbi_infer.run.findings import Findings
-from isbi_infer.run.pipeline import Progress, run_plan
+from isbi_infer.run.pipeline import Progress, look_at, run_plan
 from isbi_infer.run.volume import check_same
 from isbi_infer.terminal import counted
 from isbi_infer.volumes import TiffSink
@@ -98,6 +98,8 @@ def segment_stack(
     with _kept(output, plan, wishes) as (plan, kept):
         total, before = source.info.sections, kept.count
         blocks = list(plan.blocks())
+        findings = Findings(plan) if findings is None else findings
+        look_at(plan, source, blocks[:before], findings)
         notes = (f"{before} of {counted(total, 'section')} were there already",) if before else ()
         try:
             found = run_plan(

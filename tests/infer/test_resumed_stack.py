@@ -31,7 +31,9 @@ def infer(*arguments):
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
     path = tmp_path_factory.mktemp("stack") / "stack.tif"
-    tifffile.imwrite(path, synthetic_stack(12, 256, 256)[0], imagej=True, metadata={"axes": "ZYX"})
+    image_ZYX = synthetic_stack(12, 256, 256)[0]
+    image_ZYX[0] = 7
+    tifffile.imwrite(path, image_ZYX, imagej=True, metadata={"axes": "ZYX"})
     return path
 
 
@@ -78,6 +80,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_run_says_what_was_there(tmp_path,
     done = infer(stack, "-o", out, "--resume")
     assert done.returncode == 0
     assert "of 12 sections were there already" in done.stderr
+    assert "section 0 is blank" in done.stderr
 
 
 def test_a_run_goes_on_only_as_it_was_begun(tmp_path, stack):
