@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.machine import slug
 from benchmarks.store import Stored, newest
 
-from .accuracy import accuracy_table
+from .accuracy import accuracy_table, tissues_table
 from .baselines import recipes_table
 from .cells import MISSING
 from .contracts import halo_error_table
@@ -72,6 +72,7 @@ TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "volumes-blocks": volumes_blocks_table,
     "volume-costs": volume_costs_table,
     "petabyte": petabyte_table,
+    "tissues": tissues_table,
 }
 
 PICTURES: dict[str, Picture] = {**PLOTS, "networks": NETWORKS}

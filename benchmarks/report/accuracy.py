@@ -1,8 +1,9 @@
-"""The table of models on the held-out sections of several stacks."""
+"""The tables of models and networks on the held-out sections of several stacks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from benchmarks.store import Stored
 
@@ -43,3 +44,33 @@ def accuracy_table(stored: Stored) -> Iterator[str]:
     yield from table(header, rows())
     yield ""
     yield origin(record)
+
+
+def tissues_table(stored: Stored) -> Iterator[str]:
+    """Write the scores of networks trained for as much CPU time, on all stacks and on all but one."""
+    if "tissues" not in stored:
+        yield MISSING
+        return
+    record = stored["tissues"]
+    titles = {trial["network"]: trial["title"] for trial in record["measured"]["trials"]}
+
+    def rows() -> Iterator[list[str]]:
+        for row in record["measured"]["rows"]:
+            trained = "all" if row["left_out"] == "all" else f"all but {row['left_out']}"
+            yield [
+                titles[row["network"]],
+                trained,
+                f"**{row['stack']}**" if row["stack"] == row["left_out"] else row["stack"],
+                *(_mean(row, key) for key in ("v_rand_thin", "v_info_thin")),
+                str(len(row["seeds"])),
+                str(row["steps"]),
+            ]
+
+    yield from table(["network", "trained on", "held out of", "V_rand", "V_info", "seeds", "steps"], rows())
+    yield ""
+    yield origin(record)
+
+
+def _mean(row: dict[str, Any], key: str) -> str:
+    spread = row[f"{key}_spread"]
+    return f"{row[key]:.4f}" + ("" if spread is None else f" ± {spread:.4f}")

@@ -1,0 +1,91 @@
+"""The study of tissues: what is left out is scored, seeds are summed up, results are kept and tabled."""
+
+import json
+
+import pytest
+import tifffile
+
+from benchmarks.report.accuracy import tissues_table
+from benchmarks.report.cells import MISSING
+from benchmarks.studies import tissues
+from isbi_infer.sample import synthetic_stack
+
+
+def trial(network="em", left_out="all", seed=1, rand=0.9):
+    scores = {"v_rand_thin": rand, "v_info_thin": 0.8}
+    return {
+        "network": network,
+        "title": network.upper(),
+        "left_out": left_out,
+        "seed": seed,
+        "steps": 10 * seed,
+        "stacks": {"a": scores, "b": scores},
+    }
+
+
+def test_seeds_of_one_network_and_choice_are_summed_up_by_stack():
+    rows = tissues.summed_up([trial(seed=1, rand=0.9), trial(seed=3, rand=0.8), trial("basicunet", "b")])
+    assert [(row["network"], row["left_out"], row["stack"]) for row in rows] == [
+        ("em", "all", "a"),
+        ("em", "all", "b"),
+        ("basicunet", "b", "a"),
+        ("basicunet", "b", "b"),
+    ]
+    assert rows[0]["seeds"] == [1, 3]
+    assert rows[0]["steps"] == 20
+    assert rows[0]["v_rand_thin"] == pytest.approx(0.85)
+    assert rows[0]["v_rand_thin_spread"] == pytest.approx(0.1 / 2**0.5)
+    assert rows[2]["v_rand_thin_spread"] is None
+
+
+def test_the_table_marks_what_was_left_out_and_says_the_spread():
+    trials = [trial(seed=1, rand=0.9), trial(seed=3, rand=0.8), trial("basicunet", "b")]
+    measured = {"rows": tissues.summed_up(trials), "trials": trials}
+    machine = {"processor": "a processor", "cores": 2, "memory_gib": 8.0}
+    record = {"measured": measured, "machine": machine, "versions": {}, "date": "2026-01-01", "name": "x"}
+    lines = []
+    for line in tissues_table({"tissues": record}):
+        lines.append(line)
+        if line == "":
+            break
+    assert "| EM | all | a | 0.8500 ± 0.0707 |" in lines[2]
+    assert "| BASICUNET | all but b | **b** | 0.9000 |" in lines[5]
+    assert list(tissues_table({})) == [MISSING]
+
+
+@pytest.fixture
+def listed(tmp_path):
+    lines = []
+    for name in ("a", "b"):
+        image_ZYX, label_ZYX = synthetic_stack(3, 288, 288, seed=len(lines))
+        tifffile.imwrite(tmp_path / f"{name}.tif", image_ZYX, photometric="minisblack")
+        tifffile.imwrite(tmp_path / f"{name}-labels.tif", label_ZYX, photometric="minisblack")
+        lines.append(
+            f'[[stack]]\nname = "{name}"\nimages = "{name}.tif"\nlabels = "{name}-labels.tif"\n'
+            "pixel_size_nm = 5.0\nhold_out = 1\n"
+        )
+    path = tmp_path / "stacks.toml"
+    path.write_text("".join(lines))
+    return path
+
+
+def test_a_stack_that_is_not_listed_cannot_be_left_out(listed, tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        tissues.main(["--stacks", str(listed), "--out", str(tmp_path / "out"), "--leave-out", "c"])
+    assert left.value.code == 2
+    assert "no stack is named 'c'; choose from a, b" in capsys.readouterr().err
+
+
+@pytest.mark.more
+def test_a_network_is_scored_on_all_stacks_also_on_the_one_it_never_saw(listed, tmp_path, capsys):
+    asked = ["--stacks", str(listed), "--out", str(tmp_path / "out"), "--network", "em", "--minutes", "0.01"]
+    tissues.main([*asked, "--leave-out", "b"])
+    assert "em without b, seed 1:" in capsys.readouterr().out
+    (path,) = (tmp_path / "out").glob("*.json")
+    found = json.loads(path.read_text())
+    assert set(found["stacks"]) == {"a", "b"}
+    assert found["steps"] >= 1
+    before = path.read_bytes()
+    tissues.main([*asked, "--leave-out", "b"])
+    assert path.read_bytes() == before
+    assert "seed 1" not in capsys.readouterr().out
