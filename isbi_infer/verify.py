@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from isbi_infer.terminal import counted, exit_codes, section_progress
+from isbi_infer.terminal import counted, exit_codes
+from isbi_infer.terminal.progress import show_progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -34,6 +35,7 @@ def verify(
 ) -> None:
     """Compute blocks of RESULT again, from the same input by the same model, and compare them to the bit."""
     with exit_codes("isbi-infer verify", debug=debug), ExitStack() as opened:
+        from isbi_infer.run.counting import tiles_of_section
         from isbi_infer.run.volume import plan_of
         from isbi_infer.segmenter import Segmenter
         from isbi_infer.volumes import open_source
@@ -51,8 +53,8 @@ def verify(
             open_source(stack or plan.source.name, channel=channel, time=time, series=series, level=level)
         )
         source = opened.enter_context(segmenter.nearest_level(source))
-        megapixels = source.info.shape[-2] * source.info.shape[-1] / 1e6
-        progress = opened.enter_context(section_progress(megapixels, quiet=quiet))
+        megapixels = source.info.shape[-2] * source.info.shape[-1] / tiles_of_section(plan) / 1e6
+        progress = opened.enter_context(show_progress("tile", quiet=quiet, amount=megapixels, unit="Mpx"))
         compared = segmenter.verify(result, source, blocks=blocks, seed=seed, progress=progress)
         if not quiet:
             assert plan.layout is not None

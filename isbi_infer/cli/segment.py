@@ -15,7 +15,8 @@ import typer
 
 from isbi_infer.cli.request import Request
 from isbi_infer.errors import IsbiError, UsageError
-from isbi_infer.terminal import counted, printable, section_progress
+from isbi_infer.terminal import counted, printable
+from isbi_infer.terminal.progress import show_progress
 
 if TYPE_CHECKING:
     from isbi_infer.neurons.labelling import LabelSink
@@ -43,7 +44,8 @@ def segment_all(
                 strict=request.strict,
             ) as source:
                 if segmenter is None:  # once the first stack is known to be one
-                    segmenter = open_model(prod(source.info.shape) * len(work))
+                    with show_progress("opening the model", quiet=request.quiet):
+                        segmenter = open_model(prod(source.info.shape) * len(work))
                 with segmenter.nearest_level(source) as nearest:
                     _segment(segmenter, nearest, target, request)
         except IsbiError as error:
@@ -59,6 +61,7 @@ def segment_all(
 def _segment(segmenter: Segmenter, source: Source, target: Path, request: Request) -> None:
     from isbi_infer import scoring
     from isbi_infer.files import check_not_input, check_writable
+    from isbi_infer.run.counting import tiles_of_section
     from isbi_infer.volumes import check_output, is_chunked_output, open_source
 
     if request.dry_run:
@@ -87,12 +90,15 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
                 ignore=request.ignore,
             )
             opened.enter_context(scorer)
-        watched = request.looks.watch(_plan(segmenter, source, target, request)) if request.looks else None
+        plan = _plan(segmenter, source, target, request)
+        watched = request.looks.watch(plan) if request.looks else None
         labels = (
             opened.enter_context(_label_sink(segmenter, source, target, request)) if request.labels else None
         )
-        megapixels = source.info.shape[-2] * source.info.shape[-1] / 1e6
-        progress = opened.enter_context(section_progress(megapixels, quiet=request.quiet))
+        megapixels = source.info.shape[-2] * source.info.shape[-1] / tiles_of_section(plan) / 1e6
+        progress = opened.enter_context(
+            show_progress("tile", quiet=request.quiet, amount=megapixels, unit="Mpx")
+        )
         summary = segmenter.segment_file(
             source,
             target,
@@ -105,14 +111,18 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
                 *((watched.sink,) if watched else ()),
             ),
             options=request.options,
-            plan=watched.plan if watched else None,
+            plan=watched.plan if watched else plan,
             findings=watched.findings if watched else None,
         )
         if scorer:
+            progress.stage("scoring")
             scores = scorer.scores()
+        if labels:
+            progress.stage("joining cells")
         found = labels.summarise() if labels and labels.complete(target) else None
         unshown = tuple[str, ...]()
         if watched:
+            progress.stage("drawing what there is to look at")
             cells = opened.enter_context(open_source(request.labels)) if found and request.labels else None
             unshown = watched.draw(
                 source,

@@ -31,9 +31,10 @@ from isbi_infer.errors import OutputError
 from isbi_infer.files import locked_folder, make_folder, sync_folder, write_once
 from isbi_infer.plan.run import RunPlan, Wishes, parse_plan
 from isbi_infer.run.findings import Findings
-from isbi_infer.run.pipeline import Progress, look_at, run_plan
+from isbi_infer.run.pipeline import look_at, run_plan
 from isbi_infer.run.volume import check_same
 from isbi_infer.terminal import counted
+from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes import TiffSink
 from isbi_infer.volumes.protocol import Block, Sink, Source
 

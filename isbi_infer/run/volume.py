@@ -29,8 +29,9 @@ from isbi_infer.run.cluster import connected
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.mask import TissueMask, opened_mask, without_tissue
 from isbi_infer.run.measured import MeasuredSections
-from isbi_infer.run.pipeline import Progress, run_plan
+from isbi_infer.run.pipeline import run_plan
 from isbi_infer.terminal import counted
+from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes.protocol import Block, Sink, Source, StackInfo
 from isbi_infer.volumes.zarr.unfinished import Unfinished, stored_attributes
 from isbi_infer.volumes.zarr.writer import OmeZarrSink

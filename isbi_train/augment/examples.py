@@ -10,7 +10,7 @@ So a pair depends on its number and the seed only, not on how many are made.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from isbi_infer.errors import UsageError
 from isbi_infer.files import check_writable, replacing
 from isbi_infer.pixels.mending import normalising_section
 from isbi_infer.pixels.normalise import normalise
+from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes import PixelSize, StackInfo, write_stack
 from isbi_train.augment.crops import random_crops
 from isbi_train.config import AugmentConfig
@@ -41,7 +42,6 @@ _FILE_BYTES = 2**26
 
 Byte = npt.NDArray[np.uint8]
 Coordinates = npt.NDArray[np.float32]
-Progress = Callable[[int, int], None]
 
 
 class Draw(Protocol):

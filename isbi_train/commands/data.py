@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from isbi_infer.terminal import exit_codes, require_packages, section_progress
+from isbi_infer.terminal import counted, exit_codes, require_packages
+from isbi_infer.terminal.progress import show_progress
 from isbi_train.config.inputs import LabelKindName
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -21,7 +20,6 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no summary
 Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
 
 _DATA = Path("data/isbi2012")
-_INTERVAL_S = 2.0
 
 
 @app.command()
@@ -41,7 +39,7 @@ def download(
         from isbi_train.data.download import TERMS, URL
         from isbi_train.data.download import download as run
 
-        with _progress("MB", 1e6, quiet=quiet) as progress:
+        with show_progress("MB", quiet=quiet, unit="MB", scale=1e6) as progress:
             written = run(data, url=url or URL, archive=archive, progress=progress)
         if not quiet:
             if written:
@@ -63,10 +61,10 @@ def split(
     with exit_codes("isbi-train", debug=debug):
         from isbi_train.data.section_files import split_stack
 
-        with _progress("sections", quiet=quiet) as progress:
+        with show_progress("section", quiet=quiet) as progress:
             files = split_stack(stack, folder, overwrite=overwrite, progress=progress)
         if not quiet:
-            typer.echo(f"{len(files)} sections -> {files[0]} to {files[-1].name}")
+            typer.echo(f"{counted(len(files), 'section')} -> {files[0]} to {files[-1].name}")
 
 
 @app.command()
@@ -81,11 +79,11 @@ def merge(
     with exit_codes("isbi-train", debug=debug):
         from isbi_train.data.section_files import merge_sections
 
-        with _progress("sections", quiet=quiet) as progress:
+        with show_progress("section", quiet=quiet) as progress:
             count, notes = merge_sections(folder, stack, overwrite=overwrite, progress=progress)
         _say(notes)
         if not quiet:
-            typer.echo(f"{count} sections -> {stack}")
+            typer.echo(f"{counted(count, 'section')} -> {stack}")
 
 
 @app.command()
@@ -122,7 +120,7 @@ def augment(
         _say(stack.notes)
         chosen = section_range(sections, len(stack))
         started = time.perf_counter()
-        with _progress("pairs", quiet=quiet) as progress:
+        with show_progress("pair", quiet=quiet, unit="pairs") as progress:
             write_pairs(
                 stack,
                 out,
@@ -137,7 +135,7 @@ def augment(
         if not quiet:
             speed = count / (time.perf_counter() - started)
             typer.echo(
-                f"{count} pairs of sections {chosen.start}:{chosen.stop} -> {out}, {speed:.1f} pairs/s; "
+                f"{counted(count, 'pair')} of sections {chosen.start}:{chosen.stop} -> {out}, {speed:.1f} pairs/s; "
                 f"some are drawn in {out / PREVIEW}"
             )
 
@@ -161,18 +159,19 @@ def analyse(
     with exit_codes("isbi-train", debug=debug):
         require_packages("scores", "matplotlib", "skimage", "numba")
         from isbi_infer.volumes import open_stack
+        from isbi_train.evaluation.predict import unit_of
         from isbi_train.plots.analyse import analyse as run
 
         with open_stack(stack) as reader:
-            megapixels = reader.height * reader.width / 1e6
-        with section_progress(megapixels, quiet=quiet) as progress:
+            megapixels = prod(reader.shape) / 1e6
+        with show_progress(unit_of(model), quiet=quiet, unit="Mpx", together=megapixels) as progress:
             result = run(
                 model, stack, out, provider=provider, tta=tta, pixel_size=pixel_size, progress=progress
             )
         _say(result.notes)
         if not quiet:
             typer.echo(
-                f"{result.submission} (float32, 1 = cell), {len(result.sections)} sections in "
+                f"{result.submission} (float32, 1 = cell), {counted(len(result.sections), 'section')} in "
                 f"{result.sections[0].parent}, {result.contact_sheet}"
             )
 
@@ -200,37 +199,11 @@ def curves(
         named = title or f"{folder.resolve().name}, {history[-1]['epoch']} epochs"
         plot_curves(history, path, title=named)
         if not quiet:
-            typer.echo(f"{path}: {len(history)} validations, the last after epoch {history[-1]['epoch']}")
+            typer.echo(
+                f"{path}: {counted(len(history), 'validation')}, the last after epoch {history[-1]['epoch']}"
+            )
 
 
 def _say(notes: tuple[str, ...]) -> None:
     for note in notes:
         typer.echo(f"isbi-train: note: {note}", err=True)
-
-
-@contextmanager
-def _progress(noun: str, unit: float = 1, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Show how many are done, their speed and the time left, every 2 seconds on standard error."""
-    if quiet:
-        yield None
-        return
-    started = said = time.perf_counter()
-    live = sys.stderr.isatty()
-
-    def show(done: int, total: int) -> None:
-        nonlocal said
-        now = time.perf_counter()
-        if now - said < _INTERVAL_S:
-            return
-        said = now
-        speed = done / (now - started)
-        left = f", {(total - done) / speed:.0f} s left" if total and speed else ""
-        of = f"/{total / unit:.0f}" if total else ""
-        line = f"{done / unit:.0f}{of} {noun}, {speed / unit:.1f} a second{left}"
-        print(f"\r{line:<60}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
-
-    try:
-        yield show
-    finally:
-        if live and said != started:
-            print(f"\r{'':<60}\r", end="", file=sys.stderr, flush=True)

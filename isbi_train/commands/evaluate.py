@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from isbi_infer.errors import UsageError
-from isbi_infer.terminal import exit_codes, require_packages, section_progress
+from isbi_infer.terminal import exit_codes, require_packages
+from isbi_infer.terminal.progress import show_progress
 from isbi_train.config.inputs import LabelKindName
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def evaluate(
         from isbi_infer.volumes import open_stack
         from isbi_train.data.labels import LabelRule
         from isbi_train.evaluation.evaluate import evaluate as score
+        from isbi_train.evaluation.evaluate import section_range
+        from isbi_train.evaluation.predict import unit_of
 
         if instances:
             if image or plot or pixel_size is not None or ignore is not None:
@@ -91,8 +94,10 @@ def evaluate(
         megapixels = 0.0
         if image:
             with open_stack(image) as reader:
-                megapixels = reader.height * reader.width / 1e6
-        with section_progress(megapixels, quiet=as_json or not image) as progress:
+                megapixels = (
+                    reader.height * reader.width * len(section_range(sections, reader.sections)) / 1e6
+                )
+        with show_progress(unit_of(prediction), quiet=as_json, unit="Mpx", together=megapixels) as progress:
             evaluation = score(
                 prediction,
                 labels,
@@ -102,6 +107,7 @@ def evaluate(
                 provider=provider,
                 pixel_size=pixel_size,
                 progress=progress,
+                scored=progress.next("scored section"),
             )
         for note in evaluation.notes:
             typer.echo(f"isbi-train: note: {note}", err=True)

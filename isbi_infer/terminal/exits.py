@@ -1,4 +1,4 @@
-"""What the three command lines share: errors as one line and an exit code, signals, and progress."""
+"""How a command line ends: errors as one line and an exit code, notes, signals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +16,7 @@ from typing import NoReturn
 
 from isbi_infer._version import __version__
 from isbi_infer.errors import DependencyError, Interrupted, IsbiError, ResourceError
-
-_PLAIN_INTERVAL_S = 2.0
+from isbi_infer.terminal.words import printable
 
 
 @contextmanager
@@ -82,11 +80,6 @@ def _report(program: str, message: str) -> None:
     print(f"{program}: {printable(message)}", file=sys.stderr)
 
 
-def printable(text: str) -> str:
-    """Return a text with its control characters as escapes: what stands in files must not steer a terminal."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
 class _Notes(logging.Handler):
     """Prints warnings of the library as notes, a line each."""
 
@@ -96,16 +89,6 @@ class _Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         _report(self._program, f"note: {record.getMessage()}")
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's kind and message on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number and its noun: "1 section", "30 sections"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def require_packages(extra: str, *packages: str) -> None:
@@ -125,74 +108,3 @@ def require_packages(extra: str, *packages: str) -> None:
 
 def _interrupt(signal_number: int, _frame: FrameType | None) -> NoReturn:
     raise Interrupted(signal_number)
-
-
-@contextmanager
-def section_progress(megapixels_per_section: float, *, quiet: bool) -> Iterator[SectionProgress]:
-    """Show sections done, megapixels per second and time left on standard error.
-
-    Parameters
-    ----------
-    megapixels_per_section : float
-        Input pixels of one section / 1e6.
-    quiet : bool
-        Show nothing.
-
-    Yields
-    ------
-    SectionProgress
-        To be called with (sections done, total); a bar on a terminal, plain lines elsewhere.
-    """
-    if quiet:
-        yield SectionProgress()
-    elif sys.stderr.isatty():
-        yield from _bar(megapixels_per_section)
-    else:
-        yield _PlainProgress(megapixels_per_section)
-
-
-class SectionProgress:
-    """Takes note of sections done; this one shows nothing."""
-
-    def __call__(self, done: int, total: int) -> None:
-        """Take note that `done` of `total` sections are finished."""
-
-
-class _PlainProgress(SectionProgress):
-    """A line every few seconds, for logs."""
-
-    def __init__(self, megapixels_per_section: float) -> None:
-        self._megapixels = megapixels_per_section
-        self._started = self._said = time.perf_counter()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.perf_counter()
-        if now - self._said < _PLAIN_INTERVAL_S and done < total:
-            return
-        self._said = now
-        speed = done * self._megapixels / (now - self._started)
-        left = (total - done) * (now - self._started) / done
-        print(f"section {done}/{total}, {speed:.2f} Mpx/s, {left:.0f} s left", file=sys.stderr, flush=True)
-
-
-def _bar(megapixels_per_section: float) -> Iterator[SectionProgress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("sections"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]:.2f} Mpx/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None, speed=0.0)
-        started = time.perf_counter()
-
-        class Bar(SectionProgress):
-            def __call__(self, done: int, total: int) -> None:
-                speed = done * megapixels_per_section / (time.perf_counter() - started)
-                progress.update(task, completed=done, total=total, speed=speed)
-
-        yield Bar()
