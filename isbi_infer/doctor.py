@@ -23,10 +23,11 @@ from isbi_infer.backends.nvidia import list_gpus
 from isbi_infer.errors import DependencyError, IsbiError, UsageError
 from isbi_infer.model.devices import DEVICES, device_names, open_backend
 from isbi_infer.terminal import counted, exit_codes
+from isbi_infer.terminal.commands import GENERAL, RUNTIMES, Command, Debug, listed, new_app, version_option
 
-RUNTIMES = next(row.clashes for row in DEVICES if row.name == "cpu")
+WHEELS = next(row.clashes for row in DEVICES if row.name == "cpu")
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 _SECTION_PIXELS = 512**2
 _CPU_ONLY = "pip uninstall -y onnxruntime-gpu && pip install 'isbi-infer[cpu]'"
@@ -72,7 +73,7 @@ def check_packages() -> Iterator[Finding]:
 def installed_runtimes() -> list[metadata.Distribution]:
     """List the wheels that provide the module onnxruntime."""
     found = []
-    for name in RUNTIMES:
+    for name in WHEELS:
         try:
             found.append(metadata.distribution(name))
         except metadata.PackageNotFoundError:
@@ -103,7 +104,7 @@ def check_runtimes(wheels: Sequence[metadata.Distribution]) -> Iterator[Finding]
         )
         return
     try:
-        import_onnxruntime(RUNTIMES)
+        import_onnxruntime(WHEELS)
     except DependencyError as error:
         if wheels:
             yield Finding("onnxruntime", False, f"cannot be imported ({error.__cause__})", again[0])
@@ -191,7 +192,7 @@ def check_devices(models: Mapping[str, bytes], *, gpu_found: bool) -> Iterator[F
     from isbi_infer.backends.onnxruntime import import_onnxruntime
     from isbi_infer.backends.wheels import installed_wheels
 
-    available = import_onnxruntime(RUNTIMES).get_available_providers()
+    available = import_onnxruntime(WHEELS).get_available_providers()
     yield Finding("compiled in", None, ", ".join(available))
     for name in device_names():
         row = next((row for row in DEVICES if row.name == name and "onnx" in row.formats), None)
@@ -321,13 +322,22 @@ def _models(model: Path | None) -> dict[str, bytes]:
     return {read_contract(content).precision: content}
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=listed(
+        "Examples",
+        ("isbi-infer doctor", "Try the released model on all devices."),
+        ("isbi-infer doctor --model mine.onnx", "Try another one."),
+        ("isbi-infer doctor --json", "To send along with a report of a fault."),
+    ),
+)
 def doctor(
     model: Annotated[Path | None, typer.Option(help="Model to try. [default: the released model]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=GENERAL)
     ] = False,
+    debug: Debug = False,
+    _: Annotated[bool, version_option("isbi-infer", *RUNTIMES)] = False,
 ) -> None:
     """Report what is installed and what of it really runs; end with the command that mends what does not."""
     with exit_codes("isbi-infer doctor", debug=debug):

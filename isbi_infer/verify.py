@@ -9,12 +9,20 @@ from typing import Annotated
 import typer
 
 from isbi_infer.terminal import counted, exit_codes
+from isbi_infer.terminal.commands import RUNTIMES, Command, Debug, Quiet, listed, new_app, version_option
 from isbi_infer.terminal.progress import show_progress
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=listed(
+        "Examples",
+        ("isbi-infer verify out.ome.zarr", "All blocks, to the bit."),
+        ("isbi-infer verify out.ome.zarr --blocks 20", "Some, chosen at random."),
+    ),
+)
 def verify(
     result: Annotated[Path, typer.Argument(metavar="RESULT", help="OME-Zarr written by isbi-infer.")],
     stack: Annotated[Path | None, typer.Option(help="The input, where it is no longer where it was.")] = None,
@@ -28,10 +36,9 @@ def verify(
     series: Annotated[int | None, typer.Option(help="As in the run.")] = None,
     level: Annotated[str | None, typer.Option(help="As in the run.")] = None,
     pixel_size: Annotated[float | None, typer.Option(help="As in the run.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no summary.")] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
-    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    _: Annotated[bool, version_option("isbi-infer", *RUNTIMES)] = False,
 ) -> None:
     """Compute blocks of RESULT again, from the same input by the same model, and compare them to the bit."""
     with exit_codes("isbi-infer verify", debug=debug), ExitStack() as opened:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from isbi_infer.errors import UsageError
+from isbi_infer.terminal.words import nearest
+
+COMMANDS = {"doctor": "isbi_infer.doctor", "models": "isbi_infer.catalogue", "verify": "isbi_infer.verify"}
+"""What stands beside the command that segments, and the modules that hold it."""
 
 if TYPE_CHECKING:
     from isbi_infer.report.after import Looks
@@ -44,6 +49,10 @@ def check_stacks(
     stacks: Sequence[Path], output: Path | None, label: Path | None, picture: Path | None
 ) -> None:
     """Raise UsageError where several stacks cannot share what is asked for."""
+    for stack in stacks:
+        meant = nearest(str(stack), COMMANDS)
+        if meant and not os.path.lexists(stack):
+            raise UsageError(f"{stack}: neither a file nor a command; did you mean isbi-infer {meant}?")
     if len(stacks) > 1 and output is not None:
         raise UsageError(f"{output}: one output for {len(stacks)} stacks; use --out-dir")
     if len(stacks) > 1 and label is not None:

@@ -40,11 +40,10 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    notes = _Notes(program)
-    logging.getLogger("isbi_infer").addHandler(notes)
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        with printed_log("isbi_infer", logging.WARNING, f"{program}: note: "):
+            yield
         sys.stdout.flush()
     except (IsbiError, Interrupted) as error:
         if debug:
@@ -71,7 +70,6 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
         )
         raise SystemExit(1) from None
     finally:
-        logging.getLogger("isbi_infer").removeHandler(notes)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -80,15 +78,38 @@ def _report(program: str, message: str) -> None:
     print(f"{program}: {printable(message)}", file=sys.stderr)
 
 
-class _Notes(logging.Handler):
-    """Prints warnings of the library as notes, a line each."""
+@contextmanager
+def printed_log(name: str, level: int, prefix: str = "") -> Iterator[None]:
+    """Print what a package logs to standard error, a line each, above what is shown of progress.
 
-    def __init__(self, program: str) -> None:
-        super().__init__(logging.WARNING)
-        self._program = program
+    Parameters
+    ----------
+    name : str
+        Of the package.
+    level : int
+        The least that is printed.
+    prefix : str
+        Begins each line.
+    """
+    logger, printed = logging.getLogger(name), _Printed(prefix)
+    before = logger.level
+    printed.setLevel(level)
+    logger.setLevel(min(level, logger.getEffectiveLevel()))
+    logger.addHandler(printed)
+    try:
+        yield
+    finally:
+        logger.removeHandler(printed)
+        logger.setLevel(before)
+
+
+class _Printed(logging.Handler):
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self._prefix = prefix
 
     def emit(self, record: logging.LogRecord) -> None:
-        _report(self._program, f"note: {record.getMessage()}")
+        print(f"{self._prefix}{printable(record.getMessage())}", file=sys.stderr, flush=True)
 
 
 def require_packages(extra: str, *packages: str) -> None:

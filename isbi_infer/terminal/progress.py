@@ -28,6 +28,7 @@ SOON_S = 2.0
 """Work that takes longer says how far it is."""
 
 _PER_LINE, _LONGEST_S = 10, 60.0  # a log's next line comes after a tenth of the time so far, or a minute
+_NEWS_S = 0.2  # what costs time to know is asked for that often
 _NARROWEST_BAR, _WIDEST_BAR = 8, 40
 _GAP = "  "
 
@@ -40,6 +41,10 @@ class Display:
 
     def stage(self, noun: str, *, already: int = 0) -> None:
         """Take note of what is done and counted from now on, and of how many are done from the start."""
+
+    def due(self) -> bool:
+        """Return whether it is time to say more, where to know more costs time."""
+        return False
 
     def next(self, noun: str) -> Progress:
         """Return what counts the next stage, which begins when it is first called."""
@@ -64,7 +69,7 @@ def show_progress(
     together: float = 0,
     unit: str = "",
     scale: float = 1,
-    patience_s: float = SOON_S,
+    every_stage: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Display]:
     """Show on standard error how far the work inside is.
@@ -81,8 +86,8 @@ def show_progress(
         Of the speed, a second; none is shown where it is empty.
     scale : float
         How many of what is counted are shown as one, such as 1e6 of bytes shown as MB.
-    patience_s : float
-        How long a log waits for its first line; with 0 it gets every stage.
+    every_stage : bool
+        Whether a log gets a line for every stage, not for what is counted alone.
     clock : callable
         Returns seconds.
 
@@ -96,7 +101,7 @@ def show_progress(
         return
     line = _Line(noun, amount, together, unit, scale, clock)
     if not is_live(sys.stderr):
-        yield _Log(line, patience_s)
+        yield _Log(line, every_stage)
         return
     from rich.console import Console
     from rich.live import Live
@@ -209,10 +214,14 @@ class _Shown(Display):
     """A line on a terminal."""
 
     def __init__(self, line: _Line) -> None:
-        self._line = line
+        self._line, self._told = line, line.started - _NEWS_S
 
     def __call__(self, done: int, total: int, *facts: str) -> None:
+        self._told = self._line.clock()
         self._line.move(done, total, facts)
+
+    def due(self) -> bool:
+        return self._line.clock() - self._told >= _NEWS_S
 
     def stage(self, noun: str, *, already: int = 0) -> None:
         self._line.begin(noun, already)
@@ -221,22 +230,23 @@ class _Shown(Display):
 class _Log(Display):
     """A line every few seconds."""
 
-    def __init__(self, line: _Line, patience_s: float) -> None:
-        self._line, self._patience_s = line, patience_s
+    def __init__(self, line: _Line, every_stage: bool) -> None:
+        self._line, self._every_stage = line, every_stage
         self._said = line.started
 
     def __call__(self, done: int, total: int, *facts: str) -> None:
         self._line.move(done, total, facts)
+        if self.due():
+            self._said = self._line.clock()
+            self._write(", ".join(self._line.words()))
+
+    def due(self) -> bool:
         now = self._line.clock()
-        passed = now - self._line.started
-        if now - self._said < min(_LONGEST_S, max(SOON_S, passed / _PER_LINE)):
-            return
-        self._said = now
-        self._write(", ".join(self._line.words()))
+        return now - self._said >= min(_LONGEST_S, max(SOON_S, (now - self._line.started) / _PER_LINE))
 
     def stage(self, noun: str, *, already: int = 0) -> None:
         self._line.begin(noun, already)
-        if self._line.clock() - self._line.started >= self._patience_s:
+        if self._every_stage:
             self._write(noun)
 
     def _write(self, text: str) -> None:

@@ -5,24 +5,29 @@ from __future__ import annotations
 import time
 from math import prod
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from isbi_infer.model.devices import ProviderName
 from isbi_infer.terminal import counted, exit_codes, require_packages
+from isbi_infer.terminal.commands import Command, Debug, Quiet, listed, new_app
 from isbi_infer.terminal.progress import show_progress
 from isbi_train.config.inputs import LabelKindName
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no summary.")]
-Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+app = new_app()
 
 _DATA = Path("data/isbi2012")
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    short_help="Fetch the data of the ISBI 2012 challenge.",
+    epilog=listed(
+        "Examples",
+        ("isbi-train download", "Into data/isbi2012."),
+    ),
+)
 def download(
     data: Annotated[Path, typer.Option(help="Folder to put the three stacks into.")] = _DATA,
     archive: Annotated[
@@ -49,7 +54,14 @@ def download(
             typer.echo(TERMS)
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    short_help="Write each section of a stack into a file of its own.",
+    epilog=listed(
+        "Examples",
+        ("isbi-train split stack.tif sections", "sections/00.tif, 01.tif ..."),
+    ),
+)
 def split(
     stack: Annotated[Path, typer.Argument(metavar="STACK", help="Greyscale TIFF: plain, ImageJ or OME.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for 00.tif, 01.tif, ...")],
@@ -67,7 +79,14 @@ def split(
             typer.echo(f"{counted(len(files), 'section')} -> {files[0]} to {files[-1].name}")
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    short_help="Write a folder of sections into one stack.",
+    epilog=listed(
+        "Examples",
+        ("isbi-train merge sections stack.tif", "All sections, in natural order."),
+    ),
+)
 def merge(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with a TIFF for each section.")],
     stack: Annotated[Path, typer.Argument(metavar="STACK", help="TIFF to write.")],
@@ -86,7 +105,18 @@ def merge(
             typer.echo(f"{counted(count, 'section')} -> {stack}")
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    short_help="Write augmented pairs of image and labels.",
+    epilog=listed(
+        "Examples",
+        ("isbi-train augment --out pairs --count 200", "Of the challenge's data."),
+        (
+            "isbi-train augment --data s.tif --labels l.tif --sections : --out pairs",
+            "Of a stack of your own.",
+        ),
+    ),
+)
 def augment(
     out: Annotated[Path, typer.Option(help="Folder for the pairs and a picture of some.")],
     data: Annotated[
@@ -140,12 +170,19 @@ def augment(
             )
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    short_help="Segment a stack into a submission and pictures.",
+    epilog=listed(
+        "Examples",
+        ("isbi-train analyse model.onnx stack.tif --out look", "Submission, sections, picture."),
+    ),
+)
 def analyse(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model (.onnx, .pth, .pt).")],
     stack: Annotated[Path, typer.Argument(metavar="STACK", help="Greyscale TIFF: plain, ImageJ or OME.")],
     out: Annotated[Path, typer.Option(help="Folder for submission, sections and contact sheet.")],
-    provider: Annotated[Provider, typer.Option(help="Where to compute.")] = "auto",
+    provider: Annotated[ProviderName, typer.Option(help="Where to compute.")] = "auto",
     tta: Annotated[
         bool, typer.Option("--tta", help="Average over the 8 flips and rotations; not of .pth.")
     ] = False,
@@ -176,7 +213,14 @@ def analyse(
             )
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    short_help="Draw losses and scores of a run.",
+    epilog=listed(
+        "Examples",
+        ("isbi-train curves runs/mine", "Draw runs/mine/curves.png."),
+    ),
+)
 def curves(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its history.json.")],
     out: Annotated[

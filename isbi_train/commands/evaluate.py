@@ -6,12 +6,14 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from isbi_infer.errors import UsageError
+from isbi_infer.model.devices import ProviderName
 from isbi_infer.terminal import exit_codes, require_packages
+from isbi_infer.terminal.commands import GENERAL, Command, Debug, Quiet, listed, new_app
 from isbi_infer.terminal.progress import show_progress
 from isbi_train.config.inputs import LabelKindName
 
@@ -21,12 +23,22 @@ if TYPE_CHECKING:
     from isbi_train.evaluation.evaluate import Evaluation
     from isbi_train.scores.metrics import ThinnedScores
 
-Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
-
-app = typer.Typer()
+app = new_app()
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    short_help="Score a result, or a model, against labels.",
+    epilog=listed(
+        "Examples",
+        ("isbi-train evaluate stack.probability.tif labels.tif", "Score a result."),
+        (
+            "isbi-train evaluate model.onnx labels.tif --image stack.tif --sections 25:30",
+            "Run a model, and score it.",
+        ),
+        ("isbi-train evaluate cells.tif ids.tif --instances", "Score ids of cells in 3-D."),
+    ),
+)
 def evaluate(
     prediction: Annotated[
         Path,
@@ -51,7 +63,7 @@ def evaluate(
             show_default="all", help="Sections to score, counted from 0: 25:30, 25:, :5, or one such as 7."
         ),
     ] = ":",
-    provider: Annotated[Provider, typer.Option(help="Where to run a model.")] = "auto",
+    provider: Annotated[ProviderName, typer.Option(help="Where to run a model.")] = "auto",
     pixel_size: Annotated[
         float | None,
         typer.Option(help="Side of a pixel of --image in nanometres. [default: what the file says]"),
@@ -63,13 +75,14 @@ def evaluate(
             help="PREDICTION and LABELS hold ids of cells through the stack: score them in 3-D.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of tables.", rich_help_panel=GENERAL)
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Draw scores, splits and mergers into a .png, .svg or .pdf file.")
     ] = None,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
-    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Score PREDICTION against LABELS as the ISBI 2012 challenge does: V_rand and V_info after border thinning."""
     with exit_codes("isbi-train", debug=debug):
@@ -97,7 +110,9 @@ def evaluate(
                 megapixels = (
                     reader.height * reader.width * len(section_range(sections, reader.sections)) / 1e6
                 )
-        with show_progress(unit_of(prediction), quiet=as_json, unit="Mpx", together=megapixels) as progress:
+        with show_progress(
+            unit_of(prediction), quiet=quiet or as_json, unit="Mpx", together=megapixels
+        ) as progress:
             evaluation = score(
                 prediction,
                 labels,

@@ -191,7 +191,7 @@ def test_a_log_gets_nothing_of_short_work_and_fewer_lines_the_longer_it_takes(lo
 
 
 def test_a_log_gets_every_stage_where_it_asks_for_them(log):
-    with show_progress("reading", quiet=False, patience_s=0) as progress:
+    with show_progress("reading", quiet=False, every_stage=True) as progress:
         progress.stage("proof one")
         progress.stage("proof two")
     assert log() == ["proof one", "proof two"]
@@ -216,7 +216,7 @@ def test_without_a_total_there_is_a_count_and_a_speed(log):
 
 def test_quiet_shows_nothing(log):
     clock = Clock()
-    with show_progress("tile", quiet=True, patience_s=0, clock=clock) as progress:
+    with show_progress("tile", quiet=True, every_stage=True, clock=clock) as progress:
         clock.now += 100
         progress.stage("another")
         progress(1, 2)

@@ -8,8 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from isbi_infer.terminal.commands import Command
 from isbi_train.cli import app
-from isbi_train.commands.flags import GroupedHelp, with_setting_flags
+from isbi_train.commands.flags import with_setting_flags
 from isbi_train.config.flags import flag_of
 from isbi_train.config.settings import Settings, resolve
 
@@ -28,7 +29,7 @@ def written():
     seen = []
     probe = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-    @probe.command(cls=GroupedHelp)
+    @probe.command(cls=Command)
     @with_setting_flags
     def command(plain: int = 1, *, flags):
         seen.append((plain, flags))
