@@ -8,8 +8,10 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +32,8 @@ WHEELS = next(row.clashes for row in DEVICES if row.name == "cpu")
 app = new_app()
 
 _SECTION_PIXELS = 512**2
+_SCORES = {"v_rand_thin": "V_rand", "v_info_thin": "V_info"}
+_NAME, _NARROW = 20, 60  # columns of a name; what a finding needs to stand beside its name
 _CPU_ONLY = "pip uninstall -y onnxruntime-gpu && pip install 'isbi-infer[cpu]'"
 
 
@@ -131,12 +135,12 @@ def check_libraries(folders: Iterable[Path], ldconfig: str) -> Finding:
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())]
     cached = (Path(line.split("=> ")[1]) for line in ldconfig.splitlines() if "=> " in line)
     files += [file for file in cached if file.is_file()]
-    found = []
+    places: dict[str, list[str]] = {}
     for library in ("cudart", "cublas", "cufft", "curand", "cudnn"):
         names = re.compile(rf"(lib{library}\.so(\.\d+)*|{library}(64)?_\d+\.dll)")
-        place = next((file for file in files if names.fullmatch(file.name)), None)
-        found.append(f"{library}: {place or 'not found'}")
-    return Finding("cuda libraries", None, "; ".join(found))
+        place = next((f"in {file.parent}" for file in files if names.fullmatch(file.name)), "not found")
+        places.setdefault(place, []).append("cuDNN" if library == "cudnn" else library)
+    return Finding("cuda libraries", None, "; ".join(f"{', '.join(of)} {at}" for at, of in places.items()))
 
 
 def library_folders() -> Iterator[Path]:
@@ -181,7 +185,7 @@ def check_device(row: Device, models: Mapping[str, bytes], remedy: str | None) -
             runs.append(arithmetic.name)
     if runs or failure is None:
         return Finding(row.name, True, f"runs in {', '.join(runs)}" if runs else "has no model to try")
-    reason = str(failure).partition("; run: ")[0]
+    reason = str(failure).partition("; run: ")[0].removeprefix(f"provider {row.name!r} ")
     if remedy is None:
         return Finding(row.name, None, f"compiled in, does not run here ({reason})")
     return Finding(row.name, False, reason, remedy, failure.exit_code)
@@ -240,6 +244,7 @@ def check_machine() -> Iterator[Finding]:
 
 def check_model(model: Path | None, *, runs: bool) -> Iterator[Finding]:
     """Open a model on the CPU, with all checks of a run, and sum its contract up; None is the released one."""
+    from isbi_infer.model.contract import PRECISIONS
     from isbi_infer.model.opening import find_released, open_model
     from isbi_models import released_models
 
@@ -268,7 +273,7 @@ def check_model(model: Path | None, *, runs: bool) -> Iterator[Finding]:
         "contract",
         True,
         f"stride {contract.stride}, halo {contract.halo}, border {contract.border}, {exact}; "
-        f"{contract.normalisation}, {contract.precision}, {contract.polarity} = 1",
+        f"{contract.normalisation}, {PRECISIONS[contract.precision]}, {contract.polarity} = 1",
     )
     yield Finding("scores", None, _scores(contract.provenance.get("scores")) or "none in the contract")
 
@@ -277,7 +282,7 @@ def _scores(found: object) -> str:
     """Name the scores that a contract holds; how they were calibrated stands in the contract."""
     entries = found.items() if isinstance(found, dict) else ()
     return ", ".join(
-        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
+        f"{_SCORES.get(name, name)} {f'{value:.4g}' if isinstance(value, float) else value}"
         for name, value in entries
         if not isinstance(value, dict | list)
     )
@@ -294,9 +299,10 @@ def examine(model: Path | None) -> Iterator[Finding]:
     yield from runtimes
     gpus = list_gpus()
     yield Finding("gpu", None, "; ".join(gpus) or "no NVIDIA driver or GPU found (nvidia-smi)")
-    yield check_libraries(
-        library_folders(), _output("ldconfig", "-p") or _output("/sbin/ldconfig", "-p") or ""
-    )
+    if gpus or any("gpu" in str(wheel.metadata["Name"]) for wheel in wheels):
+        yield check_libraries(
+            library_folders(), _output("ldconfig", "-p") or _output("/sbin/ldconfig", "-p") or ""
+        )
     yield from check_machine()
     runs = all(finding.ok is not False for finding in runtimes)
     models = list(check_model(model, runs=runs))
@@ -362,7 +368,16 @@ def doctor(
 def _print(finding: Finding) -> None:
     mark, colour = {True: ("ok", "green"), None: ("-", None), False: ("WRONG", "red")}[finding.ok]
     detail = " ".join(finding.detail.split())
-    typer.echo(f"{typer.style(f'{mark:5}', fg=colour)}  {finding.name:20}  {detail}")
+    head = f"{mark:5}  {finding.name:{_NAME}}  "
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns - 1
+        beside = width >= _NARROW
+        indent = " " * (len(head) if beside else 7)
+        wrapped = textwrap.wrap(detail, width, initial_indent=indent, subsequent_indent=indent)
+        detail = "\n".join(wrapped)[len(head) :] if beside else "\n" + "\n".join(wrapped)
+    if colour and "NO_COLOR" not in os.environ:
+        head = head.replace(mark, typer.style(mark, fg=colour), 1)
+    typer.echo(f"{head}{detail}")
 
 
 def _version(package: str) -> str | None:

@@ -6,6 +6,8 @@ import os
 import sys
 from importlib import import_module
 
+from typer.main import get_command
+
 from isbi_infer.cli.infer import app
 from isbi_infer.cli.request import COMMANDS
 
@@ -31,4 +33,5 @@ def _complete() -> None:
         if len(words) == 3 and words[1] in COMMANDS:
             os.environ[variable] = f"{words[0]} {words[2]}"
             os.environ["COMP_CWORD"] = str(int(os.environ.get("COMP_CWORD", "1")) - 1)
+            get_command(app)  # makes Typer know the shells
             import_module(COMMANDS[words[1]]).app(prog_name="isbi-infer", complete_var=_COMPLETE)

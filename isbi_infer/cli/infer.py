@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         ("isbi-infer stack.tif", "Write stack.probability.tif."),
         ("isbi-infer *.tif --out-dir results", "Several, with one model."),
         ("isbi-infer stack.tif --report out.html", "And a page to look at."),
-        ("isbi-infer stack.tif --labels cells.tif", "And ids of cells."),
+        ("isbi-infer stack.tif --labels ids.tif", "And ids of cells."),
         ("isbi-infer stack.tif --model em-open", "Another released model."),
         ("isbi-infer stack.tif --dry-run", "Plan, memory and time."),
         ("isbi-infer in.ome.zarr -o out.ome.zarr", "A volume, in blocks."),

@@ -61,3 +61,13 @@ def nearest_file(path: str | os.PathLike[str]) -> str:
         return ""
     found = nearest(name, names, _SIMILAR_FILE)
     return f"; did you mean {os.path.join(folder, found)}?" if found else ""
+
+
+def in_bytes(size: float) -> str:
+    """Return an amount of data in a unit that suits it: "640 bytes", "4.6 GB"."""
+    unit = "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "bytes" or size >= 10 else f"{size:.1f} {unit}"

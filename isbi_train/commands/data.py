@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from math import prod
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from isbi_infer.model.devices import ProviderName
-from isbi_infer.terminal import counted, exit_codes, require_packages
+from isbi_infer.terminal import counted, exit_codes, printed_log, require_packages
 from isbi_infer.terminal.commands import Command, Debug, Quiet, listed, new_app
 from isbi_infer.terminal.progress import show_progress
 from isbi_train.config.inputs import LabelKindName
@@ -150,7 +151,10 @@ def augment(
         _say(stack.notes)
         chosen = section_range(sections, len(stack))
         started = time.perf_counter()
-        with show_progress("pair", quiet=quiet, unit="pairs") as progress:
+        with (
+            printed_log("isbi_train.augment", logging.WARNING if quiet else logging.INFO),
+            show_progress("pair", quiet=quiet, unit="pairs") as progress,
+        ):
             write_pairs(
                 stack,
                 out,
@@ -240,7 +244,7 @@ def curves(
         history = read_history(run)
         folder = run if run.is_dir() else run.parent
         path = out or folder / CURVES
-        named = title or f"{folder.resolve().name}, {history[-1]['epoch']} epochs"
+        named = title or f"{folder.resolve().name}, {counted(int(history[-1]['epoch']), 'epoch')}"
         plot_curves(history, path, title=named)
         if not quiet:
             typer.echo(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from isbi_infer.terminal import counted
 from isbi_train.config.flags import flag
 from isbi_train.config.plain import Plain, require
 
@@ -150,7 +151,7 @@ class TrainConfig(Plain):
         stop = start + count
         require(
             0 <= start < stop <= sections and count < sections,
-            f"cannot hold out {count} sections"
+            f"cannot hold out {counted(count, 'section')}"
             + ("" if self.hold_out_start is None else f" from section {start} on")
             + f" of a stack of {sections} and train on the others; hold out fewer, or give more sections",
         )
