@@ -48,14 +48,15 @@ def verify(
         from isbi_infer.volumes import open_source
 
         plan = plan_of(result)
-        segmenter = Segmenter(
-            model,
-            provider=plan.device,  # type: ignore[arg-type]  # a name of the table, or it is refused
-            precision=plan.precision if model is None else "auto",  # type: ignore[arg-type]
-            halo=plan.section.halo,
-            pixel_size=pixel_size,
-            tta=len(plan.views) > 1,
-        )
+        with show_progress("opening the model", quiet=quiet):
+            segmenter = Segmenter(
+                model,
+                provider=plan.device,  # type: ignore[arg-type]  # a name of the table, or it is refused
+                precision=plan.precision if model is None else "auto",  # type: ignore[arg-type]
+                halo=plan.section.halo,
+                pixel_size=pixel_size,
+                tta=len(plan.views) > 1,
+            )
         source = opened.enter_context(
             open_source(stack or plan.source.name, channel=channel, time=time, series=series, level=level)
         )

@@ -39,8 +39,18 @@ class Display:
     def __call__(self, done: int, total: int, *facts: str) -> None:
         """Take note that `done` of `total` are finished (0 where the total is not known), and of more to show."""
 
-    def stage(self, noun: str, *, already: int = 0) -> None:
-        """Take note of what is done and counted from now on, and of how many are done from the start."""
+    def stage(self, noun: str, *, already: int = 0, together: float = 0) -> None:
+        """Begin another stage.
+
+        Parameters
+        ----------
+        noun : str
+            What is done and counted from now on.
+        already : int
+            How many of it are done from the start.
+        together : float
+            What all of it comes to, in the unit of the speed; as before where it is 0.
+        """
 
     def due(self) -> bool:
         """Return whether it is time to say more, where to know more costs time."""
@@ -151,10 +161,11 @@ class _Line:
         self._amount, self._together, self._unit, self._scale = amount, together, unit, scale
         self.clock = clock
         self.started = clock()
-        self.begin(noun, 0)
+        self.begin(noun, 0, together)
 
-    def begin(self, noun: str, already: int) -> None:
+    def begin(self, noun: str, already: int, together: float) -> None:
         """Begin a stage."""
+        self._together = together or self._together
         self._noun, self._facts, self._already = noun, tuple[str, ...](), already
         self._began = self._moved = self.clock()
         self.done, self.total = already, 0
@@ -223,8 +234,8 @@ class _Shown(Display):
     def due(self) -> bool:
         return self._line.clock() - self._told >= _NEWS_S
 
-    def stage(self, noun: str, *, already: int = 0) -> None:
-        self._line.begin(noun, already)
+    def stage(self, noun: str, *, already: int = 0, together: float = 0) -> None:
+        self._line.begin(noun, already, together)
 
 
 class _Log(Display):
@@ -244,8 +255,8 @@ class _Log(Display):
         now = self._line.clock()
         return now - self._said >= min(_LONGEST_S, max(SOON_S, (now - self._line.started) / _PER_LINE))
 
-    def stage(self, noun: str, *, already: int = 0) -> None:
-        self._line.begin(noun, already)
+    def stage(self, noun: str, *, already: int = 0, together: float = 0) -> None:
+        self._line.begin(noun, already, together)
         if self._every_stage:
             self._write(noun)
 

@@ -235,15 +235,16 @@ def write_pairs(
             f"nobody annotated any of the sections {sections.start}:{sections.stop}; choose others"
         )
     make = PairMaker(drawn, seed=seed, crop=crop, config=config)
-    _say_size(folder, count, make.crop)
+    size = _size_that_fits(folder, count, make.crop)
     per_file = max(1, min(per_file, _FILE_BYTES // make.crop**2))
     digits = max(5, len(str(count - 1)))
     spans = [range(start, min(start + per_file, count)) for start in range(0, count, per_file)]
     names = [f"{span.start:0{digits}d}-{span.stop - 1:0{digits}d}.tif" for span in spans]
     files = [(folder / f"images-{name}", folder / f"labels-{name}") for name in names]
     check_free([path for pair in files for path in pair], overwrite=overwrite)
-    size = stack.pixel_size_nm
-    pixel_size = PixelSize(y_nm=size, x_nm=size) if size else None
+    log.info("%s of %d x %d pixels: %s in %s", counted(count, "pair"), make.crop, make.crop, size, folder)
+    side = stack.pixel_size_nm
+    pixel_size = PixelSize(y_nm=side, x_nm=side) if side else None
     with made_folder(folder), _one_thread_each() as pool:
         check_writable(folder / SETTINGS)
         (folder / SETTINGS).unlink(missing_ok=True)
@@ -268,17 +269,17 @@ def write_pairs(
     return [*(path for pair in files for path in pair), *preview, folder / SETTINGS]
 
 
-def _say_size(folder: Path, count: int, crop: int) -> None:
-    """Log how much will be written; OutputError where the disk has no room for it."""
+def _size_that_fits(folder: Path, count: int, crop: int) -> str:
+    """Return how much will be written; OutputError where the disk has no room for it."""
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     needed, free = 2 * count * crop**2, shutil.disk_usage(there).free
     size = in_bytes(needed)
-    log.info("%s of %d x %d pixels: %s in %s", counted(count, "pair"), crop, crop, size, folder)
     if needed > free:
         raise OutputError(
             f"{folder}: {counted(count, 'pair')} need {size}, there are {in_bytes(free)} free; ask for fewer with "
             "--count, or choose another folder"
         )
+    return size
 
 
 @contextmanager

@@ -142,10 +142,11 @@ def augment(
     """Write augmented pairs of image and labels, drawn as training draws them, and a picture of a few."""
     with exit_codes("isbi-train", debug=debug):
         require_packages("train", "torch", "matplotlib")
-        from isbi_train.augment.examples import PREVIEW, write_pairs
-        from isbi_train.data.labelled import load_labelled
-        from isbi_train.evaluation.evaluate import section_range
-        from isbi_train.plots.sheets import draw_pairs
+        with show_progress("starting", quiet=quiet):
+            from isbi_train.augment.examples import PREVIEW, write_pairs
+            from isbi_train.data.labelled import load_labelled
+            from isbi_train.evaluation.evaluate import section_range
+            from isbi_train.plots.sheets import draw_pairs
 
         stack = load_labelled(data, labels=labels, labels_are=labels_are)
         _say(stack.notes)
@@ -199,9 +200,10 @@ def analyse(
     """Segment STACK into a challenge submission (float32, 1 = cell), single sections and a contact sheet."""
     with exit_codes("isbi-train", debug=debug):
         require_packages("scores", "matplotlib", "skimage", "numba")
-        from isbi_infer.volumes import open_stack
-        from isbi_train.evaluation.predict import unit_of
-        from isbi_train.plots.analyse import analyse as run
+        with show_progress("starting", quiet=quiet):
+            from isbi_infer.volumes import open_stack
+            from isbi_train.evaluation.predict import unit_of
+            from isbi_train.plots.analyse import analyse as run
 
         with open_stack(stack) as reader:
             megapixels = prod(reader.shape) / 1e6

@@ -70,8 +70,8 @@ class Settings:
             kinds = get_type_hints(type(before))
             for key in values:
                 if key not in kinds:
-                    meant = did_you_mean(key, kinds) or f"; expected {', '.join(kinds)}"
-                    raise UsageError(f"{origin}: unknown key {section}.{key}{meant}")
+                    expected = f"expected {', '.join(kinds)}{did_you_mean(key, kinds)}"
+                    raise UsageError(f"{origin}: unknown key {section}.{key}; {expected}")
             if section == "inputs" and "sha256" not in values:
                 before = replace(before, sha256={})  # other files have other contents
             given = {
@@ -159,8 +159,8 @@ def recipe_layer(name: str) -> Layer:
         If there is none of this name.
     """
     if name not in recipe_names():
-        meant = did_you_mean(name, recipe_names()) or f"; choose from {', '.join(recipe_names())}"
-        raise UsageError(f"no recipe {name!r}{meant}")
+        choices = ", ".join(recipe_names())
+        raise UsageError(f"no recipe {name!r}; choose from {choices}{did_you_mean(name, recipe_names())}")
     text = (resources.files("isbi_train.config") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 

@@ -125,8 +125,8 @@ def _entry(path: Path, number: int, table: Mapping[str, Any]) -> StackEntry:
     kinds = get_type_hints(StackEntry)
     for key in table:
         if key not in kinds:
-            meant = did_you_mean(key, kinds) or f"; expected {', '.join(kinds)}"
-            raise UsageError(f"{where}: unknown key {key}{meant}")
+            expected = f"expected {', '.join(kinds)}{did_you_mean(key, kinds)}"
+            raise UsageError(f"{where}: unknown key {key}; {expected}")
     required = [field.name for field in fields(StackEntry)][:3]
     for key in required:
         if key not in table:

@@ -98,7 +98,8 @@ def test_the_help_shows_each_flag_under_the_heading_of_its_section(written):
         heading: set(re.findall(r"^ +(--[a-z-]+)", block, re.MULTILINE))
         for heading, block in zip(blocks[1::2], blocks[2::2], strict=True)
     }
-    assert {"--plain", "--help"} <= shown["Options"]
+    assert "--plain" in shown["Options"]
+    assert "--help" in shown["General"]
     assert {"--data", "--pixel-size", "--resample", "--teacher"} <= shown["Data"]
     assert {"--arch", "--base"} <= shown["Network"]
     assert {"--epochs", "--hold-out-start", "--calibrate"} <= shown["Training"]
