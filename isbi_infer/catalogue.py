@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from isbi_infer.model.contract import PRECISIONS, read_contract
 from isbi_infer.terminal import exit_codes
 from isbi_infer.terminal.commands import GENERAL, RUNTIMES, Command, Debug, new_app, version_option
+from isbi_infer.terminal.words import beside
 from isbi_models import ReleasedModel, default_model, released_models
 
 app = new_app()
@@ -83,7 +85,7 @@ def _lines(described: dict[str, Any]) -> list[str]:
         "card": described["card"],
     }
     first = described["name"] + (" (the default)" if described["default"] else "")
-    return [first, *(f"  {title:<15} {text}" for title, text in rows.items())]
+    return [first, *(beside(f"  {title:<15} ", text, sys.stdout) for title, text in rows.items())]
 
 
 @app.command(

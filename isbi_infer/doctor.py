@@ -8,10 +8,8 @@ import os
 import platform
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from isbi_infer.errors import DependencyError, IsbiError, UsageError
 from isbi_infer.model.devices import DEVICES, device_names, open_backend
 from isbi_infer.terminal import counted, exit_codes
 from isbi_infer.terminal.commands import GENERAL, RUNTIMES, Command, Debug, listed, new_app, version_option
+from isbi_infer.terminal.words import beside
 
 WHEELS = next(row.clashes for row in DEVICES if row.name == "cpu")
 
@@ -33,7 +32,6 @@ app = new_app()
 
 _SECTION_PIXELS = 512**2
 _SCORES = {"v_rand_thin": "V_rand", "v_info_thin": "V_info"}
-_NAME, _NARROW = 20, 60  # columns of a name; what a finding needs to stand beside its name
 _CPU_ONLY = "pip uninstall -y onnxruntime-gpu && pip install 'isbi-infer[cpu]'"
 
 
@@ -368,16 +366,11 @@ def doctor(
 def _print(finding: Finding) -> None:
     mark, colour = {True: ("ok", "green"), None: ("-", None), False: ("WRONG", "red")}[finding.ok]
     detail = " ".join(finding.detail.split())
-    head = f"{mark:5}  {finding.name:{_NAME}}  "
-    if sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns - 1
-        beside = width >= _NARROW
-        indent = " " * (len(head) if beside else 7)
-        wrapped = textwrap.wrap(detail, width, initial_indent=indent, subsequent_indent=indent)
-        detail = "\n".join(wrapped)[len(head) :] if beside else "\n" + "\n".join(wrapped)
+    head = f"{mark:5}  {finding.name:20}  "
+    line = beside(head, detail, sys.stdout)
     if colour and "NO_COLOR" not in os.environ:
-        head = head.replace(mark, typer.style(mark, fg=colour), 1)
-    typer.echo(f"{head}{detail}")
+        line = line.replace(mark, typer.style(mark, fg=colour), 1)
+    typer.echo(line)
 
 
 def _version(package: str) -> str | None:

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from isbi_infer.terminal.words import printable
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
@@ -166,32 +168,33 @@ class _Line:
     def begin(self, noun: str, already: int, together: float) -> None:
         """Begin a stage."""
         self._together = together or self._together
-        self._noun, self._facts, self._already = noun, tuple[str, ...](), already
+        self._noun, self._facts, self._already = printable(noun), tuple[str, ...](), already
         self._began = self._moved = self.clock()
-        self.done, self.total = already, 0
+        self.counts = already, 0
 
     def move(self, done: int, total: int, facts: Sequence[str]) -> None:
         """Count."""
         self._moved = self.clock()
-        self.done, self.total, self._facts = done, total, tuple(facts)
+        self.counts, self._facts = (done, total), tuple(facts)
 
     def parts(self) -> tuple[str, str, list[str], str]:
         """Return count, speed, facts, and the time left or gone by; empty where not known."""
-        passed, fresh = self._moved - self._began, self.done - self._already
+        done, total = self.counts  # once, for they may be changed while they are drawn
+        passed, fresh = self._moved - self._began, done - self._already
         speed, time_left = "", f"{duration(self.clock() - self._began)}"
         if fresh > 0 and passed > 0:
-            one = self._together / self.total if self._together and self.total else self._amount / self._scale
+            one = self._together / total if self._together and total else self._amount / self._scale
             speed = f"{fresh / passed * one:.2f} {self._unit}/s" if self._unit else ""
-            if self.total:
-                still = passed * (self.total - self.done) / fresh - (self.clock() - self._moved)
+            if total:
+                still = passed * (total - done) / fresh - (self.clock() - self._moved)
                 time_left = f"{duration(max(0, still))} left"
-        return self._count(), speed, list(self._facts), time_left
+        return self._count(done, total), speed, list(self._facts), time_left
 
-    def _count(self) -> str:
-        if self.done == self._already and not self.total:
+    def _count(self, done: int, total: int) -> str:
+        if done == self._already and not total:
             return self._noun
-        done, total = (f"{number / self._scale:.0f}" for number in (self.done, self.total))
-        return f"{self._noun} {done}/{total}" if self.total else f"{self._noun} {done}"
+        of = f"/{total / self._scale:.0f}" if total else ""
+        return f"{self._noun} {done / self._scale:.0f}{of}"
 
     def words(self, width: int | None = None) -> list[str]:
         """Return what fits into a width: the count first of all, then the time left, facts, and the speed."""
@@ -214,8 +217,9 @@ class _Line:
         first, *rest = (Text(word, no_wrap=True, overflow="ellipsis", end="") for word in self.words(width))
         room = width - sum(len(word) + len(_GAP) for word in (first, *rest))
         line: list[Text | ProgressBar] = [first]
-        if self.total and room >= _NARROWEST_BAR:
-            line.append(ProgressBar(self.total, self.done, width=min(room, _WIDEST_BAR)))
+        done, total = self.counts
+        if total and room >= _NARROWEST_BAR:
+            line.append(ProgressBar(total, done, width=min(room, _WIDEST_BAR)))
         grid = Table.grid(padding=(0, len(_GAP), 0, 0))
         grid.add_row(*line, *rest)
         yield grid

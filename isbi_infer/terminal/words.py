@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import textwrap
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import TextIO
 
 _SIMILAR = 0.6  # the least likeness of what was probably meant
 _SIMILAR_FILE = 0.8  # of names of files, which have their endings in common
+_READABLE = 36  # columns that wrapped text needs at least
 _MOST_NAMES = 10_000  # of a folder that are looked at
 _ALSO_CALLED = {
     "float32": "fp32",
@@ -71,3 +75,21 @@ def in_bytes(size: float) -> str:
             break
         size, unit = size / 1000, larger
     return f"{size:.0f} {unit}" if unit == "bytes" or size >= 10 else f"{size:.1f} {unit}"
+
+
+def beside(head: str, text: str, stream: TextIO) -> str:
+    """Return a text behind its head: wrapped on a terminal, beneath the head where that is narrow; else on one line."""
+    width = shutil.get_terminal_size().columns - 1
+    if not stream.isatty() or len(head + text) <= width:
+        return head + text
+    wide = width >= len(head) + _READABLE
+    indent = " " * (len(head) if wide else len(head) - len(head.lstrip()) + 4)
+    words = textwrap.TextWrapper(
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    wrapped = words.fill(text)
+    return head + wrapped[len(head) :] if wide else f"{head.rstrip()}\n{wrapped}"

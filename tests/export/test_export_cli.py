@@ -181,3 +181,11 @@ def test_what_goes_wrong_is_one_line_and_its_exit_code(command, save, tmp_path, 
     assert failed.stderr.count("\n") == 1
     assert named in failed.stderr
     assert os.listdir(tmp_path) == ["model.pth"]
+
+
+def test_bare_it_shows_examples_and_versions_name_what_exports(command):
+    bare = command()
+    assert bare.exit_code == 2
+    assert "--package" in bare.stdout
+    assert "--opset" not in bare.stdout
+    assert re.search(r"torch \d.*, onnx \d", command("-V").stdout)

@@ -117,3 +117,24 @@ def test_every_flag_of_fit_that_the_documentation_shows_exists():
     }
     assert len(shown) > 5
     assert shown <= known
+
+
+def test_the_program_lists_its_commands_and_versions_and_names_the_nearest_command():
+    bare, versions = CliRunner().invoke(app, []), CliRunner().invoke(app, ["-V"])
+    assert bare.exit_code == 2
+    for name in ("fit", "evaluate", "download", "split", "merge", "augment", "analyse", "curves"):
+        assert re.search(rf"^  {name} +\w.*\.$", bare.output, re.MULTILINE)  # not cut off
+        said = CliRunner().invoke(app, [name, "-h"]).output
+        assert "General:" in said
+        assert f"isbi-train {name} " in said.partition("Examples:")[2]
+    assert re.search(r"^python .*torch \d.*numba \d", versions.output, re.MULTILINE)
+    wrong = CliRunner().invoke(app, ["evalute"])
+    assert wrong.exit_code == 2
+    assert wrong.stderr.endswith("no such command 'evalute'; did you mean evaluate?\n")
+
+
+def test_defaults_of_the_settings_are_shown():
+    said = " ".join(CliRunner().invoke(app, ["fit", "--help"]).output.split())
+    assert "[default: 0.002]" in said
+    assert "Where to train. [default: auto]" in said
+    assert "<auto|fp32|bf16|fp16>" in said
