@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 from isbi_infer.errors import UsageError
 from isbi_infer.terminal import exit_codes, printed_log, require_packages
 from isbi_infer.terminal.commands import GENERAL, Command, Debug, listed, new_app
-from isbi_infer.terminal.progress import show_progress
+from isbi_infer.terminal.progress import duration, show_progress
 from isbi_train.commands.flags import with_setting_flags
 from isbi_train.config.settings import Layer, parse_assignment, read_layer, recipe_layer
 
@@ -115,7 +116,7 @@ def fit(
                 "display": display,
             }
             if note and processes.is_main:
-                typer.echo(f"isbi-train: note: {note}", err=True)
+                print(f"isbi-train: note: {note}", file=sys.stderr)
             if isinstance(stack, LabelledStack) and folds is not None:
                 from isbi_train.training.folds import cross_validate
 
@@ -144,21 +145,23 @@ def _layers(recipe: str | None, settings: Path | None, assignments: list[str]) -
         yield f"--set {assignment}", parse_assignment(assignment)
 
 
-def _say(entry: dict[str, Any]) -> None:
-    typer.echo(
-        f"epoch {entry['epoch']:4d}  training loss {entry['training_loss']:.4f}  held-out loss {entry['loss']:.4f}  "
-        f"V_rand {entry['v_rand_thin']:.4f}  V_info {entry['v_info_thin']:.4f}  {entry['seconds']:.0f} s"
+def _say(entry: dict[str, Any], fold: str = "") -> None:
+    # By `print`, which finds the standard output that a display puts above itself; `typer.echo` writes past it.
+    print(
+        f"{fold}epoch {entry['epoch']:4d}  loss {entry['training_loss']:.4f}, held out {entry['loss']:.4f}  "
+        f"V_rand {entry['v_rand_thin']:.4f}  V_info {entry['v_info_thin']:.4f}  {duration(entry['seconds'])}",
+        flush=True,
     )
     for name, scores in entry.get("stacks", {}).items():
-        typer.echo(
-            f"  {name}: held-out loss {scores['loss']:.4f}  V_rand {scores['v_rand_thin']:.4f}  "
-            f"V_info {scores['v_info_thin']:.4f}"
+        print(
+            f"  {name}: held out {scores['loss']:.4f}  V_rand {scores['v_rand_thin']:.4f}  "
+            f"V_info {scores['v_info_thin']:.4f}",
+            flush=True,
         )
 
 
 def _say_fold(fold: int, entry: dict[str, Any]) -> None:
-    typer.echo(f"fold {fold}  ", nl=False)
-    _say(entry)
+    _say(entry, f"fold {fold}  ")
 
 
 def _say_folds(out: Path, found: dict[str, Any]) -> None:

@@ -285,9 +285,10 @@ def _what_trains(model: UNet, data: TrainingData, train: TrainConfig, device: De
     """Return a line for users on pixel size, network, and where it is trained."""
     size, network = data.facts["pixel_size_nm"], model.config
     weights = sum(parameter.numel() for parameter in model.parameters())
+    many = f"{weights / 1e6:.1f} M" if weights >= 1e6 else f"{weights / 1e3:.1f} k"
     return (
-        f"pixels of {f'{size:g} nm' if size else 'unknown size'}; {network.arch} of {weights / 1e6:.2g} M weights "
-        f"(base {network.base}, depth {network.depth}, unshuffle {network.unshuffle}); on {device}"
+        f"pixels of {f'{size:g} nm' if size else 'unknown size'}; {network.arch}, {many} weights "
+        f"(base {network.base}, depth {network.depth}, unshuffle {network.unshuffle}); {device}"
     )
 
 

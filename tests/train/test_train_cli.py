@@ -34,11 +34,11 @@ def test_fit_trains_and_names_the_next_step(isbi_train, tmp_path, sample, write_
     data, out = write_labelled(tmp_path, *sample), tmp_path / "runs" / "first"
     done = isbi_train("fit", "--data", data, "--out", out, *TINY, "--seed", 7)
     assert done.returncode == 0, done.stderr
-    assert "epoch    2  training loss 0." in done.stdout
+    assert "epoch    2  loss 0." in done.stdout
     assert done.stdout.splitlines()[-1] == f"{out / 'model.pth'}: next, isbi-export {out / 'model.pth'}"
     sections, what, steps, *_ = done.stderr.splitlines()
     assert re.fullmatch(r"sections 0-\d+ train, \d validate \(of \d, from 0\)", sections)
-    assert re.fullmatch(r"pixels of .+; unet of \S+ M weights \(base 2, depth 2, .*; on cpu in fp32", what)
+    assert re.fullmatch(r"pixels of .+; unet, \S+ k weights \(base 2, depth 2, .*; cpu in fp32", what)
     assert re.fullmatch(r"\d+ steps of 2 crops of 32 x 32, \d+ an epoch; threads: 1", steps)
     model = load_checkpoint(out / "model.pth")
     assert (model.network.base, model.train.seed, model.epoch) == (2, 7, 2)
@@ -56,6 +56,7 @@ def test_who_stops_a_run_on_a_terminal_sees_steps_and_then_one_message(
     steps = [frame for frame in shown.frames if re.match(r"step \d+/\d+ ", frame)]
     assert any("loss 0." in frame and " left" in frame for frame in steps)
     assert max(map(len, steps)) < 60
+    assert any(re.match(r"epoch    2  loss 0\.", line) for line in shown.lines)  # above the line of progress
     last = shown.text.partition("isbi-train: ")[2].split()
     assert " ".join(last[:3]) == "stopped by Ctrl-C;"
     assert " ".join(last).endswith("--resume goes on from there")
