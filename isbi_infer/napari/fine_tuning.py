@@ -32,6 +32,7 @@ IMAGE, LABELS, RUN = "image.tif", "labels.tif", "run"
 _PROGRAM = [sys.executable, "-c"]  # what the commands of the same name start
 _TRAIN = "from isbi_train.cli import main; main()"
 _EXPORT = "from isbi_export.cli import main; main()"
+_EPOCHS = 20  # that the steps are shared out to, with a validation after every second one
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -161,7 +162,8 @@ def fine_tune(wanted: FineTuning, job: Job) -> None:
     job.report("note", f"saved {labels}; training")
     run = unused(wanted.folder)
     fit = ["fit", "--init", wanted.init, "--data", str(image), "--labels", str(labels), "--labels-are", are]
-    _follow([*_PROGRAM, _TRAIN, *fit, "--steps", str(wanted.steps), "--out", str(run)], job)
+    fit += ["--steps", str(wanted.steps), "--epochs", str(min(wanted.steps, _EPOCHS)), "--out", str(run)]
+    _follow([*_PROGRAM, _TRAIN, *fit], job)
     job.report("note", "exporting")
     _follow([*_PROGRAM, _EXPORT, str(run / "model.pth")], job)
     job.report("result", value=run / "model.onnx")
