@@ -43,6 +43,12 @@ def fit(
         int | None,
         typer.Option(min=1, help="Processor threads. [default: all cores; 1 a process where several train]"),
     ] = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard", help="Write losses and scores for TensorBoard too, into OUT/tensorboard."
+        ),
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
     ] = False,
@@ -56,8 +62,10 @@ def fit(
     """
     with exit_codes("isbi-train", debug=debug):
         require_packages("train", "torch", "numba", "tomli_w")
+        from isbi_train.commands.records import Records, keep_fold_pages
         from isbi_train.data.inputs import read_labelled, read_list_of
         from isbi_train.data.labelled import LabelledStack
+        from isbi_train.data.stacks import TrainingData
         from isbi_train.training.device import use_threads
         from isbi_train.training.distributed import torchrun_processes
         from isbi_train.training.start import at_its_pixel_size, settings_from
@@ -66,6 +74,7 @@ def fit(
             raise UsageError("--fold is one of --folds N; give N too")
         if resume and folds is not None:
             raise UsageError("--folds always goes on where it stopped; leave --resume out")
+        records = Records(out, tensorboard=tensorboard)
         saved = out / "settings.toml"
         if resume and recipe is None and settings is None and saved.exists():
             settings = saved
@@ -94,14 +103,26 @@ def fit(
             if isinstance(stack, LabelledStack) and folds is not None:
                 from isbi_train.training.folds import cross_validate
 
-                found = cross_validate(stack, out, folds=folds, only=fold, report=_say_fold, **parts)
+                def say_fold(fold: int, entry: dict[str, Any]) -> None:
+                    records.of_fold(fold).add(entry)
+                    _say_fold(fold, entry)
+
+                found = cross_validate(stack, out, folds=folds, only=fold, report=say_fold, **parts)
                 if processes.is_main:
+                    keep_fold_pages(records, stack, chosen.train, folds)
                     _say_folds(out, found)
             else:
                 from isbi_train.training.train import fit as run
 
-                model = run(stack, out, resume=resume, report=_say, **parts)
+                def say(entry: dict[str, Any]) -> None:
+                    records.add(entry)
+                    _say(entry)
+
+                model = run(stack, out, resume=resume, report=say, **parts)
                 if processes.is_main:
+                    if isinstance(stack, LabelledStack):
+                        stack = TrainingData.of_one(stack, chosen.train.counted(len(stack)))
+                    typer.echo(f"{records.finish(stack, chosen.train)}: losses, scores and examples")
                     typer.echo(f"{model}: next, isbi-export {model}")
 
 
