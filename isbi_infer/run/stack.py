@@ -90,9 +90,10 @@ def segment_stack(
     OutputError
         If it cannot be written.
     """
+    described = {"provenance": plan.provenance, "title": f"probability of {plan.emit}"}
     replaced = (f"{output} was there already, and was replaced",) if os.path.lexists(output) else ()
     if not resume:
-        with TiffSink(output, like=source.info, dtype=plan.dtype, provenance=plan.provenance) as sink:
+        with TiffSink(output, like=source.info, dtype=plan.dtype, **described) as sink:
             found = run_plan(plan, source, backend, (sink, *also), progress, findings=findings)
             return (*found, *sink.finish(), *replaced)
     with _kept(output, plan, wishes) as (plan, kept):
@@ -109,7 +110,7 @@ def segment_stack(
             said = f"{kept.count} of {counted(total, 'section')}"
             log.warning("%s: %s are done and kept; to go on, run it again with --resume", output, said)
             raise
-        with TiffSink(output, like=source.info, dtype=plan.dtype, provenance=plan.provenance) as sink:
+        with TiffSink(output, like=source.info, dtype=plan.dtype, **described) as sink:
             for block, section_YX in zip(blocks, kept, strict=True):
                 for each in (sink, *also):
                     each.write(block, section_YX[None])
