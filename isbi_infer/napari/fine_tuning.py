@@ -33,6 +33,7 @@ _PROGRAM = [sys.executable, "-c"]  # what the commands of the same name start
 _TRAIN = "from isbi_train.cli import main; main()"
 _EXPORT = "from isbi_export.cli import main; main()"
 _EPOCHS = 20  # that the steps are shared out to, with a validation after every second one
+_MEMBRANE_NM = 30  # drawn between cells with ids, which lie close together
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -163,6 +164,7 @@ def fine_tune(wanted: FineTuning, job: Job) -> None:
     run = unused(wanted.folder)
     fit = ["fit", "--init", wanted.init, "--data", str(image), "--labels", str(labels), "--labels-are", are]
     fit += ["--steps", str(wanted.steps), "--epochs", str(min(wanted.steps, _EPOCHS)), "--out", str(run)]
+    fit += ["--set", f"train.membrane_width_nm={_MEMBRANE_NM}"] if are == "ids" else []
     _follow([*_PROGRAM, _TRAIN, *fit], job)
     job.report("note", "exporting")
     _follow([*_PROGRAM, _EXPORT, str(run / "model.pth")], job)

@@ -124,3 +124,9 @@ def test_a_stack_that_cannot_be_read_is_said_in_one_line(tmp_path):
     assert done.returncode == 4, done.stderr
     assert "missing.tif: cannot be opened" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_picture_of_the_plugin_is_of_the_panels_as_they_are():
+    from benchmarks.napari_screenshot import PICTURE, digest, mark_of
+
+    assert mark_of(PICTURE) == digest(), "run: python -m benchmarks.napari_screenshot"
