@@ -82,6 +82,10 @@ def export(
         list[str] | None,
         typer.Option(help="With --package: who made the model; repeatable. [default: this program]"),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="With --package: what the model is called. [default: the checkpoint's name]"),
+    ] = None,
     contract: Annotated[
         bool,
         typer.Option(
@@ -123,8 +127,10 @@ def export(
             raise UsageError(
                 "a package holds the float32 ONNX file; add onnx to --formats, fp32 to --precision and float32 to --io"
             )
-        if not package and (licence is not None or author):
-            raise UsageError("a licence and authors are of a package; add --package, or leave them out")
+        if not package and (licence is not None or author or name is not None):
+            raise UsageError(
+                "a licence, authors and a name are of a package; add --package, or leave them out"
+            )
         if package:
             from isbi_export.bioimage.package import SUFFIX, package_terms
             from isbi_train.networks.checkpoint import file_sha256
@@ -133,7 +139,7 @@ def export(
 
             target, weights = folder / f"{checkpoint.stem}{SUFFIX}", load_weights(checkpoint, arch)
             origins = origins_of(weights, file_sha256(checkpoint))
-            package_terms(target, origins, licence=licence, authors=_authors(author))
+            package_terms(target, origins, name=name, licence=licence, authors=_authors(author))
         refused: NotPublishedError | None = None
         try:
             report = publish(
@@ -156,7 +162,7 @@ def export(
         if refused:
             raise SystemExit(refused.exit_code)
         if package:
-            _pack(folder, report, licence, _authors(author), as_json=as_json)
+            _pack(folder, report, name, licence, _authors(author), as_json=as_json)
 
 
 def _say(report: Report, *, as_json: bool) -> None:
@@ -187,7 +193,13 @@ def _authors(given: list[str] | None) -> tuple[str, ...]:
 
 
 def _pack(
-    folder: Path, report: Report, licence: str | None, authors: tuple[str, ...], *, as_json: bool
+    folder: Path,
+    report: Report,
+    name: str | None,
+    licence: str | None,
+    authors: tuple[str, ...],
+    *,
+    as_json: bool,
 ) -> None:
     from isbi_export.bioimage.package import SUFFIX, write_package
     from isbi_infer.model.contract import read_contract
@@ -200,6 +212,7 @@ def _pack(
         onnx=paths["onnx"],
         torchscript=paths.get("torchscript"),
         contract=contract,
+        name=name,
         licence=licence,
         authors=authors,
     )
