@@ -348,8 +348,14 @@ class LabelSink:
         how = self._how
         text = f"ids of cells, 0 = membrane; threshold {how.threshold:g}, link {how.link}; {self._provenance}"
         done = 0
-        described = {"provenance": text, "title": "ids of cells"}
-        with TiffSink(self._path, like=self._like, dtype=dtype, top=max(count, 1), **described) as sink:
+        with TiffSink(
+            self._path,
+            like=self._like,
+            dtype=dtype,
+            provenance=text,
+            top=max(count, 1),
+            title="ids of cells",
+        ) as sink:
             for z, part in enumerate(self._parts):
                 # An OSError of the spool is taken for one of the output, which it lies beside.
                 stored = np.frombuffer(self._spool.read(height * width * 4), np.uint32).reshape(

@@ -19,6 +19,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -90,10 +91,17 @@ def segment_stack(
     OutputError
         If it cannot be written.
     """
-    described = {"provenance": plan.provenance, "title": f"probability of {plan.emit}"}
+    open_sink = partial(
+        TiffSink,
+        output,
+        like=source.info,
+        dtype=plan.dtype,
+        provenance=plan.provenance,
+        title=f"probability of {plan.emit}",
+    )
     replaced = (f"{output} was there already, and was replaced",) if os.path.lexists(output) else ()
     if not resume:
-        with TiffSink(output, like=source.info, dtype=plan.dtype, **described) as sink:
+        with open_sink() as sink:
             found = run_plan(plan, source, backend, (sink, *also), progress, findings=findings)
             return (*found, *sink.finish(), *replaced)
     with _kept(output, plan, wishes) as (plan, kept):
@@ -110,7 +118,7 @@ def segment_stack(
             said = f"{kept.count} of {counted(total, 'section')}"
             log.warning("%s: %s are done and kept; to go on, run it again with --resume", output, said)
             raise
-        with TiffSink(output, like=source.info, dtype=plan.dtype, **described) as sink:
+        with open_sink() as sink:
             for block, section_YX in zip(blocks, kept, strict=True):
                 for each in (sink, *also):
                     each.write(block, section_YX[None])
