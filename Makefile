@@ -42,7 +42,7 @@ test-more: $(VENV)/.dev
 	$(BIN)/pytest tests -m 'more or hypothesis' --hypothesis-profile nightly $(PARALLEL)
 
 test-napari: $(VENV)/.napari
-	QT_QPA_PLATFORM=offscreen $(BIN)/pytest tests/napari -m napari -W default $(NAPARI)
+	QT_QPA_PLATFORM=offscreen $(BIN)/pytest tests/napari -W default $(NAPARI)
 
 bench: $(VENV)/.bench
 	$(BIN)/pytest benchmarks --rounds 3 --store; failed=$$?; $(BIN)/python -m benchmarks.report --print; exit $$failed

@@ -10,7 +10,6 @@ import pytest
 def pytest_collection_modifyitems(items):
     for item in items:
         if "tests/napari" in str(item.path):
-            item.add_marker(pytest.mark.napari)
             item.add_marker(
                 pytest.mark.filterwarnings("default")
             )  # napari's and Qt's own are not ours to mend

@@ -9,7 +9,8 @@ from pydoc import locate
 import numpy as np
 import pytest
 
-pytest.importorskip("napari", reason="napari is not installed; run: make test-napari")
+if "napari" not in sys.modules:
+    pytest.skip("napari and its fixtures are not there; run: make test-napari", allow_module_level=True)
 
 import tifffile
 from napari.layers import Labels
