@@ -137,6 +137,13 @@ def export(
             rich_help_panel=_PACKAGE,
         ),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="With --package: what the model is called. [default: the checkpoint's name]",
+            rich_help_panel=_PACKAGE,
+        ),
+    ] = None,
     contract: Annotated[
         bool,
         typer.Option(
@@ -192,8 +199,10 @@ def export(
             raise UsageError(
                 "a package holds the float32 ONNX file; add onnx to --formats, fp32 to --precision and float32 to --io"
             )
-        if not package and (licence is not None or author):
-            raise UsageError("a licence and authors are of a package; add --package, or leave them out")
+        if not package and (licence is not None or author or name is not None):
+            raise UsageError(
+                "a licence, authors and a name are of a package; add --package, or leave them out"
+            )
         if package:
             from isbi_export.bioimage.package import SUFFIX, package_terms
             from isbi_train.networks.checkpoint import file_sha256
@@ -202,7 +211,7 @@ def export(
 
             target, weights = folder / f"{checkpoint.stem}{SUFFIX}", load_weights(checkpoint, arch)
             origins = origins_of(weights, file_sha256(checkpoint))
-            package_terms(target, origins, licence=licence, authors=_authors(author))
+            package_terms(target, origins, name=name, licence=licence, authors=_authors(author))
         refused: NotPublishedError | None = None
         try:
             report = publish(
@@ -225,7 +234,7 @@ def export(
         packed = None
         if package and not refused:
             display.stage("packing")
-            packed = _pack(folder, report, licence, _authors(author))
+            packed = _pack(folder, report, name, licence, _authors(author))
         shown.close()
         _say(report, as_json=as_json, quiet=quiet)
         if refused:
@@ -270,7 +279,9 @@ def _authors(given: list[str] | None) -> tuple[str, ...]:
     return tuple(given) if given else AUTHORS
 
 
-def _pack(folder: Path, report: Report, licence: str | None, authors: tuple[str, ...]) -> Path:
+def _pack(
+    folder: Path, report: Report, name: str | None, licence: str | None, authors: tuple[str, ...]
+) -> Path:
     from isbi_export.bioimage.package import SUFFIX, write_package
     from isbi_infer.model.contract import read_contract
 
@@ -282,6 +293,7 @@ def _pack(folder: Path, report: Report, licence: str | None, authors: tuple[str,
         onnx=paths["onnx"],
         torchscript=paths.get("torchscript"),
         contract=contract,
+        name=name,
         licence=licence,
         authors=authors,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from math import ceil, prod
@@ -26,7 +26,7 @@ from isbi_infer.plan.memory import parse_bytes
 from isbi_infer.plan.run import RunPlan, SourceRecord, Wishes
 from isbi_infer.plan.summary import Estimate, RunSummary
 from isbi_infer.run.findings import Findings
-from isbi_infer.run.pipeline import compute_sections
+from isbi_infer.run.pipeline import compute_sections, run_plan
 from isbi_infer.run.stack import segment_stack
 from isbi_infer.run.volume import VolumeOptions, check_same, plan_of, segment_volume, verify_volume
 from isbi_infer.terminal.progress import Progress
@@ -468,6 +468,41 @@ class Segmenter:
             model_sha256=self.model_sha256,
             notes=notes,
         )
+
+    def segment_source(
+        self,
+        source: Source,
+        sinks: Sequence[Sink],
+        *,
+        emit: Emit = "cell",
+        dtype: OutputDtype = "float32",
+        progress: Progress | None = None,
+        findings: Findings | None = None,
+    ) -> tuple[str, ...]:
+        """Segment an open source into sinks of the caller's, section by section.
+
+        Parameters
+        ----------
+        source : Source
+            The sections, with their pixel size.
+        sinks : sequence of Sink
+            Each is handed every section of the result, in order; they are not finished here.
+        emit, dtype : str
+            As in `segment_file`.
+        progress : callable, optional
+            As in `segment_file`. What it raises ends the run.
+        findings : Findings, optional
+            Told what the sections show.
+
+        Returns
+        -------
+        tuple of str
+            What the reader of the result must know.
+        """
+        check_encoding(emit, dtype)
+        plan = self.plan_source(source, emit=emit, dtype=dtype)
+        found = run_plan(plan, source, self._model.backend, sinks, progress, findings=findings)
+        return (*plan.notes, *found)
 
     def verify(
         self,

@@ -19,6 +19,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -91,9 +92,17 @@ def segment_stack(
     OutputError
         If it cannot be written.
     """
+    open_sink = partial(
+        TiffSink,
+        output,
+        like=source.info,
+        dtype=plan.dtype,
+        provenance=plan.provenance,
+        title=f"probability of {plan.emit}",
+    )
     replaced = (f"{output} was there already, and was replaced",) if os.path.lexists(output) else ()
     if not resume:
-        with TiffSink(output, like=source.info, dtype=plan.dtype, provenance=plan.provenance) as sink:
+        with open_sink() as sink:
             found = run_plan(plan, source, backend, (sink, *also), progress, findings=findings)
             return (*found, *sink.finish(), *replaced)
     with _kept(output, plan, wishes) as (plan, kept):
@@ -110,7 +119,7 @@ def segment_stack(
             said = f"{output}: {kept.count} of {counted(total, 'section')} are done and kept"
             say_on_the_way_out(error, f"{said}; to go on, run it again with --resume", log)
             raise
-        with TiffSink(output, like=source.info, dtype=plan.dtype, provenance=plan.provenance) as sink:
+        with open_sink() as sink:
             for block, section_YX in zip(blocks, kept, strict=True):
                 for each in (sink, *also):
                     each.write(block, section_YX[None])

@@ -68,6 +68,14 @@ def fit(
             "--quiet", help="No progress and no scores; history.json has them.", rich_help_panel=GENERAL
         ),
     ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard",
+            help="Write losses and scores for TensorBoard too, into OUT/tensorboard.",
+            rich_help_panel=GENERAL,
+        ),
+    ] = False,
     debug: Debug = False,
     *,
     flags: Layer,
@@ -85,13 +93,16 @@ def fit(
         require_packages("train", "torch", "numba", "tomli_w")
         first = os.environ.get("RANK", "0") == "0"  # of several processes, which torchrun numbers
         display = shown.enter_context(show_progress("starting", quiet=quiet or not first))
+        from isbi_train.commands.records import Records, keep_fold_pages
         from isbi_train.data.inputs import read_labelled, read_list_of
         from isbi_train.data.labelled import LabelledStack
+        from isbi_train.data.stacks import TrainingData
         from isbi_train.training.device import use_threads
         from isbi_train.training.distributed import torchrun_processes
         from isbi_train.training.start import at_its_pixel_size, settings_from
 
         display.stage("reading")
+        records = Records(out, tensorboard=tensorboard)
         saved = out / "settings.toml"
         if resume and recipe is None and settings is None and saved.exists():
             settings = saved
@@ -120,19 +131,34 @@ def fit(
             if isinstance(stack, LabelledStack) and folds is not None:
                 from isbi_train.training.folds import cross_validate
 
-                found = cross_validate(
-                    stack, out, folds=folds, only=fold, report=None if quiet else _say_fold, **parts
-                )
+                def say_fold(fold: int, entry: dict[str, Any]) -> None:
+                    records.of_fold(fold).add(entry)
+                    if not quiet:
+                        _say_fold(fold, entry)
+
+                found = cross_validate(stack, out, folds=folds, only=fold, report=say_fold, **parts)
                 shown.close()
+                if processes.is_main:
+                    keep_fold_pages(records, stack, chosen.train, folds)
                 if processes.is_main and not quiet:
                     _say_folds(out, found)
             else:
                 from isbi_train.training.train import fit as run
 
-                model = run(stack, out, resume=resume, report=None if quiet else _say, **parts)
+                def say(entry: dict[str, Any]) -> None:
+                    records.add(entry)
+                    if not quiet:
+                        _say(entry)
+
+                model = run(stack, out, resume=resume, report=say, **parts)
                 shown.close()
-                if processes.is_main and not quiet:
-                    typer.echo(f"{model}: next, isbi-export {shlex.quote(str(model))}")
+                if processes.is_main:
+                    if isinstance(stack, LabelledStack):
+                        stack = TrainingData.of_one(stack, chosen.train.counted(len(stack)))
+                    page = records.finish(stack, chosen.train)
+                    if not quiet:
+                        typer.echo(f"{page}: losses, scores and examples")
+                        typer.echo(f"{model}: next, isbi-export {shlex.quote(str(model))}")
 
 
 def _layers(recipe: str | None, settings: Path | None, assignments: list[str]) -> Iterator[tuple[str, Layer]]:

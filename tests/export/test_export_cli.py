@@ -94,12 +94,13 @@ def test_what_fails_its_gate_is_one_line_and_exit_code_5_and_the_others_are_publ
 
 @pytest.mark.usefixtures("exported_once")
 def test_a_package_is_written_from_the_float32_files(command, save, tmp_path):
-    done = command(save(), "--package", "--licence", "CC-BY-4.0")
+    done = command(save(), "--package", "--licence", "CC-BY-4.0", "--name", "Membranes of my fly")
     assert (done.exit_code, done.stderr.splitlines()[-1]) == (0, "packing")
     assert f"{tmp_path / 'model.bioimage.zip'}: a bioimage.io package" in done.stdout.splitlines()
     with zipfile.ZipFile(tmp_path / "model.bioimage.zip") as archive:
         assert archive.read("model.onnx") == (tmp_path / "model.onnx").read_bytes()
         assert archive.read("model.pt") == (tmp_path / "model.pt").read_bytes()
+        assert b"name: Membranes of my fly" in archive.read("rdf.yaml")
 
 
 @pytest.mark.usefixtures("exported_once")
@@ -171,6 +172,8 @@ def test_a_foreign_checkpoint_is_one_line_and_exit_code_5(isbi_export, tmp_path)
         (["--arch", "resnet"], 2, "not one of unet, valid-unet"),
         (["--licence", "MIT"], 2, "are of a package; add --package"),
         (["--author", "Ada"], 2, "are of a package; add --package"),
+        (["--name", "Membranes"], 2, "are of a package; add --package"),
+        (["--package", "--licence", "MIT", "--name", "a/b"], 2, "package name 'a/b'"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_its_exit_code(command, save, tmp_path, options, code, named):
