@@ -132,6 +132,7 @@ class OnnxSession(Backend):
         options.enable_mem_pattern = False  # a third less memory at the same speed
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # the one that was read before
         missing: list[str] = []
         if self.device.runtime_name != "CPUExecutionProvider":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -20,6 +20,7 @@ from isbi_infer.model.devices import ModelFormat, open_backend, precision_names,
 from isbi_infer.model.file import read_model_file
 from isbi_models import ReleasedFile, ReleasedModel, default_model, released_models
 
+_NAMES_OF_SCRIPTS = (".pt", ".pth", ".ts", ".torchscript")
 _SNIFFED = (
     (b"version https://git-lfs", "a Git LFS pointer; run: git lfs pull"),
     (b"\x80", "a pickle; expected an .onnx file from isbi-export"),
@@ -224,6 +225,11 @@ def _read_file(path: Path) -> tuple[ModelFormat, _File]:
     content = _read(path)
     with _naming(path):
         outside = read_model_file(content)
+        if outside.format == "torchscript" and path.suffix.lower() not in _NAMES_OF_SCRIPTS:
+            raise ModelError(
+                "this is TorchScript, which may run any code when it is opened, under another name; if you trust who "
+                f"made it, name it {path.stem}.pt"
+            )
         contract = contract_of(outside.metadata, outside.digest)
     return outside.format, _File(path, content, hashlib.sha256(content).hexdigest(), contract)
 

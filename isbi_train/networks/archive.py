@@ -15,6 +15,7 @@ from isbi_infer.errors import DependencyError, ModelError
 from isbi_infer.terminal import require_packages
 
 _LFS_POINTER = b"version https://git-lfs"
+_MOST_PARTS = 10**7
 _PICKLE = b"\x80\x02"  # how files of torch before 1.6 begin
 
 
@@ -50,7 +51,31 @@ def read_pickled(path: Path, *, old: bool = False) -> object:
                 )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            plain = torch.load(path, map_location="cpu", weights_only=True)
+        if _unfolded(plain) > _MOST_PARTS:
+            raise ModelError(
+                f"{path}: holds parts within parts without end, which no training writes; save the weights alone, "
+                "with torch.save(model.state_dict(), ...)"
+            )
+        return plain
+
+
+def _unfolded(plain: object) -> float:
+    """Return how many parts there are if what stands in several places is counted each time; infinite in a circle."""
+    counts: dict[int, float] = {}
+    waiting = [(plain, False)]
+    while waiting:
+        part, counted = waiting.pop()
+        inner = (
+            part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple, set)) else ()
+        )
+        if counted:
+            counts[id(part)] = 1 + sum(counts.get(id(one), 1) for one in inner)
+        elif inner and id(part) not in counts:
+            counts[id(part)] = float("inf")  # what is met again before it is counted lies within itself
+            waiting.append((part, True))
+            waiting.extend((one, False) for one in inner)
+    return counts.get(id(plain), 1)
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:

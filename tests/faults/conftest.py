@@ -1,4 +1,10 @@
-"""Shared by the tests of damaged and foreign images: how they are made, and what it means that one is refused."""
+"""Shared by the tests of damaged and foreign files: how they are made, and what it means that one is refused.
+
+`tiny_files` beside this file is found by its name.
+"""
+
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +12,10 @@ import tifffile
 
 from isbi_infer.errors import ImageError
 from isbi_infer.volumes import open_stack
+
+FOLDER = str(Path(__file__).parent)
+if FOLDER not in sys.path:
+    sys.path.append(FOLDER)
 
 
 @pytest.fixture
@@ -70,3 +80,14 @@ def describe(stack):
         tifffile.imwrite(path, stack(sections), **grey, description=text, **options)
 
     return write
+
+
+@pytest.fixture
+def figures(record_property):
+    """Count what a test tried, such as `figures(kills=12)`, for the table in docs/reliability.md."""
+
+    def count(**tried):
+        for name, number in tried.items():
+            record_property(f"tried {name}", number)
+
+    return count
