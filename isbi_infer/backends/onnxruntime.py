@@ -155,6 +155,11 @@ class OnnxSession(Backend):
             return DependencyError(f"provider {self.device.name!r} does not run here: {self._mend(found)}")
         if "opset" in reason.lower() or "ir version" in reason.lower() or "ir_version" in reason.lower():
             return ModelError(f"the model needs a newer onnxruntime ({reason[:300]})")
+        if "not a registered function/op" in reason or "No Op registered" in reason:
+            return ModelError(
+                f"the model has an operator that this onnxruntime lacks, so it needs a newer onnxruntime, or is of "
+                f"another program ({reason[:300]})"
+            )
         return ModelError(f"onnxruntime cannot load the model ({kind}: {reason[:300]})")
 
     def _mend(self, found: str = "") -> str:

@@ -199,8 +199,14 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
     raise ModelError("not a readable ONNX file (a number is cut or too long); export it again")
 
 
-def _require_bounded(archive: zipfile.ZipFile) -> None:
-    """Raise ModelError if records would unpack to far more than the file holds; torch packs code alone, not weights."""
+def require_bounded(archive: zipfile.ZipFile) -> None:
+    """Raise ModelError if an archive's records would unpack to far more than it holds.
+
+    Parameters
+    ----------
+    archive : ZipFile
+        Opened for reading; as torch writes them, which packs code alone and stores weights as they are.
+    """
     members = archive.infolist()
     packed = sum(member.file_size for member in members if member.compress_type != zipfile.ZIP_STORED)
     stored = sum(member.file_size for member in members if member.compress_type == zipfile.ZIP_STORED)
@@ -213,7 +219,7 @@ def _require_bounded(archive: zipfile.ZipFile) -> None:
 
 
 def _read_records(archive: zipfile.ZipFile, marker: str) -> ModelFile:
-    _require_bounded(archive)
+    require_bounded(archive)
     names = archive.namelist()
     records = {name.partition("/")[2]: name for name in names}
     if marker not in records:

@@ -14,7 +14,7 @@ import numpy as np
 
 from isbi_infer.backends.base import Arithmetic, Backend, Device
 from isbi_infer.backends.cores import available_cores
-from isbi_infer.errors import DependencyError, ModelError, UsageError
+from isbi_infer.errors import DependencyError, ModelError, ResourceError, UsageError
 from isbi_infer.model.contract import PRECISIONS, ModelContract, contract_of
 from isbi_infer.model.devices import ModelFormat, open_backend, precision_names, rows
 from isbi_infer.model.file import read_model_file
@@ -264,8 +264,8 @@ def _naming(path: Path) -> Iterator[None]:
     """Put the file's name before what is wrong with it."""
     try:
         yield
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
+    except (ModelError, ResourceError) as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _read(path: Path) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from isbi_infer.errors import DependencyError, ModelError
+from isbi_infer.model.file import require_bounded
 from isbi_infer.terminal import require_packages
 
 _LFS_POINTER = b"version https://git-lfs"
@@ -44,6 +45,7 @@ def read_pickled(path: Path, *, old: bool = False) -> object:
         # torch does not compare the archive's checksums, so a flipped bit would pass for a weight.
         if not (old and beginning.startswith(_PICKLE)):
             with zipfile.ZipFile(path) as archive:
+                require_bounded(archive)
                 damaged = archive.testzip()
             if damaged:
                 raise ModelError(
@@ -121,8 +123,10 @@ def _one_line(path: Path, kind: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise ModelError(f"{path}: no such checkpoint") from None
-    except (ModelError, DependencyError):
+    except DependencyError:
         raise
+    except ModelError as error:
+        raise error if str(error).startswith(f"{path}: ") else ModelError(f"{path}: {error}") from error
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path}: holds more than tensors and plain settings, which could run code, and is not opened; save the "

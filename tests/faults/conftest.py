@@ -1,6 +1,6 @@
 """Shared by the tests of damaged and foreign files: how they are made, and what it means that one is refused.
 
-`tiny_files` beside this file is found by its name.
+`tiny_files` beside this file and `attacks` in the repository's root are found by their names.
 """
 
 import sys
@@ -13,9 +13,9 @@ import tifffile
 from isbi_infer.errors import ImageError
 from isbi_infer.volumes import open_stack
 
-FOLDER = str(Path(__file__).parent)
-if FOLDER not in sys.path:
-    sys.path.append(FOLDER)
+for folder in (Path(__file__).parent, Path(__file__).parents[2]):
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 @pytest.fixture
@@ -91,3 +91,21 @@ def figures(record_property):
             record_property(f"tried {name}", number)
 
     return count
+
+
+@pytest.fixture
+def leaves(capfd):
+    """Run a command line in this process; return its exit code, what it printed and what it said."""
+
+    def run(*arguments, program="infer"):
+        from isbi_export.cli import app as export
+        from isbi_infer.cli import app as infer
+        from isbi_train.cli import app as train
+
+        app = {"infer": infer, "train": train, "export": export}[program]
+        with pytest.raises(SystemExit) as left:
+            app(list(map(str, arguments)))
+        printed, said = capfd.readouterr()
+        return left.value.code or 0, printed, said
+
+    return run
