@@ -11,7 +11,7 @@ import typer
 from isbi_infer.backends.compiled_cache import use_cache
 from isbi_infer.errors import UsageError
 from isbi_infer.scoring import LabelsAre
-from isbi_infer.terminal import exit_codes, require_packages
+from isbi_infer.terminal import exit_codes, printable, require_packages
 
 if TYPE_CHECKING:
     from isbi_export.report.parity_report import Report
@@ -163,10 +163,10 @@ def _say(report: Report, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(report.to_plain()))
     for note in report.notes:
-        typer.echo(f"isbi-export: note: {note}", err=True)
+        typer.echo(f"isbi-export: note: {printable(note)}", err=True)
     for file in report.files:
         if not file.published:
-            typer.echo(f"isbi-export: {file.refusal}", err=True)
+            typer.echo(f"isbi-export: {printable(file.refusal)}", err=True)
         elif file.evidence and not as_json:
             found = file.evidence
             v_rand = f", V_rand {found.judged.v_rand:+.4f}" if file.variant.precision == "int8" else ""
@@ -223,7 +223,7 @@ def _add_contract(
         + ("exact" if contract.exact else "not exact")
     )
     for reason in contract.not_exact_because:
-        typer.echo(f"isbi-export: note: {reason}", err=True)
+        typer.echo(f"isbi-export: note: {printable(reason)}", err=True)
 
 
 def main() -> None:

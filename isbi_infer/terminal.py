@@ -6,19 +6,21 @@ import importlib.util
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from isbi_infer._version import __version__
 from isbi_infer.errors import DependencyError, Interrupted, IsbiError, ResourceError
 
 _PLAIN_INTERVAL_S = 2.0
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @contextmanager
@@ -45,12 +47,14 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
     notes = _Notes(program)
     logging.getLogger("isbi_infer").addHandler(notes)
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    printed = sys.stdout
+    sys.stdout = _Shown(printed)  # as much of a stream as what it stands for
     try:
         yield
         sys.stdout.flush()
     except (IsbiError, Interrupted) as error:
         if debug:
-            traceback.print_exc()
+            print(shown(traceback.format_exc()), end="", file=sys.stderr)
         _report(program, str(error))
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
@@ -59,12 +63,12 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
         raise SystemExit(0) from None
     except MemoryError:
         if debug:
-            traceback.print_exc()
+            print(shown(traceback.format_exc()), end="", file=sys.stderr)
         _report(program, "not enough memory; use smaller sections, or a machine with more of it")
         raise SystemExit(ResourceError.exit_code) from None
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            print(shown(traceback.format_exc()), end="", file=sys.stderr)
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         _report(
             program,
@@ -73,6 +77,7 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
         )
         raise SystemExit(1) from None
     finally:
+        sys.stdout = printed
         logging.getLogger("isbi_infer").removeHandler(notes)
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -85,6 +90,32 @@ def _report(program: str, message: str) -> None:
 def printable(text: str) -> str:
     """Return a text with its control characters as escapes: what stands in files must not steer a terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def shown(text: str, *, colours: bool = False) -> str:
+    """Return a text of several lines with all other control characters as escapes; colours stay where they may."""
+    if colours:
+        between, ours = _COLOUR.split(text), [*_COLOUR.findall(text), ""]
+        return "".join(shown(part) + colour for part, colour in zip(between, ours, strict=True))
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
+class _Shown:
+    """Standard output of a command, through which all goes that it prints: names and metadata show as `shown`."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._colours = stream, stream.isatty()
+
+    def write(self, text: str) -> int:
+        self._stream.write(shown(text, colours=self._colours))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Notes(logging.Handler):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from isbi_infer.terminal import exit_codes, require_packages, section_progress
+from isbi_infer.terminal import exit_codes, printable, require_packages, section_progress
 from isbi_train.config.inputs import LabelKindName
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -205,7 +205,7 @@ def curves(
 
 def _say(notes: tuple[str, ...]) -> None:
     for note in notes:
-        typer.echo(f"isbi-train: note: {note}", err=True)
+        typer.echo(f"isbi-train: note: {printable(note)}", err=True)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from isbi_infer.errors import UsageError
-from isbi_infer.terminal import exit_codes, require_packages, section_progress
+from isbi_infer.terminal import exit_codes, printable, require_packages, section_progress
 from isbi_train.config.inputs import LabelKindName
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def evaluate(
                 progress=progress,
             )
         for note in evaluation.notes:
-            typer.echo(f"isbi-train: note: {note}", err=True)
+            typer.echo(f"isbi-train: note: {printable(note)}", err=True)
         if plot:
             from isbi_train.plots.scores import plot_scores
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from isbi_infer.errors import UsageError
-from isbi_infer.terminal import exit_codes, require_packages
+from isbi_infer.terminal import exit_codes, printable, require_packages
 from isbi_train.commands.flags import GroupedHelp, with_setting_flags
 from isbi_train.config.settings import Layer, parse_assignment, read_layer, recipe_layer
 
@@ -90,7 +90,7 @@ def fit(
                 "processes": processes,
             }
             if note and processes.is_main:
-                typer.echo(f"isbi-train: note: {note}", err=True)
+                typer.echo(f"isbi-train: note: {printable(note)}", err=True)
             if isinstance(stack, LabelledStack) and folds is not None:
                 from isbi_train.training.folds import cross_validate
 
