@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from isbi_infer.errors import DependencyError, ModelError
-from isbi_infer.terminal import require_packages
+from isbi_infer.terminal import nearest_file, require_packages
 
 _LFS_POINTER = b"version https://git-lfs"
 _PICKLE = b"\x80\x02"  # how files of torch before 1.6 begin
@@ -95,7 +95,7 @@ def _one_line(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such checkpoint") from None
+        raise ModelError(f"{path}: no such checkpoint{nearest_file(path)}") from None
     except (ModelError, DependencyError):
         raise
     except pickle.UnpicklingError as error:

@@ -122,7 +122,7 @@ def test_each_process_takes_one_thread_unless_told_otherwise(data, tmp_path, var
     processes = [start(rank, port, "--data", data, "--out", tmp_path, *FLAGS, **variables) for rank in (0, 1)]
     ends = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ends
-    assert f"threads: {threads}," in ends[0][1]
+    assert f"threads: {threads}\n" in ends[0][1]
 
 
 def test_where_the_main_process_fails_all_do_and_say_so_in_a_line(data, tmp_path):
