@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from isbi_infer.errors import UsageError
-from isbi_infer.terminal import exit_codes, printed_log, require_packages
+from isbi_infer.terminal import exit_codes, printable, printed_log, require_packages
 from isbi_infer.terminal.commands import GENERAL, Command, Debug, listed, new_app
 from isbi_infer.terminal.progress import duration, show_progress
 from isbi_train.commands.flags import with_setting_flags
@@ -62,18 +62,18 @@ def fit(
         int | None,
         typer.Option(min=1, help="Processor threads. [default: all cores; 1 a process where several train]"),
     ] = None,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", help="No progress and no scores; history.json has them.", rich_help_panel=GENERAL
+        ),
+    ] = False,
     tensorboard: Annotated[
         bool,
         typer.Option(
             "--tensorboard",
             help="Write losses and scores for TensorBoard too, into OUT/tensorboard.",
             rich_help_panel=GENERAL,
-        ),
-    ] = False,
-    quiet: Annotated[
-        bool,
-        typer.Option(
-            "--quiet", help="No progress and no scores; history.json has them.", rich_help_panel=GENERAL
         ),
     ] = False,
     debug: Debug = False,
@@ -101,8 +101,8 @@ def fit(
         from isbi_train.training.distributed import torchrun_processes
         from isbi_train.training.start import at_its_pixel_size, settings_from
 
-        records = Records(out, tensorboard=tensorboard)
         display.stage("reading")
+        records = Records(out, tensorboard=tensorboard)
         saved = out / "settings.toml"
         if resume and recipe is None and settings is None and saved.exists():
             settings = saved
@@ -127,7 +127,7 @@ def fit(
                 "display": display,
             }
             if note and processes.is_main:
-                print(f"isbi-train: note: {note}", file=sys.stderr)
+                print(f"isbi-train: note: {printable(note)}", file=sys.stderr)
             if isinstance(stack, LabelledStack) and folds is not None:
                 from isbi_train.training.folds import cross_validate
 
@@ -137,9 +137,9 @@ def fit(
                         _say_fold(fold, entry)
 
                 found = cross_validate(stack, out, folds=folds, only=fold, report=say_fold, **parts)
+                shown.close()
                 if processes.is_main:
                     keep_fold_pages(records, stack, chosen.train, folds)
-                shown.close()
                 if processes.is_main and not quiet:
                     _say_folds(out, found)
             else:
@@ -151,14 +151,14 @@ def fit(
                         _say(entry)
 
                 model = run(stack, out, resume=resume, report=say, **parts)
+                shown.close()
                 if processes.is_main:
                     if isinstance(stack, LabelledStack):
                         stack = TrainingData.of_one(stack, chosen.train.counted(len(stack)))
                     page = records.finish(stack, chosen.train)
-                shown.close()
-                if processes.is_main and not quiet:
-                    typer.echo(f"{page}: losses, scores and examples, to look at")
-                    typer.echo(f"{model}: next, isbi-export {shlex.quote(str(model))}")
+                    if not quiet:
+                        typer.echo(f"{page}: losses, scores and examples")
+                        typer.echo(f"{model}: next, isbi-export {shlex.quote(str(model))}")
 
 
 def _layers(recipe: str | None, settings: Path | None, assignments: list[str]) -> Iterator[tuple[str, Layer]]:

@@ -63,6 +63,7 @@ def test_who_stops_a_run_on_a_terminal_sees_steps_and_then_one_message(
     assert shown.text.count("isbi-train: ") == 1
 
 
+@pytest.mark.more
 def test_the_classic_architecture_needs_no_other_flag_than_its_name(
     isbi_train, tmp_path, sample, write_labelled
 ):
