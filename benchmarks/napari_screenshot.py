@@ -7,8 +7,10 @@ which a test sees that it is stale.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from isbi_infer.napari import __file__ as room
@@ -35,8 +37,14 @@ def mark_of(path: Path) -> str | None:
         return picture.info.get(MARK)
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, which has no options."""
+    return argparse.ArgumentParser(prog="python -m benchmarks.napari_screenshot", description=__doc__)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Take the picture: the sample segmented, its neurons joined by overlap."""
+    parser().parse_args(argv)
     import napari
     from PIL import Image, PngImagePlugin
     from qtpy.QtWidgets import QApplication

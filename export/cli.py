@@ -13,7 +13,7 @@ import typer
 from isbi_infer.backends.compiled_cache import use_cache
 from isbi_infer.errors import UsageError
 from isbi_infer.scoring import LabelsAre
-from isbi_infer.terminal import exit_codes, require_packages
+from isbi_infer.terminal import exit_codes, printable, require_packages
 from isbi_infer.terminal.commands import (
     GENERAL,
     RUNTIMES,
@@ -179,6 +179,10 @@ def export(
     with exit_codes("isbi-export", debug=debug), ExitStack() as shown:
         folder = output or checkpoint.parent
         quiet = quiet or as_json
+        if checkpoint.suffix.lower() == ".onnx" and not contract:
+            raise UsageError(
+                f"{checkpoint}: is no checkpoint; did you mean isbi-export {checkpoint} --contract?"
+            )
         if contract:
             require_packages("export", "onnx")
             with show_progress(f"analysing {checkpoint.name}", quiet=quiet):
@@ -256,10 +260,10 @@ def _say(report: Report, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         typer.echo(json.dumps(report.to_plain()))
     for note in report.notes:
-        typer.echo(f"isbi-export: note: {note}", err=True)
+        typer.echo(f"isbi-export: note: {printable(note)}", err=True)
     for file in report.files:
         if not file.published:
-            typer.echo(f"isbi-export: {file.refusal}", err=True)
+            typer.echo(f"isbi-export: {printable(file.refusal)}", err=True)
         elif file.evidence and not quiet:
             found = file.evidence
             v_rand = f", V_rand {found.judged.v_rand:+.4f}" if file.variant.precision == "int8" else ""
@@ -319,7 +323,7 @@ def _say_contract(target: Path, contract: ModelContract, *, as_json: bool, quiet
         typer.echo(f"{target}: stride {contract.stride}, halo {contract.halo}, {exact}")
         typer.echo(f"next, isbi-infer STACK --model {shlex.quote(str(target))}")
     for reason in contract.not_exact_because:
-        typer.echo(f"isbi-export: note: {reason}", err=True)
+        typer.echo(f"isbi-export: note: {printable(reason)}", err=True)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -19,7 +20,7 @@ from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.files import check_not_input, check_writable
 from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.devices import PrecisionName, ProviderName
-from isbi_infer.model.opening import open_model
+from isbi_infer.model.opening import OpenModel, open_model
 from isbi_infer.pixels.probability import Emit, OutputDtype, check_encoding, encode
 from isbi_infer.plan.deciding import backend_of, plan_run, record_source
 from isbi_infer.plan.memory import parse_bytes
@@ -133,7 +134,7 @@ class Segmenter:
             pixel_size=pixel_size,
             tta=tta,
         )
-        self._model = open_model(model, provider, precision, pixels)
+        self._opened, self._process = open_model(model, provider, precision, pixels), os.getpid()
         self.contract: ModelContract = self._model.contract
         self.model_sha256 = self._model.sha256
         self.provider = self._model.backend.device.name
@@ -141,6 +142,17 @@ class Segmenter:
         self.notes = self.plan(
             (1, 1)
         ).notes  # an impossible tile is an error now, not after the stack was opened
+
+    @property
+    def _model(self) -> OpenModel:
+        """The open model; opened again in a process that was forked off, where a runtime has lost its threads."""
+        if self._process != os.getpid():
+            self._inherited = self._opened  # which is not closed here: that would wait for those threads
+            model, *_, pixels = self._arguments
+            self._opened = open_model(model, self.provider, self.precision, pixels)
+            self._process = os.getpid()
+            _check_same_file(model, self._opened.sha256, self.model_sha256)
+        return self._opened
 
     def plan(self, shape: tuple[int, ...], *, emit: Emit = "cell", dtype: OutputDtype = "float32") -> RunPlan:
         """Plan a run over an array.
@@ -556,7 +568,7 @@ class Segmenter:
 
     def close(self) -> None:
         """Release the model; a closed Segmenter computes no more."""
-        del self._model
+        del self._opened
 
     def __enter__(self) -> Self:
         return self
@@ -580,12 +592,15 @@ def _segmenter(sha256: str, model: str | Path | None, *arguments: Any) -> Segmen
     """Open a model again, in another process or for a copy."""
     names = ("provider", "tile", "batch", "memory", "halo", "precision", "pixel_size", "tta", "pixels")
     segmenter = Segmenter(model, **dict(zip(names, arguments, strict=True)))
-    if segmenter.model_sha256 != sha256:
-        raise UsageError(
-            f"{model or 'the released model'} is not the file that it was: sha256 {segmenter.model_sha256}, "
-            f"was {sha256}"
-        )
+    _check_same_file(model, segmenter.model_sha256, sha256)
     return segmenter
+
+
+def _check_same_file(model: str | Path | None, found: str, expected: str) -> None:
+    if found != expected:
+        raise UsageError(
+            f"{model or 'the released model'} is not the file that it was: sha256 {found}, was {expected}"
+        )
 
 
 def _greyscale(image: npt.ArrayLike) -> npt.NDArray[Any]:

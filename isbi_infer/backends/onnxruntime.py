@@ -132,6 +132,7 @@ class OnnxSession(Backend):
         options.enable_mem_pattern = False  # a third less memory at the same speed
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # the one that was read before
         missing: list[str] = []
         if self.device.runtime_name != "CPUExecutionProvider":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -154,6 +155,11 @@ class OnnxSession(Backend):
             return DependencyError(f"provider {self.device.name!r} does not run here: {self._mend(found)}")
         if "opset" in reason.lower() or "ir version" in reason.lower() or "ir_version" in reason.lower():
             return ModelError(f"the model needs a newer onnxruntime ({reason[:300]})")
+        if "not a registered function/op" in reason or "No Op registered" in reason:
+            return ModelError(
+                f"the model has an operator that this onnxruntime lacks, so it needs a newer onnxruntime, or is of "
+                f"another program ({reason[:300]})"
+            )
         return ModelError(f"onnxruntime cannot load the model ({kind}: {reason[:300]})")
 
     def _mend(self, found: str = "") -> str:

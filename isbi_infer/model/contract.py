@@ -59,6 +59,7 @@ _SCHEMA_1: dict[str, Any] = {
     "activation_bytes_per_pixel": 1024.0,
     "parity": {},
 }
+_MOST_PIXELS = 2**14
 _DIGEST = re.compile("[0-9a-f]{64}")
 _RUNTIME = re.compile("[a-z][a-z0-9_-]* [a-z0-9]+")
 
@@ -173,6 +174,9 @@ class ModelContract:
         _check(self.halo >= 0, f"halo {self.halo} is negative")
         _check(self.halo % self.stride == 0, f"halo {self.halo} is not a multiple of stride {self.stride}")
         _check(self.border >= 0, f"border {self.border} is negative")
+        for name in ("stride", "halo", "border"):
+            pixels = getattr(self, name)
+            _check(pixels <= _MOST_PIXELS, f"{name} {pixels} is beyond any network, at most {_MOST_PIXELS}")
         for name in ("flops_per_pixel", "activation_bytes_per_pixel"):
             _check(getattr(self, name) >= 0, f"{name} is negative")
         _check(self.pixel_size_nm is None or self.pixel_size_nm > 0, "pixel size is not positive")

@@ -19,9 +19,22 @@ from isbi_infer.errors import ModelError
 
 _ZIP = b"PK\x03\x04"
 _GRAPH, _METADATA = 7, 14  # of ModelProto
-_INITIALIZER = 5  # of GraphProto
 _NAME, _DATA_LOCATION = 8, 14  # of TensorProto
+# Every way from a model to a tensor (onnx.proto): a runtime reads what any of them says lies in another file, OpenVINO
+# from any path, so initialisers alone are not enough.
+_LEADS_TO: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+_LARGEST_KEY = 2**32 - 1  # parsers drop what is above, and would see a field that is not seen here
 _METADATA_FOLDER = "extra/"  # of an archive
+_MOST_CODE = 2**26  # bytes
+_FOLDER = 0x10  # of a member's attributes, as MS-DOS had them
 _DERIVED = ".data/serialization_id"  # which torch computes from the rest
 # What zipfile and zlib raise for damaged archives.
 _DAMAGE = (
@@ -111,31 +124,45 @@ def _read_onnx(content: bytes) -> ModelFile:
             entry = {n: bytes(v).decode() for n, v, _ in _fields(value) if isinstance(v, memoryview)}
             pairs.append((entry.get(1, ""), entry.get(2, "")))
             continue
-        if number == _GRAPH and isinstance(value, memoryview):
-            _require_weights_inside(value)
-            graphs += 1
+        graphs += number == _GRAPH and isinstance(value, memoryview)
         digest.update(raw)
     if graphs != 1:
         raise ModelError(
             f"not a readable ONNX file (it holds {graphs} graphs, expected one); export it again"
         )
+    _require_weights_inside(content)
     return ModelFile("onnx", _unique(pairs), digest.hexdigest())
 
 
-def _require_weights_inside(graph: memoryview) -> None:
-    tensors = (value for number, value, _ in _fields(graph) if number == _INITIALIZER)
-    outside = []
-    for tensor in tensors:
-        if isinstance(tensor, memoryview):
-            fields = {number: value for number, value, _ in _fields(tensor)}
-            if fields.get(_DATA_LOCATION) == 1:
-                name = fields.get(_NAME, b"")
-                outside.append(bytes(name).decode() if isinstance(name, memoryview) else "")
+def _require_weights_inside(content: bytes) -> None:
+    """Raise ModelError if any tensor, however deep it lies, is said to be in another file."""
+    outside: list[str] = []
+    waiting: list[tuple[str, memoryview]] = [("model", memoryview(content))]
+    while waiting:
+        kind, message = waiting.pop()
+        if kind == "tensor":
+            outside += _named_outside(message)
+            continue
+        leads_to = _LEADS_TO[kind]
+        for number, value, _ in _fields(message):
+            if number in leads_to and isinstance(value, memoryview):
+                waiting.append((leads_to[number], value))
     if outside:
         raise ModelError(
             f"the weights lie outside the file ({len(outside)} tensors, {outside[0]!r} first); "
             "export it with isbi-export, or save it with external_data=False"
         )
+
+
+def _named_outside(tensor: memoryview) -> list[str]:
+    """Return the name of a tensor that lies in another file; nothing for one that is here."""
+    name, outside = "", False
+    for number, value, _ in _fields(tensor):
+        if number == _NAME and isinstance(value, memoryview):
+            name = bytes(value).decode()
+        elif number == _DATA_LOCATION and isinstance(value, int):
+            outside |= value != 0
+    return [name] if outside else []
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview, memoryview]]:
@@ -144,6 +171,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview, memory
     while at < len(message):
         start = at
         key, at = _varint(message, at)
+        if key > _LARGEST_KEY:
+            raise ModelError("not a readable ONNX file (the number of a field is too large); export it again")
         number, wire = key >> 3, key & 7
         value: int | memoryview
         if wire == 0:
@@ -171,7 +200,31 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
     raise ModelError("not a readable ONNX file (a number is cut or too long); export it again")
 
 
+def check_archive(archive: zipfile.ZipFile) -> None:
+    """Raise ModelError if torch would read other records than Python does, or more than an archive holds.
+
+    Parameters
+    ----------
+    archive : ZipFile
+        Opened for reading; as torch writes them, which packs code alone and stores weights as they are.
+    """
+    members = archive.infolist()
+    # torch takes a record that is marked as a folder for one, and returns memory that nothing was read into.
+    folder = next((member.filename for member in members if member.external_attr & _FOLDER), None)
+    if folder is not None:
+        raise ModelError(f"the archive is damaged ({folder} is marked as a folder); copy or export it again")
+    packed = sum(member.file_size for member in members if member.compress_type != zipfile.ZIP_STORED)
+    stored = sum(member.file_size for member in members if member.compress_type == zipfile.ZIP_STORED)
+    size = archive.fp.seek(0, io.SEEK_END) if archive.fp else 0
+    if packed > _MOST_CODE or stored > size:
+        raise ModelError(
+            f"the archive unpacks to {(packed + stored) / 2**20:.0f} MiB, more than a model of {size / 2**20:.0f} MiB "
+            "can hold; it is damaged or made to exhaust memory: export it again"
+        )
+
+
 def _read_records(archive: zipfile.ZipFile, marker: str) -> ModelFile:
+    check_archive(archive)
     names = archive.namelist()
     records = {name.partition("/")[2]: name for name in names}
     if marker not in records:

@@ -13,13 +13,14 @@ import numpy as np
 
 from isbi_infer.backends.base import Arithmetic, Backend, Device
 from isbi_infer.backends.cores import available_cores
-from isbi_infer.errors import DependencyError, ModelError, UsageError
+from isbi_infer.errors import DependencyError, ModelError, ResourceError, UsageError
 from isbi_infer.model.contract import PRECISIONS, ModelContract, contract_of
 from isbi_infer.model.devices import ModelFormat, open_backend, precision_names, rows
 from isbi_infer.model.file import read_model_file
 from isbi_infer.terminal import did_you_mean, nearest_file
 from isbi_models import ReleasedFile, ReleasedModel, default_model, released_models
 
+_NAMES_OF_SCRIPTS = (".pt", ".pth", ".ts", ".torchscript")
 _SNIFFED = (
     (b"version https://git-lfs", "a Git LFS pointer; run: git lfs pull"),
     (b"\x80", "a pickle; expected an .onnx file from isbi-export"),
@@ -98,9 +99,8 @@ def open_model(
     wanted = PRECISIONS.get(precision, precision)
     if wanted not in ("auto", *precision_names()):
         meant = did_you_mean(precision, precision_names())
-        raise UsageError(
-            f"unknown precision {precision!r}{meant}; choose auto, {', '.join(precision_names())}"
-        )
+        choices = ", ".join(precision_names())
+        raise UsageError(f"unknown precision {precision!r}; choose auto, {choices}{meant}")
     released = find_released(model)
     if released is not None:
         known = tuple(rows("onnx", provider))
@@ -226,6 +226,11 @@ def _read_file(path: Path) -> tuple[ModelFormat, _File]:
     content = _read(path)
     with _naming(path):
         outside = read_model_file(content)
+        if outside.format == "torchscript" and path.suffix.lower() not in _NAMES_OF_SCRIPTS:
+            raise ModelError(
+                "this is TorchScript, which may run any code when it is opened, under another name; if you trust who "
+                f"made it, name it {path.stem}.pt"
+            )
         contract = contract_of(outside.metadata, outside.digest)
     return outside.format, _File(path, content, hashlib.sha256(content).hexdigest(), contract)
 
@@ -260,8 +265,8 @@ def _naming(path: Path) -> Iterator[None]:
     """Put the file's name before what is wrong with it."""
     try:
         yield
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
+    except (ModelError, ResourceError) as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _read(path: Path) -> bytes:

@@ -266,24 +266,29 @@ class RunPlan:
         )
 
 
-def parse_plan(text: str) -> RunPlan:
+def parse_plan(text: str, name: object = "") -> RunPlan:
     """Read a plan back.
 
     Parameters
     ----------
     text : str
         From `RunPlan.to_json`.
+    name : object
+        Of the file that it stands in, for the message.
 
     Raises
     ------
     UsageError
         If the text is no plan, or of another version.
     """
+    of = f"{name}: " if name else ""
     try:
         plain = json.loads(text)
         if isinstance(plain, dict) and plain.get("schema") != SCHEMA:
-            raise UsageError(f"the plan has schema {plain.get('schema')!r}, this program reads {SCHEMA}")
+            raise UsageError(f"{of}the plan has schema {plain.get('schema')!r}, this program reads {SCHEMA}")
         plan: RunPlan = read_value(RunPlan, plain, "plan")
     except (ValueError, RecursionError, ZeroDivisionError) as error:
-        raise UsageError(f"not a readable plan of a run ({error})") from error
+        raise UsageError(f"{of}not a readable plan of a run ({error})") from error
+    except UsageError as error:  # of one of its parts
+        raise error if str(error).startswith(of) else UsageError(f"{of}{error}") from error
     return plan

@@ -16,6 +16,7 @@ any work.
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import queue
 import time
@@ -33,7 +34,7 @@ from isbi_infer.model.opening import OpenModel
 from isbi_infer.plan.run import RunPlan
 from isbi_infer.run.counting import TileCount
 from isbi_infer.run.findings import Findings
-from isbi_infer.terminal import counted, require_packages
+from isbi_infer.terminal import counted, one_line, require_packages
 from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes.protocol import Block, Source
 from isbi_infer.volumes.zarr.writer import OmeZarrSink
@@ -95,6 +96,8 @@ def connected(where: str) -> Iterator[Cluster]:
             raise DependencyError(
                 f"{address}: no such scheduler file; start dask-scheduler --scheduler-file {address}"
             )
+        if by_file:
+            _check_scheduler_file(address)
         try:
             client = opened.enter_context(
                 distributed.Client(
@@ -109,6 +112,19 @@ def connected(where: str) -> Iterator[Cluster]:
                 f"runs distributed {distributed.__version__}"
             ) from error
         yield Cluster(where, client)
+
+
+def _check_scheduler_file(path: str) -> None:
+    """Raise DependencyError where a file does not say the address of a scheduler."""
+    try:
+        said = json.loads(Path(path).read_bytes())
+        found = said.get("address") if isinstance(said, dict) else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DependencyError(f"{path}: not readable as a scheduler's file ({one_line(error)})") from error
+    if not isinstance(found, str) or "://" not in found:
+        raise DependencyError(
+            f"{path}: says no address of a scheduler; start dask-scheduler --scheduler-file {path}"
+        )
 
 
 @contextmanager

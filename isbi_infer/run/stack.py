@@ -134,7 +134,9 @@ def _kept(output: str | Path, plan: RunPlan, wishes: Wishes) -> Iterator[tuple[R
     folder = target.with_name(target.name + _PARTIAL)
     make_folder(folder)
     with locked_folder(folder):
-        stored = parse_plan(write_once(folder / "plan.json", plan.to_json().encode()).decode())
+        stored = parse_plan(
+            write_once(folder / "plan.json", plan.to_json().encode()).decode(), folder / "plan.json"
+        )
         other = (
             f"{output}: was begun by another run, so run it as before or remove {folder.name}; what differs"
         )

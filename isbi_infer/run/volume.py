@@ -249,7 +249,7 @@ def plan_of(result: str | Path) -> RunPlan:
     own = stored_attributes(result).get(ATTRIBUTE)
     if not isinstance(own, dict) or "plan" not in own:
         raise UsageError(f"{result}: does not say how it was made; expected a result of isbi-infer")
-    return parse_plan(json.dumps(own["plan"]))
+    return parse_plan(json.dumps(own["plan"]), result)
 
 
 def verify_volume(
@@ -405,7 +405,7 @@ def _leave_out(
 
 def _agreed(work: Unfinished, plan: RunPlan, wishes: Wishes, options: VolumeOptions) -> RunPlan:
     """Return the plan that the folder holds, unless it is another one than this run's."""
-    stored = parse_plan(work.agree(plan.to_json()))
+    stored = parse_plan(work.agree(plan.to_json()), work.name)
     check_same(stored, plan, wishes, _OTHER.format(work.name), options.block)
     return stored
 

@@ -9,14 +9,14 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from isbi_infer._version import __version__
 from isbi_infer.errors import DependencyError, Interrupted, IsbiError, ResourceError
-from isbi_infer.terminal.words import printable
+from isbi_infer.terminal.words import printable, shown
 
 
 @contextmanager
@@ -41,13 +41,15 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    printed = sys.stdout
+    sys.stdout = _Shown(printed)  # as much of a stream as what it stands for
     try:
         with printed_log("isbi_infer", logging.WARNING, f"{program}: note: "):
             yield
         sys.stdout.flush()
     except (IsbiError, Interrupted) as error:
         if debug:
-            traceback.print_exc()
+            print(shown(traceback.format_exc()), end="", file=sys.stderr)
         _report(program, str(error))
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
@@ -56,12 +58,12 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
         raise SystemExit(0) from None
     except MemoryError:
         if debug:
-            traceback.print_exc()
+            print(shown(traceback.format_exc()), end="", file=sys.stderr)
         _report(program, "not enough memory; use smaller sections, or a machine with more of it")
         raise SystemExit(ResourceError.exit_code) from None
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            print(shown(traceback.format_exc()), end="", file=sys.stderr)
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         _report(
             program,
@@ -70,8 +72,27 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
         )
         raise SystemExit(1) from None
     finally:
+        sys.stdout = printed
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+class _Shown:
+    """Standard output of a command, through which all goes that it prints: names and metadata show as `shown`."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._colours = stream, stream.isatty()
+
+    def write(self, text: str) -> int:
+        self._stream.write(shown(text, colours=self._colours))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _report(program: str, message: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TextIO
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SIMILAR = 0.6  # the least likeness of what was probably meant
 _SIMILAR_FILE = 0.8  # of names of files, which have their endings in common
 _READABLE = 36  # columns that wrapped text needs at least
@@ -27,6 +29,14 @@ _ALSO_CALLED = {
 def printable(text: str) -> str:
     """Return a text with its control characters as escapes: what stands in files must not steer a terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def shown(text: str, *, colours: bool = False) -> str:
+    """Return a text of several lines with all other control characters as escapes; colours stay where they may."""
+    if colours:
+        between, ours = _COLOUR.split(text), [*_COLOUR.findall(text), ""]
+        return "".join(shown(part) + colour for part, colour in zip(between, ours, strict=True))
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
 def one_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from isbi_infer.model.devices import ProviderName
-from isbi_infer.terminal import counted, exit_codes, printed_log, require_packages
+from isbi_infer.terminal import counted, exit_codes, printable, printed_log, require_packages
 from isbi_infer.terminal.commands import Command, Debug, Quiet, listed, new_app
 from isbi_infer.terminal.progress import show_progress
 from isbi_train.config.inputs import LabelKindName
@@ -256,4 +256,4 @@ def curves(
 
 def _say(notes: tuple[str, ...]) -> None:
     for note in notes:
-        typer.echo(f"isbi-train: note: {note}", err=True)
+        typer.echo(f"isbi-train: note: {printable(note)}", err=True)

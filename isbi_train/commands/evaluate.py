@@ -13,7 +13,7 @@ import typer
 
 from isbi_infer.errors import UsageError
 from isbi_infer.model.devices import ProviderName
-from isbi_infer.terminal import exit_codes, require_packages
+from isbi_infer.terminal import exit_codes, printable, require_packages
 from isbi_infer.terminal.commands import GENERAL, Command, Debug, listed, new_app
 from isbi_infer.terminal.progress import show_progress
 from isbi_train.config.inputs import LabelKindName
@@ -137,7 +137,7 @@ def evaluate(
         )
         shown.close()
         for note in evaluation.notes:
-            typer.echo(f"isbi-train: note: {note}", err=True)
+            typer.echo(f"isbi-train: note: {printable(note)}", err=True)
         if plot:
             from isbi_train.plots.scores import plot_scores
 

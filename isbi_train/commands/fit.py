@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from isbi_infer.errors import UsageError
-from isbi_infer.terminal import exit_codes, printed_log, require_packages
+from isbi_infer.terminal import exit_codes, printable, printed_log, require_packages
 from isbi_infer.terminal.commands import GENERAL, Command, Debug, listed, new_app
 from isbi_infer.terminal.progress import duration, show_progress
 from isbi_train.commands.flags import with_setting_flags
@@ -127,7 +127,7 @@ def fit(
                 "display": display,
             }
             if note and processes.is_main:
-                print(f"isbi-train: note: {note}", file=sys.stderr)
+                print(f"isbi-train: note: {printable(note)}", file=sys.stderr)
             if isinstance(stack, LabelledStack) and folds is not None:
                 from isbi_train.training.folds import cross_validate
 

@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 
 from isbi_infer.errors import DependencyError, ModelError
+from isbi_infer.model.file import check_archive
 from isbi_infer.terminal import nearest_file, require_packages
 
 _LFS_POINTER = b"version https://git-lfs"
+_MOST_PARTS = 10**7
 _PICKLE = b"\x80\x02"  # how files of torch before 1.6 begin
 
 
@@ -43,6 +45,7 @@ def read_pickled(path: Path, *, old: bool = False) -> object:
         # torch does not compare the archive's checksums, so a flipped bit would pass for a weight.
         if not (old and beginning.startswith(_PICKLE)):
             with zipfile.ZipFile(path) as archive:
+                check_archive(archive)
                 damaged = archive.testzip()
             if damaged:
                 raise ModelError(
@@ -50,7 +53,31 @@ def read_pickled(path: Path, *, old: bool = False) -> object:
                 )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            plain = torch.load(path, map_location="cpu", weights_only=True)
+        if _unfolded(plain) > _MOST_PARTS:
+            raise ModelError(
+                f"{path}: holds parts within parts without end, which no training writes; save the weights alone, "
+                "with torch.save(model.state_dict(), ...)"
+            )
+        return plain
+
+
+def _unfolded(plain: object) -> float:
+    """Return how many parts there are if what stands in several places is counted each time; infinite in a circle."""
+    counts: dict[int, float] = {}
+    waiting = [(plain, False)]
+    while waiting:
+        part, counted = waiting.pop()
+        inner = (
+            part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple, set)) else ()
+        )
+        if counted:
+            counts[id(part)] = 1 + sum(counts.get(id(one), 1) for one in inner)
+        elif inner and id(part) not in counts:
+            counts[id(part)] = float("inf")  # what is met again before it is counted lies within itself
+            waiting.append((part, True))
+            waiting.extend((one, False) for one in inner)
+    return counts.get(id(plain), 1)
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -96,8 +123,10 @@ def _one_line(path: Path, kind: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise ModelError(f"{path}: no such checkpoint{nearest_file(path)}") from None
-    except (ModelError, DependencyError):
+    except DependencyError:
         raise
+    except ModelError as error:
+        raise error if str(error).startswith(f"{path}: ") else ModelError(f"{path}: {error}") from error
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path}: holds more than tensors and plain settings, which could run code, and is not opened; save the "

@@ -16,10 +16,11 @@ import torch
 
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.files import replacing
-from isbi_infer.model.contract import NORMALISATIONS, ZSCORE, Normalisation
+from isbi_infer.model.contract import ZSCORE, Normalisation
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.networks.archive import read_pickled
 from isbi_train.networks.network import UNet
+from isbi_train.networks.parts import check_parts, check_settings
 
 FORMAT, VERSION = "isbi-unet", 4
 
@@ -215,63 +216,37 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def is_checkpoint(plain: object) -> bool:
     """Return whether what a file held claims to be a checkpoint of this project."""
-    return isinstance(plain, dict) and plain.get("format") == FORMAT
+    return isinstance(plain, dict) and isinstance(found := plain.get("format"), str) and found == FORMAT
 
 
 def checkpoint_of(plain: Any, path: Path) -> Checkpoint:
     """Make a checkpoint of what its file held, or raise ModelError naming the file."""
     version = plain.get("version")
-    if version not in range(1, VERSION + 1):
+    if type(version) is not int or version not in range(1, VERSION + 1):
         raise ModelError(
             f"{path}: checkpoint version {version!r}, this program reads 1 to {VERSION}; update isbi-infer"
         )
     try:
-        _check_parts(plain)
+        check_parts(plain)
         if version == 1:
             plain = {**plain, **_from_version_1(plain)}
         if version < 3:
             plain = {**plain, "network": {**_BEFORE_VERSION_3, **plain["network"]}}
         if version < 4:
             plain = {**plain, **{part: {**meant, **plain[part]} for part, meant in _BEFORE_VERSION_4.items()}}
+        check_settings(plain)
         network = NetworkConfig.from_plain(plain["network"])
-        return Checkpoint(
+        checkpoint = Checkpoint(
             network=network,
             augment=AugmentConfig.from_plain(plain["augment"]),
             train=TrainConfig.from_plain(plain["train"]),
             state_dict=fitting_weights(plain["state_dict"], network),
             **{key: plain[key] for key in ("epoch", "data", "scores", "progress")},
         )
+        _ = checkpoint.stacks  # which reads a list that may be damaged
     except (TypeError, AttributeError, UsageError, ModelError) as error:
         raise ModelError(f"{path}: damaged checkpoint: {error}") from error
-
-
-_PARTS = {
-    "network": dict,
-    "augment": dict,
-    "train": dict,
-    "state_dict": dict,
-    "epoch": int,
-    "data": dict,
-    "scores": dict,
-    "progress": dict,
-}
-
-
-def _check_parts(plain: dict[str, Any]) -> None:
-    missing = sorted(set(_PARTS) - set(plain))
-    if missing:
-        raise ModelError(f"{', '.join(missing)} missing")
-    for name, kind in _PARTS.items():
-        if not isinstance(plain[name], kind):
-            raise ModelError(f"{name} is a {type(plain[name]).__name__}, expected {kind.__name__}")
-    missing = sorted({"sha256", "sections", "pixel_size_nm"} - set(plain["data"]))
-    if missing:
-        raise ModelError(f"data lacks {', '.join(missing)}")
-    normalisation = plain["data"].get("normalisation", ZSCORE)
-    if normalisation not in NORMALISATIONS:
-        raise ModelError(
-            f"unknown normalisation {normalisation!r}; if a newer isbi-train wrote it, update isbi-infer"
-        )
+    return checkpoint
 
 
 # What a run of version 1 did where it had no setting yet. Written out, for defaults may change.
@@ -367,10 +342,10 @@ def fitting_weights(found: dict[str, Any], config: NetworkConfig) -> dict[str, t
         )
     for name, shape in expected.items():
         weight = found[name]
-        if isinstance(weight, torch.Tensor) and not (is_dense(weight) and not weight.is_complex()):
+        if isinstance(weight, torch.Tensor) and not is_weight(name, weight):
             raise ModelError(
                 f"its weights are not of its network: {name} is of another kind ({weight.dtype}, {weight.layout}), "
-                "expected a dense tensor of real numbers"
+                "expected a dense tensor of floating-point numbers"
             )
         if not isinstance(weight, torch.Tensor) or tuple(weight.shape) != shape:
             other = tuple(getattr(weight, "shape", ()))
@@ -378,11 +353,20 @@ def fitting_weights(found: dict[str, Any], config: NetworkConfig) -> dict[str, t
     return found
 
 
-def is_dense(value: object) -> bool:
-    """Return whether something is a tensor with all its numbers: not sparse, nested, quantised or on no device."""
+def is_weight(name: str, value: object) -> bool:
+    """Return whether something is a tensor that a network computes with: all its numbers are there, and real.
+
+    Sparse, nested, quantised and expanded tensors are not, nor are those on no device. Of integers a BatchNorm's
+    counter alone is one.
+    """
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
         return False
-    return not (value.is_nested or value.is_quantized or value.is_meta)
+    if value.is_nested or value.is_quantized or value.is_meta or value.is_complex():
+        return False
+    # A few bytes may stand for any shape, which the first sum over it would make real.
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return False
+    return value.is_floating_point() or name.endswith("num_batches_tracked")
 
 
 def shapes_of(config: NetworkConfig) -> dict[str, tuple[int, ...]]:

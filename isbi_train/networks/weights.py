@@ -12,7 +12,7 @@ import torch
 from isbi_infer.errors import ModelError, UsageError
 from isbi_train.config import ARCHITECTURES, NetworkConfig
 from isbi_train.networks.archive import read_pickled, read_safetensors
-from isbi_train.networks.checkpoint import Weights, checkpoint_of, is_checkpoint, is_dense, listed
+from isbi_train.networks.checkpoint import Weights, checkpoint_of, is_checkpoint, is_weight, listed
 from isbi_train.networks.recognise import (
     ORDERS,
     Tensors,
@@ -166,7 +166,7 @@ def _has_known_names(part: dict[str, Any]) -> bool:
 
 
 def _as_float32(path: Path, found: dict[str, Any]) -> Tensors:
-    strange = [name for name, value in found.items() if not _is_plain(name, value)]
+    strange = [name for name, value in found.items() if not is_weight(name, value)]
     if strange:
         raise ModelError(f"{path}: no tensors of floating-point numbers are {listed(strange)}")
     tensors = {
@@ -214,15 +214,8 @@ def _recognised(path: Path, found: Tensors, arch: str | None, *, ordered: bool) 
     )
 
 
-def _is_plain(name: str, value: Any) -> bool:
-    if not is_dense(value):
-        return False
-    counts = name.endswith("num_batches_tracked") and not value.is_complex()
-    return bool(value.is_floating_point() or counts)
-
-
 def _require_finite(path: Path, found: Tensors) -> None:
-    broken = [name for name, weight in found.items() if not weight.isfinite().all()]
+    broken = [name for name, weight in found.items() if not weight.float().isfinite().all()]
     if broken:
         raise ModelError(
             f"{path}: NaN or infinite numbers in {len(broken)} weights ({broken[0]} first), so the training diverged; "

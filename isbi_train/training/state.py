@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from isbi_infer.errors import ModelError, OutputError, UsageError
 from isbi_infer.files import check_writable, replacing
+from isbi_infer.terminal import one_line
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from isbi_train.training.device import Device
@@ -233,12 +234,15 @@ class TrainingState:
         missing = sorted({*self._stateful(), "history"} - set(saved.progress))
         if missing:
             raise ModelError(f"{path}: nothing to continue from (no {', '.join(missing)} in it)")
-        for name, part in self._stateful().items():
-            part.load_state_dict(saved.progress[name])
-        self.history = saved.progress["history"]
-        self.losses = list(
-            saved.progress.get("losses", torch.empty(0)).to(next(self.model.parameters()).device)
-        )
+        try:
+            for name, part in self._stateful().items():
+                part.load_state_dict(saved.progress[name])
+            self.history = saved.progress["history"]
+            self.losses = list(
+                saved.progress.get("losses", torch.empty(0)).to(next(self.model.parameters()).device)
+            )
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise ModelError(f"{path}: its progress is damaged ({one_line(error)}); start again") from error
 
     def save_model(self, out: Path, settings: RunSettings) -> None:
         """Write the averaged weights that were just validated, also as the best where they are, and the history."""

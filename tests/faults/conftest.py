@@ -1,4 +1,10 @@
-"""Shared by the tests of damaged and foreign images: how they are made, and what it means that one is refused."""
+"""Shared by the tests of damaged and foreign files: how they are made, and what it means that one is refused.
+
+`tiny_files` beside this file and `attacks` in the repository's root are found by their names.
+"""
+
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +12,10 @@ import tifffile
 
 from isbi_infer.errors import ImageError
 from isbi_infer.volumes import open_stack
+
+for folder in (Path(__file__).parent, Path(__file__).parents[2]):
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 @pytest.fixture
@@ -70,3 +80,32 @@ def describe(stack):
         tifffile.imwrite(path, stack(sections), **grey, description=text, **options)
 
     return write
+
+
+@pytest.fixture
+def figures(record_property):
+    """Count what a test tried, such as `figures(kills=12)`, for the table in docs/reliability.md."""
+
+    def count(**tried):
+        for name, number in tried.items():
+            record_property(f"tried {name}", number)
+
+    return count
+
+
+@pytest.fixture
+def leaves(capfd):
+    """Run a command line in this process; return its exit code, what it printed and what it said."""
+
+    def run(*arguments, program="infer"):
+        from isbi_export.cli import app as export
+        from isbi_infer.cli import app as infer
+        from isbi_train.cli import app as train
+
+        app = {"infer": infer, "train": train, "export": export}[program]
+        with pytest.raises(SystemExit) as left:
+            app(list(map(str, arguments)))
+        printed, said = capfd.readouterr()
+        return left.value.code or 0, printed, said
+
+    return run

@@ -131,7 +131,7 @@ def test_sections_of_a_lazy_layer_are_read_and_computed_when_they_are_looked_at(
 
 def test_cancelling_ends_at_the_next_tile_and_leaves_the_layers_as_they_were(opened, qtbot):
     viewer, panel = opened
-    image_YX = np.random.default_rng(0).integers(0, 255, (1, 3000, 3000), np.uint8)
+    image_YX = np.tile(synthetic_stack(1, 256, 256)[0][0], (20, 20))  # some tiles
     viewer.add_image(image_YX, name="tissue")
     panel.start_button.native.click()
     qtbot.waitUntil(lambda: panel.progress.value > 0, timeout=60_000)

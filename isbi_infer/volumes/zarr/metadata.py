@@ -139,9 +139,18 @@ def ome_image(attributes: dict[str, Any], driver: str) -> Image:
         ) from error
     if not levels:
         raise ImageError("has no level; export it again")
+    for level in levels:
+        _require_inside(level.path)
     if len(set(names)) < len(names) or any(len(name) != 1 for name in names):
         raise ImageError(f"has the axes {', '.join(names)}; expected t, c, z, y and x")
     return Image(form=f"OME-Zarr {version}", driver=driver, axes="".join(names), levels=levels)
+
+
+def _require_inside(path: str) -> None:
+    """Raise ImageError if the path of a level leads out of its image: whoever wrote it may not choose what is read."""
+    parts = path.replace("\\", "/").split("/")
+    if path.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in path:
+        raise ImageError(f"the path of a level, {path!r}, leads out of the image; expected one within it")
 
 
 def _transform(parts: Any, dimensions: int) -> tuple[list[float], list[float]]:
@@ -277,4 +286,6 @@ def precomputed_image(info: dict[str, Any]) -> Image:
         raise ImageError(f"its info is not readable ({type(error).__name__}: {error})") from error
     if not levels:
         raise ImageError("has no scale")
+    for level in levels:
+        _require_inside(level.path)
     return Image(form="precomputed", driver="neuroglancer_precomputed", axes="xyzc", levels=levels)

@@ -1,0 +1,6 @@
+"""Attempts to harm whoever opens a file from somebody else, each with its reasoning, and each refused.
+
+``python -m attacks`` carries them all out, in folders of their own that are removed again, and says what came of
+each; ``python -m attacks NAME`` those of one module. tests/faults/test_attacks.py does the same. SECURITY.md says
+what is promised, and what is not.
+"""
