@@ -63,7 +63,9 @@ def stage(folder: Path) -> None:
     shutil.copy(DOCS / "demo" / "icon.svg", folder / "demo")
     shutil.copytree(ROOT / "models", folder / "models", ignore=_all_but(".md", ".png", ".html", ".json"))
     shutil.copytree(ROOT / "benchmarks" / "results", folder / "benchmarks" / "results")
-    beside = [page for page in ROOT.glob("*.md") if page.name != "README.md"]  # which the first page stands for
+    beside = [
+        page for page in ROOT.glob("*.md") if page.name != "README.md"
+    ]  # which the first page stands for
     for path in (*beside, ROOT / "LICENSE", ROOT / "CITATION.cff"):
         shutil.copy(path, folder)
     (folder / "commands.md").write_text(commands.page(), encoding="utf-8")
