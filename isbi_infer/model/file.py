@@ -34,6 +34,7 @@ _LEADS_TO: dict[str, dict[int, str]] = {
 _LARGEST_KEY = 2**32 - 1  # parsers drop what is above, and would see a field that is not seen here
 _METADATA_FOLDER = "extra/"  # of an archive
 _MOST_CODE = 2**26  # bytes
+_FOLDER = 0x10  # of a member's attributes, as MS-DOS had them
 _DERIVED = ".data/serialization_id"  # which torch computes from the rest
 # What zipfile and zlib raise for damaged archives.
 _DAMAGE = (
@@ -199,8 +200,8 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
     raise ModelError("not a readable ONNX file (a number is cut or too long); export it again")
 
 
-def require_bounded(archive: zipfile.ZipFile) -> None:
-    """Raise ModelError if an archive's records would unpack to far more than it holds.
+def check_archive(archive: zipfile.ZipFile) -> None:
+    """Raise ModelError if torch would read other records than Python does, or more than an archive holds.
 
     Parameters
     ----------
@@ -208,6 +209,10 @@ def require_bounded(archive: zipfile.ZipFile) -> None:
         Opened for reading; as torch writes them, which packs code alone and stores weights as they are.
     """
     members = archive.infolist()
+    # torch takes a record that is marked as a folder for one, and returns memory that nothing was read into.
+    folder = next((member.filename for member in members if member.external_attr & _FOLDER), None)
+    if folder is not None:
+        raise ModelError(f"the archive is damaged ({folder} is marked as a folder); copy or export it again")
     packed = sum(member.file_size for member in members if member.compress_type != zipfile.ZIP_STORED)
     stored = sum(member.file_size for member in members if member.compress_type == zipfile.ZIP_STORED)
     size = archive.fp.seek(0, io.SEEK_END) if archive.fp else 0
@@ -219,7 +224,7 @@ def require_bounded(archive: zipfile.ZipFile) -> None:
 
 
 def _read_records(archive: zipfile.ZipFile, marker: str) -> ModelFile:
-    require_bounded(archive)
+    check_archive(archive)
     names = archive.namelist()
     records = {name.partition("/")[2]: name for name in names}
     if marker not in records:

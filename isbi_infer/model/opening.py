@@ -99,9 +99,8 @@ def open_model(
     wanted = PRECISIONS.get(precision, precision)
     if wanted not in ("auto", *precision_names()):
         meant = did_you_mean(precision, precision_names())
-        raise UsageError(
-            f"unknown precision {precision!r}{meant}; choose auto, {', '.join(precision_names())}"
-        )
+        choices = ", ".join(precision_names())
+        raise UsageError(f"unknown precision {precision!r}; choose auto, {choices}{meant}")
     released = find_released(model)
     if released is not None:
         known = tuple(rows("onnx", provider))

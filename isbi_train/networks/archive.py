@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from isbi_infer.errors import DependencyError, ModelError
-from isbi_infer.model.file import require_bounded
+from isbi_infer.model.file import check_archive
 from isbi_infer.terminal import nearest_file, require_packages
 
 _LFS_POINTER = b"version https://git-lfs"
@@ -45,7 +45,7 @@ def read_pickled(path: Path, *, old: bool = False) -> object:
         # torch does not compare the archive's checksums, so a flipped bit would pass for a weight.
         if not (old and beginning.startswith(_PICKLE)):
             with zipfile.ZipFile(path) as archive:
-                require_bounded(archive)
+                check_archive(archive)
                 damaged = archive.testzip()
             if damaged:
                 raise ModelError(
