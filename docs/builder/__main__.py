@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from isbi_models import released_models
+
 from . import commands, drawings, messages
 from .demo import assemble
 from .npm import BuildError
@@ -16,7 +18,7 @@ from .npm import BuildError
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 DRAWING = DOCS / "images" / "tiling.svg"
-_OTHER_PAGES = "% other pages"
+_OTHER_PAGES, _CARDS = "% other pages", "% cards"
 
 
 def build(out: Path) -> None:
@@ -61,15 +63,18 @@ def stage(folder: Path) -> None:
     shutil.copy(DOCS / "demo" / "icon.svg", folder / "demo")
     shutil.copytree(ROOT / "models", folder / "models", ignore=_all_but(".md", ".png", ".html", ".json"))
     shutil.copytree(ROOT / "benchmarks" / "results", folder / "benchmarks" / "results")
-    for name in ("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff"):
-        shutil.copy(ROOT / name, folder)
+    beside = [
+        page for page in ROOT.glob("*.md") if page.name != "README.md"
+    ]  # which the first page stands for
+    for path in (*beside, ROOT / "LICENSE", ROOT / "CITATION.cff"):
+        shutil.copy(path, folder)
     (folder / "commands.md").write_text(commands.page(), encoding="utf-8")
     (folder / "messages.md").write_text(messages.page(), encoding="utf-8")
     for page in folder.rglob("*.md"):
         # In the checkout pages link to files outside docs/, which lie inside the site.
         text = page.read_text(encoding="utf-8")
         page.write_text(re.sub(r"\]\((?:\.\./)?docs/", "](", _raised(page, folder, text)), encoding="utf-8")
-    _list_other_pages(folder)
+    _list_pages(folder)
 
 
 def _raised(page: Path, folder: Path, text: str) -> str:
@@ -82,14 +87,16 @@ def _all_but(*suffixes: str):  # noqa: ANN202
     return lambda _, names: [name for name in names if not name.endswith(suffixes)]
 
 
-def _list_other_pages(folder: Path) -> None:
-    """Put pages that no table of contents names under How-to."""
+def _list_pages(folder: Path) -> None:
+    """Put the models' cards into the table of contents, and pages that it does not name under How-to."""
     index = folder / "index.md"
     text = index.read_text(encoding="utf-8")
     listed = set(re.findall(r"^([\w/-]+)$|<([\w/-]+)>$", text, re.MULTILINE))
     names = {name for pair in listed for name in pair} | {"index"}
     others = [page.stem for page in sorted(folder.glob("*.md")) if page.stem not in names]
-    index.write_text(text.replace(_OTHER_PAGES, "\n".join(others)), encoding="utf-8")
+    cards = [f"models/{model.card.stem}" for model in released_models().values()]
+    text = text.replace(_OTHER_PAGES, "\n".join(others)).replace(_CARDS, "\n".join(cards))
+    index.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from isbi_models import default_model
+
 pytest.importorskip("myst_parser")
 pytest.importorskip("furo")
 
@@ -107,5 +109,5 @@ def test_a_stranger_comes_from_the_first_page_to_outlines(site, serve, tab):
     page.click("#sample")
     assert tab.settle().startswith("Done: 512 x 512 pixels")
     page.click("text=its card")
-    page.wait_for_selector("h1:has-text('isbi2012-unet-b32')")
+    page.wait_for_selector(f"h1:has-text('{default_model().name}')")
     assert tab.errors == []
