@@ -1,6 +1,7 @@
 # make demo   segment a synthetic sample with the released model (needs no torch)
 # make test   lint, types, import rules and tests; the benchmarks run once on next to nothing
 #             test-more: longer sweeps, and property tests with new random examples each time; let it run overnight
+#             test-napari: the plugin in napari's own viewer, in a process of its own; installs napari and Qt first
 # make bench  speed and memory against raw ONNX Runtime and peers, stored and printed; leave the machine alone for
 #             twenty minutes. bench-all: larger sections, longer stacks, more peers, on one core too; an hour or two.
 #             bench-report: the tables and pictures of docs/ from what is stored. bench-baseline: for CONTRIBUTING.md
@@ -11,9 +12,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SOURCES := pyproject.toml constraints.txt
 # Two processes of one thread each (tests/conftest.py): threads wait for each other at every layer, processes do not.
 PARALLEL := --numprocesses 2 --dist worksteal
+NAPARI := -p npe2 -p pytest-qt -p napari
 BASELINE := benchmarks/results/baseline/pytest-benchmark.json
 
-.PHONY: demo test test-more lint types imports unit bench bench-all bench-baseline bench-report study clean
+.PHONY: demo test test-more test-napari lint types imports unit bench bench-all bench-baseline bench-report study clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m isbi_infer.demo build/demo
@@ -38,6 +40,9 @@ unit: $(VENV)/.dev
 
 test-more: $(VENV)/.dev
 	$(BIN)/pytest tests -m 'more or hypothesis' --hypothesis-profile nightly $(PARALLEL)
+
+test-napari: $(VENV)/.napari
+	QT_QPA_PLATFORM=offscreen $(BIN)/pytest tests/napari -W default $(NAPARI)
 
 bench: $(VENV)/.bench
 	$(BIN)/pytest benchmarks --rounds 3 --store; failed=$$?; $(BIN)/python -m benchmarks.report --print; exit $$failed
@@ -69,6 +74,10 @@ $(VENV)/.demo: $(SOURCES) | $(VENV)/bin/python
 $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.napari: $(SOURCES) | $(VENV)/bin/python
+	$(PIP) --editable '.[dev,napari]' PySide6_Essentials pytest-qt
+	@touch $@ $(VENV)/.dev $(VENV)/.demo
 
 $(VENV)/.bench: $(SOURCES) | $(VENV)/bin/python
 	$(PIP) --editable '.[bench]'

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,14 +14,39 @@ from isbi_infer.backends.compiled_cache import use_cache
 from isbi_infer.errors import UsageError
 from isbi_infer.scoring import LabelsAre
 from isbi_infer.terminal import exit_codes, printable, require_packages
+from isbi_infer.terminal.commands import (
+    GENERAL,
+    RUNTIMES,
+    Command,
+    Debug,
+    Quiet,
+    listed,
+    new_app,
+    version_option,
+)
+from isbi_infer.terminal.progress import show_progress
 
 if TYPE_CHECKING:
     from isbi_export.report.parity_report import Report
+    from isbi_infer.model.contract import ModelContract
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+_PACKAGES = ("torch", "onnx", "onnxscript", *(name for name in RUNTIMES if name != "torch"))
+_SCORES, _WEIGHTS, _PACKAGE, _FOREIGN = "Scores", "Weights from elsewhere", "Package", "Model from elsewhere"
+
+app = new_app(add_completion=True)
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=listed(
+        "Examples",
+        ("isbi-export model.pth", "ONNX and TorchScript, each proved."),
+        ("isbi-export model.pth --precision fp32,int8", "And a smaller, faster one."),
+        ("isbi-export model.pth --image s.tif --labels l.tif", "And what becomes of the scores."),
+        ("isbi-export model.pth --package", "And a package for bioimage.io."),
+        ("isbi-export other.onnx --contract", "A model from elsewhere."),
+    ),
+)
 def export(
     checkpoint: Annotated[
         Path,
@@ -54,63 +81,112 @@ def export(
         str | None,
         typer.Option(
             help="Architecture of bare weights: unet or valid-unet; of unknown names with the order of what decoders "
-            "read: unet-skip-first, unet-up-first, ..."
+            "read: unet-skip-first, unet-up-first, ...",
+            rich_help_panel=_WEIGHTS,
         ),
     ] = None,
     image: Annotated[
-        Path | None, typer.Option(metavar="STACK", help="With --labels: measure what becomes of the scores.")
+        Path | None,
+        typer.Option(
+            metavar="STACK",
+            help="With --labels: measure what becomes of the scores.",
+            rich_help_panel=_SCORES,
+        ),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(metavar="STACK", help="Labels of --image; see --labels-are.")
+        Path | None,
+        typer.Option(metavar="STACK", help="Labels of --image; see --labels-are.", rich_help_panel=_SCORES),
     ] = None,
     labels_are: Annotated[
-        LabelsAre, typer.Option(help="What labels above 0 mark: cells, membranes, or ids of cells.")
+        LabelsAre,
+        typer.Option(
+            help="What labels above 0 mark: cells, membranes, or ids of cells.", rich_help_panel=_SCORES
+        ),
     ] = "cells",
     ignore: Annotated[
-        float | None, typer.Option(help="Value of labels that nobody knows; left out of the scores.")
+        float | None,
+        typer.Option(
+            help="Value of labels that nobody knows; left out of the scores.", rich_help_panel=_SCORES
+        ),
     ] = None,
     sections: Annotated[
-        str | None, typer.Option(help="Sections of --image, as 25:30. [default: 25:30 of 30, all otherwise]")
+        str | None,
+        typer.Option(
+            help="Sections of --image, as 25:30. [default: 25:30 of 30, all otherwise]",
+            rich_help_panel=_SCORES,
+        ),
     ] = None,
     package: Annotated[
-        bool, typer.Option("--package", help="Write a bioimage.io package of the float32 files too.")
+        bool,
+        typer.Option(
+            "--package",
+            help="Write a bioimage.io package of the float32 files too.",
+            rich_help_panel=_PACKAGE,
+        ),
     ] = False,
     licence: Annotated[
-        str | None, typer.Option(help="With --package: SPDX identifier of the weights' licence.")
+        str | None,
+        typer.Option(
+            help="With --package: SPDX identifier of the weights' licence.", rich_help_panel=_PACKAGE
+        ),
     ] = None,
     author: Annotated[
         list[str] | None,
-        typer.Option(help="With --package: who made the model; repeatable. [default: this program]"),
+        typer.Option(
+            help="With --package: who made the model; repeatable. [default: this program]",
+            rich_help_panel=_PACKAGE,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="With --package: what the model is called. [default: the checkpoint's name]",
+            rich_help_panel=_PACKAGE,
+        ),
     ] = None,
     contract: Annotated[
         bool,
         typer.Option(
-            "--contract", help="Analyse a model from elsewhere, and write a copy that isbi-infer runs."
+            "--contract",
+            help="Analyse a model from elsewhere, and write a copy that isbi-infer runs.",
+            rich_help_panel=_FOREIGN,
         ),
     ] = False,
     output_is: Annotated[
         Literal["cell", "membrane", "cell-logits", "membrane-logits"],
-        typer.Option(help="With --contract: what the foreign model's output is."),
+        typer.Option(help="With --contract: what the foreign model's output is.", rich_help_panel=_FOREIGN),
     ] = "cell",
     border: Annotated[
-        int, typer.Option(help="With --contract: mirrored pixels around a section.", min=0)
+        int,
+        typer.Option(
+            help="With --contract: mirrored pixels around a section.", min=0, rich_help_panel=_FOREIGN
+        ),
     ] = 0,
     pixel_size: Annotated[
-        float | None, typer.Option(help="With --contract: side of a training pixel in nanometres.")
+        float | None,
+        typer.Option(
+            help="With --contract: side of a training pixel in nanometres.", rich_help_panel=_FOREIGN
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of lines.", rich_help_panel=GENERAL)
     ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    _: Annotated[bool, version_option("isbi-export", *_PACKAGES)] = False,
 ) -> None:
     """Write CHECKPOINT as ONNX and TorchScript, run both against it, and publish what agrees, with a report."""
-    with exit_codes("isbi-export", debug=debug):
+    with exit_codes("isbi-export", debug=debug), ExitStack() as shown:
         folder = output or checkpoint.parent
+        quiet = quiet or as_json
         if contract:
             require_packages("export", "onnx")
-            _add_contract(checkpoint, folder, output_is, border, pixel_size, as_json=as_json)
+            with show_progress(f"analysing {checkpoint.name}", quiet=quiet):
+                found = _add_contract(checkpoint, folder, output_is, border, pixel_size)
+            _say_contract(*found, as_json=as_json, quiet=quiet)
             return
         require_packages("export", "torch", "onnx", "onnxscript")
+        display = shown.enter_context(show_progress("starting", quiet=quiet, every_stage=True))
         use_cache(False)  # what is compiled here is of drafts, and would push the user's models out
         from isbi_export.formats.onnx_export import OPSET
         from isbi_export.publish import NotPublishedError, publish
@@ -123,8 +199,10 @@ def export(
             raise UsageError(
                 "a package holds the float32 ONNX file; add onnx to --formats, fp32 to --precision and float32 to --io"
             )
-        if not package and (licence is not None or author):
-            raise UsageError("a licence and authors are of a package; add --package, or leave them out")
+        if not package and (licence is not None or author or name is not None):
+            raise UsageError(
+                "a licence, authors and a name are of a package; add --package, or leave them out"
+            )
         if package:
             from isbi_export.bioimage.package import SUFFIX, package_terms
             from isbi_train.networks.checkpoint import file_sha256
@@ -133,7 +211,7 @@ def export(
 
             target, weights = folder / f"{checkpoint.stem}{SUFFIX}", load_weights(checkpoint, arch)
             origins = origins_of(weights, file_sha256(checkpoint))
-            package_terms(target, origins, licence=licence, authors=_authors(author))
+            package_terms(target, origins, name=name, licence=licence, authors=_authors(author))
         refused: NotPublishedError | None = None
         try:
             report = publish(
@@ -149,17 +227,32 @@ def export(
                 labels=labels,
                 sections=sections,
                 rule=LabelRule.of(labels_are, ignore),
+                stage=display.stage,
             )
         except NotPublishedError as error:
             report, refused = error.report, error
-        _say(report, as_json=as_json)
+        packed = None
+        if package and not refused:
+            display.stage("packing")
+            packed = _pack(folder, report, name, licence, _authors(author))
+        shown.close()
+        _say(report, as_json=as_json, quiet=quiet)
         if refused:
             raise SystemExit(refused.exit_code)
-        if package:
-            _pack(folder, report, licence, _authors(author), as_json=as_json)
+        if packed and not quiet:
+            typer.echo(f"{packed}: a bioimage.io package")
+        if not quiet:
+            _say_next(folder, report)
 
 
-def _say(report: Report, *, as_json: bool) -> None:
+def _say_next(folder: Path, report: Report) -> None:
+    typer.echo(f"{folder / Path(report.checkpoint).stem}.parity.html: the proofs, to look at")
+    first = next((file.path for file in report.files if file.variant.file_format != "program"), None)
+    if first:
+        typer.echo(f"next, isbi-infer STACK --model {shlex.quote(str(first))}")
+
+
+def _say(report: Report, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         typer.echo(json.dumps(report.to_plain()))
     for note in report.notes:
@@ -167,7 +260,7 @@ def _say(report: Report, *, as_json: bool) -> None:
     for file in report.files:
         if not file.published:
             typer.echo(f"isbi-export: {printable(file.refusal)}", err=True)
-        elif file.evidence and not as_json:
+        elif file.evidence and not quiet:
             found = file.evidence
             v_rand = f", V_rand {found.judged.v_rand:+.4f}" if file.variant.precision == "int8" else ""
             verdicts = ""
@@ -187,8 +280,8 @@ def _authors(given: list[str] | None) -> tuple[str, ...]:
 
 
 def _pack(
-    folder: Path, report: Report, licence: str | None, authors: tuple[str, ...], *, as_json: bool
-) -> None:
+    folder: Path, report: Report, name: str | None, licence: str | None, authors: tuple[str, ...]
+) -> Path:
     from isbi_export.bioimage.package import SUFFIX, write_package
     from isbi_infer.model.contract import read_contract
 
@@ -200,28 +293,31 @@ def _pack(
         onnx=paths["onnx"],
         torchscript=paths.get("torchscript"),
         contract=contract,
+        name=name,
         licence=licence,
         authors=authors,
     )
-    if not as_json:
-        typer.echo(f"{target}: a bioimage.io package")
+    return target
 
 
 def _add_contract(
-    model: Path, folder: Path, output_is: Any, border: int, pixel_size: float | None, *, as_json: bool
-) -> None:
+    model: Path, folder: Path, output_is: Any, border: int, pixel_size: float | None
+) -> tuple[Path, ModelContract]:
     from isbi_export.foreign import ForeignModel, add_contract
 
     target = folder / f"{model.stem}.contract.onnx"
     foreign = ForeignModel(output=output_is, border=border, pixel_size_nm=pixel_size)
-    contract = add_contract(model, target, foreign)
+    return target, add_contract(model, target, foreign)
+
+
+def _say_contract(target: Path, contract: ModelContract, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         typer.echo(contract.to_json())
         return
-    typer.echo(
-        f"{target}: stride {contract.stride}, halo {contract.halo}, "
-        + ("exact" if contract.exact else "not exact")
-    )
+    if not quiet:
+        exact = "exact" if contract.exact else "not exact"
+        typer.echo(f"{target}: stride {contract.stride}, halo {contract.halo}, {exact}")
+        typer.echo(f"next, isbi-infer STACK --model {shlex.quote(str(target))}")
     for reason in contract.not_exact_because:
         typer.echo(f"isbi-export: note: {printable(reason)}", err=True)
 

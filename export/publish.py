@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -38,6 +38,7 @@ from isbi_infer.files import check_writable, replacing
 from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.devices import open_backend
 from isbi_infer.model.opening import open_model
+from isbi_infer.terminal import counted
 from isbi_train.data.labels import LabelRule
 from isbi_train.data.sections import ranges
 from isbi_train.evaluation.evaluate import sections_named
@@ -99,6 +100,10 @@ class _Source:
         return contract_for(self.weights, self.sha256, self.analysis, variant, **measured)
 
 
+def _unsaid(stage: str) -> None:
+    """Take note of nothing."""
+
+
 @real_float32()
 def publish(
     checkpoint: Path,
@@ -114,6 +119,7 @@ def publish(
     labels: Path | None = None,
     sections: str | None = None,
     rule: LabelRule | None = None,
+    stage: Callable[[str], None] = _unsaid,
 ) -> Report:
     """Export a checkpoint; a file appears only when it passed its gate, and the report about all of them with it.
 
@@ -137,6 +143,8 @@ def publish(
         Which of them; see `isbi_export.proof.probes.read_labelled`.
     rule : LabelRule, optional
         What the labels mean; cells when not given.
+    stage : callable
+        Called with what is done next: each file, and each proof of it.
 
     Returns
     -------
@@ -167,6 +175,7 @@ def publish(
     _require_bytes(image, labelled, variants)
     calibration = _calibration(variants, calibrate, weights, labelled)
     raw = any(variant.io == "uint8" for variant in variants)
+    stage("tracing the network and running it on the inputs of the proofs")
     source = _prepare(weights, file_sha256(checkpoint), opset, labelled, calibration, as_bytes=raw)
     files: list[FileReport] = []
     runs: _Runs = {}
@@ -175,13 +184,14 @@ def publish(
         for variant, target in zip(variants, targets, strict=True):
             with suppress(_RefusedError), ExitStack() as one:
                 temporary = one.enter_context(replacing(target))
-                file, computing = _built(source, variant, target, temporary)
+                file, computing = _built(source, variant, target, temporary, stage)
                 files.append(file)
                 if not file.published:
                     raise _RefusedError
                 passed.push(one.pop_all())
                 runs |= computing
         on_gpu = {(file.variant, proof.pair) for file in files for proof in file.runtimes if proof.on_gpu}
+        stage("measuring times")
         times = milliseconds_per_section(runs, **source.tiles, on_gpu=on_gpu)
         report = Report(
             checkpoint=checkpoint.name,
@@ -301,10 +311,12 @@ def _prepare(
     )
 
 
-def _built(source: _Source, variant: Variant, target: Path, temporary: Path) -> tuple[FileReport, _Runs]:
+def _built(
+    source: _Source, variant: Variant, target: Path, temporary: Path, stage: Callable[[str], None]
+) -> tuple[FileReport, _Runs]:
     """Write one file aside and try it; with the report comes what computes it, for measuring times."""
     try:
-        tried = _tried(source, variant, temporary)
+        tried = _tried(source, variant, temporary, lambda proof: stage(f"{target.name}: {proof}"))
     except ModelError as error:
         reason = str(error).replace(str(temporary), str(target)).removeprefix(f"{target}: ")
         return FileReport(path=target, variant=variant, refused=(reason,)), {}
@@ -329,21 +341,24 @@ class _Tried:
     runs: _Runs = field(default_factory=dict)
 
 
-def _tried(source: _Source, variant: Variant, temporary: Path) -> _Tried:
+def _tried(source: _Source, variant: Variant, temporary: Path, stage: Callable[[str], None]) -> _Tried:
     write, probes = WRITERS[variant.file_format], source.probes
+    stage("writing it aside")
     write(temporary, source.exported, variant, source.contract(variant))
     run, encoded_from = file_runner(temporary, variant), None
     if variant.io == "uint8":
         graph = source.exported.graph(variant.precision)
         encoded_from = normalising(open_backend(graph.SerializeToString(), "cpu").run)
+    stage(f"against the checkpoint on {counted(len(probes), 'input')}")
     evidence = compare(variant, run, probes, source.reference, encoded_from)
     if source.analysis.exact:
+        stage("tiles against whole sections")
         evidence = replace(evidence, seams=seam_errors(run, **source.tiles))
     if reasons := refusals(evidence):
         return _Tried(evidence=evidence, refused=reasons)
     runs = {(variant, f"{OWN_DEVICE} {variant.arithmetic}"): run}
     tiles = source.tiles if source.analysis.exact else None
-    found = list(prove_runtimes(temporary.read_bytes(), evidence, probes, source.reference, tiles))
+    found = list(prove_runtimes(temporary.read_bytes(), evidence, probes, source.reference, tiles, stage))
     runs |= {(variant, proof.pair): computing for proof, computing in found if computing}
     runtimes = tuple(proof for proof, _ in found)
     parity = parity_of(evidence, source.scored_on, source.calibrated_on)
@@ -353,6 +368,7 @@ def _tried(source: _Source, variant: Variant, temporary: Path) -> _Tried:
         halo_error=contract_halo_error(evidence),
         runtimes=[proof.pair for proof in runtimes if proof.verdict == "passed"],
     )
+    stage("again, with its contract in it")
     write(temporary, source.exported, variant, contract)
     if variant.file_format != "program":
         open_model(temporary, "cpu")  # as the runtime that ships does

@@ -19,6 +19,7 @@ from isbi_infer.errors import (
 )
 
 if TYPE_CHECKING:
+    from isbi_infer.report.shown import show
     from isbi_infer.segmenter import Segmenter
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Segmenter",
     "UsageError",
     "__version__",
+    "show",
 ]
 
 
@@ -41,6 +43,10 @@ def __getattr__(name: str) -> Any:
         from isbi_infer.segmenter import Segmenter
 
         return Segmenter
+    if name == "show":
+        from isbi_infer.report.shown import show
+
+        return show
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

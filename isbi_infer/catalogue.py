@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -10,9 +11,11 @@ import typer
 
 from isbi_infer.model.contract import PRECISIONS, read_contract
 from isbi_infer.terminal import exit_codes
+from isbi_infer.terminal.commands import GENERAL, RUNTIMES, Command, Debug, new_app, version_option
+from isbi_infer.terminal.words import beside
 from isbi_models import ReleasedModel, default_model, released_models
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 _SCORES = {"v_rand_thin": "V_rand", "v_info_thin": "V_info"}
 
@@ -82,15 +85,18 @@ def _lines(described: dict[str, Any]) -> list[str]:
         "card": described["card"],
     }
     first = described["name"] + (" (the default)" if described["default"] else "")
-    return [first, *(f"  {title:<15} {text}" for title, text in rows.items())]
+    return [first, *(beside(f"  {title:<15} ", text, sys.stdout) for title, text in rows.items())]
 
 
-@app.command(epilog="isbi-infer STACK --model NAME takes one, and so does isbi_infer.Segmenter(NAME).")
+@app.command(
+    cls=Command, epilog="isbi-infer STACK --model NAME takes one, and so does isbi_infer.Segmenter(NAME)."
+)
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON array.", rich_help_panel=GENERAL)
     ] = False,
+    debug: Debug = False,
+    _: Annotated[bool, version_option("isbi-infer", *RUNTIMES)] = False,
 ) -> None:
     """List the released models that are installed, with what they are for, their terms and their scores."""
     with exit_codes("isbi-infer models", debug=debug):

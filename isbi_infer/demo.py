@@ -15,7 +15,8 @@ from isbi_infer.errors import OutputError
 from isbi_infer.files import replacing
 from isbi_infer.sample import PIXEL_NM, SECTION_NM, synthetic_stack
 from isbi_infer.segmenter import Segmenter
-from isbi_infer.terminal import exit_codes, require_packages, section_progress
+from isbi_infer.terminal import exit_codes, require_packages
+from isbi_infer.terminal.progress import show_progress
 from isbi_infer.volumes import PixelSize, StackInfo, open_stack, write_stack
 
 OUTLINE_RGB = (255, 140, 0)
@@ -71,7 +72,7 @@ def run(folder: Path) -> None:
     print(f"synthetic sample  {sample} ({len(image_ZYX)} sections, nobody's tissue)")
 
     segmenter = Segmenter(pixels=image_ZYX.size)
-    with section_progress(image_ZYX[0].size / 1e6, quiet=False) as progress:
+    with show_progress("tile", quiet=False) as progress:
         summary = segmenter.segment_file(sample, result, progress=progress)
     print(
         f"probabilities     {result} (1 = cell, 0 = membrane; {summary.provider} {summary.precision}, "

@@ -23,12 +23,15 @@ from isbi_infer.backends.nvidia import list_gpus
 from isbi_infer.errors import DependencyError, IsbiError, UsageError
 from isbi_infer.model.devices import DEVICES, device_names, open_backend
 from isbi_infer.terminal import counted, exit_codes
+from isbi_infer.terminal.commands import GENERAL, RUNTIMES, Command, Debug, listed, new_app, version_option
+from isbi_infer.terminal.words import beside
 
-RUNTIMES = next(row.clashes for row in DEVICES if row.name == "cpu")
+WHEELS = next(row.clashes for row in DEVICES if row.name == "cpu")
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 _SECTION_PIXELS = 512**2
+_SCORES = {"v_rand_thin": "V_rand", "v_info_thin": "V_info"}
 _CPU_ONLY = "pip uninstall -y onnxruntime-gpu && pip install 'isbi-infer[cpu]'"
 
 
@@ -72,7 +75,7 @@ def check_packages() -> Iterator[Finding]:
 def installed_runtimes() -> list[metadata.Distribution]:
     """List the wheels that provide the module onnxruntime."""
     found = []
-    for name in RUNTIMES:
+    for name in WHEELS:
         try:
             found.append(metadata.distribution(name))
         except metadata.PackageNotFoundError:
@@ -103,7 +106,7 @@ def check_runtimes(wheels: Sequence[metadata.Distribution]) -> Iterator[Finding]
         )
         return
     try:
-        import_onnxruntime(RUNTIMES)
+        import_onnxruntime(WHEELS)
     except DependencyError as error:
         if wheels:
             yield Finding("onnxruntime", False, f"cannot be imported ({error.__cause__})", again[0])
@@ -130,12 +133,12 @@ def check_libraries(folders: Iterable[Path], ldconfig: str) -> Finding:
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())]
     cached = (Path(line.split("=> ")[1]) for line in ldconfig.splitlines() if "=> " in line)
     files += [file for file in cached if file.is_file()]
-    found = []
+    places: dict[str, list[str]] = {}
     for library in ("cudart", "cublas", "cufft", "curand", "cudnn"):
         names = re.compile(rf"(lib{library}\.so(\.\d+)*|{library}(64)?_\d+\.dll)")
-        place = next((file for file in files if names.fullmatch(file.name)), None)
-        found.append(f"{library}: {place or 'not found'}")
-    return Finding("cuda libraries", None, "; ".join(found))
+        place = next((f"in {file.parent}" for file in files if names.fullmatch(file.name)), "not found")
+        places.setdefault(place, []).append("cuDNN" if library == "cudnn" else library)
+    return Finding("cuda libraries", None, "; ".join(f"{', '.join(of)} {at}" for at, of in places.items()))
 
 
 def library_folders() -> Iterator[Path]:
@@ -180,7 +183,7 @@ def check_device(row: Device, models: Mapping[str, bytes], remedy: str | None) -
             runs.append(arithmetic.name)
     if runs or failure is None:
         return Finding(row.name, True, f"runs in {', '.join(runs)}" if runs else "has no model to try")
-    reason = str(failure).partition("; run: ")[0]
+    reason = str(failure).partition("; run: ")[0].removeprefix(f"provider {row.name!r} ")
     if remedy is None:
         return Finding(row.name, None, f"compiled in, does not run here ({reason})")
     return Finding(row.name, False, reason, remedy, failure.exit_code)
@@ -191,7 +194,7 @@ def check_devices(models: Mapping[str, bytes], *, gpu_found: bool) -> Iterator[F
     from isbi_infer.backends.onnxruntime import import_onnxruntime
     from isbi_infer.backends.wheels import installed_wheels
 
-    available = import_onnxruntime(RUNTIMES).get_available_providers()
+    available = import_onnxruntime(WHEELS).get_available_providers()
     yield Finding("compiled in", None, ", ".join(available))
     for name in device_names():
         row = next((row for row in DEVICES if row.name == name and "onnx" in row.formats), None)
@@ -239,6 +242,7 @@ def check_machine() -> Iterator[Finding]:
 
 def check_model(model: Path | None, *, runs: bool) -> Iterator[Finding]:
     """Open a model on the CPU, with all checks of a run, and sum its contract up; None is the released one."""
+    from isbi_infer.model.contract import PRECISIONS
     from isbi_infer.model.opening import find_released, open_model
     from isbi_models import released_models
 
@@ -267,7 +271,7 @@ def check_model(model: Path | None, *, runs: bool) -> Iterator[Finding]:
         "contract",
         True,
         f"stride {contract.stride}, halo {contract.halo}, border {contract.border}, {exact}; "
-        f"{contract.normalisation}, {contract.precision}, {contract.polarity} = 1",
+        f"{contract.normalisation}, {PRECISIONS[contract.precision]}, {contract.polarity} = 1",
     )
     yield Finding("scores", None, _scores(contract.provenance.get("scores")) or "none in the contract")
 
@@ -276,7 +280,7 @@ def _scores(found: object) -> str:
     """Name the scores that a contract holds; how they were calibrated stands in the contract."""
     entries = found.items() if isinstance(found, dict) else ()
     return ", ".join(
-        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
+        f"{_SCORES.get(name, name)} {f'{value:.4g}' if isinstance(value, float) else value}"
         for name, value in entries
         if not isinstance(value, dict | list)
     )
@@ -293,9 +297,10 @@ def examine(model: Path | None) -> Iterator[Finding]:
     yield from runtimes
     gpus = list_gpus()
     yield Finding("gpu", None, "; ".join(gpus) or "no NVIDIA driver or GPU found (nvidia-smi)")
-    yield check_libraries(
-        library_folders(), _output("ldconfig", "-p") or _output("/sbin/ldconfig", "-p") or ""
-    )
+    if gpus or any("gpu" in str(wheel.metadata["Name"]) for wheel in wheels):
+        yield check_libraries(
+            library_folders(), _output("ldconfig", "-p") or _output("/sbin/ldconfig", "-p") or ""
+        )
     yield from check_machine()
     runs = all(finding.ok is not False for finding in runtimes)
     models = list(check_model(model, runs=runs))
@@ -321,13 +326,22 @@ def _models(model: Path | None) -> dict[str, bytes]:
     return {read_contract(content).precision: content}
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=listed(
+        "Examples",
+        ("isbi-infer doctor", "Try the released model on all devices."),
+        ("isbi-infer doctor --model mine.onnx", "Try another one."),
+        ("isbi-infer doctor --json", "To send along with a report of a fault."),
+    ),
+)
 def doctor(
     model: Annotated[Path | None, typer.Option(help="Model to try. [default: the released model]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=GENERAL)
     ] = False,
+    debug: Debug = False,
+    _: Annotated[bool, version_option("isbi-infer", *RUNTIMES)] = False,
 ) -> None:
     """Report what is installed and what of it really runs; end with the command that mends what does not."""
     with exit_codes("isbi-infer doctor", debug=debug):
@@ -352,7 +366,11 @@ def doctor(
 def _print(finding: Finding) -> None:
     mark, colour = {True: ("ok", "green"), None: ("-", None), False: ("WRONG", "red")}[finding.ok]
     detail = " ".join(finding.detail.split())
-    typer.echo(f"{typer.style(f'{mark:5}', fg=colour)}  {finding.name:20}  {detail}")
+    head = f"{mark:5}  {finding.name:20}  "
+    line = beside(head, detail, sys.stdout)
+    if colour and "NO_COLOR" not in os.environ:
+        line = line.replace(mark, typer.style(mark, fg=colour), 1)
+    typer.echo(line)
 
 
 def _version(package: str) -> str | None:

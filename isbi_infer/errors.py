@@ -19,6 +19,9 @@ A message is one line: the file, what was found, what was expected, and what to 
 
 from __future__ import annotations
 
+import logging
+import signal
+
 
 class IsbiError(Exception):
     """Base of every error this project raises on purpose."""
@@ -78,5 +81,29 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by signal {signal_number}; nothing half-written was left behind")
+        by = "Ctrl-C" if signal_number == signal.SIGINT else signal.Signals(signal_number).name
+        super().__init__(f"stopped by {by}")
         self.exit_code = 128 + signal_number
+
+    def __str__(self) -> str:
+        """Return how it was stopped, and what of the work is kept: the notes that were added on the way out."""
+        kept = getattr(self, "__notes__", None) or ["nothing half-written was left behind"]
+        return "; ".join((super().__str__(), *kept))
+
+
+def say_on_the_way_out(error: BaseException, what: str, log: logging.Logger) -> None:
+    """Say what is kept of work that an error ends: as part of the one message of who stopped it, else as a note.
+
+    Parameters
+    ----------
+    error : BaseException
+        What ends the work.
+    what : str
+        One line, such as how to go on.
+    log : Logger
+        Where notes go.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        error.add_note(what)
+    else:
+        log.warning("%s", what)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from math import ceil, prod
@@ -27,9 +27,10 @@ from isbi_infer.plan.memory import parse_bytes
 from isbi_infer.plan.run import RunPlan, SourceRecord, Wishes
 from isbi_infer.plan.summary import Estimate, RunSummary
 from isbi_infer.run.findings import Findings
-from isbi_infer.run.pipeline import Progress, compute_sections
+from isbi_infer.run.pipeline import compute_sections, run_plan
 from isbi_infer.run.stack import segment_stack
 from isbi_infer.run.volume import VolumeOptions, check_same, plan_of, segment_volume, verify_volume
+from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes import (
     Sink,
     Source,
@@ -273,7 +274,7 @@ class Segmenter:
         dtype : {"float32", "uint8"}
             "uint8" returns round(255 p).
         progress : callable, optional
-            Called with the sections done and their total after each section.
+            Called with the tiles done and their total after each of them; what it raises ends the run at once.
 
         Returns
         -------
@@ -291,11 +292,9 @@ class Segmenter:
         plan = self.plan(stack_ZYX.shape, emit=emit, dtype=dtype)
         out_ZYX = np.empty(stack_ZYX.shape, dtype)
         findings = Findings(plan)
-        with closing(compute_sections(plan, stack_ZYX, self._model.backend, findings)) as results:
+        with closing(compute_sections(plan, stack_ZYX, self._model.backend, findings, progress)) as results:
             for z, result_YX in enumerate(results):
                 out_ZYX[z] = encode(result_YX, emit, dtype)
-                if progress:
-                    progress(z + 1, len(stack_ZYX))
         for note in findings.notes():
             log.info(note)
         return out_ZYX.reshape(array.shape)
@@ -342,18 +341,23 @@ class Segmenter:
         yield from self._results(plan, all_sections())
 
     def stream_source(
-        self, source: Source, *, emit: Emit = "cell", dtype: OutputDtype = "float32"
+        self,
+        source: Source,
+        *,
+        emit: Emit = "cell",
+        dtype: OutputDtype = "float32",
+        progress: Progress | None = None,
     ) -> Iterator[npt.NDArray[Any]]:
         """Segment an open source lazily, with the source's own pixel size; see `stream` and `plan_source`."""
         check_encoding(emit, dtype)
         plan = self.plan_source(source, emit=emit, dtype=dtype)
-        return self._results(plan, (source.read(z) for z in range(source.info.sections)))
+        return self._results(plan, (source.read(z) for z in range(source.info.sections)), progress)
 
     def _results(
-        self, plan: RunPlan, sections: Iterable[npt.NDArray[Any]]
+        self, plan: RunPlan, sections: Iterable[npt.NDArray[Any]], progress: Progress | None = None
     ) -> Generator[npt.NDArray[Any], None, None]:
         findings = Findings(plan)
-        with closing(compute_sections(plan, sections, self._model.backend, findings)) as results:
+        with closing(compute_sections(plan, sections, self._model.backend, findings, progress)) as results:
             for result_YX in results:
                 yield encode(result_YX, plan.emit, plan.dtype)
         for note in findings.notes():
@@ -386,7 +390,7 @@ class Segmenter:
         dtype : {"float32", "uint8"}
             "uint8" stores round(255 p).
         progress : callable, optional
-            Called with the sections done and their total after each section.
+            Called with the tiles done and their total after each of them; what it raises ends the run at once.
         also : tuple of Sink
             Handed the same result, a section each.
         options : VolumeOptions, optional
@@ -477,6 +481,41 @@ class Segmenter:
             notes=notes,
         )
 
+    def segment_source(
+        self,
+        source: Source,
+        sinks: Sequence[Sink],
+        *,
+        emit: Emit = "cell",
+        dtype: OutputDtype = "float32",
+        progress: Progress | None = None,
+        findings: Findings | None = None,
+    ) -> tuple[str, ...]:
+        """Segment an open source into sinks of the caller's, section by section.
+
+        Parameters
+        ----------
+        source : Source
+            The sections, with their pixel size.
+        sinks : sequence of Sink
+            Each is handed every section of the result, in order; they are not finished here.
+        emit, dtype : str
+            As in `segment_file`.
+        progress : callable, optional
+            As in `segment_file`. What it raises ends the run.
+        findings : Findings, optional
+            Told what the sections show.
+
+        Returns
+        -------
+        tuple of str
+            What the reader of the result must know.
+        """
+        check_encoding(emit, dtype)
+        plan = self.plan_source(source, emit=emit, dtype=dtype)
+        found = run_plan(plan, source, self._model.backend, sinks, progress, findings=findings)
+        return (*plan.notes, *found)
+
     def verify(
         self,
         result: str | Path,
@@ -499,7 +538,7 @@ class Segmenter:
         seed : int, optional
             Of the choice.
         progress : callable, optional
-            Called with the sections done and their total.
+            Called with the tiles done and their total.
 
         Returns
         -------

@@ -8,12 +8,21 @@ from typing import Annotated
 
 import typer
 
-from isbi_infer.terminal import counted, exit_codes, section_progress
+from isbi_infer.terminal import counted, exit_codes
+from isbi_infer.terminal.commands import RUNTIMES, Command, Debug, Quiet, listed, new_app, version_option
+from isbi_infer.terminal.progress import show_progress
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=listed(
+        "Examples",
+        ("isbi-infer verify out.ome.zarr", "All blocks, to the bit."),
+        ("isbi-infer verify out.ome.zarr --blocks 20", "Some, chosen at random."),
+    ),
+)
 def verify(
     result: Annotated[Path, typer.Argument(metavar="RESULT", help="OME-Zarr written by isbi-infer.")],
     stack: Annotated[Path | None, typer.Option(help="The input, where it is no longer where it was.")] = None,
@@ -27,32 +36,33 @@ def verify(
     series: Annotated[int | None, typer.Option(help="As in the run.")] = None,
     level: Annotated[str | None, typer.Option(help="As in the run.")] = None,
     pixel_size: Annotated[float | None, typer.Option(help="As in the run.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no summary.")] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
-    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    _: Annotated[bool, version_option("isbi-infer", *RUNTIMES)] = False,
 ) -> None:
     """Compute blocks of RESULT again, from the same input by the same model, and compare them to the bit."""
     with exit_codes("isbi-infer verify", debug=debug), ExitStack() as opened:
+        from isbi_infer.run.counting import tiles_of_section
         from isbi_infer.run.volume import plan_of
         from isbi_infer.segmenter import Segmenter
         from isbi_infer.volumes import open_source
 
         plan = plan_of(result)
-        segmenter = Segmenter(
-            model,
-            provider=plan.device,  # type: ignore[arg-type]  # a name of the table, or it is refused
-            precision=plan.precision if model is None else "auto",  # type: ignore[arg-type]
-            halo=plan.section.halo,
-            pixel_size=pixel_size,
-            tta=len(plan.views) > 1,
-        )
+        with show_progress("opening the model", quiet=quiet):
+            segmenter = Segmenter(
+                model,
+                provider=plan.device,  # type: ignore[arg-type]  # a name of the table, or it is refused
+                precision=plan.precision if model is None else "auto",  # type: ignore[arg-type]
+                halo=plan.section.halo,
+                pixel_size=pixel_size,
+                tta=len(plan.views) > 1,
+            )
         source = opened.enter_context(
             open_source(stack or plan.source.name, channel=channel, time=time, series=series, level=level)
         )
         source = opened.enter_context(segmenter.nearest_level(source))
-        megapixels = source.info.shape[-2] * source.info.shape[-1] / 1e6
-        progress = opened.enter_context(section_progress(megapixels, quiet=quiet))
+        megapixels = source.info.shape[-2] * source.info.shape[-1] / tiles_of_section(plan) / 1e6
+        progress = opened.enter_context(show_progress("tile", quiet=quiet, amount=megapixels, unit="Mpx"))
         compared = segmenter.verify(result, source, blocks=blocks, seed=seed, progress=progress)
         if not quiet:
             assert plan.layout is not None

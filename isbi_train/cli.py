@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import os
+from typing import Annotated
 
-import typer
-
+from isbi_infer.terminal.commands import RUNTIMES, Group, listed, new_app, version_option
 from isbi_train.commands import data, evaluate, fit
 
-app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True
+_PACKAGES = ("torch", "numba", "scipy", "scikit-image", *(name for name in RUNTIMES if name != "torch"))
+
+app = new_app(
+    add_completion=True,
+    cls=Group,
+    epilog=listed(
+        "Examples",
+        ("isbi-train fit --data s.tif --labels l.tif --out runs/mine", "Train on your own sections."),
+        ("isbi-train evaluate stack.probability.tif labels.tif", "Score a result."),
+        ("isbi-train fit --help", "What a command takes."),
+    ),
 )
-for commands in (evaluate, fit, data):
+for commands in (fit, evaluate, data):
     app.add_typer(commands.app)
 
 
 @app.callback()
-def train() -> None:
+def train(_: Annotated[bool, version_option("isbi-train", *_PACKAGES)] = False) -> None:
     """Train and evaluate membrane segmentation."""
 
 

@@ -1,6 +1,13 @@
 """Settings for all tests."""
 
+import fcntl
 import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import settings
@@ -29,3 +36,72 @@ def _cache_of_compiled_models_is_on():
     from isbi_infer.backends.compiled_cache import use_cache
 
     use_cache(True)
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a program drew on a terminal.
+
+    Attributes: `raw`, all of it; `text`, without the control sequences; `frames`, each line as it was drawn, also those
+    that were wiped away; `lines`, those that stay; `code`, the exit code.
+    """
+
+    raw: str
+    code: int
+
+    @property
+    def text(self):
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw)
+
+    @property
+    def frames(self):
+        return [frame.strip() for frame in re.split(r"[\r\n]+", self.text) if frame.strip()]
+
+    @property
+    def lines(self):
+        rows, at = [""], 0
+        for up, wiped, other, text in re.findall(
+            r"\x1b\[(\d*)A|(\x1b\[2K)|(\x1b\[[0-9;?]*[A-Za-z]|\r)|(\n|[^\x1b\r\n]+)", self.raw
+        ):
+            if text == "\n":
+                at += 1
+                rows += [""] * (at + 1 - len(rows))
+            elif up:
+                at = max(0, at - int(up))
+            elif wiped:
+                rows[at] = ""
+            elif not other:
+                rows[at] += text
+        return [row.strip() for row in rows if row.strip()]
+
+
+@pytest.fixture
+def terminal():
+    """Return what runs a program on a terminal of some columns, until it ends."""
+
+    def run(*command, columns=80, cwd=None, at_line=None, **environment):
+        leader, follower = pty.openpty()
+        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        known = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+        with subprocess.Popen(
+            command,
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            cwd=cwd,
+            env={**known, "TERM": "xterm-256color", **environment},
+        ) as process:
+            os.close(follower)
+            drawn = b""
+            try:
+                while chunk := os.read(leader, 65536):
+                    drawn += chunk
+                    if at_line and at_line[0].encode() in drawn:
+                        process.send_signal(at_line[1])
+                        at_line = None
+            except OSError:  # Linux ends a terminal's output so
+                pass
+        os.close(leader)
+        return Screen(drawn.decode(), process.returncode)
+
+    return run

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from isbi_infer.terminal import exit_codes
 if TYPE_CHECKING:
     from isbi_train.config.settings import Settings
     from isbi_train.data.stacks import TrainingData
+    from isbi_train.training.batches import Pool, Sections
 
     from .baselines.networks import Network
 
@@ -67,10 +69,19 @@ def without(data: TrainingData, left_out: str) -> TrainingData:
     return TrainingData.of_list([stack for stack in data.stacks if stack.name != left_out])
 
 
+def drawn_from(training: TrainingData, settings: Settings) -> Sections | Pool:
+    """Prepare all that training draws from."""
+    from isbi_train.training.batches import bring_stacks
+    from isbi_train.training.device import choose_device
+
+    where = choose_device(settings.train).torch_device
+    return bring_stacks(training.stacks, settings.train, None, where, settings.augment)
+
+
 def train_and_score(
     network: Network,
     settings: Settings,
-    training: TrainingData,
+    pool: Sections | Pool,
     scored: TrainingData,
     *,
     seed: int,
@@ -84,8 +95,8 @@ def train_and_score(
         Which one.
     settings : Settings
         Of the recipe.
-    training : TrainingData
-        The stacks that are trained on.
+    pool : Sections or Pool
+        What is trained on, see `drawn_from`.
     scored : TrainingData
         The stacks that are scored on.
     seed : int
@@ -100,7 +111,7 @@ def train_and_score(
     """
     import torch
 
-    from isbi_train.training.batches import bring_stacks, draw_batch, step_seed
+    from isbi_train.training.batches import draw_batch, step_seed
     from isbi_train.training.device import choose_device
     from isbi_train.training.state import TrainingState
     from isbi_train.training.train import averaging_decay, learning_rate, take_step
@@ -108,7 +119,6 @@ def train_and_score(
 
     train = replace(settings.train, seed=seed)
     device = choose_device(train)
-    pool = bring_stacks(training.stacks, train, None, device.torch_device, settings.augment)
 
     def trained(steps: int) -> tuple[TrainingState, list[float], list[float]]:
         torch.manual_seed(seed)
@@ -206,22 +216,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = settings_of(asked.stacks)
         data = read_list_of(settings)
         asked.out.mkdir(parents=True, exist_ok=True)
-        for seed in asked.seed or [1]:
-            for left_out in asked.leave_out or [ALL]:
-                training = without(data, left_out)
-                for name in asked.network or NETWORKS:
-                    path = asked.out / f"{name}-{left_out}-{seed}-{asked.minutes:g}.json"
-                    if path.exists():
-                        continue
-                    network = network_of(name, settings)
-                    found = train_and_score(
-                        network, settings, training, data, seed=seed, cpu_seconds=60 * asked.minutes
-                    )
-                    known = {"network": name, "title": network.title, "left_out": left_out, "seed": seed}
-                    trial = {**known, "minutes": asked.minutes, **size(network.build()), **found}
-                    with replacing(path) as temporary:
-                        temporary.write_text(json.dumps(trial, indent=1), encoding="utf-8")
-                    _say(trial)
+        for left_out in asked.leave_out or [ALL]:
+            training, pool = without(data, left_out), None
+            for seed, name in product(asked.seed or [1], asked.network or NETWORKS):
+                path = asked.out / f"{name}-{left_out}-{seed}-{asked.minutes:g}.json"
+                if path.exists():
+                    continue
+                network = network_of(name, settings)
+                pool = pool or drawn_from(training, settings)
+                found = train_and_score(
+                    network, settings, pool, data, seed=seed, cpu_seconds=60 * asked.minutes
+                )
+                known = {"network": name, "title": network.title, "left_out": left_out, "seed": seed}
+                trial = {**known, "minutes": asked.minutes, **size(network.build()), **found}
+                with replacing(path) as temporary:
+                    temporary.write_text(json.dumps(trial, indent=1), encoding="utf-8")
+                _say(trial)
         trials = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(asked.out.glob("*.json"))]
         if asked.store:
             from benchmarks.store import store

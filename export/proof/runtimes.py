@@ -88,6 +88,7 @@ def prove_runtimes(
     probes: Sequence[Probe],
     reference: Mapping[str, Scores],
     tiles: Mapping[str, int] | None,
+    stage: Callable[[str], None],
 ) -> Iterator[tuple[RuntimeProof, Runner | None]]:
     """Run a file on every row of the table of devices, in each of its precisions that is computed from such a file.
 
@@ -101,6 +102,8 @@ def prove_runtimes(
         As for `isbi_export.proof.parity.compare`.
     tiles : mapping of str to int or None
         Stride, halo and border, to hold tiles against the whole section; None where the graph is not exact.
+    stage : callable
+        Called with each device and precision before it is tried.
 
     Yields
     ------
@@ -116,6 +119,7 @@ def prove_runtimes(
     for row in devices.DEVICES:
         for arithmetic in row.arithmetic:
             if variant.file_format in row.formats and arithmetic.file == variant.precision:
+                stage(f"on {row.name} in {arithmetic.name}")
                 yield _proof(content, own, row, arithmetic, measure)
 
 

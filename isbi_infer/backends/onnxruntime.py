@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from isbi_infer.backends.base import Arithmetic, Backend, Device, Pixels, Stop
 from isbi_infer.backends.cores import available_cores
-from isbi_infer.backends.nvidia import list_gpus
+from isbi_infer.backends.nvidia import list_gpus, why_not
 from isbi_infer.backends.wheels import installed_wheels
 from isbi_infer.errors import DependencyError, ModelError
 
@@ -164,12 +164,8 @@ class OnnxSession(Backend):
 
     def _mend(self, found: str = "") -> str:
         """Return why a provider that is compiled in does not run, from what the machine shows, and what to do."""
-        if self.device.kind == "gpu" and not list_gpus():
-            return "nvidia-smi finds no NVIDIA GPU or driver; install the driver, or use --provider cpu"
         if self.device.kind == "gpu":
-            return (
-                f"a library that it needs is missing ({found}); run: pip install --upgrade 'isbi-infer[gpu]'"
-            )
+            return why_not(list_gpus(), getattr(self._onnxruntime, "cuda_version", ""), found)
         return f"{found}; run: {self.device.remedy}"
 
     def _compute(

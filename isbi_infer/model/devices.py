@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal
 
 from isbi_infer.backends.device import Arithmetic, Device
 from isbi_infer.errors import UsageError
+from isbi_infer.terminal import did_you_mean
 
 if TYPE_CHECKING:
     from isbi_infer.backends.base import Backend
 
 ModelFormat = Literal["onnx", "torchscript"]
-# For type checkers, which cannot read the table; a test holds them against it.
+# For type checkers, which cannot read the table, and for command lines; a test holds them against it.
 ProviderName = Literal["auto", "cpu", "cuda", "openvino", "tensorrt"]
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32", "int8"]
 
@@ -181,7 +182,8 @@ def rows(model_format: ModelFormat, name: str) -> Iterator[Device]:
         If there is no device of this name, or none that runs such a file.
     """
     if name != "auto" and name not in device_names():
-        raise UsageError(f"unknown provider {name!r}; choose auto, {', '.join(device_names())}")
+        meant = did_you_mean(name, device_names())
+        raise UsageError(f"unknown provider {name!r}{meant}; choose auto, {', '.join(device_names())}")
     found = [
         row
         for row in DEVICES

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from isbi_infer.errors import DependencyError, ModelError, ResourceError, UsageE
 from isbi_infer.model.contract import PRECISIONS, ModelContract, contract_of
 from isbi_infer.model.devices import ModelFormat, open_backend, precision_names, rows
 from isbi_infer.model.file import read_model_file
+from isbi_infer.terminal import did_you_mean, nearest_file
 from isbi_models import ReleasedFile, ReleasedModel, default_model, released_models
 
 _NAMES_OF_SCRIPTS = (".pt", ".pth", ".ts", ".torchscript")
@@ -98,7 +98,10 @@ def open_model(
     """
     wanted = PRECISIONS.get(precision, precision)
     if wanted not in ("auto", *precision_names()):
-        raise UsageError(f"unknown precision {precision!r}; choose auto, {', '.join(precision_names())}")
+        meant = did_you_mean(precision, precision_names())
+        raise UsageError(
+            f"unknown precision {precision!r}{meant}; choose auto, {', '.join(precision_names())}"
+        )
     released = find_released(model)
     if released is not None:
         known = tuple(rows("onnx", provider))
@@ -142,8 +145,7 @@ def find_released(model: str | Path | None) -> ReleasedModel | None:
         return known[str(model)]
     if path.suffix or len(path.parts) != 1:
         return None
-    near = get_close_matches(path.name, known, n=1, cutoff=0.5)
-    meant = f"; did you mean {near[0]}?" if near else ""
+    meant = did_you_mean(path.name, known)
     raise UsageError(
         f"{model}: neither a file nor the name of a released model{meant} (installed: {', '.join(known)})"
     )
@@ -272,9 +274,9 @@ def _read(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ModelError(
-            f"{path}: cannot read the model ({error.strerror}); expected an .onnx file"
-        ) from error
+        meant = nearest_file(path) if isinstance(error, FileNotFoundError) else ""
+        expected = meant or "; expected an .onnx file"
+        raise ModelError(f"{path}: cannot read the model ({error.strerror}){expected}") from error
     for start, finding in _SNIFFED:
         if content.lstrip()[: len(start)] == start:
             raise ModelError(f"{path}: this is {finding}")

@@ -12,6 +12,7 @@ Memory holds two sections and some numbers of each segment; the spool takes 4 by
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -150,6 +151,60 @@ def label_dtype(count: int, name: str) -> np.dtype[Any]:
     return np.dtype(np.uint16 if count <= np.iinfo(np.uint16).max else np.uint32)
 
 
+def label_array(
+    probability_ZYX: npt.NDArray[np.float32],
+    labelling: Labelling,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> npt.NDArray[Any]:
+    """Make labels of probabilities in memory: those that `LabelSink` writes.
+
+    Parameters
+    ----------
+    probability_ZYX : ndarray of float32, shape (Z, Y, X)
+        Probability of cell.
+    labelling : Labelling
+        How.
+    progress : callable, optional
+        Called with the sections done after each.
+
+    Returns
+    -------
+    ndarray of uint16 or uint32, shape (Z, Y, X)
+        Ids from 1 by size, 0 = membrane.
+
+    Raises
+    ------
+    DependencyError
+        If the ``labels`` extra is not installed.
+    ResourceError
+        If there are more ids than labels can hold.
+    """
+    require_label_packages(labelling.link)
+    links = linker(labelling.link, labelling.threshold)
+    segments_ZYX = np.empty(probability_ZYX.shape, np.uint32)
+    pixels = [np.empty(0, np.int64)]
+    for z, section_YX in enumerate(probability_ZYX):
+        segments_ZYX[z] = segment_section(section_YX, labelling.threshold, min_pixels=labelling.min_pixels)
+        links.add(segments_ZYX[z], section_YX)
+        pixels.append(np.bincount(segments_ZYX[z].ravel())[1:])
+        if progress:
+            progress(z + 1)
+    ids, count = ids_by_size(links.components(), np.concatenate(pixels))
+    labels_ZYX = np.empty(segments_ZYX.shape, label_dtype(count, "labels"))
+    done = 0
+    for z, found in enumerate(pixels[1:]):
+        table = np.concatenate([[0], ids[done : done + len(found)]]).astype(labels_ZYX.dtype)
+        labels_ZYX[z] = table[segments_ZYX[z]]
+        done += len(found)
+    return labels_ZYX
+
+
+def require_label_packages(link: Link) -> None:
+    """Raise DependencyError unless the ``labels`` extra is installed, as far as a link needs it."""
+    require_packages("labels", "numba", *(["bioimage_cpp"] if link == "multicut" else []))
+
+
 class LabelSink:
     """Takes a result's sections in order and makes labels of them; a `isbi_infer.volumes.protocol.Sink`.
 
@@ -183,7 +238,7 @@ class LabelSink:
         membrane: bool = False,
         provenance: str = "",
     ) -> None:
-        require_packages("labels", "numba", *(["bioimage_cpp"] if labelling.link == "multicut" else []))
+        require_label_packages(labelling.link)
         self._path, self._like, self._how = Path(path), like, labelling
         self._table = self._path.with_suffix(".csv")
         check_writable(self._path)
@@ -293,7 +348,14 @@ class LabelSink:
         how = self._how
         text = f"ids of cells, 0 = membrane; threshold {how.threshold:g}, link {how.link}; {self._provenance}"
         done = 0
-        with TiffSink(self._path, like=self._like, dtype=dtype, provenance=text, top=max(count, 1)) as sink:
+        with TiffSink(
+            self._path,
+            like=self._like,
+            dtype=dtype,
+            provenance=text,
+            top=max(count, 1),
+            title="ids of cells",
+        ) as sink:
             for z, part in enumerate(self._parts):
                 # An OSError of the spool is taken for one of the output, which it lies beside.
                 stored = np.frombuffer(self._spool.read(height * width * 4), np.uint32).reshape(

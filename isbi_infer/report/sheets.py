@@ -55,12 +55,19 @@ def draw_contact_sheet(
     OutputError
         If the file cannot be written.
     """
+    _save(contact_sheet(sections, shape, title=title, threshold=threshold), path)
+
+
+def contact_sheet(
+    sections: Iterable[Pair], shape: tuple[int, int], *, title: str, threshold: float = 0.5
+) -> Grey:
+    """Return the sheet that `draw_contact_sheet` writes, as red, green and blue of shape (Y, X, 3)."""
     panels = []
     for z, grey, probability in sections:
         outlined_YXC, found_YX = outlined(grey, probability, shape, _THUMBNAIL_PX, threshold)
         gap_YXC = np.full((len(found_YX), 2, 3), 255, np.uint8)
         panels.append((f"{z}", np.concatenate((outlined_YXC, gap_YXC, _coloured(found_YX)), axis=1)))
-    _save(_arranged(panels, min(_COLUMNS, len(panels)), title), path)
+    return _arranged(panels, min(_COLUMNS, len(panels)), title)
 
 
 def draw_overlay(

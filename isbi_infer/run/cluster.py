@@ -32,9 +32,10 @@ from isbi_infer.backends.cores import available_cores
 from isbi_infer.errors import DependencyError, IsbiError, ResourceError, UsageError
 from isbi_infer.model.opening import OpenModel
 from isbi_infer.plan.run import RunPlan
+from isbi_infer.run.counting import TileCount
 from isbi_infer.run.findings import Findings
-from isbi_infer.run.pipeline import Progress
 from isbi_infer.terminal import counted, one_line, require_packages
+from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes.protocol import Block, Source
 from isbi_infer.volumes.zarr.writer import OmeZarrSink
 
@@ -235,7 +236,8 @@ class Cluster:
             workers = self._check(name, plan)
             shown = f"; what they do: {self.dashboard}" if self.dashboard else ""
             log.warning("%s: %s%s", self.name, counted(workers, "worker"), shown)
-            said = self._compute(name, blocks, workers, findings, progress)
+            count = TileCount(plan, blocks, progress) if progress else None
+            said = self._compute(name, blocks, workers, findings, count)
         except (OSError, CancelledError) as error:  # as closed connections are
             raise _lost(self.name) from error
         finally:
@@ -316,10 +318,10 @@ class Cluster:
         blocks: Sequence[Block],
         workers: int,
         findings: Findings,
-        progress: Progress | None,
+        count: TileCount | None,
     ) -> tuple[str, ...]:
         """Hand out blocks, a few at a time; return what the workers' sources said."""
-        total, done = sum(block.shape[0] for block in blocks), 0
+        done = 0
         said: dict[str, tuple[str, ...]] = {}
         failed: dict[int, BaseException] = {}
         suspects: list[Block] = []
@@ -329,9 +331,9 @@ class Cluster:
                 if answer is not None:
                     findings.merge(answer.findings)
                     said[answer.worker] = answer.said
-                    done += block.shape[0]
-                    if progress:
-                        progress(done, total)
+                    done += 1
+                    if count:
+                        count.block_done(block)
                 elif number == 0 and type(error).__name__ == "KilledWorker":
                     suspects.append(block)
                 else:

@@ -16,6 +16,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from math import ceil, prod
 
@@ -27,13 +28,13 @@ from isbi_infer.pixels.probability import encode
 from isbi_infer.plan.deciding import backend_of
 from isbi_infer.plan.run import RunPlan
 from isbi_infer.plan.tiles import Tile
+from isbi_infer.run.counting import TileCount
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.section import Buffers, Item, Measured, Result, Section, SectionInWork
+from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes.protocol import Block, Sink, Source
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 def run_plan(
@@ -60,7 +61,7 @@ def run_plan(
     sinks : sequence of Sink
         Each is handed every block, encoded by the plan; they are not finished here.
     progress : callable, optional
-        Called with the sections done and their total after each section, or part of one where blocks hold parts.
+        Called with the tiles done and their total, in the caller's thread; what it raises ends the run at once.
     blocks : sequence of Block, optional
         Those of the plan that are to be computed; all when not given.
     measured : callable, optional
@@ -83,10 +84,9 @@ def run_plan(
         If there is not enough memory for the smallest tile.
     """
     wanted = list(plan.blocks()) if blocks is None else blocks
-    total = sum(block.shape[0] for block in wanted)
+    count = TileCount(plan, wanted, progress) if progress else None
     findings = Findings(plan) if findings is None else findings
-    results = _computed(plan, _parts(plan, source, wanted, measured), backend, findings)
-    done = 0
+    results = _computed(plan, _parts(plan, source, wanted, measured), backend, findings, count)
     try:
         for block in wanted:
             values_ZYX = np.empty(block.shape, plan.dtype) if block.shape[0] > 1 else None
@@ -94,13 +94,12 @@ def run_plan(
                 part_YX = encode(next(results), plan.emit, plan.dtype)
                 if values_ZYX is not None:
                     values_ZYX[z - block.z[0]] = part_YX
-                done += 1
-                if progress and z < block.z[1] - 1:
-                    progress(done, total)
+                if count and z < block.z[1] - 1:
+                    count.section_done()
             for sink in sinks:
                 sink.write(block, part_YX[None] if values_ZYX is None else values_ZYX)
-            if progress:
-                progress(done, total)
+            if count:
+                count.section_done()
     finally:
         results.close()
     return (*findings.notes(), *source.found())
@@ -152,7 +151,11 @@ def _parts(
 
 
 def compute_sections(
-    plan: RunPlan, sections: Iterable[Section], backend: Backend, findings: Findings | None = None
+    plan: RunPlan,
+    sections: Iterable[Section],
+    backend: Backend,
+    findings: Findings | None = None,
+    progress: Progress | None = None,
 ) -> Generator[Result, None, None]:
     """Compute sections of one shape lazily; tiles of neighbouring sections share batches.
 
@@ -166,6 +169,8 @@ def compute_sections(
         The model on the plan's device.
     findings : Findings, optional
         Told of canvas, blank sections, outliers and texture.
+    progress : callable, optional
+        As in `run_plan`; the plan then knows the number of sections.
 
     Returns
     -------
@@ -180,16 +185,25 @@ def compute_sections(
         If there is not enough memory for the smallest tile.
     """
     works = ((z, SectionInWork(_checked(section_YX, plan), plan)) for z, section_YX in enumerate(sections))
-    return _computed(plan, works, backend, findings or Findings(plan))
+    count = TileCount(plan, list(plan.blocks()), progress) if progress else None
+    with closing(_computed(plan, works, backend, findings or Findings(plan), count)) as results:
+        for result_YX in results:
+            if count:
+                count.section_done()
+            yield result_YX
 
 
 def _computed(
-    plan: RunPlan, works: Iterable[tuple[int, SectionInWork]], backend: Backend, findings: Findings
+    plan: RunPlan,
+    works: Iterable[tuple[int, SectionInWork]],
+    backend: Backend,
+    findings: Findings,
+    count: TileCount | None,
 ) -> Generator[Result, None, None]:
     run = _Run(plan, works, backend_of(plan, backend), findings)
     try:
         run.start()
-        while (section := run.next_section()) is not None:
+        while (section := run.next_section(count.sections_ahead if count else None)) is not None:
             yield section.result()
     finally:
         run.stop()
@@ -242,23 +256,40 @@ class _Run:
         for thread in self._threads:
             thread.start()
 
-    def next_section(self) -> SectionInWork | None:
-        """Wait for the next section in order; None after the last one."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    self._error
-                    or (self._open_sections and not self._open_sections[0].pending)
-                    or (self._read_all and not self._open_sections)
-                )
-            )
-            if self._open_sections and not self._open_sections[0].pending:
-                section = self._open_sections.pop(0)
-                self._changed.notify_all()
-                return section
-            if error := self._error or self._read_error:
-                raise error
-            return None
+    def next_section(self, watch: Callable[[list[float]], None] | None = None) -> SectionInWork | None:
+        """Wait for the next section in order; None after the last one.
+
+        Parameters
+        ----------
+        watch : callable, optional
+            Called with the shares of the open sections, in order, that are computed, whenever they change.
+        """
+        seen: list[float] = []
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._section_due() or (watch and self._shares() != seen))  # noqa: B023
+                if self._section_due():
+                    return self._take_section()
+                seen = self._shares()
+            assert watch is not None
+            watch(seen)
+
+    def _section_due(self) -> bool:
+        if self._open_sections:
+            return self._error is not None or not self._open_sections[0].pending
+        return self._error is not None or self._read_all
+
+    def _take_section(self) -> SectionInWork | None:
+        if self._open_sections and not self._open_sections[0].pending:
+            section = self._open_sections.pop(0)
+            self._changed.notify_all()
+            return section
+        if error := self._error or self._read_error:
+            raise error
+        return None
+
+    def _shares(self) -> list[float]:
+        return [1 - section.pending / max(1, section.tiles) for section in self._open_sections]
 
     def stop(self) -> None:
         with self._changed:

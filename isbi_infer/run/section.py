@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,26 @@ def measure(section_YX: Section, plan: RunPlan) -> tuple[Measured, Section | Non
     )
     measured = Measured(tissue.found, tissue.statistics)
     return measured, None if tissue.found.blank else tissue.pixels_YX
+
+
+def laid_out(
+    plan: RunPlan, shape: tuple[int, int], window: Window
+) -> Iterator[tuple[Symmetry, SectionPlan, Window]]:
+    """Yield the views of a section, with the tiles of each and where a window of the section lies in it.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        Decides tiles and views.
+    shape : (int, int)
+        (Y, X) of the section's tissue, at the model's pixel size.
+    window : (slice, slice)
+        In the same frame.
+    """
+    for symmetry in plan.views:
+        turned = shape[::-1] if symmetry.turns % 2 else shape
+        tiles = plan.tiles_of(symmetry).fitted((turned[0], turned[1]))
+        yield symmetry, tiles, symmetry.apply_window(window, shape)
 
 
 class View:
@@ -194,12 +214,9 @@ class SectionInWork:
             self._inner = (
                 resample_source(self._inner_shape, self._tissue_shape, tissue) if plan.scaling else tissue
             )
-            for symmetry in plan.views:
-                turned = self._inner_shape[::-1] if symmetry.turns % 2 else self._inner_shape
-                seen = symmetry.apply_window(self._inner, self._inner_shape)
-                tiles = plan.tiles_of(symmetry).fitted((turned[0], turned[1]))
+            for symmetry, tiles, seen in laid_out(plan, self._inner_shape, self._inner):
                 self.views.append(View(tiles, seen, symmetry, measured.normalising, plan.model))
-        self.pending = sum(len(view.tiles) for view in self.views)
+        self.tiles = self.pending = sum(len(view.tiles) for view in self.views)
 
     def _read_inner(
         self,

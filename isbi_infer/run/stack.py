@@ -19,6 +19,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -27,13 +28,14 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.backends.base import Backend
-from isbi_infer.errors import OutputError
+from isbi_infer.errors import OutputError, say_on_the_way_out
 from isbi_infer.files import locked_folder, make_folder, sync_folder, write_once
 from isbi_infer.plan.run import RunPlan, Wishes, parse_plan
 from isbi_infer.run.findings import Findings
-from isbi_infer.run.pipeline import Progress, look_at, run_plan
+from isbi_infer.run.pipeline import look_at, run_plan
 from isbi_infer.run.volume import check_same
 from isbi_infer.terminal import counted
+from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes import TiffSink
 from isbi_infer.volumes.protocol import Block, Sink, Source
 
@@ -90,9 +92,17 @@ def segment_stack(
     OutputError
         If it cannot be written.
     """
+    open_sink = partial(
+        TiffSink,
+        output,
+        like=source.info,
+        dtype=plan.dtype,
+        provenance=plan.provenance,
+        title=f"probability of {plan.emit}",
+    )
     replaced = (f"{output} was there already, and was replaced",) if os.path.lexists(output) else ()
     if not resume:
-        with TiffSink(output, like=source.info, dtype=plan.dtype, provenance=plan.provenance) as sink:
+        with open_sink() as sink:
             found = run_plan(plan, source, backend, (sink, *also), progress, findings=findings)
             return (*found, *sink.finish(), *replaced)
     with _kept(output, plan, wishes) as (plan, kept):
@@ -105,11 +115,11 @@ def segment_stack(
             found = run_plan(
                 plan, source, backend, (kept,), progress, blocks=blocks[before:], findings=findings
             )
-        except BaseException:
-            said = f"{kept.count} of {counted(total, 'section')}"
-            log.warning("%s: %s are done and kept; to go on, run it again with --resume", output, said)
+        except BaseException as error:
+            said = f"{output}: {kept.count} of {counted(total, 'section')} are done and kept"
+            say_on_the_way_out(error, f"{said}; to go on, run it again with --resume", log)
             raise
-        with TiffSink(output, like=source.info, dtype=plan.dtype, provenance=plan.provenance) as sink:
+        with open_sink() as sink:
             for block, section_YX in zip(blocks, kept, strict=True):
                 for each in (sink, *also):
                     each.write(block, section_YX[None])

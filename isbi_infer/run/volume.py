@@ -20,7 +20,7 @@ import numpy as np
 
 from isbi_infer._version import __version__
 from isbi_infer.backends.base import Backend
-from isbi_infer.errors import ImageError, IsbiError, UsageError
+from isbi_infer.errors import ImageError, IsbiError, UsageError, say_on_the_way_out
 from isbi_infer.model.opening import OpenModel
 from isbi_infer.plan.blocks import Blocks
 from isbi_infer.plan.plain import plain_of
@@ -29,8 +29,9 @@ from isbi_infer.run.cluster import connected
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.mask import TissueMask, opened_mask, without_tissue
 from isbi_infer.run.measured import MeasuredSections
-from isbi_infer.run.pipeline import Progress, run_plan
+from isbi_infer.run.pipeline import run_plan
 from isbi_infer.terminal import counted
+from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes.protocol import Block, Sink, Source, StackInfo
 from isbi_infer.volumes.zarr.unfinished import Unfinished, stored_attributes
 from isbi_infer.volumes.zarr.writer import OmeZarrSink
@@ -186,13 +187,10 @@ def segment_volume(
                         progress=progress,
                         findings=findings,
                     )
-            except IsbiError:
-                if work.taken and options.joins:  # by another run, that found all blocks there
-                    return _left_to_another(work)
-                _say_how_to_go_on(work, sink, plan, options)
-                raise
-            except BaseException:
-                _say_how_to_go_on(work, sink, plan, options)
+            except BaseException as error:
+                if isinstance(error, IsbiError) and work.taken and options.joins:
+                    return _left_to_another(work)  # another run found all blocks there
+                _say_how_to_go_on(error, work, sink, plan, options)
                 raise
             if work.taken and options.joins:
                 return _left_to_another(work)
@@ -431,14 +429,17 @@ def _resumed(done: int, total: int, options: VolumeOptions) -> tuple[str, ...]:
     return (f"{done} of {total} {what} were there already",)
 
 
-def _say_how_to_go_on(work: Unfinished, sink: OmeZarrSink, plan: RunPlan, options: VolumeOptions) -> None:
+def _say_how_to_go_on(
+    error: BaseException, work: Unfinished, sink: OmeZarrSink, plan: RunPlan, options: VolumeOptions
+) -> None:
     assert plan.layout is not None
     done = sum(sink.done(block) for block in plan.layout.blocks(options.share))
     if not done and options.share == (1, 1):
         work.discard()
         return
     how = "run it again with --resume" if options.share == (1, 1) else "run this share again"
-    log.warning("%s: %d blocks are done and kept in %s; to go on, %s", work.name, done, work.folder.name, how)
+    said = f"{work.name}: {counted(done, 'block')} done and kept in {work.folder.name}; to go on, {how}"
+    say_on_the_way_out(error, said, log)
 
 
 def _hand_over(sink: OmeZarrSink, z: int, plan: RunPlan, also: Sequence[Sink]) -> None:

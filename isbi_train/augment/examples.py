@@ -10,7 +10,9 @@ So a pair depends on its number and the seed only, not on how many are made.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,15 +25,20 @@ import torch
 from torch import Tensor
 
 from isbi_infer._version import __version__
-from isbi_infer.errors import UsageError
+from isbi_infer.errors import OutputError, UsageError
 from isbi_infer.files import check_writable, replacing
 from isbi_infer.pixels.mending import normalising_section
 from isbi_infer.pixels.normalise import normalise
+from isbi_infer.terminal import counted
+from isbi_infer.terminal.progress import Progress
+from isbi_infer.terminal.words import in_bytes
 from isbi_infer.volumes import PixelSize, StackInfo, write_stack
 from isbi_train.augment.crops import random_crops
 from isbi_train.config import AugmentConfig
 from isbi_train.data.folders import check_free, made_folder
 from isbi_train.data.labelled import LabelledStack
+
+log = logging.getLogger(__name__)
 
 SETTINGS, PREVIEW = "augmented.json", "preview.png"
 GREY_MEAN, GREY_PER_STD = 128, 32
@@ -41,7 +48,6 @@ _FILE_BYTES = 2**26
 
 Byte = npt.NDArray[np.uint8]
 Coordinates = npt.NDArray[np.float32]
-Progress = Callable[[int, int], None]
 
 
 class Draw(Protocol):
@@ -229,14 +235,16 @@ def write_pairs(
             f"nobody annotated any of the sections {sections.start}:{sections.stop}; choose others"
         )
     make = PairMaker(drawn, seed=seed, crop=crop, config=config)
+    size = _size_that_fits(folder, count, make.crop)
     per_file = max(1, min(per_file, _FILE_BYTES // make.crop**2))
     digits = max(5, len(str(count - 1)))
     spans = [range(start, min(start + per_file, count)) for start in range(0, count, per_file)]
     names = [f"{span.start:0{digits}d}-{span.stop - 1:0{digits}d}.tif" for span in spans]
     files = [(folder / f"images-{name}", folder / f"labels-{name}") for name in names]
     check_free([path for pair in files for path in pair], overwrite=overwrite)
-    size = stack.pixel_size_nm
-    pixel_size = PixelSize(y_nm=size, x_nm=size) if size else None
+    log.info("%s of %d x %d pixels: %s in %s", counted(count, "pair"), make.crop, make.crop, size, folder)
+    side = stack.pixel_size_nm
+    pixel_size = PixelSize(y_nm=side, x_nm=side) if side else None
     with made_folder(folder), _one_thread_each() as pool:
         check_writable(folder / SETTINGS)
         (folder / SETTINGS).unlink(missing_ok=True)
@@ -259,6 +267,19 @@ def write_pairs(
             temporary.write_text(json.dumps(_settings(make, stack, count, sections), indent=1))
     preview = [folder / PREVIEW] if draw else []
     return [*(path for pair in files for path in pair), *preview, folder / SETTINGS]
+
+
+def _size_that_fits(folder: Path, count: int, crop: int) -> str:
+    """Return how much will be written; OutputError where the disk has no room for it."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    needed, free = 2 * count * crop**2, shutil.disk_usage(there).free
+    size = in_bytes(needed)
+    if needed > free:
+        raise OutputError(
+            f"{folder}: {counted(count, 'pair')} need {size}, there are {in_bytes(free)} free; ask for fewer with "
+            "--count, or choose another folder"
+        )
+    return size
 
 
 @contextmanager

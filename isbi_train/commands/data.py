@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from math import prod
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from isbi_infer.terminal import exit_codes, printable, require_packages, section_progress
+from isbi_infer.model.devices import ProviderName
+from isbi_infer.terminal import counted, exit_codes, printable, printed_log, require_packages
+from isbi_infer.terminal.commands import Command, Debug, Quiet, listed, new_app
+from isbi_infer.terminal.progress import show_progress
 from isbi_train.config.inputs import LabelKindName
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no summary.")]
-Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+app = new_app()
 
 _DATA = Path("data/isbi2012")
-_INTERVAL_S = 2.0
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    short_help="Fetch the data of the ISBI 2012 challenge.",
+    epilog=listed(
+        "Examples",
+        ("isbi-train download", "Into data/isbi2012."),
+    ),
+)
 def download(
     data: Annotated[Path, typer.Option(help="Folder to put the three stacks into.")] = _DATA,
     archive: Annotated[
@@ -41,7 +45,7 @@ def download(
         from isbi_train.data.download import TERMS, URL
         from isbi_train.data.download import download as run
 
-        with _progress("MB", 1e6, quiet=quiet) as progress:
+        with show_progress("MB", quiet=quiet, unit="MB", scale=1e6) as progress:
             written = run(data, url=url or URL, archive=archive, progress=progress)
         if not quiet:
             if written:
@@ -51,7 +55,14 @@ def download(
             typer.echo(TERMS)
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    short_help="Write each section of a stack into a file of its own.",
+    epilog=listed(
+        "Examples",
+        ("isbi-train split stack.tif sections", "sections/00.tif, 01.tif ..."),
+    ),
+)
 def split(
     stack: Annotated[Path, typer.Argument(metavar="STACK", help="Greyscale TIFF: plain, ImageJ or OME.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for 00.tif, 01.tif, ...")],
@@ -63,13 +74,20 @@ def split(
     with exit_codes("isbi-train", debug=debug):
         from isbi_train.data.section_files import split_stack
 
-        with _progress("sections", quiet=quiet) as progress:
+        with show_progress("section", quiet=quiet) as progress:
             files = split_stack(stack, folder, overwrite=overwrite, progress=progress)
         if not quiet:
-            typer.echo(f"{len(files)} sections -> {files[0]} to {files[-1].name}")
+            typer.echo(f"{counted(len(files), 'section')} -> {files[0]} to {files[-1].name}")
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    short_help="Write a folder of sections into one stack.",
+    epilog=listed(
+        "Examples",
+        ("isbi-train merge sections stack.tif", "All sections, in natural order."),
+    ),
+)
 def merge(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with a TIFF for each section.")],
     stack: Annotated[Path, typer.Argument(metavar="STACK", help="TIFF to write.")],
@@ -81,14 +99,25 @@ def merge(
     with exit_codes("isbi-train", debug=debug):
         from isbi_train.data.section_files import merge_sections
 
-        with _progress("sections", quiet=quiet) as progress:
+        with show_progress("section", quiet=quiet) as progress:
             count, notes = merge_sections(folder, stack, overwrite=overwrite, progress=progress)
         _say(notes)
         if not quiet:
-            typer.echo(f"{count} sections -> {stack}")
+            typer.echo(f"{counted(count, 'section')} -> {stack}")
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    short_help="Write augmented pairs of image and labels.",
+    epilog=listed(
+        "Examples",
+        ("isbi-train augment --out pairs --count 200", "Of the challenge's data."),
+        (
+            "isbi-train augment --data s.tif --labels l.tif --sections : --out pairs",
+            "Of a stack of your own.",
+        ),
+    ),
+)
 def augment(
     out: Annotated[Path, typer.Option(help="Folder for the pairs and a picture of some.")],
     data: Annotated[
@@ -113,16 +142,20 @@ def augment(
     """Write augmented pairs of image and labels, drawn as training draws them, and a picture of a few."""
     with exit_codes("isbi-train", debug=debug):
         require_packages("train", "torch", "matplotlib")
-        from isbi_train.augment.examples import PREVIEW, write_pairs
-        from isbi_train.data.labelled import load_labelled
-        from isbi_train.evaluation.evaluate import section_range
-        from isbi_train.plots.sheets import draw_pairs
+        with show_progress("starting", quiet=quiet):
+            from isbi_train.augment.examples import PREVIEW, write_pairs
+            from isbi_train.data.labelled import load_labelled
+            from isbi_train.evaluation.evaluate import section_range
+            from isbi_train.plots.sheets import draw_pairs
 
         stack = load_labelled(data, labels=labels, labels_are=labels_are)
         _say(stack.notes)
         chosen = section_range(sections, len(stack))
         started = time.perf_counter()
-        with _progress("pairs", quiet=quiet) as progress:
+        with (
+            printed_log("isbi_train.augment", logging.WARNING if quiet else logging.INFO),
+            show_progress("pair", quiet=quiet, unit="pairs") as progress,
+        ):
             write_pairs(
                 stack,
                 out,
@@ -137,17 +170,24 @@ def augment(
         if not quiet:
             speed = count / (time.perf_counter() - started)
             typer.echo(
-                f"{count} pairs of sections {chosen.start}:{chosen.stop} -> {out}, {speed:.1f} pairs/s; "
+                f"{counted(count, 'pair')} of sections {chosen.start}:{chosen.stop} -> {out}, {speed:.1f} pairs/s; "
                 f"some are drawn in {out / PREVIEW}"
             )
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    short_help="Segment a stack into a submission and pictures.",
+    epilog=listed(
+        "Examples",
+        ("isbi-train analyse model.onnx stack.tif --out look", "Submission, sections, picture."),
+    ),
+)
 def analyse(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model (.onnx, .pth, .pt).")],
     stack: Annotated[Path, typer.Argument(metavar="STACK", help="Greyscale TIFF: plain, ImageJ or OME.")],
     out: Annotated[Path, typer.Option(help="Folder for submission, sections and contact sheet.")],
-    provider: Annotated[Provider, typer.Option(help="Where to compute.")] = "auto",
+    provider: Annotated[ProviderName, typer.Option(help="Where to compute.")] = "auto",
     tta: Annotated[
         bool, typer.Option("--tta", help="Average over the 8 flips and rotations; not of .pth.")
     ] = False,
@@ -160,24 +200,33 @@ def analyse(
     """Segment STACK into a challenge submission (float32, 1 = cell), single sections and a contact sheet."""
     with exit_codes("isbi-train", debug=debug):
         require_packages("scores", "matplotlib", "skimage", "numba")
-        from isbi_infer.volumes import open_stack
-        from isbi_train.plots.analyse import analyse as run
+        with show_progress("starting", quiet=quiet):
+            from isbi_infer.volumes import open_stack
+            from isbi_train.evaluation.predict import unit_of
+            from isbi_train.plots.analyse import analyse as run
 
         with open_stack(stack) as reader:
-            megapixels = reader.height * reader.width / 1e6
-        with section_progress(megapixels, quiet=quiet) as progress:
+            megapixels = prod(reader.shape) / 1e6
+        with show_progress(unit_of(model), quiet=quiet, unit="Mpx", together=megapixels) as progress:
             result = run(
                 model, stack, out, provider=provider, tta=tta, pixel_size=pixel_size, progress=progress
             )
         _say(result.notes)
         if not quiet:
             typer.echo(
-                f"{result.submission} (float32, 1 = cell), {len(result.sections)} sections in "
+                f"{result.submission} (float32, 1 = cell), {counted(len(result.sections), 'section')} in "
                 f"{result.sections[0].parent}, {result.contact_sheet}"
             )
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    short_help="Draw losses and scores of a run.",
+    epilog=listed(
+        "Examples",
+        ("isbi-train curves runs/mine", "Draw runs/mine/curves.png."),
+    ),
+)
 def curves(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its history.json.")],
     out: Annotated[
@@ -197,40 +246,14 @@ def curves(
         history = read_history(run)
         folder = run if run.is_dir() else run.parent
         path = out or folder / CURVES
-        named = title or f"{folder.resolve().name}, {history[-1]['epoch']} epochs"
+        named = title or f"{folder.resolve().name}, {counted(int(history[-1]['epoch']), 'epoch')}"
         plot_curves(history, path, title=named)
         if not quiet:
-            typer.echo(f"{path}: {len(history)} validations, the last after epoch {history[-1]['epoch']}")
+            typer.echo(
+                f"{path}: {counted(len(history), 'validation')}, the last after epoch {history[-1]['epoch']}"
+            )
 
 
 def _say(notes: tuple[str, ...]) -> None:
     for note in notes:
         typer.echo(f"isbi-train: note: {printable(note)}", err=True)
-
-
-@contextmanager
-def _progress(noun: str, unit: float = 1, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Show how many are done, their speed and the time left, every 2 seconds on standard error."""
-    if quiet:
-        yield None
-        return
-    started = said = time.perf_counter()
-    live = sys.stderr.isatty()
-
-    def show(done: int, total: int) -> None:
-        nonlocal said
-        now = time.perf_counter()
-        if now - said < _INTERVAL_S:
-            return
-        said = now
-        speed = done / (now - started)
-        left = f", {(total - done) / speed:.0f} s left" if total and speed else ""
-        of = f"/{total / unit:.0f}" if total else ""
-        line = f"{done / unit:.0f}{of} {noun}, {speed / unit:.1f} a second{left}"
-        print(f"\r{line:<60}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
-
-    try:
-        yield show
-    finally:
-        if live and said != started:
-            print(f"\r{'':<60}\r", end="", file=sys.stderr, flush=True)

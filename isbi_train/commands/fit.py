@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import logging
+import os
+import shlex
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from isbi_infer.errors import UsageError
-from isbi_infer.terminal import exit_codes, printable, require_packages
-from isbi_train.commands.flags import GroupedHelp, with_setting_flags
+from isbi_infer.terminal import exit_codes, printable, printed_log, require_packages
+from isbi_infer.terminal.commands import GENERAL, Command, Debug, listed, new_app
+from isbi_infer.terminal.progress import duration, show_progress
+from isbi_train.commands.flags import with_setting_flags
 from isbi_train.config.settings import Layer, parse_assignment, read_layer, recipe_layer
 
-app = typer.Typer()
+app = new_app()
 
 
-@app.command(cls=GroupedHelp)
+@app.command(
+    cls=Command,
+    short_help="Train a U-Net on labelled sections.",
+    epilog=listed(
+        "Examples",
+        ("isbi-train fit --data s.tif --labels l.tif --out runs/mine", "From fresh weights."),
+        (
+            "isbi-train fit --init em-open --data s.tif --labels l.tif --out runs/mine",
+            "From a released model's.",
+        ),
+        ("isbi-train fit --resume --out runs/mine", "Go on with a run that was stopped."),
+        ("isbi-train fit --recipe em --stacks all.toml --out runs/all", "On several stacks."),
+    ),
+)
 @with_setting_flags
 def fit(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, history and settings.")],
@@ -43,9 +62,21 @@ def fit(
         int | None,
         typer.Option(min=1, help="Processor threads. [default: all cores; 1 a process where several train]"),
     ] = None,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", help="No progress and no scores; history.json has them.", rich_help_panel=GENERAL
+        ),
     ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard",
+            help="Write losses and scores for TensorBoard too, into OUT/tensorboard.",
+            rich_help_panel=GENERAL,
+        ),
+    ] = False,
+    debug: Debug = False,
     *,
     flags: Layer,
 ) -> None:
@@ -54,18 +85,24 @@ def fit(
     Settings come from the defaults, --recipe, --settings and flags, in this order. On several devices:
     torchrun --nproc-per-node 2 -m isbi_train fit ...
     """
-    with exit_codes("isbi-train", debug=debug):
-        require_packages("train", "torch", "numba", "tomli_w")
-        from isbi_train.data.inputs import read_labelled, read_list_of
-        from isbi_train.data.labelled import LabelledStack
-        from isbi_train.training.device import use_threads
-        from isbi_train.training.distributed import torchrun_processes
-        from isbi_train.training.start import at_its_pixel_size, settings_from
-
+    with exit_codes("isbi-train", debug=debug), ExitStack() as shown:
         if fold is not None and folds is None:
             raise UsageError("--fold is one of --folds N; give N too")
         if resume and folds is not None:
             raise UsageError("--folds always goes on where it stopped; leave --resume out")
+        require_packages("train", "torch", "numba", "tomli_w")
+        first = os.environ.get("RANK", "0") == "0"  # of several processes, which torchrun numbers
+        display = shown.enter_context(show_progress("starting", quiet=quiet or not first))
+        from isbi_train.commands.records import Records, keep_fold_pages
+        from isbi_train.data.inputs import read_labelled, read_list_of
+        from isbi_train.data.labelled import LabelledStack
+        from isbi_train.data.stacks import TrainingData
+        from isbi_train.training.device import use_threads
+        from isbi_train.training.distributed import torchrun_processes
+        from isbi_train.training.start import at_its_pixel_size, settings_from
+
+        display.stage("reading")
+        records = Records(out, tensorboard=tensorboard)
         saved = out / "settings.toml"
         if resume and recipe is None and settings is None and saved.exists():
             settings = saved
@@ -78,9 +115,8 @@ def fit(
             inputs, note = at_its_pixel_size(inputs, stack, start)
             stack = read_labelled(inputs) if inputs != chosen.inputs else stack
         with torchrun_processes() as processes:
-            logging.basicConfig(
-                level=logging.INFO if processes.is_main else logging.ERROR, format="%(message)s"
-            )
+            level = logging.INFO if processes.is_main and not quiet else logging.ERROR
+            shown.enter_context(printed_log("isbi_train", level))
             use_threads(threads, processes.size)
             parts: dict[str, Any] = {
                 "network": chosen.network,
@@ -88,21 +124,41 @@ def fit(
                 "train": chosen.train,
                 "inputs": inputs,
                 "processes": processes,
+                "display": display,
             }
             if note and processes.is_main:
-                typer.echo(f"isbi-train: note: {printable(note)}", err=True)
+                print(f"isbi-train: note: {printable(note)}", file=sys.stderr)
             if isinstance(stack, LabelledStack) and folds is not None:
                 from isbi_train.training.folds import cross_validate
 
-                found = cross_validate(stack, out, folds=folds, only=fold, report=_say_fold, **parts)
+                def say_fold(fold: int, entry: dict[str, Any]) -> None:
+                    records.of_fold(fold).add(entry)
+                    if not quiet:
+                        _say_fold(fold, entry)
+
+                found = cross_validate(stack, out, folds=folds, only=fold, report=say_fold, **parts)
+                shown.close()
                 if processes.is_main:
+                    keep_fold_pages(records, stack, chosen.train, folds)
+                if processes.is_main and not quiet:
                     _say_folds(out, found)
             else:
                 from isbi_train.training.train import fit as run
 
-                model = run(stack, out, resume=resume, report=_say, **parts)
+                def say(entry: dict[str, Any]) -> None:
+                    records.add(entry)
+                    if not quiet:
+                        _say(entry)
+
+                model = run(stack, out, resume=resume, report=say, **parts)
+                shown.close()
                 if processes.is_main:
-                    typer.echo(f"{model}: next, isbi-export {model}")
+                    if isinstance(stack, LabelledStack):
+                        stack = TrainingData.of_one(stack, chosen.train.counted(len(stack)))
+                    page = records.finish(stack, chosen.train)
+                    if not quiet:
+                        typer.echo(f"{page}: losses, scores and examples")
+                        typer.echo(f"{model}: next, isbi-export {shlex.quote(str(model))}")
 
 
 def _layers(recipe: str | None, settings: Path | None, assignments: list[str]) -> Iterator[tuple[str, Layer]]:
@@ -115,21 +171,23 @@ def _layers(recipe: str | None, settings: Path | None, assignments: list[str]) -
         yield f"--set {assignment}", parse_assignment(assignment)
 
 
-def _say(entry: dict[str, Any]) -> None:
-    typer.echo(
-        f"epoch {entry['epoch']:4d}  training loss {entry['training_loss']:.4f}  held-out loss {entry['loss']:.4f}  "
-        f"V_rand {entry['v_rand_thin']:.4f}  V_info {entry['v_info_thin']:.4f}  {entry['seconds']:.0f} s"
+def _say(entry: dict[str, Any], fold: str = "") -> None:
+    # By `print`, which finds the standard output that a display puts above itself; `typer.echo` writes past it.
+    print(
+        f"{fold}epoch {entry['epoch']:4d}  loss {entry['training_loss']:.4f}, held out {entry['loss']:.4f}  "
+        f"V_rand {entry['v_rand_thin']:.4f}  V_info {entry['v_info_thin']:.4f}  {duration(entry['seconds'])}",
+        flush=True,
     )
     for name, scores in entry.get("stacks", {}).items():
-        typer.echo(
-            f"  {name}: held-out loss {scores['loss']:.4f}  V_rand {scores['v_rand_thin']:.4f}  "
-            f"V_info {scores['v_info_thin']:.4f}"
+        print(
+            f"  {name}: held out {scores['loss']:.4f}  V_rand {scores['v_rand_thin']:.4f}  "
+            f"V_info {scores['v_info_thin']:.4f}",
+            flush=True,
         )
 
 
 def _say_fold(fold: int, entry: dict[str, Any]) -> None:
-    typer.echo(f"fold {fold}  ", nl=False)
-    _say(entry)
+    _say(entry, f"fold {fold}  ")
 
 
 def _say_folds(out: Path, found: dict[str, Any]) -> None:
@@ -143,4 +201,4 @@ def _say_folds(out: Path, found: dict[str, Any]) -> None:
         spread = found["spread"][score]
         around = "" if spread is None else f" +- {spread:.4f}"
         typer.echo(f"{name} {found['mean'][score]:.4f}{around} over {count}")
-    typer.echo(f"{out / 'folds.json'}")
+    typer.echo(f"{out / 'folds.json'}: next, train on all sections with the same settings, without --folds")

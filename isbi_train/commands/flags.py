@@ -15,7 +15,6 @@ from types import GenericAlias, NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
-from typer.core import TyperCommand
 
 from isbi_train.config.flags import Flag, flag_of
 from isbi_train.config.settings import Settings
@@ -36,7 +35,8 @@ def with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     callable
         What Typer turns into a command.
     """
-    found = {name: (section, flag, kind) for section, name, flag, kind in _setting_flags()}
+    found = {name: (section, flag, kind) for section, name, flag, kind, _ in _setting_flags()}
+    defaults = {name: default for _, name, _, _, default in _setting_flags()}
     own = inspect.signature(command, eval_str=True).parameters
     assert not set(own) & set(found), "a setting and a parameter of the command have one name"
 
@@ -55,7 +55,10 @@ def with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 
     parameters = [
         *(parameter for name, parameter in own.items() if name != "flags"),
-        *(_parameter(name, section, flag, kind) for name, (section, flag, kind) in found.items()),
+        *(
+            _parameter(name, section, flag, kind, defaults[name])
+            for name, (section, flag, kind) in found.items()
+        ),
     ]
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -63,37 +66,23 @@ def with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     return with_flags
 
 
-class GroupedHelp(TyperCommand):
-    """A command whose help shows its options under their headings."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write a block of options for each heading, in the order of their first options."""
-        blocks: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                heading = getattr(parameter, "rich_help_panel", None) or "Options"
-                blocks.setdefault(heading, []).append(record)
-        for heading, records in blocks.items():
-            with formatter.section(heading):
-                formatter.write_dl(records)
-
-
-def _setting_flags() -> Iterator[tuple[str, str, Flag, Any]]:
-    """Yield section, name, flag and type of each setting that has a flag, in the order of the headings."""
+def _setting_flags() -> Iterator[tuple[str, str, Flag, Any, Any]]:
+    """Yield section, name, flag, type and default of each setting that has a flag, in the order of the headings."""
     sections = get_type_hints(Settings)
     for section in _HEADINGS:
         kinds = get_type_hints(sections[section])
         for field in fields(sections[section]):
             flag = flag_of(field.metadata)
             if flag:
-                yield section, field.name, flag, kinds[field.name]
+                yield section, field.name, flag, kinds[field.name], field.default
 
 
-def _parameter(name: str, section: str, flag: Flag, kind: Any) -> inspect.Parameter:
+def _parameter(name: str, section: str, flag: Flag, kind: Any, default: Any) -> inspect.Parameter:
     names = (flag.name,) if flag.name else ()
     metavar = "<path>" if flag.path else None  # of a repeatable one it would be <list[Path]>
-    option = typer.Option(*names, help=flag.help, metavar=metavar, rich_help_panel=_HEADINGS[section])
+    known = default is not None and default is not False and default not in ("", ())
+    help = f"{flag.help}  [default: {default}]" if known else flag.help
+    option = typer.Option(*names, help=help, metavar=metavar, rich_help_panel=_HEADINGS[section])
     optional = _option_type(flag, kind) | None  # None: the user did not write it
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[optional, option]

@@ -14,6 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from isbi_infer.errors import UsageError
 from isbi_infer.files import replacing
+from isbi_infer.terminal import did_you_mean
 from isbi_train.config import ARCHITECTURES, AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 
@@ -60,14 +61,17 @@ class Settings:
         known = [part.name for part in fields(self)]
         for section, values in layer.items():
             if section not in known:
-                raise UsageError(f"{origin}: unknown section [{section}]; expected {', '.join(known)}")
+                raise UsageError(
+                    f"{origin}: unknown section [{section}]{did_you_mean(section, known)}; expected {', '.join(known)}"
+                )
             if not isinstance(values, Mapping):
                 raise UsageError(f"{origin}: {section} is no section; write [{section}] on a line of its own")
             before = getattr(self, section)
             kinds = get_type_hints(type(before))
             for key in values:
                 if key not in kinds:
-                    raise UsageError(f"{origin}: unknown key {section}.{key}; expected {', '.join(kinds)}")
+                    expected = f"expected {', '.join(kinds)}{did_you_mean(key, kinds)}"
+                    raise UsageError(f"{origin}: unknown key {section}.{key}; {expected}")
             if section == "inputs" and "sha256" not in values:
                 before = replace(before, sha256={})  # other files have other contents
             given = {
@@ -155,7 +159,8 @@ def recipe_layer(name: str) -> Layer:
         If there is none of this name.
     """
     if name not in recipe_names():
-        raise UsageError(f"no recipe {name!r}; choose from {', '.join(recipe_names())}")
+        choices = ", ".join(recipe_names())
+        raise UsageError(f"no recipe {name!r}; choose from {choices}{did_you_mean(name, recipe_names())}")
     text = (resources.files("isbi_train.config") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 

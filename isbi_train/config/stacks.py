@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from isbi_infer.errors import UsageError
+from isbi_infer.terminal import did_you_mean
 from isbi_train.config.inputs import KINDS
 from isbi_train.config.plain import Plain, require
 from isbi_train.config.settings import read_layer, typed
@@ -124,7 +125,8 @@ def _entry(path: Path, number: int, table: Mapping[str, Any]) -> StackEntry:
     kinds = get_type_hints(StackEntry)
     for key in table:
         if key not in kinds:
-            raise UsageError(f"{where}: unknown key {key}; expected {', '.join(kinds)}")
+            expected = f"expected {', '.join(kinds)}{did_you_mean(key, kinds)}"
+            raise UsageError(f"{where}: unknown key {key}; {expected}")
     required = [field.name for field in fields(StackEntry)][:3]
     for key in required:
         if key not in table:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from isbi_infer.terminal import counted
 from isbi_train.config.flags import flag
 from isbi_train.config.plain import Plain, require
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_LONG_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # in settings of earlier runs
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -42,7 +44,7 @@ class TrainConfig(Plain):
         Epochs between validations and checkpoints.
     border : int
         Mirrored pixels around a section when it is validated, and later segmented.
-    precision : {"auto", "float32", "bfloat16", "float16"}
+    precision : {"auto", "fp32", "bf16", "fp16"}
         Precision of the training arithmetic; "auto" takes the narrowest that the device computes natively.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA when present.
@@ -105,6 +107,7 @@ class TrainConfig(Plain):
     validated_sections: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", _LONG_NAMES.get(self.precision, self.precision))
         require(self.hold_out is None or self.hold_out >= 1, f"hold_out {self.hold_out} is below 1")
         for name in ("epochs", "crop", "batch", "checkpoint_epochs"):
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} is below 1")
@@ -148,7 +151,7 @@ class TrainConfig(Plain):
         stop = start + count
         require(
             0 <= start < stop <= sections and count < sections,
-            f"cannot hold out {count} sections"
+            f"cannot hold out {counted(count, 'section')}"
             + ("" if self.hold_out_start is None else f" from section {start} on")
             + f" of a stack of {sections} and train on the others; hold out fewer, or give more sections",
         )

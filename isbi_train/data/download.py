@@ -7,7 +7,7 @@ import logging
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from isbi_infer.errors import DependencyError, ImageError, OutputError, UsageError
 from isbi_infer.files import check_writable, replacing
 from isbi_infer.terminal import require_packages
+from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes import PixelSize, StackInfo, open_stack, write_stack
 from isbi_train.data.folders import made_folder
 
@@ -37,7 +38,6 @@ _TIMEOUT_S = 30
 _LARGEST_MEMBER = 2**28  # a stack of the challenge has 2**23 bytes
 _CHUNK = 2**18
 
-Progress = Callable[[int, int], None]
 Stack = npt.NDArray[Any]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,12 +13,11 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
+from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes import open_stack, write_stack
 from isbi_infer.volumes.pixel_size import same_size
 from isbi_infer.volumes.protocol import StackInfo
 from isbi_train.data.folders import check_free, filled_at_once, tiff_files
-
-Progress = Callable[[int, int], None]
 
 
 def split_stack(

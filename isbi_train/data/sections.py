@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from isbi_infer.errors import UsageError
+from isbi_infer.terminal import counted
 from isbi_train.config import TrainConfig
 from isbi_train.data.labelled import LabelledStack
 
@@ -68,7 +69,7 @@ def blocks(sections: int, folds: int) -> list[slice]:
     """
     if not 2 <= folds <= sections:
         raise UsageError(
-            f"cannot cut {sections} sections into {folds} folds; give 2 to {sections}, or more sections"
+            f"cannot cut {counted(sections, 'section')} into {folds} folds; give 2 to {sections}, or more sections"
         )
     cuts = [round(fold * sections / folds) for fold in range(folds + 1)]
     return [slice(start, stop) for start, stop in pairwise(cuts)]

@@ -16,6 +16,7 @@ from typing import Any
 
 from isbi_infer.errors import IsbiError, UsageError
 from isbi_infer.model.contract import ROBUST
+from isbi_infer.terminal import counted
 from isbi_train.config import TrainConfig
 from isbi_train.config.stacks import StackEntry
 from isbi_train.data.borders import merge_enclosed
@@ -58,7 +59,7 @@ class TrainingStack:
         count, planes = self.facts["sections"], self.facts["planes"]
         cut = "" if planes == ["xy"] else f", cut along {', '.join(planes)}"
         return (
-            f"{self.name}: {sum(map(len, self.parts))} sections train{cut}, "
+            f"{self.name}: {counted(sum(map(len, self.parts)), 'section')} train{cut}, "
             f"{self.facts['held_out']} of {count} validate, "
             f"weight {self.weight:g}"
         )

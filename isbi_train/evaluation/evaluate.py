@@ -20,10 +20,11 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.model.devices import ProviderName
+from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes import TiffSource, open_stack
 from isbi_train.data.arrays import ArraySource
 from isbi_train.data.labels import LabelRule, Survey, section_labels, stacked, survey_labels
-from isbi_train.evaluation.predict import MODEL_SUFFIXES, Progress, predict
+from isbi_train.evaluation.predict import MODEL_SUFFIXES, predict
 from isbi_train.scores.inputs import check_scoring_input
 from isbi_train.scores.instances import InstanceScores, instance_scores
 from isbi_train.scores.metrics import (
@@ -146,6 +147,7 @@ def evaluate(
     provider: ProviderName = "auto",
     pixel_size: float | None = None,
     progress: Progress | None = None,
+    scored: Progress | None = None,
 ) -> Evaluation:
     """Score a probability stack, or a model run on an image, against labels.
 
@@ -167,7 +169,9 @@ def evaluate(
     pixel_size : float, optional
         Side of a pixel of the image in nanometres, where the file does not say or is wrong.
     progress : callable, optional
-        Called with the sections segmented and their total.
+        As for `isbi_train.evaluation.predict.predict`, where a model is run.
+    scored : callable, optional
+        Called with the sections scored and their total.
 
     Returns
     -------
@@ -216,16 +220,16 @@ def evaluate(
         pair = check_scoring_input(probability_ZYX, cell_ZYX, ids=ids_ZYX, ignored=ignored_ZYX)
     except ImageError as error:
         raise ImageError(f"{prediction} against {labels}: {error}") from error
-    scored = pair.proposal, pair.cell
+    compared = pair.proposal, pair.cell
     return Evaluation(
         prediction=str(prediction),
         labels=str(labels),
         sections=chosen,
-        thinned=thinned_scores(*scored, ids=ids_ZYX, ignored=ignored_ZYX),
-        pixels=pixel_scores(*scored, ignored=ignored_ZYX),
-        adapted_rand=adapted_rand_error(*scored, ids=ids_ZYX, ignored=ignored_ZYX),
-        variation=variation_of_information(*scored, ids=ids_ZYX, ignored=ignored_ZYX),
-        calibration_error=expected_calibration_error(*scored, ignored=ignored_ZYX),
+        thinned=thinned_scores(*compared, ids=ids_ZYX, ignored=ignored_ZYX, progress=scored),
+        pixels=pixel_scores(*compared, ignored=ignored_ZYX),
+        adapted_rand=adapted_rand_error(*compared, ids=ids_ZYX, ignored=ignored_ZYX),
+        variation=variation_of_information(*compared, ids=ids_ZYX, ignored=ignored_ZYX),
+        calibration_error=expected_calibration_error(*compared, ignored=ignored_ZYX),
         probability_ZYX=pair.proposal,
         cell_ZYX=pair.cell,
         image_ZYX=image_ZYX,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from isbi_infer.plan.scaling import choose_scaling
 from isbi_infer.run.tissue import Tissue
 from isbi_infer.segmenter import Segmenter
 from isbi_infer.terminal import require_packages
+from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes import Source
 
-Progress = Callable[[int, int], None]
 Sections = Iterator[npt.NDArray[np.float32]]
 
 MODEL_SUFFIXES = (".onnx", ".pth", ".pt")
@@ -27,6 +27,11 @@ MODEL_SUFFIXES = (".onnx", ".pth", ".pt")
 def is_checkpoint_file(model: Path) -> bool:
     """Return whether a model file is run by torch as a checkpoint, and not through the path that ships."""
     return model.suffix.lower() == ".pth"
+
+
+def unit_of(model: Path) -> str:
+    """Name the smallest unit that a model is run on, in the singular."""
+    return "section" if is_checkpoint_file(model) else "tile"
 
 
 def predict(
@@ -44,7 +49,7 @@ def predict(
     model, source, provider, pixel_size
         As for `predict_sections`.
     progress : callable, optional
-        Called with the sections done and their total.
+        As for `predict_sections`.
 
     Returns
     -------
@@ -53,18 +58,23 @@ def predict(
     notes : tuple of str
         How it was made.
     """
-    sections, notes = predict_sections(model, source, provider=provider, pixel_size=pixel_size)
+    sections, notes = predict_sections(
+        model, source, provider=provider, pixel_size=pixel_size, progress=progress
+    )
     shape = source.info.shape[-2:]
     out_ZYX = np.empty((source.info.sections, *shape), np.float32)
     for z, section_YX in enumerate(sections):
         out_ZYX[z] = section_YX
-        if progress:
-            progress(z + 1, len(out_ZYX))
     return out_ZYX, notes
 
 
 def predict_sections(
-    model: Path, source: Source, *, provider: ProviderName = "auto", pixel_size: float | None = None
+    model: Path,
+    source: Source,
+    *,
+    provider: ProviderName = "auto",
+    pixel_size: float | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Sections, tuple[str, ...]]:
     """Run a model over a stack lazily; sections of another pixel size than the model's are resampled, and back.
 
@@ -79,6 +89,8 @@ def predict_sections(
         As for :class:`isbi_infer.Segmenter`; torch knows "auto", "cpu" and "cuda".
     pixel_size : float, optional
         Side of its pixels in nanometres, where it does not say or is wrong.
+    progress : callable, optional
+        Called with how many are done and their total: what `unit_of` says.
 
     Returns
     -------
@@ -100,12 +112,20 @@ def predict_sections(
     """
     if is_checkpoint_file(model):
         sections, how, notes = _torch_sections(model, source, provider, pixel_size)
+        sections = _counted(sections, source.info.sections, progress) if progress else sections
     else:
         pixels = prod(source.info.shape)
         segmenter = Segmenter(model, provider=provider, pixel_size=pixel_size, pixels=pixels)
-        sections, notes = segmenter.stream_source(source), segmenter.plan_source(source).notes
+        sections = segmenter.stream_source(source, progress=progress)
+        notes = segmenter.plan_source(source).notes
         how = f"isbi_infer.Segmenter on {segmenter.provider}"
     return _checked(model, sections), (f"{model}: run by {how}", *notes)
+
+
+def _counted(sections: Sections, total: int, progress: Progress) -> Sections:
+    for done, section_YX in enumerate(sections, start=1):
+        progress(done, total)
+        yield section_YX
 
 
 def _checked(model: Path, sections: Sections) -> Sections:

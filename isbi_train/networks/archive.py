@@ -13,7 +13,7 @@ import torch
 
 from isbi_infer.errors import DependencyError, ModelError
 from isbi_infer.model.file import check_archive
-from isbi_infer.terminal import require_packages
+from isbi_infer.terminal import nearest_file, require_packages
 
 _LFS_POINTER = b"version https://git-lfs"
 _MOST_PARTS = 10**7
@@ -122,7 +122,7 @@ def _one_line(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such checkpoint") from None
+        raise ModelError(f"{path}: no such checkpoint{nearest_file(path)}") from None
     except DependencyError:
         raise
     except ModelError as error:

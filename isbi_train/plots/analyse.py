@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
 
 from isbi_infer.errors import UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
@@ -17,14 +13,13 @@ from isbi_infer.model.devices import ProviderName
 from isbi_infer.report.pictures import evenly
 from isbi_infer.report.sheets import ON_SHEET, Pair, draw_contact_sheet
 from isbi_infer.segmenter import Segmenter
+from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes import TiffSource, open_stack, write_stack
 from isbi_train.data.folders import made_folder
 from isbi_train.data.section_files import section_paths, split_stack
 from isbi_train.evaluation.predict import is_checkpoint_file, predict_sections
 
 SUBMISSION, SECTIONS, CONTACT_SHEET = "submission.tif", "sections", "contact-sheet.png"
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +71,7 @@ def analyse(
     pixel_size : float, optional
         Side of a pixel of the stack in nanometres, where the file does not say or is wrong.
     progress : callable, optional
-        Called with the sections done and their total.
+        As for `isbi_train.evaluation.predict.predict_sections`.
 
     Returns
     -------
@@ -136,21 +131,12 @@ def _segment(
             f"{model}: a checkpoint is not averaged over flips and rotations; run isbi-export first"
         )
     with open_stack(stack) as source:
-        sections, notes = predict_sections(model, source, provider=provider, pixel_size=pixel_size)
+        sections, notes = predict_sections(
+            model, source, provider=provider, pixel_size=pixel_size, progress=progress
+        )
         with replacing(submission) as temporary:
-            write_stack(
-                temporary, _counted(sections, progress, source.sections), like=source.info, dtype="float32"
-            )
+            write_stack(temporary, sections, like=source.info, dtype="float32")
     return notes
-
-
-def _counted(
-    sections: Iterator[npt.NDArray[np.float32]], progress: Progress | None, total: int
-) -> Iterator[npt.NDArray[np.float32]]:
-    for done, section_YX in enumerate(sections, start=1):
-        yield section_YX
-        if progress:
-            progress(done, total)
 
 
 def _pair(images: TiffSource, probabilities: TiffSource, z: int) -> Pair:

@@ -14,6 +14,7 @@ from isbi_train.plots.figures import STYLE, check_plottable, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 HISTORY, CURVES = "history.json", "curves.png"
 
@@ -84,24 +85,63 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path, *, title: st
     """
     check_plottable(path)
     import matplotlib
-    from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure((9, 3.6), layout="constrained")
+        figure = curves_figure(history)
         figure.suptitle(title, x=0.01, horizontalalignment="left", fontweight="bold", fontsize=11)
-        losses, scores = figure.subplots(1, 2)
-        _draw_losses(losses, history)
-        _draw_scores(scores, history)
-        for axes in (losses, scores):
-            axes.set_xlabel("epoch")
-            axes.grid(alpha=0.25)
-            axes.legend()
         note = (
             "Averaged weights, before calibration. Figures on held-out training sections are not comparable with "
             "the official test set."
         )
         figure.supxlabel(note, fontsize=8, color="0.35")
         save_figure(figure, path, dpi=120)
+
+
+def curves_figure(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw losses, and how far the scores are from 1, by epoch, beside each other.
+
+    Parameters
+    ----------
+    history : sequence of mapping
+        See `read_history`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure((9, 3.6), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    _draw_losses(losses, history)
+    _draw_scores(scores, history)
+    for axes in (losses, scores):
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.25)
+        axes.legend()
+    return figure
+
+
+def stacks_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw how far the scores of each stack are from 1, by epoch, V_rand beside V_info.
+
+    Parameters
+    ----------
+    history : sequence of mapping
+        See `read_history`; each with ``stacks``.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure((9, 3.6), layout="constrained")
+    for axes, (key, name) in zip(
+        figure.subplots(1, 2), (("v_rand_thin", "V_rand"), ("v_info_thin", "V_info")), strict=True
+    ):
+        axes.set(title=f"1 - {name} by stack", xlabel="epoch", yscale="log")
+        for stack in history[-1]["stacks"]:
+            known = [entry for entry in history if stack in entry.get("stacks", {})]
+            found = np.array([entry["stacks"][stack][key] for entry in known], float)
+            away = np.maximum(1 - found, _SMALLEST_ERROR)
+            axes.plot([entry["epoch"] for entry in known], away, label=stack, **_marked(known))
+        _fit_logarithmic(axes)
+        axes.grid(alpha=0.25)
+        axes.legend()
+    return figure
 
 
 def _draw_losses(axes: Axes, history: Sequence[Mapping[str, float]]) -> None:
@@ -116,6 +156,7 @@ def _draw_losses(axes: Axes, history: Sequence[Mapping[str, float]]) -> None:
 
 def _draw_scores(axes: Axes, history: Sequence[Mapping[str, float]]) -> None:
     epochs = [entry["epoch"] for entry in history]
+    axes.set(title="scores on the held-out sections, as their distance from 1", yscale="log")
     for key, name, colour in (("v_rand_thin", "V_rand", _RAND), ("v_info_thin", "V_info", _INFO)):
         found = np.array([entry[key] for entry in history], float)
         axes.plot(
@@ -125,8 +166,18 @@ def _draw_scores(axes: Axes, history: Sequence[Mapping[str, float]]) -> None:
             label=f"1 - {name}; {name} {found[-1]:.4f} in the end",
             **_marked(history),
         )
-    axes.set(title="scores on the held-out sections, as their distance from 1", yscale="log")
+    _fit_logarithmic(axes)
+
+
+def _fit_logarithmic(axes: Axes) -> None:
+    """Give a logarithmic axis room around its lines, also where all values are one."""
+    axes.set_autoscaley_on(False)  # first of all: it warns where all values are one
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.1, 1.0)
+    axes.set_ylim(0.8 * low, 1.25 * high)
+    labelled = "2346" if high < 100 * low else ""  # first digits, beside 1
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in labelled else "")
 
 
 def _marked(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:

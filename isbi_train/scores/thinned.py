@@ -15,12 +15,14 @@ from __future__ import annotations
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from isbi_infer.errors import UsageError
+from isbi_infer.terminal.progress import Progress
 from isbi_train.scores.inputs import check_scoring_input, optional_module, pieces_of
 
 
@@ -159,6 +161,7 @@ def thinned_scores(
     ids: ArrayLike | None = None,
     ignored: ArrayLike | None = None,
     workers: int | None = None,
+    progress: Progress | None = None,
 ) -> ThinnedScores:
     """Score a stack as the ISBI 2012 challenge does.
 
@@ -176,6 +179,8 @@ def thinned_scores(
     workers : int, optional
         Sections scored at the same time. By default one for each core this process may use; 1 starts no
         thread. The result is the same for any number.
+    progress : callable, optional
+        Called with the sections scored and their total.
 
     Returns
     -------
@@ -203,12 +208,13 @@ def thinned_scores(
     ids_of = [None] * sections if pair.ids is None else list(pair.ids)
     scorer = ThinnedScorer(sections)
     threads = min(sections, cores() if workers is None else workers)
-    if threads == 1:
-        for z in range(sections):
-            scorer.add(z, pair.proposal[z], pair.cell[z], ids_of[z])
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(scorer.add, range(sections), pair.proposal, pair.cell, ids_of))
+    work = range(sections), pair.proposal, pair.cell, ids_of
+    if progress:
+        progress(0, sections)
+    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
+        for z, _ in enumerate(pool.map(scorer.add, *work) if pool else map(scorer.add, *work), start=1):
+            if progress:
+                progress(z, sections)
     return scorer.scores(pair.notes)
 
 

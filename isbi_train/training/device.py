@@ -12,6 +12,7 @@ import torch
 from isbi_infer.errors import DependencyError
 from isbi_train.config import TrainConfig
 
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _VARIABLES = {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}
 
 
@@ -29,6 +30,11 @@ class Device:
 
     torch_device: torch.device
     dtype: torch.dtype
+
+    def __str__(self) -> str:
+        """Return device and precision, as users call them."""
+        precision = next(name for name, dtype in _DTYPES.items() if dtype == self.dtype)
+        return f"{self.torch_device} in {precision}"
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the network runs."""
@@ -68,7 +74,7 @@ def choose_device(config: TrainConfig, local_rank: int = 0) -> Device:
             "start fewer processes with torchrun --nproc-per-node"
         )
     if config.precision != "auto":
-        return Device(device, getattr(torch, config.precision))
+        return Device(device, _DTYPES[config.precision])
     if device.type == "cuda":
         return Device(device, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16)
     features: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.segmenter import Segmenter
+from isbi_infer.terminal.progress import Display
 from isbi_infer.volumes import PixelSize
 from isbi_train.config import TrainConfig
 from isbi_train.config.inputs import Inputs
@@ -91,15 +92,16 @@ class Teaching:
             sha256["unlabelled"] = hashlib.sha256(image_ZYX.tobytes()).hexdigest()
         return cls(teachers, image_ZYX, sha256, origins_of_files(teachers))
 
-    def teach(self, training: LabelledStack) -> SoftLabels:
+    def teach(self, training: LabelledStack, display: Display | None = None) -> SoftLabels:
         """Let the teachers say what they think of the training and the unlabelled sections."""
-        return soft_labels(self.teachers, training, self.unlabelled_image_ZYX)
+        return soft_labels(self.teachers, training, self.unlabelled_image_ZYX, display)
 
 
 def soft_labels(
     teachers: tuple[Path, ...],
     training: LabelledStack,
     unlabelled_image_ZYX: npt.NDArray[np.generic],
+    display: Display | None = None,
 ) -> SoftLabels:
     """Run teachers through the path that ships, with test-time augmentation, and average them.
 
@@ -114,11 +116,14 @@ def soft_labels(
         The sections that are trained on, and no others.
     unlabelled_image_ZYX : ndarray, shape (U, Y, X)
         See `read_unlabelled`; U may be 0.
+    display : Display, optional
+        Told of the tiles that are done.
 
     Returns
     -------
     SoftLabels
     """
+    display = display or Display()
     images_ZYX = training.image_ZYX
     side_nm = training.pixel_size_nm
     size = PixelSize(y_nm=side_nm, x_nm=side_nm) if side_nm else None
@@ -126,13 +131,14 @@ def soft_labels(
     for teacher in teachers:
         segmenter = Segmenter(teacher, tta=True)
         log.info("teacher %s on %s", teacher, segmenter.provider)
+        display.stage(f"{teacher.name} teaches: tile")
         for sum_ZYX, stack_ZYX in zip(sums, (images_ZYX, unlabelled_image_ZYX), strict=True):
             if not len(stack_ZYX):
                 continue
             source = ArraySource(stack_ZYX, pixel_size=size)
             for note in segmenter.plan_source(source).notes:
                 log.info("teacher %s: %s", teacher, note)
-            for z, probability_YX in enumerate(segmenter.stream_source(source)):
+            for z, probability_YX in enumerate(segmenter.stream_source(source, progress=display)):
                 sum_ZYX[z] += probability_YX
     labelled_ZYX, unlabelled_ZYX = ((total / len(teachers)).astype(np.float32) for total in sums)
     return SoftLabels(labelled_ZYX, unlabelled_image_ZYX, unlabelled_ZYX)

@@ -12,6 +12,7 @@ from typing import Any
 
 from isbi_infer.errors import UsageError
 from isbi_infer.files import replacing
+from isbi_infer.terminal.progress import Display
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.data.labelled import LabelledStack
@@ -42,6 +43,7 @@ def cross_validate(
     inputs: Inputs | None = None,
     report: Callable[[int, dict[str, Any]], None] | None = None,
     processes: ProcessGroup = SINGLE_PROCESS,
+    display: Display | None = None,
 ) -> dict[str, Any]:
     """Train one model for each block of sections, on all others, and average their scores.
 
@@ -63,6 +65,8 @@ def cross_validate(
         Called with the fold and what `isbi_train.training.train.fit` reports.
     processes : ProcessGroup
         The processes that train together.
+    display : Display, optional
+        As for `isbi_train.training.train.fit`.
 
     Returns
     -------
@@ -90,6 +94,7 @@ def cross_validate(
             resume=folder.exists(),
             report=partial(report, fold) if report else None,
             processes=processes,
+            display=display,
         )
     if not processes.is_main:
         return {}

@@ -11,6 +11,7 @@ from typing import Any
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.model.opening import find_released
 from isbi_infer.plan.scaling import scaling_between
+from isbi_infer.terminal import nearest_file
 from isbi_models import default_model
 from isbi_train.config.inputs import RELEASED, Inputs
 from isbi_train.config.settings import Settings, resolve
@@ -65,7 +66,7 @@ class Start:
         model = default_model() if is_default else find_released(name)
         path = model.checkpoint.path if model else Path(name)
         if not path.is_file():
-            raise ModelError(f"{path}: no such checkpoint")
+            raise ModelError(f"{path}: no such checkpoint{nearest_file(path)}")
         sha256 = file_sha256(path)
         if model and sha256 != model.checkpoint.sha256:
             raise ModelError(

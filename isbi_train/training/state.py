@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MODEL, BEST, PROGRESS, HISTORY = "model.pth", "best.pth", "progress.pth", "history.json"
 PREVIOUS, SETTINGS = "progress.previous.pth", "settings.toml"
+HISTORY_TABLE = "history.csv"
 _ABSENT = "none"
 
 
@@ -250,6 +253,7 @@ class TrainingState:
             save_checkpoint(out / BEST, validated)
         with replacing(out / HISTORY) as temporary:
             temporary.write_text(json.dumps(self.history, indent=1))
+        write_table(out / HISTORY_TABLE, self.history)
 
     def save_progress(self, out: Path, settings: RunSettings, epoch: int) -> None:
         """Write what `resume` reads; after `save_model`, so that what a kill prevents is done again.
@@ -296,7 +300,7 @@ def make_run_folder(out: Path) -> None:
         raise OutputError(
             f"{out}: no such folder can be made ({error.strerror}); choose another one"
         ) from error
-    for name in (MODEL, BEST, PROGRESS, PREVIOUS, HISTORY, SETTINGS):
+    for name in (MODEL, BEST, PROGRESS, PREVIOUS, HISTORY, HISTORY_TABLE, SETTINGS):
         check_writable(out / name)
 
 
@@ -313,6 +317,25 @@ def check_no_run(out: Path) -> None:
         raise UsageError(
             f"{out}: holds a run already ({', '.join(found)}); --resume continues it, another folder starts a new one"
         )
+
+
+def write_table(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write a history as a table, a line for each validation and, of several stacks, one more for each stack.
+
+    Parameters
+    ----------
+    path : Path
+        A .csv; replaced only when the new one is whole.
+    history : sequence of mapping
+        As in ``history.json``.
+    """
+    columns = ("training_loss", "loss", "v_rand_thin", "v_info_thin", "worst", "seconds")
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file)
+        lines.writerow(("epoch", "stack", *columns))
+        for entry in history:
+            for stack, scores in {"": entry, **entry.get("stacks", {})}.items():
+                lines.writerow((entry["epoch"], stack, *(scores.get(key, "") for key in columns)))
 
 
 def _second_name(path: Path, other: Path) -> None:

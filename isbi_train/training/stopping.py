@@ -26,9 +26,11 @@ class Stop:
     def __bool__(self) -> bool:
         return self.signal_number is not None
 
-    def leave(self) -> None:
-        """Raise Interrupted for the signal that came; to SIGTERM where only another process got one."""
-        raise Interrupted(self.signal_number or signal.SIGTERM)
+    def leave(self, kept: str) -> None:
+        """Raise Interrupted for the signal that came, for SIGTERM where only another process got one."""
+        stopped = Interrupted(self.signal_number or signal.SIGTERM)
+        stopped.add_note(kept)
+        raise stopped
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from isbi_infer.errors import UsageError
 from isbi_infer.files import locked_folder
+from isbi_infer.terminal import counted
+from isbi_infer.terminal.progress import Display
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import Settings, write_settings
@@ -25,7 +27,7 @@ from isbi_train.data.stacks import TrainingData
 from isbi_train.networks.network import UNet
 from isbi_train.networks.origins import ORIGINS
 from isbi_train.training.batches import Pool, Sections, batches, bring_stacks, step_seed, steps_per_epoch
-from isbi_train.training.device import choose_device
+from isbi_train.training.device import Device, choose_device
 from isbi_train.training.distil import Teaching
 from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
 from isbi_train.training.finish import finish
@@ -80,6 +82,7 @@ def fit(
     resume: bool = False,
     report: Report | None = None,
     processes: ProcessGroup = SINGLE_PROCESS,
+    display: Display | None = None,
 ) -> Path:
     """Train a U-Net and keep its checkpoints.
 
@@ -105,6 +108,8 @@ def fit(
         Called with one dictionary per validation, in the main process.
     processes : ProcessGroup
         The processes that train together; all see the same files.
+    display : Display, optional
+        Told of steps with their loss and rate, and of what comes before and after them.
 
     Returns
     -------
@@ -128,7 +133,7 @@ def fit(
     Interrupted
         By Ctrl-C or SIGTERM, once the step in hand is finished and ``progress.pth`` is written.
     """
-    inputs = inputs or Inputs()
+    inputs, display = inputs or Inputs(), display or Display()
     if isinstance(stack, LabelledStack):
         train = train.counted(len(stack))
         everything = TrainingData.of_one(stack, train)
@@ -175,10 +180,22 @@ def fit(
                 log.info("%s", line)
             if start and isinstance(stack, LabelledStack):
                 start.say(stack, train.held_out(len(stack)))
-            soft = teaching.teach(everything.stacks[0].parts[0]) if teaching else None
+            log.info("%s", _what_trains(model, everything, train, device))
+            soft = teaching.teach(everything.stacks[0].parts[0], display) if teaching else None
+            display.stage("preparing the sections")
             sections = bring_stacks(everything.stacks, train, soft, device.torch_device, augment)
-            _train(state, sections, held_out, settings=settings, out=out, report=report, processes=processes)
+            _train(
+                state,
+                sections,
+                held_out,
+                settings=settings,
+                out=out,
+                report=report,
+                processes=processes,
+                display=display,
+            )
         for name in (MODEL, BEST):
+            display.stage(f"finishing {name}")
             processes.run_on_main(partial(finish, out / name, train, everything, held_out))
     return out / MODEL
 
@@ -192,19 +209,26 @@ def _train(
     out: Path,
     report: Report | None,
     processes: ProcessGroup,
+    display: Display,
 ) -> None:
     """Take step after step until the run is finished."""
     train, augment, stride = settings.train, settings.augment, settings.network.stride
     epoch_steps = steps_per_epoch(sections.pixels, train)
     total = train.epochs * epoch_steps
     steps, share = range(state.steps_taken(epoch_steps), total), processes.share(train.batch)
-    where, threads = state.device.torch_device, torch.get_num_threads()
-    log.info("training on %s in %s; threads: %d, steps: %d", where, state.device.dtype, threads, total)
+    log.info(
+        "%s of %s, %d an epoch; threads: %d",
+        counted(total, "step"),
+        counted(train.batch, "crop") + f" of {train.crop} x {train.crop}",
+        epoch_steps,
+        torch.get_num_threads(),
+    )
     state.network = processes.distribute(state.model, train.batch)
     state.set_averaging_decay(averaging_decay(total, train))
     started = time.perf_counter()
 
     def validate_and_save() -> None:
+        display.stage("validating")
         entry = {
             "epoch": epoch,
             "training_loss": training_loss,
@@ -222,10 +246,13 @@ def _train(
         state.save_progress(out, settings, epoch)
         if report:
             report(entry)
+        display.stage("step", already=step + 1)
 
+    display.stage("step", already=steps.start)
     with stop_between_steps() as stop:
         for step, images_NCYX, maps_NKYX in batches(sections, augment, train, steps, share):
-            state.set_learning_rate(learning_rate(step, total, train))
+            rate = learning_rate(step, total, train)
+            state.set_learning_rate(rate)
             torch.manual_seed(step_seed(train, step))  # dropout
             loss = take_step(state, images_NCYX, maps_NKYX, train, sections.weight_scale)
             state.losses.append(processes.mean(loss))
@@ -234,6 +261,8 @@ def _train(
             epoch, rest = divmod(step + 1, epoch_steps)
             due = rest == 0 and (epoch % train.checkpoint_epochs == 0 or epoch == train.epochs)
             stopping = processes.any(bool(stop))
+            if display.due():
+                display(step + 1, total, f"loss {loss.item():.4f}", *_best(state), f"rate {rate:.2g}")
             if due or stopping or step % _CHECK_STEPS == 0:
                 state.check_finite()
             if due:
@@ -244,8 +273,23 @@ def _train(
                     break
             if stopping:
                 processes.run_on_main(partial(state.save_progress, out, settings, epoch))
-                log.info("stopped after step %d of %d; --resume goes on from there", step + 1, total)
-                stop.leave()
+                stop.leave(f"{out}: saved after step {step + 1} of {total}; --resume goes on from there")
+
+
+def _best(state: TrainingState) -> list[str]:
+    found = [entry["v_rand_thin"] for entry in state.history]
+    return [f"V_rand {max(found):.4f}"] if found else []
+
+
+def _what_trains(model: UNet, data: TrainingData, train: TrainConfig, device: Device) -> str:
+    """Return a line for users on pixel size, network, and where it is trained."""
+    size, network = data.facts["pixel_size_nm"], model.config
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    many = f"{weights / 1e6:.1f} M" if weights >= 1e6 else f"{weights / 1e3:.1f} k"
+    return (
+        f"pixels of {f'{size:g} nm' if size else 'unknown size'}; {network.arch}, {many} weights "
+        f"(base {network.base}, depth {network.depth}, unshuffle {network.unshuffle}); {device}"
+    )
 
 
 def take_step(

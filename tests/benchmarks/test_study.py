@@ -130,6 +130,7 @@ def test_a_run_of_another_network_is_not_mistaken_for_a_candidate(data, out, tmp
         finished_run(candidate, load_labelled(data), out / "separable")
 
 
+@pytest.mark.more
 def test_what_is_stored_describes_scores_and_times_every_file(stored, out):
     measured = stored["networks-study"]["measured"]
     assert measured["left_out"] == ["never"]

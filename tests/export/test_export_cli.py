@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -62,9 +63,17 @@ def test_json_is_one_object_about_the_files_asked_for(isbi_export, trained, publ
 @pytest.mark.usefixtures("exported_once")
 def test_a_line_tells_how_far_each_file_is_from_the_checkpoint(command, save, tmp_path):
     done = command(save(), "--formats", " torchscript,")
-    assert (done.exit_code, done.stderr) == (0, "")
-    (line,) = done.stdout.splitlines()
+    assert done.exit_code == 0
+    line, report, following = done.stdout.splitlines()
     assert line.startswith(f"{tmp_path / 'model.pt'}: differs from the checkpoint by at most ")
+    assert report == f"{tmp_path / 'model.parity.html'}: the proofs, to look at"
+    assert following == f"next, isbi-infer STACK --model {tmp_path / 'model.pt'}"
+    stages = done.stderr.splitlines()  # each proof is named as it begins
+    proofs = [stage.removeprefix("model.pt: ") for stage in stages if stage.startswith("model.pt: ")]
+    assert proofs[0] == "writing it aside"
+    assert re.fullmatch(r"against the checkpoint on \d+ inputs", proofs[1])
+    assert {"tiles against whole sections", "on cpu in fp32", "again, with its contract in it"} < set(proofs)
+    assert stages[-1] == "measuring times"
     assert sorted(os.listdir(tmp_path)) == [*REPORT, "model.pt", "model.pth"]
 
 
@@ -77,7 +86,7 @@ def test_what_fails_its_gate_is_one_line_and_exit_code_5_and_the_others_are_publ
     failed = command(save(), "--formats", "onnx", "--precision", "fp32,fp16,int8")
     assert failed.exit_code == 5
     assert failed.stdout.startswith(f"{tmp_path / 'model.onnx'}: differs from the checkpoint by at most ")
-    half, eight = failed.stderr.splitlines()
+    half, eight = (line for line in failed.stderr.splitlines() if line.startswith("isbi-export: "))
     assert half.startswith(f"isbi-export: {tmp_path / 'model.fp16.onnx'}: the onnx fp16 file differs")
     assert eight.startswith(f"isbi-export: {tmp_path / 'model.int8.onnx'}: the onnx int8 file differs")
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", *REPORT, "model.pth"]
@@ -85,12 +94,13 @@ def test_what_fails_its_gate_is_one_line_and_exit_code_5_and_the_others_are_publ
 
 @pytest.mark.usefixtures("exported_once")
 def test_a_package_is_written_from_the_float32_files(command, save, tmp_path):
-    done = command(save(), "--package", "--licence", "CC-BY-4.0")
-    assert (done.exit_code, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == f"{tmp_path / 'model.bioimage.zip'}: a bioimage.io package"
+    done = command(save(), "--package", "--licence", "CC-BY-4.0", "--name", "Membranes of my fly")
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (0, "packing")
+    assert f"{tmp_path / 'model.bioimage.zip'}: a bioimage.io package" in done.stdout.splitlines()
     with zipfile.ZipFile(tmp_path / "model.bioimage.zip") as archive:
         assert archive.read("model.onnx") == (tmp_path / "model.onnx").read_bytes()
         assert archive.read("model.pt") == (tmp_path / "model.pt").read_bytes()
+        assert b"name: Membranes of my fly" in archive.read("rdf.yaml")
 
 
 @pytest.mark.usefixtures("exported_once")
@@ -162,6 +172,8 @@ def test_a_foreign_checkpoint_is_one_line_and_exit_code_5(isbi_export, tmp_path)
         (["--arch", "resnet"], 2, "not one of unet, valid-unet"),
         (["--licence", "MIT"], 2, "are of a package; add --package"),
         (["--author", "Ada"], 2, "are of a package; add --package"),
+        (["--name", "Membranes"], 2, "are of a package; add --package"),
+        (["--package", "--licence", "MIT", "--name", "a/b"], 2, "package name 'a/b'"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_its_exit_code(command, save, tmp_path, options, code, named):
@@ -172,3 +184,11 @@ def test_what_goes_wrong_is_one_line_and_its_exit_code(command, save, tmp_path, 
     assert failed.stderr.count("\n") == 1
     assert named in failed.stderr
     assert os.listdir(tmp_path) == ["model.pth"]
+
+
+def test_bare_it_shows_examples_and_versions_name_what_exports(command):
+    bare = command()
+    assert bare.exit_code == 2
+    assert "--package" in bare.stdout
+    assert "--opset" not in bare.stdout
+    assert re.search(r"torch \d.*, onnx \d", command("-V").stdout)

@@ -27,6 +27,7 @@ def exported(seasoned, tmp_path_factory):
     return folder / "model.onnx", network
 
 
+@pytest.mark.more
 def test_its_graph_is_exact_and_looks_as_far_as_the_padded_network(exported):
     found = analyse(exported[0].read_bytes())
     assert found.exact, found.reasons

@@ -154,6 +154,7 @@ def test_upsampling_written_as_a_convolution_is_the_same_function(side):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.more
 def test_another_process_gives_the_same_bytes(everything, trained, tmp_path):
     program = Path(sys.executable).with_name("isbi-export")
     choices = [
@@ -195,8 +196,8 @@ def test_damaged_and_foreign_programs_are_model_errors(everything, tmp_path):
     "network",
     [
         NetworkConfig(base=2, depth=1, unshuffle=4),
-        NetworkConfig(base=8, depth=1, unshuffle=2, separable=True),
-        NetworkConfig(base=2, depth=1, unshuffle=1, arch="valid-unet"),
+        pytest.param(NetworkConfig(base=8, depth=1, unshuffle=2, separable=True), marks=pytest.mark.more),
+        pytest.param(NetworkConfig(base=2, depth=1, unshuffle=1, arch="valid-unet"), marks=pytest.mark.more),
         pytest.param(
             NetworkConfig(base=3, depth=3, unshuffle=1, widest=6, dropout=0.5), marks=pytest.mark.more
         ),

@@ -96,7 +96,7 @@ def test_progress_emit_and_dtype_are_those_of_files(segmenter, image_ZYX):
     found_ZYX = segmenter(
         image_ZYX, emit="membrane", dtype="uint8", progress=lambda done, total: steps.append((done, total))
     )
-    assert steps == [(1, 2), (2, 2)]
+    assert steps == [(0, 2), (1, 2), (2, 2)]  # a tile each
     assert found_ZYX.dtype == np.uint8
     expected_ZYX = np.rint((1 - segmenter(image_ZYX)) * np.float32(255))
     assert (found_ZYX == expected_ZYX).all()

@@ -1,6 +1,6 @@
 import json
 import os
-import pty
+import re
 import signal
 import subprocess
 import sys
@@ -47,7 +47,7 @@ def test_a_stack_becomes_a_probability_stack_beside_it(stack, segmenter, synthet
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("cpu int8: 3 sections in ")
     assert str(output) in result.stdout
-    assert "section 3/3" in result.stderr
+    assert "tile" not in result.stderr  # of work that is over soon a log gets nothing
     assert (tifffile.imread(output) == segmenter(synthetic_ZYX)).all()
 
 
@@ -168,7 +168,7 @@ def test_a_stopped_run_leaves_the_old_output_and_nothing_else(tmp_path, number, 
     tifffile.imwrite(stack, np.repeat(image_ZYX, 200, axis=0))
     output.write_bytes(b"the old result")
     with subprocess.Popen([PROGRAM, stack, "-o", output], stderr=subprocess.PIPE, text=True) as process:
-        assert "section" in process.stderr.readline()  # it is in the middle of its work
+        assert "tile" in process.stderr.readline()  # it is in the middle of its work
         process.send_signal(number)
         rest = process.stderr.read()
         assert process.wait(30) == code
@@ -186,23 +186,19 @@ def test_a_reader_that_leaves_is_no_error(stack):
         assert process.wait(60) == 0
 
 
-def test_a_terminal_gets_a_bar_with_speed_and_time_left(stack):
-    parent, child = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    with subprocess.Popen(
-        [PROGRAM, stack], stderr=child, stdout=subprocess.DEVNULL, env=environment
-    ) as process:
-        os.close(child)
-        shown = b""
-        try:
-            while chunk := os.read(parent, 4096):
-                shown += chunk
-        except OSError:  # Linux ends a terminal's output so
-            pass
-        assert process.wait(60) == 0
-    os.close(parent)
-    assert b"3/3" in shown
-    assert b"Mpx/s" in shown
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_large_section_is_counted_in_tiles_on_a_terminal_and_wiped_away(tmp_path, terminal, columns):
+    image_ZYX, _ = synthetic_stack(1, 256, 256)
+    tifffile.imwrite(tmp_path / "large.tif", np.tile(image_ZYX[0], (2, 4)))
+    shown = terminal(
+        PROGRAM, "large.tif", "--provider", "cpu", "--tile", "352", columns=columns, cwd=tmp_path
+    )
+    assert shown.code == 0, shown.text
+    counts = [frame for frame in shown.frames if frame.startswith("tile ")]
+    assert any(re.match(r"tile \d/12 ", frame) for frame in counts)
+    assert max(map(len, counts)) < columns
+    assert shown.lines[-1].startswith("cpu int8: 1 section in ")
+    assert not any("tile" in line for line in shown.lines)
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(stack):

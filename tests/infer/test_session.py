@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from isbi_infer import DependencyError, ModelError, Segmenter
 from isbi_infer.backends import onnxruntime as backend_module
 from isbi_infer.backends.cores import available_cores
+from isbi_infer.backends.nvidia import why_not
 from isbi_infer.model.contract import read_contract
 from isbi_infer.model.devices import DEVICES, open_backend
 from isbi_infer.model.file import read_model_file
@@ -67,6 +68,31 @@ def test_a_gpu_wheel_that_does_not_run_is_explained_by_what_the_machine_shows(mo
         open_backend(MODEL, "cuda")
     assert remedy in str(refused.value)
     assert "onnxruntime-gpu" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cuda", "found", "said"),
+    [
+        ([], "12.8", "anything", "no NVIDIA GPU or driver"),
+        (
+            ["A100, driver 470.82.01, 1 of 2 MiB free"],
+            "12.8",
+            "x",
+            "driver 470.82.01 is too old for CUDA 12.8, which",
+        ),
+        (["A100, driver 550.54.14, 1 of 2 MiB free"], "13.0", "x", "needs 580 or newer; update the driver"),
+        (["A100, driver 580.65, 1 of 2 MiB free"], "13.0", "no libcudnn.so.9", "cuDNN is missing; run: pip"),
+        (
+            ["A100, driver 580.65, 1 of 2 MiB free"],
+            "",
+            "libcublasLt.so.13",
+            "the CUDA library cublas is missing; run",
+        ),
+        (["A100, driver 580.65, 1 of 2 MiB free"], "13.0", "no kernel", "missing (no kernel); run: pip"),
+    ],
+)
+def test_a_gpu_that_does_not_compute_is_explained(gpus, cuda, found, said):
+    assert said in why_not(gpus, cuda, found)
 
 
 def test_weights_outside_the_file_are_never_read(tmp_path, monkeypatch):

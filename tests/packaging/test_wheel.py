@@ -55,7 +55,7 @@ def test_the_wheel_holds_every_module_the_models_and_nothing_else(wheel):
     assert {name for name in names if name.endswith(".py")} == modules
     assert {name.split("/")[0] for name in names} == set(folders.values())
     assert {Path(name).suffix for name in names} == {
-        *(".py", ".typed", ".toml", ".onnx", ".pth", ".json", ".md", ".html", ".css", ".js")
+        *(".py", ".typed", ".toml", ".onnx", ".pth", ".json", ".md", ".html", ".css", ".js", ".yaml")
     }
     shipped = {
         file.path.name

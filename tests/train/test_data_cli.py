@@ -57,6 +57,11 @@ def test_augment_writes_pairs_and_says_how_fast(data, tmp_path):
     assert result.exit_code == 0, result.output
     assert "3 pairs of sections 0:4" in result.stdout
     assert "pairs/s" in result.stdout
+    assert result.stderr.splitlines()[0] == f"3 pairs of 32 x 32 pixels: 6.1 kB in {out}"
+    assert "free; ask for fewer" in failed(
+        6, "augment", "--data", data, "--out", tmp_path / "many", "--sections", "0:4", "--count", 10**15
+    )
+    assert not (tmp_path / "many").exists()
     assert tifffile.imread(out / "images-00000-00002.tif").shape == (3, 32, 32)
     assert "is there already" in failed(2, "augment", "--data", data, "--out", out, "--sections", "0:4")
 

@@ -8,8 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from isbi_infer.terminal.commands import Command
 from isbi_train.cli import app
-from isbi_train.commands.flags import GroupedHelp, with_setting_flags
+from isbi_train.commands.flags import with_setting_flags
 from isbi_train.config.flags import flag_of
 from isbi_train.config.settings import Settings, resolve
 
@@ -28,7 +29,7 @@ def written():
     seen = []
     probe = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-    @probe.command(cls=GroupedHelp)
+    @probe.command(cls=Command)
     @with_setting_flags
     def command(plain: int = 1, *, flags):
         seen.append((plain, flags))
@@ -97,7 +98,8 @@ def test_the_help_shows_each_flag_under_the_heading_of_its_section(written):
         heading: set(re.findall(r"^ +(--[a-z-]+)", block, re.MULTILINE))
         for heading, block in zip(blocks[1::2], blocks[2::2], strict=True)
     }
-    assert {"--plain", "--help"} <= shown["Options"]
+    assert "--plain" in shown["Options"]
+    assert "--help" in shown["General"]
     assert {"--data", "--pixel-size", "--resample", "--teacher"} <= shown["Data"]
     assert {"--arch", "--base"} <= shown["Network"]
     assert {"--epochs", "--hold-out-start", "--calibrate"} <= shown["Training"]
@@ -115,3 +117,24 @@ def test_every_flag_of_fit_that_the_documentation_shows_exists():
     }
     assert len(shown) > 5
     assert shown <= known
+
+
+def test_the_program_lists_its_commands_and_versions_and_names_the_nearest_command():
+    bare, versions = CliRunner().invoke(app, []), CliRunner().invoke(app, ["-V"])
+    assert bare.exit_code == 2
+    for name in ("fit", "evaluate", "download", "split", "merge", "augment", "analyse", "curves"):
+        assert re.search(rf"^  {name} +\w.*\.$", bare.output, re.MULTILINE)  # not cut off
+        said = CliRunner().invoke(app, [name, "-h"]).output
+        assert "General:" in said
+        assert f"isbi-train {name} " in said.partition("Examples:")[2]
+    assert re.search(r"^python .*torch \d.*numba \d", versions.output, re.MULTILINE)
+    wrong = CliRunner().invoke(app, ["evalute"])
+    assert wrong.exit_code == 2
+    assert wrong.stderr.endswith("no such command 'evalute'; did you mean evaluate?\n")
+
+
+def test_defaults_of_the_settings_are_shown():
+    said = " ".join(CliRunner().invoke(app, ["fit", "--help"]).output.split())
+    assert "[default: 0.002]" in said
+    assert "Where to train. [default: auto]" in said
+    assert "<auto|fp32|bf16|fp16>" in said

@@ -191,3 +191,9 @@ def test_inputs_are_read_with_their_labels_and_resampled(tmp_path, sample, write
     assert stack.pixel_size_nm == 8.0
     assert (stack.cell_ZYX == (sample[1] > 0)).all()
     assert read_labelled(replace(inputs, resample_nm=4.0)).image_ZYX.shape == (4, 128, 128)
+
+
+def test_precisions_of_earlier_runs_are_read_by_their_long_names():
+    assert TrainConfig(precision="bfloat16") == TrainConfig(precision="bf16")
+    with pytest.raises(UsageError, match="precision 'double' is not one of auto, fp32, bf16, fp16"):
+        TrainConfig(precision="double")

@@ -138,7 +138,7 @@ def test_a_stack_is_left_out_by_its_name_and_only_by_that(folder):
         ({"pixel_size_nm": 0.2}, UsageError, r"stack 'fly': .*a pixel size of 0\.2 nm is invalid"),
         ({"pixel_size_nm": None}, UsageError, r"stack 'fly': .*does not say its pixel size"),
         ({"hold_out": 4, "hold_out_start": None}, UsageError, r"stack 'fly': cannot hold out 4 sections"),
-        ({"hold_out_start": 9}, UsageError, r"stack 'fly': cannot hold out 1 sections from section 9 on"),
+        ({"hold_out_start": 9}, UsageError, r"stack 'fly': cannot hold out 1 section from section 9 on"),
         ({"kind": "ids"}, ImageError, r"stack 'fly': .*single id"),
     ],
 )

@@ -380,7 +380,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(train, tmp_pat
 def test_sigterm_leaves_with_143_and_a_run_that_resumes(tmp_path, sample, write_labelled):
     data, out = write_labelled(tmp_path, *sample), tmp_path / "run"
     options = ["--data", data, "--out", out, "--base", "2", "--depth", "2", "--crop", "16", "--batch", "1"]
-    options += ["--epochs", "40000", "--hold-out", "1", "--device", "cpu", "--precision", "float32"]
+    options += ["--epochs", "40000", "--hold-out", "1", "--device", "cpu", "--precision", "fp32"]
     program = Path(sys.executable).with_name("isbi-train")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -392,7 +392,7 @@ def test_sigterm_leaves_with_143_and_a_run_that_resumes(tmp_path, sample, write_
         _, errors = run.communicate()
     assert run.returncode == 143, errors
     assert "Traceback" not in errors
-    assert errors.splitlines()[-1].startswith("isbi-train: stopped by signal 15")
+    assert errors.splitlines()[-1].startswith(f"isbi-train: stopped by SIGTERM; {out}: saved after step ")
     assert not [name for name in os.listdir(out) if ".tmp" in name]
     stopped = load_checkpoint(out / "progress.pth")
     assert 2 <= stopped.epoch < 40000

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from isbi_train.cli import app
 from isbi_train.networks.checkpoint import load_checkpoint
 
 SMALL = ["--base", "2", "--depth", "2", "--crop", "32", "--batch", "2", "--epochs", "2", "--hold-out", "1"]
-TINY = [*SMALL, "--device", "cpu", "--precision", "float32"]
+TINY = [*SMALL, "--device", "cpu", "--precision", "fp32"]
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +34,36 @@ def test_fit_trains_and_names_the_next_step(isbi_train, tmp_path, sample, write_
     data, out = write_labelled(tmp_path, *sample), tmp_path / "runs" / "first"
     done = isbi_train("fit", "--data", data, "--out", out, *TINY, "--seed", 7)
     assert done.returncode == 0, done.stderr
-    assert "epoch    2  training loss 0." in done.stdout
-    assert f"isbi-export {out / 'model.pth'}" in done.stdout
+    assert "epoch    2  loss 0." in done.stdout
+    assert done.stdout.splitlines()[-1] == f"{out / 'model.pth'}: next, isbi-export {out / 'model.pth'}"
+    sections, what, steps, *_ = done.stderr.splitlines()
+    assert re.fullmatch(r"sections 0-\d+ train, \d validate \(of \d, from 0\)", sections)
+    assert re.fullmatch(r"pixels of .+; unet, \S+ k weights \(base 2, depth 2, .*; cpu in fp32", what)
+    assert re.fullmatch(r"\d+ steps of 2 crops of 32 x 32, \d+ an epoch; threads: 1", steps)
     model = load_checkpoint(out / "model.pth")
     assert (model.network.base, model.train.seed, model.epoch) == (2, 7, 2)
     assert [entry["epoch"] for entry in json.loads((out / "history.json").read_text())] == [2]
 
 
+def test_who_stops_a_run_on_a_terminal_sees_steps_and_then_one_message(
+    terminal, tmp_path, sample, write_labelled
+):
+    data, out = write_labelled(tmp_path, *sample), tmp_path / "run"
+    options = ["fit", "--data", data, "--out", out, *TINY, "--epochs", "4000"]
+    program = Path(sys.executable).with_name("isbi-train")
+    shown = terminal(program, *options, columns=60, at_line=("V_rand 0.", signal.SIGINT))
+    assert shown.code == 130
+    steps = [frame for frame in shown.frames if re.match(r"step \d+/\d+ ", frame)]
+    assert any("loss 0." in frame and " left" in frame for frame in steps)
+    assert max(map(len, steps)) < 60
+    assert any(re.match(r"epoch    2  loss 0\.", line) for line in shown.lines)  # above the line of progress
+    last = shown.text.partition("isbi-train: ")[2].split()
+    assert " ".join(last[:3]) == "stopped by Ctrl-C;"
+    assert " ".join(last).endswith("--resume goes on from there")
+    assert shown.text.count("isbi-train: ") == 1
+
+
+@pytest.mark.more
 def test_the_classic_architecture_needs_no_other_flag_than_its_name(
     isbi_train, tmp_path, sample, write_labelled
 ):
@@ -69,7 +94,7 @@ def test_settings_come_from_recipe_file_and_flags_and_repeat_the_run(
     data, out, again = write_labelled(tmp_path, *sample), tmp_path / "run", tmp_path / "again"
     file = tmp_path / "mine.toml"
     file.write_text("[train]\nepochs = 2\ncrop = 32\nbatch = 2\nhold_out = 1\nseed = 5\n")
-    flags = ["--device", "cpu", "--precision", "float32", "--base", "2", "--depth", "2"]
+    flags = ["--device", "cpu", "--precision", "fp32", "--base", "2", "--depth", "2"]
     options = ["--data", data, "--recipe", "released", "--settings", file, *flags, "--set", "train.seed=7"]
     done = isbi_train("fit", "--out", out, *options, "--calibrate")
     assert done.returncode == 0, done.stderr
@@ -141,7 +166,7 @@ def test_waiting_threads_leave_their_core_unless_the_user_says_otherwise(
 def test_as_many_threads_train_as_are_asked_for(isbi_train, tmp_path, sample, write_labelled):
     data = write_labelled(tmp_path, *sample)
     done = isbi_train("fit", "--data", data, "--out", tmp_path / "run", *TINY, "--threads", 3)
-    assert "threads: 3," in done.stderr
+    assert "threads: 3" in done.stderr
     refused = isbi_train("fit", "--data", data, "--out", tmp_path / "none", *TINY, "--threads", 0)
     assert refused.returncode == 2
     assert "--threads" in refused.stderr

@@ -22,6 +22,7 @@ import numpy as np
 import tifffile
 
 from isbi_infer.errors import ImageError, IsbiError, ResourceError
+from isbi_infer.terminal import nearest_file
 from isbi_infer.volumes.finite import check_finite
 from isbi_infer.volumes.formats import HEAD_BYTES, recognise
 from isbi_infer.volumes.pixel_size import PixelSize
@@ -83,7 +84,9 @@ def open_stack(
             file = shown.open("rb")
         except OSError as error:
             reason = error.strerror or str(error)
-            raise ImageError(f"cannot be opened ({reason}); expected a readable TIFF file") from error
+            meant = nearest_file(shown) if isinstance(error, FileNotFoundError) else ""
+            expected = meant or "; expected a readable TIFF file"
+            raise ImageError(f"cannot be opened ({reason}){expected}") from error
     try:
         with _named_errors(shown):
             head = file.read(HEAD_BYTES)

@@ -26,6 +26,7 @@ _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
 _OME_DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64")
 _CLASSIC_BYTES = 2**32 - 2**25
 _PAGE_BYTES = 512  # more than a page's directory takes
+_MOST_TITLES = 10_000  # ImageJ takes one of each section or none
 
 
 def output_kind(like: StackInfo, dtype: npt.DTypeLike, shape: tuple[int, ...] | None = None) -> Kind:
@@ -111,6 +112,8 @@ class TiffSink:
         One line for the file's metadata on how the result was made, and what it means.
     top : float, optional
         What ImageJ shows as white; by default 1 of floats and the largest integer.
+    title : str
+        What the sections are, which ImageJ shows above each of them, and OME has as the image's name.
     """
 
     def __init__(
@@ -121,16 +124,22 @@ class TiffSink:
         dtype: npt.DTypeLike,
         provenance: str = "",
         top: float | None = None,
+        title: str = "",
     ) -> None:
         self._path, self._like, self._dtype, self._provenance = path, like, dtype, provenance
-        self._top = top
+        self._top, self._title = top, title
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             temporary = stack.enter_context(replacing(self._path))
             file = _StackFile(
-                temporary, like=self._like, dtype=self._dtype, provenance=self._provenance, top=self._top
+                temporary,
+                like=self._like,
+                dtype=self._dtype,
+                provenance=self._provenance,
+                top=self._top,
+                title=self._title,
             )
             self._file = stack.enter_context(file)
             self._resources = stack.pop_all()
@@ -169,8 +178,9 @@ class _StackFile:
         shape: tuple[int, ...] | None = None,
         provenance: str = "",
         top: float | None = None,
+        title: str = "",
     ) -> None:
-        self._provenance, self._top = provenance, top
+        self._provenance, self._top, self._title = provenance, top, title
         shape = tuple(shape or like.shape)
         self._stored = np.dtype(dtype).newbyteorder("<")
         self._kind = output_kind(like, self._stored, shape)
@@ -185,6 +195,10 @@ class _StackFile:
         options = {"imagej": _imagej, "ome": _ome, "tiff": _plain}[self._kind](self._info, self._stored)
         if self._top is not None and self._kind == "imagej":
             options["metadata"]["max"] = self._top
+        if self._title and self._kind == "imagej" and self._info.sections <= _MOST_TITLES:
+            options["metadata"]["Labels"] = [self._title] * self._info.sections
+        if self._title and self._kind == "ome":
+            options["metadata"]["Name"] = self._title
         if self._provenance and self._kind == "imagej":
             options["metadata"]["Info"] = self._provenance  # what Fiji's "Show Info" shows
         software = "; ".join(filter(None, (f"isbi-infer {__version__}", self._provenance)))

@@ -104,6 +104,7 @@ def test_a_worker_that_is_killed_changes_nothing(tmp_path, tiff, whole):
     assert files(out) == whole
 
 
+@pytest.mark.more
 def test_a_run_whose_scheduler_is_killed_is_gone_on_with(tmp_path, tiff, whole):
     out = tmp_path / "out.ome.zarr"
     with cluster(tmp_path) as (address, scheduler, _):

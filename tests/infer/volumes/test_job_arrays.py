@@ -123,7 +123,7 @@ def hand_in(line, desk, **environment):
     return {int(index): int(code) for index, code in pairs}
 
 
-@pytest.mark.parametrize("program", ["sbatch", "bsub"])
+@pytest.mark.parametrize("program", ["sbatch", pytest.param("bsub", marks=pytest.mark.more)])
 def test_a_job_array_makes_the_bytes_of_one_run_also_if_a_task_is_killed_and_handed_in_again_alone(
     desk, whole, program
 ):
@@ -137,7 +137,7 @@ def test_a_job_array_makes_the_bytes_of_one_run_also_if_a_task_is_killed_and_han
     assert not list(desk.glob("*.partial"))
 
 
-@pytest.mark.parametrize("program", ["sbatch", "bsub"])
+@pytest.mark.parametrize("program", ["sbatch", pytest.param("bsub", marks=pytest.mark.more)])
 def test_a_job_that_is_no_array_says_how_to_make_one(desk, program):
     line = re.sub(r'--array=\S+ |-J "[^"]*" ', "", command(program))
     assert hand_in(line, desk) == {0: 2}

@@ -1,0 +1,195 @@
+"""Stacks segmented with one model, and what is printed of each."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from isbi_infer.cli.request import Request
+from isbi_infer.errors import IsbiError, UsageError
+from isbi_infer.terminal import counted, printable
+from isbi_infer.terminal.progress import show_progress
+
+if TYPE_CHECKING:
+    from isbi_infer.neurons.labelling import LabelSink
+    from isbi_infer.plan.run import RunPlan
+    from isbi_infer.segmenter import Segmenter
+    from isbi_infer.volumes import Source
+
+
+def segment_all(
+    work: Sequence[tuple[Path, Path]], open_model: Callable[[int], Segmenter], request: Request
+) -> None:
+    """Segment stacks with one model; of several, those that can be, and then raise the first error."""
+    from isbi_infer.volumes import open_source
+
+    segmenter: Segmenter | None = None
+    failures: list[IsbiError] = []
+    for stack, target in work:
+        try:
+            with open_source(
+                stack,
+                channel=request.channel,
+                time=request.time,
+                series=request.series,
+                level=request.level,
+                strict=request.strict,
+            ) as source:
+                if segmenter is None:  # once the first stack is known to be one
+                    with show_progress("opening the model", quiet=request.quiet):
+                        segmenter = open_model(prod(source.info.shape) * len(work))
+                with segmenter.nearest_level(source) as nearest:
+                    _segment(segmenter, nearest, target, request)
+        except IsbiError as error:
+            if len(work) == 1:
+                raise
+            failures.append(error)
+            typer.echo(f"isbi-infer: {printable(str(error))}", err=True)
+    if failures:
+        message = f"{len(failures)} of {counted(len(work), 'stack')} failed, as listed above"
+        raise type(failures[0])(message) from failures[0]
+
+
+def _segment(segmenter: Segmenter, source: Source, target: Path, request: Request) -> None:
+    from isbi_infer import scoring
+    from isbi_infer.files import check_not_input, check_writable
+    from isbi_infer.run.counting import tiles_of_section
+    from isbi_infer.volumes import check_output, is_chunked_output, open_source
+
+    if request.dry_run:
+        estimate = segmenter.estimate(_plan(segmenter, source, target, request))
+        typer.echo(json.dumps(estimate.to_plain()) if request.as_json else str(estimate))
+        _say(estimate.plan.notes)
+        return
+    check_output(target)
+    check_not_input(target, source.name)
+    if not is_chunked_output(target):
+        check_writable(target)
+    request.looks.check(
+        [path for path in (source.name, target, request.label) if path],
+        shares=request.options.share[1] if request.options else 1,
+    )
+    scores = None
+    with ExitStack() as opened:
+        scorer = None
+        if request.label:
+            check_not_input(target, request.label)
+            scorer = scoring.open_scorer(
+                request.label,
+                source.info.shape,
+                membrane=request.emit == "membrane",
+                labels_are=request.labels_are,
+                ignore=request.ignore,
+            )
+            opened.enter_context(scorer)
+        plan = _plan(segmenter, source, target, request)
+        watched = request.looks.watch(plan) if request.looks else None
+        labels = (
+            opened.enter_context(_label_sink(segmenter, source, target, request)) if request.labels else None
+        )
+        megapixels = source.info.shape[-2] * source.info.shape[-1] / tiles_of_section(plan) / 1e6
+        progress = opened.enter_context(
+            show_progress("tile", quiet=request.quiet, amount=megapixels, unit="Mpx")
+        )
+        summary = segmenter.segment_file(
+            source,
+            target,
+            emit=request.emit,
+            dtype=request.dtype,
+            progress=progress,
+            also=(
+                *((scoring.ScoringSink(scorer),) if scorer else ()),
+                *((labels,) if labels else ()),
+                *((watched.sink,) if watched else ()),
+            ),
+            options=request.options,
+            plan=watched.plan if watched else plan,
+            findings=watched.findings if watched else None,
+        )
+        if scorer:
+            progress.stage("scoring")
+            scores = scorer.scores()
+        if labels:
+            progress.stage("joining cells")
+        found = labels.summarise() if labels and labels.complete(target) else None
+        unshown = tuple[str, ...]()
+        if watched:
+            progress.stage("drawing what there is to look at")
+            cells = opened.enter_context(open_source(request.labels)) if found and request.labels else None
+            unshown = watched.draw(
+                source,
+                summary,
+                segmenter.contract,
+                scores=scores,
+                labels_name=request.label.name if request.label else "",
+                errors=scorer.errors if scorer else None,
+                neurons=cells,
+            )
+    _say((*summary.notes, *(scores["notes"] if scores else ()), *(found.notes if found else ()), *unshown))
+    if request.as_json:
+        parts = {"scores": scores, "labels": found.to_plain() if found else None}
+        typer.echo(json.dumps(summary.to_plain() | {name: part for name, part in parts.items() if part}))
+        return
+    if not request.quiet:
+        typer.echo(
+            f"{summary.provider} {summary.precision}: {counted(summary.sections, 'section')} in "
+            f"{summary.seconds:.2f} s, {summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
+        )
+    if found and not request.quiet:
+        typer.echo(str(found))
+    if scores:
+        typer.echo(scoring.summary(scores))
+
+
+def _plan(segmenter: Segmenter, source: Source, target: Path, request: Request) -> RunPlan:
+    from isbi_infer.volumes import is_chunked_output
+
+    return segmenter.plan_source(
+        source,
+        emit=request.emit,
+        dtype=request.dtype,
+        chunked=is_chunked_output(target),
+        block=request.options.block if request.options else None,
+    )
+
+
+def _label_sink(segmenter: Segmenter, source: Source, target: Path, request: Request) -> LabelSink:
+    from isbi_infer.files import check_not_input
+    from isbi_infer.neurons.labelling import Labelling, LabelSink
+    from isbi_infer.neurons.segments import pixels_of_size
+    from isbi_infer.volumes.pixel_size import PixelSize
+
+    assert request.labels is not None
+    check_not_input(request.labels, source.name)
+    if os.path.realpath(request.labels) == os.path.realpath(target):
+        raise UsageError(
+            f"{target}: labels and probabilities go to two files; name another one with --labels"
+        )
+    if request.label:
+        check_not_input(request.labels, request.label)
+    like, side = source.info, request.pixel_size
+    if side is not None:
+        z_nm = like.pixel_size.z_nm if like.pixel_size else None
+        like = replace(like, pixel_size=PixelSize(y_nm=side, x_nm=side, z_nm=z_nm))
+    labelling = Labelling.of(
+        request.threshold,
+        segmenter.contract.threshold,
+        request.link,
+        pixels_of_size(request.min_size, like.pixel_size),
+    )
+    provenance = f"model sha256 {segmenter.model_sha256}"
+    membrane = request.emit == "membrane"
+    return LabelSink(request.labels, like, labelling, membrane=membrane, provenance=provenance)
+
+
+def _say(notes: Iterable[str]) -> None:
+    for note in notes:
+        typer.echo(f"isbi-infer: note: {printable(note)}", err=True)

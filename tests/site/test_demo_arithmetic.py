@@ -1,0 +1,118 @@
+"""The demo's own arithmetic, run in the browser, against the library's: plans, statistics, interpolation."""
+
+import numpy as np
+import pytest
+
+from isbi_infer.errors import ResourceError
+from isbi_infer.pixels.mending import tissue_of
+from isbi_infer.pixels.normalise import normalise
+from isbi_infer.pixels.resample import resample
+from isbi_infer.pixels.statistics import section_statistics
+from isbi_infer.plan.tiles import plan_section
+
+
+def in_browser(page, code, argument):
+    return page.tab.evaluate(f"async (argument) => {{ {code} }}", argument)
+
+
+def spans(window):
+    return [[part.start, part.stop] for part in window]
+
+
+def test_plans_of_any_size_are_the_librarys(page):
+    random = np.random.default_rng(7)
+    asked = []
+    for _ in range(100):
+        stride, steps = int(random.choice([8, 16, 32])), int(random.integers(0, 7))
+        smallest = (2 * steps + 1) * stride
+        contract = {"stride": stride, "halo": stride * steps, "border": int(random.choice([0, 0, 20, 92]))}
+        limits = {"mostPixels": int(smallest**2 * random.uniform(0.3, 8))} if random.random() < 0.5 else {}
+        if random.random() < 0.5:
+            limits["tile"] = smallest + int(random.integers(0, 20)) * stride
+        asked.append([(random.integers(1, 8 * smallest, 2)).tolist(), contract, limits])
+    code = """
+        const { planSection } = await import("./tiles.js");
+        return argument.map((each) => {
+            try {
+                const { padded, pad, tileShape, tiles } = planSection(...each);
+                return { padded, pad, tileShape, tiles };
+            } catch (error) { return error.message; }
+        });"""
+    refused = 0
+    for (shape, contract, limits), found in zip(asked, in_browser(page, code, asked), strict=True):
+        try:
+            plan = plan_section(
+                tuple(shape), **contract, tile=limits.get("tile"), most_pixels=limits.get("mostPixels")
+            )
+        except ResourceError:
+            refused += 1
+            assert found == "There is too little memory for the smallest tile."
+            continue
+        assert found["padded"] == list(plan.padded)
+        assert found["pad"] == [list(pad) for pad in plan.pad]
+        assert found["tileShape"] == list(plan.tile_shape)
+        assert found["tiles"] == [
+            {"reads": spans(tile.reads), "crop": spans(tile.crop), "owns": spans(tile.owns)}
+            for tile in plan.tiles
+        ]
+    assert 0 < refused < len(asked) / 2
+
+
+ARRAYS = {
+    "u1": "Uint8Array",
+    "u2": "Uint16Array",
+    "i2": "Int16Array",
+    "f4": "Float32Array",
+    "f8": "Float64Array",
+}
+
+
+def image(section_YX):
+    kind = ARRAYS[section_YX.dtype.str[1:]]
+    return f"const image = {{ pixels: {kind}.from(argument), shape: {list(section_YX.shape)} }};"
+
+
+@pytest.mark.parametrize("dtype", list(ARRAYS))
+@pytest.mark.parametrize("hot", [False, True])
+def test_sections_are_measured_mended_and_normalised_as_by_the_library(page, dtype, hot):
+    random = np.random.default_rng(3)
+    smooth_YX = np.cumsum(np.cumsum(random.normal(size=(70, 90)), 0), 1)
+    section_YX = (1000 + 100 * smooth_YX / np.abs(smooth_YX).max() + random.normal(0, 5, (70, 90))).clip(0)
+    section_YX = (section_YX / 8 if dtype == "u1" else section_YX).astype(dtype)
+    if hot:
+        section_YX[5:7, 10:14] = section_YX[0, 0] = section_YX[-1, 80:] = 255 if dtype == "u1" else 30000
+        section_YX[30:, 40] = 0
+    expected = section_statistics(section_YX)
+    assert bool(expected.outliers) == hot
+    code = (
+        'const { gather, mended, statistics } = await import("./pixels.js");'
+        + image(section_YX)
+        + """
+        const { planSection } = await import("./tiles.js");
+        const found = statistics(image);
+        const plan = planSection(image.shape, { stride: 16, halo: 0, border: 0 });
+        const [filled, out] = [mended(image, found), new Float32Array(plan.padded[0] * plan.padded[1])];
+        gather(filled, plan, plan.tiles[0], found, out);
+        return [found, Array.from(filled.pixels), Array.from(out), plan.padded];"""
+    )
+    found, filled, normalised, padded = in_browser(page, code, section_YX.ravel().tolist())
+    for name in ("low", "high", "fill", "outliers", "blank"):
+        assert found[name] == getattr(expected, name), name
+    assert found["mean"] == pytest.approx(expected.mean, rel=1e-15)
+    assert found["std"] == pytest.approx(expected.std, rel=1e-14)
+    tissue_YX = tissue_of(section_YX, expected)
+    assert np.array_equal(np.reshape(filled, section_YX.shape), tissue_YX)
+    reflected_YX = np.pad(normalise(tissue_YX, expected), ((0, 10), (0, 6)), mode="reflect")
+    assert np.array_equal(np.reshape(normalised, padded).astype("float32"), reflected_YX)
+
+
+@pytest.mark.parametrize("shape", [(31, 64), (120, 97), (13, 11), (1, 1), (50, 61)])
+def test_sections_are_interpolated_to_the_librarys_bits(page, shape):
+    section_YX = np.random.default_rng(5).integers(0, 60000, (50, 61)).astype("u2")
+    code = (
+        'const { resample } = await import("./pixels.js");'
+        + image(section_YX)
+        + f"return Array.from(resample(image, {list(shape)}).pixels);"
+    )
+    found_YX = np.reshape(in_browser(page, code, section_YX.ravel().tolist()), shape).astype("float32")
+    assert np.array_equal(found_YX, resample(section_YX, shape))
