@@ -9,6 +9,7 @@
 # make bench  speed and memory against raw ONNX Runtime and peers, stored and printed; leave the machine alone for
 #             twenty minutes. bench-all: larger sections, longer stacks, more peers, on one core too; an hour or two.
 #             bench-report: the tables and pictures of docs/ from what is stored. bench-baseline: for CONTRIBUTING.md
+# make docs   the site with the demo, in build/site (needs npm, and the network once)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ PARALLEL := --numprocesses 2 --dist worksteal
 NAPARI := -p npe2 -p pytest-qt -p napari
 BASELINE := benchmarks/results/baseline/pytest-benchmark.json
 
-.PHONY: demo test test-more reliability fuzz audit sbom test-napari lint types imports unit bench bench-all bench-baseline bench-report study clean
+.PHONY: demo test test-more reliability fuzz audit sbom test-napari lint types imports unit bench bench-all bench-baseline bench-report study docs clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m isbi_infer.demo build/demo
@@ -83,6 +84,9 @@ bench-baseline: $(VENV)/.bench
 bench-report: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.report
 
+docs: $(VENV)/.docs
+	@$(BIN)/python -m docs.builder build/site
+
 study: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.studies.networks --store
 
@@ -96,7 +100,11 @@ $(VENV)/.demo: $(SOURCES) | $(VENV)/bin/python
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
 	$(PIP) --editable '.[dev]'
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.docs
+
+$(VENV)/.docs: $(SOURCES) | $(VENV)/bin/python
+	$(PIP) --editable '.[docs]'
+	@touch $@
 
 $(VENV)/.napari: $(SOURCES) | $(VENV)/bin/python
 	$(PIP) --editable '.[dev,napari]' PySide6_Essentials pytest-qt

@@ -179,6 +179,10 @@ def export(
     with exit_codes("isbi-export", debug=debug), ExitStack() as shown:
         folder = output or checkpoint.parent
         quiet = quiet or as_json
+        if checkpoint.suffix.lower() == ".onnx" and not contract:
+            raise UsageError(
+                f"{checkpoint}: is no checkpoint; did you mean isbi-export {checkpoint} --contract?"
+            )
         if contract:
             require_packages("export", "onnx")
             with show_progress(f"analysing {checkpoint.name}", quiet=quiet):

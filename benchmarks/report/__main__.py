@@ -19,6 +19,7 @@ from benchmarks.store import Stored, newest
 
 from .accuracy import accuracy_table, tissues_table
 from .baselines import recipes_table
+from .browser import browser_table
 from .cells import MISSING
 from .contracts import halo_error_table
 from .goals import DEFAULT, PEERS, goals_table
@@ -44,6 +45,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "accuracy": accuracy_table,
+    "browser": browser_table,
     "goals": goals_table,
     "halo-error": halo_error_table,
     "limits": limits_table,

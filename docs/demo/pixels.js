@@ -2,6 +2,7 @@
 //
 // An image is { pixels, shape: [Y, X] }, its pixels a typed array in rows.
 
+import { findCanvas } from "./canvas.js";
 import { mirrored } from "./tiles.js";
 
 const TAIL = 0.05; // of the pixels below the lower quantile, and as many above the upper one
@@ -12,33 +13,54 @@ const LEAST = 16 ** 2; // pixels of a section that can be called blank
 const LAGS = [4, 7, 16]; // px
 const REACH = 32; // px, how far a hole is filled
 const PLAIN_OFFSET = 1024; // standard deviations; float32 holds grey values up to there
-const SOLID = 32; // px, side of a square of one grey value
 const SMALLEST_STD = 2 ** -126;
 
 const isFloat = (pixels) => pixels instanceof Float32Array || pixels instanceof Float64Array;
 const isCounted = (pixels) => !isFloat(pixels) && pixels.BYTES_PER_ELEMENT <= 2;
 
 /**
- * Measure one section: { mean, std, low, high, fill, outliers, blank }.
+ * Measure one section: { mean, std, low, high, fill, tissue, outliers, blank, box, canvas }.
  *
- * Mean and standard deviation are those of the pixels between the fences, `low` and `high`; `fill` is the grey value
- * nearest to the mean; `blank` is "constant" or "noise" where a section shows no tissue, else empty.
+ * Mean and standard deviation are those of the tissue's pixels between the fences, `low` and `high`; `fill` is the grey
+ * value nearest to the mean; `tissue` is the fraction of the section that is tissue, and `box` its window; `blank` is
+ * "constant" or "noise" where there is none, else empty; `canvas` marks what is none, or is null.
  */
 export function statistics(image) {
   const { pixels } = image;
-  const counted = histogram(pixels);
+  const canvas = findCanvas(image);
+  const tissue = canvas ? pixels.filter((_, i) => !canvas[i]) : pixels;
+  if (!tissue.length) {
+    return { mean: 0, std: 0, low: 0, high: 0, fill: 0, tissue: 0, outliers: 0, blank: "constant", box: null, canvas };
+  }
+  const counted = histogram(tissue);
   const [low, high] = fences(counted);
   const inner = between(counted, low, high);
   const { mean, std, fill } = moments(inner);
-  const outliers = pixels.length - sum(inner.counts);
+  const outliers = tissue.length - sum(inner.counts);
   let blank = "";
   if (std === 0 && pixels.length >= LEAST) blank = "constant";
-  else if (std > 0 && !hasStructure(image, low, high, fill)) blank = "noise";
-  return { mean, std, low, high, fill, outliers, blank };
+  else if (std > 0 && !hasStructure(image, canvas, low, high, fill)) blank = "noise";
+  const box = boxOf(canvas, image.shape);
+  return { mean, std, low, high, fill, tissue: tissue.length / pixels.length, outliers, blank, box, canvas };
+}
+
+/** The smallest window that holds all tissue. */
+function boxOf(canvas, [height, width]) {
+  if (!canvas) return [[0, height], [0, width]];
+  const [y, x] = [[height, 0], [width, 0]];
+  canvas.forEach((none, i) => {
+    if (none) return;
+    const [row, column] = [Math.floor(i / width), i % width];
+    y[0] = Math.min(y[0], row);
+    y[1] = Math.max(y[1], row + 1);
+    x[0] = Math.min(x[0], column);
+    x[1] = Math.max(x[1], column + 1);
+  });
+  return [y, x];
 }
 
 /** Mean and standard deviation of all pixels, in two passes. */
-function plainMoments(pixels) {
+export function plainMoments(pixels) {
   let total = 0;
   for (const pixel of pixels) total += pixel;
   const mean = total / pixels.length;
@@ -49,7 +71,7 @@ function plainMoments(pixels) {
 
 /** What a section is normalised by: its statistics, or without a histogram's rounding where nothing is left out. */
 export function normalising(pixels, found) {
-  return isCounted(pixels) || found.outliers ? found : plainMoments(pixels);
+  return isCounted(pixels) || found.canvas || found.outliers ? found : plainMoments(pixels);
 }
 
 /** Put the window of a padded section that a tile reads into `out`, normalised to zero mean and unit variance. */
@@ -197,7 +219,7 @@ function moments({ first, width, counts }) {
 // ---------------------------------------------------------------- what is no tissue
 
 /** Whether a section shows more than the noise of a camera; see isbi_infer/pixels/canvas.py. */
-function hasStructure({ pixels, shape }, low, high, offset) {
+function hasStructure({ pixels, shape }, canvas, low, high, offset) {
   if (pixels.length < 2 * 128 ** 2) return true;
   const [height, width] = shape;
   const wide = pixels.BYTES_PER_ELEMENT > 2 ? offset : 0;
@@ -209,6 +231,7 @@ function hasStructure({ pixels, shape }, low, high, offset) {
         for (let i = 0; i + lag < length; i++) {
           const [one, other] = [pixels[start + i * step], pixels[start + (i + lag) * step]];
           if (one < low || one > high || other < low || other > high) continue;
+          if (canvas && (canvas[start + i * step] || canvas[start + (i + lag) * step])) continue;
           const difference = one - wide - (other - wide);
           total += difference * difference;
           count++;
@@ -230,37 +253,24 @@ function largestRatio(sums) {
   return least ? Math.max(...means) / least : Infinity;
 }
 
-/** The fraction of a section that lies in squares of exactly one grey value, as canvas does. */
-export function flatFraction({ pixels, shape: [height, width] }) {
-  let [flat, squares] = [0, 0];
-  for (let y = 0; y + SOLID <= height; y += SOLID) {
-    for (let x = 0; x + SOLID <= width; x += SOLID) {
-      squares++;
-      const value = pixels[y * width + x];
-      let same = true;
-      for (let row = y; same && row < y + SOLID; row++) {
-        for (let i = row * width + x; same && i < row * width + x + SOLID; i++) same = pixels[i] === value;
-      }
-      flat += same;
-    }
-  }
-  return squares ? flat / squares : 0;
-}
-
-/** Fill hot and dead pixels with the mirror image of what is beside them; the same image where there are none. */
-export function mended(image, { low, high, fill, outliers }) {
-  if (!outliers) return image;
-  const { pixels, shape } = image;
+/** Cut a section to its tissue, and fill canvas and hot pixels in it with the mirror image of what is beside them. */
+export function mended(image, { low, high, fill, outliers, canvas, box }) {
+  if (!outliers && !canvas) return image;
+  const [[top, bottom], [left, right]] = box;
+  const shape = [bottom - top, right - left];
   const [height, width] = shape;
-  const out = pixels.slice();
-  const hole = new Uint8Array(pixels.length);
+  const out = new image.pixels.constructor(height * width);
+  const hole = new Uint8Array(out.length);
   let holes = [];
-  pixels.forEach((pixel, i) => {
-    if (pixel >= low && pixel <= high) return;
+  for (let i = 0; i < out.length; i++) {
+    const at = (top + Math.floor(i / width)) * image.shape[1] + left + (i % width);
+    const pixel = image.pixels[at];
+    out[i] = pixel;
+    if (pixel >= low && pixel <= high && !canvas?.[at]) continue;
     hole[i] = 1;
     holes.push(i);
     out[i] = fill;
-  });
+  }
   const edge = (i, place, length, step) => {
     // The nearest pixel along one axis that is no hole; the one before, of two as near.
     for (let distance = 1; distance <= REACH; distance++) {
@@ -291,7 +301,31 @@ export function mended(image, { low, high, fill, outliers }) {
   return { pixels: out, shape };
 }
 
+/** Put the result of tissue back into its section, with 0 (membrane) where there is no tissue. */
+export function inSection(result, shape, { canvas, box }) {
+  if (!canvas) return result;
+  const out = new Float32Array(shape[0] * shape[1]);
+  const [[top, bottom], [left, right]] = box;
+  for (let y = top, i = 0; y < bottom; y++) {
+    for (let x = left; x < right; x++, i++) if (!canvas[y * shape[1] + x]) out[y * shape[1] + x] = result[i];
+  }
+  return out;
+}
+
 // ---------------------------------------------------------------- pixel size
+
+/** What resampled tissue is normalised by: its own mean and standard deviation, without what is more canvas than tissue. */
+export function resampledMoments(inner, { canvas, box }, width) {
+  if (!canvas) return plainMoments(inner.pixels);
+  const [[top, bottom], [left, right]] = box;
+  const cut = { pixels: new Uint8Array((bottom - top) * (right - left)), shape: [bottom - top, right - left] };
+  for (let y = top; y < bottom; y++) {
+    cut.pixels.set(canvas.subarray(y * width + left, y * width + right), (y - top) * (right - left));
+  }
+  const outside = resample(cut, inner.shape).pixels;
+  const inside = inner.pixels.filter((_, i) => outside[i] < 0.5);
+  return plainMoments(inside.length ? inside : inner.pixels);
+}
 
 /** Interpolate an image to another shape over the same field of view: separable, linear, as float32. */
 export function resample(image, shape) {

@@ -2,7 +2,17 @@
 
 import { UserError } from "./errors.js";
 import { fetchModel, fetched } from "./model.js";
-import { flatFraction, gather, keep, mended, normalising, resample, shown, statistics } from "./pixels.js";
+import {
+  gather,
+  inSection,
+  keep,
+  mended,
+  normalising,
+  resample,
+  resampledMoments,
+  shown,
+  statistics,
+} from "./pixels.js";
 import { PLAUSIBLE_NM } from "./pixel-size.js";
 import { openImage } from "./reading.js";
 import { planSection } from "./tiles.js";
@@ -11,7 +21,6 @@ import * as ort from "./vendor/ort.wasm.min.mjs";
 const SAME = 0.01; // relative differences of pixel sizes that are not worth an interpolation
 const ROUNDING = 1e-5;
 const MOST_THREADS = 8;
-const FLAT = 0.02; // of a section: more is said
 
 const here = new URL("./", import.meta.url);
 const sessions = new Map();
@@ -46,7 +55,7 @@ const actions = {
     const raw = await image.read(section);
     const started = performance.now();
     const found = statistics(raw);
-    const notes = notesOn(raw, found);
+    const notes = notesOn(found);
     const grey = shown(raw);
     if (found.blank) {
       const probability = new Float32Array(raw.pixels.length);
@@ -55,7 +64,7 @@ const actions = {
     const tissue = mended(raw, found);
     const scale = scaling(contract.pixel_size_nm, pixelSize);
     const inner = scale ? resample(tissue, tissue.shape.map((size, i) => Math.max(1, halfEven(size * scale[i])))) : tissue;
-    const moments = scale ? normalising(inner.pixels, { outliers: 0 }) : normalising(tissue.pixels, found);
+    const moments = scale ? resampledMoments(inner, found, raw.shape[1]) : normalising(tissue.pixels, found);
     const plan = planSection(inner.shape, contract, { tile, mostPixels: tilePixels });
     const result = new Float32Array(inner.shape[0] * inner.shape[1]);
     const batch = new Float32Array(plan.tileShape[0] * plan.tileShape[1]);
@@ -68,7 +77,8 @@ const actions = {
       output.dispose();
       input.dispose();
     }
-    const probability = scale ? checked(resample({ pixels: result, shape: inner.shape }, raw.shape).pixels) : result;
+    const own = scale ? checked(resample({ pixels: result, shape: inner.shape }, tissue.shape).pixels) : result;
+    const probability = inSection(own, raw.shape, found);
     const seconds = (performance.now() - started) / 1000;
     return { probability, grey, shape: raw.shape, notes, threshold: contract.threshold ?? 0.5, tiles: plan.tiles.length, seconds };
   },
@@ -121,18 +131,13 @@ function checked(values) {
   return values;
 }
 
-function notesOn(raw, found) {
+function notesOn(found) {
   if (found.blank === "constant") return ["The section is blank: all of one grey value."];
   if (found.blank === "noise") return ["The section is blank but for noise."];
   const notes = [];
-  if (found.outliers) notes.push(`${found.outliers} hot or dead pixels were replaced.`);
-  const flat = flatFraction(raw);
-  if (flat > FLAT) {
-    notes.push(
-      `${Math.round(100 * flat)} % of the section is of one grey value: the page takes canvas for tissue, which changes ` +
-        "the result; the isbi-infer command leaves it out.",
-    );
-  }
+  const percent = Math.round(100 * (1 - found.tissue));
+  if (found.tissue < 1) notes.push(`${percent || "Less than 1"} % of the section is canvas, and left out.`);
+  if (found.outliers) notes.push(`${found.outliers} hot or dead ${found.outliers === 1 ? "pixel was" : "pixels were"} replaced.`);
   return notes;
 }
 

@@ -29,9 +29,10 @@ def main() -> None:
 def _complete() -> None:
     """Let the shell complete the options of the command that stands in its line, where there is one."""
     for variable in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"):  # of bash, and of the others
-        words = os.environ.get(variable, "").split(" ", maxsplit=2)
-        if len(words) == 3 and words[1] in COMMANDS:
-            os.environ[variable] = f"{words[0]} {words[2]}"
+        line = os.environ.get(variable, "")
+        words = line.split(maxsplit=2)
+        if len(words) > 1 and words[1] in COMMANDS and (len(words) > 2 or line[-1].isspace()):
+            os.environ[variable] = " ".join((words[0], *words[2:])) + " " * line[-1].isspace()
             os.environ["COMP_CWORD"] = str(int(os.environ.get("COMP_CWORD", "1")) - 1)
             get_command(app)  # makes Typer know the shells
             import_module(COMMANDS[words[1]]).app(prog_name="isbi-infer", complete_var=_COMPLETE)

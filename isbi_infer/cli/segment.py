@@ -47,7 +47,8 @@ def segment_all(
                     with show_progress("opening the model", quiet=request.quiet):
                         segmenter = open_model(prod(source.info.shape) * len(work))
                 with segmenter.nearest_level(source) as nearest:
-                    _segment(segmenter, nearest, target, request)
+                    unit = f"{stack.name}: tile" if len(work) > 1 else "tile"
+                    _segment(segmenter, nearest, target, request, unit)
         except IsbiError as error:
             if len(work) == 1:
                 raise
@@ -58,7 +59,7 @@ def segment_all(
         raise type(failures[0])(message) from failures[0]
 
 
-def _segment(segmenter: Segmenter, source: Source, target: Path, request: Request) -> None:
+def _segment(segmenter: Segmenter, source: Source, target: Path, request: Request, unit: str) -> None:
     from isbi_infer import scoring
     from isbi_infer.files import check_not_input, check_writable
     from isbi_infer.run.counting import tiles_of_section
@@ -97,7 +98,7 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
         )
         megapixels = source.info.shape[-2] * source.info.shape[-1] / tiles_of_section(plan) / 1e6
         progress = opened.enter_context(
-            show_progress("tile", quiet=request.quiet, amount=megapixels, unit="Mpx")
+            show_progress(unit, quiet=request.quiet, amount=megapixels, unit="Mpx")
         )
         summary = segmenter.segment_file(
             source,

@@ -183,7 +183,7 @@ def rows(model_format: ModelFormat, name: str) -> Iterator[Device]:
     """
     if name != "auto" and name not in device_names():
         meant = did_you_mean(name, device_names())
-        raise UsageError(f"unknown provider {name!r}{meant}; choose auto, {', '.join(device_names())}")
+        raise UsageError(f"unknown provider {name!r}; choose auto, {', '.join(device_names())}{meant}")
     found = [
         row
         for row in DEVICES

@@ -199,6 +199,8 @@ class _Line:
     def words(self, width: int | None = None) -> list[str]:
         """Return what fits into a width: the count first of all, then the time left, facts, and the speed."""
         count, speed, facts, left = self.parts()
+        if width is not None and len(count) > width:
+            count = f"...{count[len(count) - width + 3 :]}"  # of a long name the end, where the numbers are
         chosen = {0: count}
         ranks = [(len(facts) + 2, left), *enumerate(facts, 1), (len(facts) + 1, speed)]
         for place, text in ranks:

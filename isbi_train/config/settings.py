@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from isbi_infer.errors import UsageError
 from isbi_infer.files import replacing
-from isbi_infer.terminal import did_you_mean
+from isbi_infer.terminal import did_you_mean, nearest_file
 from isbi_train.config import ARCHITECTURES, AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 
@@ -118,7 +118,9 @@ def read_layer(path: Path) -> Layer:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path}: cannot read the settings ({error.strerror})") from error
+        raise UsageError(
+            f"{path}: cannot read the settings ({error.strerror}){nearest_file(path)}"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a TOML file ({error})") from error
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.plan.scaling import check_pixel_size
+from isbi_infer.terminal import nearest_file
 from isbi_infer.volumes import PixelSize, open_stack
 from isbi_infer.volumes.zarr.reader import is_volume
 from isbi_train.data.labels import (
@@ -257,6 +258,7 @@ def _files(data: Path, labels: Path | None) -> tuple[Path, Path]:
         if not data.exists():
             raise ImageError(
                 f"{data}: is not there; expected a folder with {IMAGES} and {LABELS}, or a stack with labels of its own"
+                f"{nearest_file(data)}"
             )
         raise UsageError(f"{data}: a stack has its labels in a file of their own; name it with --labels")
     return data, labels

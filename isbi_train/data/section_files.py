@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.files import check_not_input, check_writable, replacing
+from isbi_infer.terminal import nearest_file
 from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes import open_stack, write_stack
 from isbi_infer.volumes.pixel_size import same_size
@@ -124,7 +125,9 @@ def merge_sections(
         If it cannot be written.
     """
     if not folder.is_dir():
-        raise ImageError(f"{folder}: is no folder; expected one with a TIFF file for each section")
+        raise ImageError(
+            f"{folder}: is no folder; expected one with a TIFF file for each section{nearest_file(folder)}"
+        )
     paths = tiff_files(folder)
     if not paths:
         raise ImageError(f"{folder}: holds no TIFF files; expected one for each section")

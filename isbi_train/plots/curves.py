@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isbi_infer.errors import UsageError
+from isbi_infer.terminal import nearest_file
 from isbi_train.plots.figures import STYLE, check_plottable, save_figure
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def read_history(run: Path) -> list[dict[str, float]]:
     except OSError as error:
         raise UsageError(
             f"{path}: cannot read the history of a run ({error.strerror}); expected what isbi-train fit --out wrote"
+            f"{nearest_file(path)}"
         ) from error
     except ValueError as error:
         raise UsageError(f"{path}: is no history of a run ({error})") from error

@@ -278,7 +278,7 @@ def _train(
 
 def _best(state: TrainingState) -> list[str]:
     found = [entry["v_rand_thin"] for entry in state.history]
-    return [f"V_rand {max(found):.4f}"] if found else []
+    return [f"best V_rand {max(found):.4f}"] if found else []
 
 
 def _what_trains(model: UNet, data: TrainingData, train: TrainConfig, device: Device) -> str:

@@ -192,3 +192,9 @@ def test_bare_it_shows_examples_and_versions_name_what_exports(command):
     assert "--package" in bare.stdout
     assert "--opset" not in bare.stdout
     assert re.search(r"torch \d.*, onnx \d", command("-V").stdout)
+
+
+def test_an_onnx_file_is_no_checkpoint_and_may_want_a_contract(command, tmp_path):
+    refused = command(tmp_path / "other.onnx")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr.endswith(f"did you mean isbi-export {tmp_path / 'other.onnx'} --contract?\n")

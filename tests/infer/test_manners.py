@@ -150,15 +150,21 @@ def test_it_runs_as_a_module():
         ("isbi-infer s.tif --provider open", {"openvino"}),
         ("isbi-infer doc", {"doctor"}),
         ("isbi-infer st", set()),  # the shell completes names of files where nothing is offered
+        ("isbi-infer doctor --prov", set()),
         ("isbi-infer doctor --mod", {"--model"}),
         ("isbi-infer verify x --bl", {"--blocks"}),
     ],
 )
-def test_bash_completes_options_values_and_commands(line, offered):
-    environment = {"_ISBI_INFER_COMPLETE": "complete_bash", "COMP_WORDS": line}
-    environment["COMP_CWORD"] = str(line.count(" "))
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shells_complete_options_values_and_commands(shell, line, offered):
+    environment = {"_ISBI_INFER_COMPLETE": f"complete_{shell}"}
+    if shell == "bash":
+        environment |= {"COMP_WORDS": line.replace(" ", "\n"), "COMP_CWORD": str(line.count(" "))}
+    else:
+        environment["_TYPER_COMPLETE_ARGS"] = line
     done = subprocess.run(
         [BIN / "isbi-infer"], capture_output=True, text=True, env={**os.environ, **environment}
     )
     assert done.stderr == ""
-    assert set(done.stdout.split()) == offered
+    found = re.findall(r'(?:\(\(|\n)"([^"]+)"' if shell == "zsh" else r"\S+", done.stdout)
+    assert set(found) - {"_files"} == offered, done.stdout

@@ -143,6 +143,16 @@ def test_a_line_never_fills_its_terminal_and_keeps_what_matters_most(drawn, colu
     assert ("\u2501" in found) == (columns >= 80)  # the bar
 
 
+def test_of_a_long_name_the_numbers_stay(drawn):
+    read = drawn(40)
+    with show_progress(f"{'a' * 60}.tif: tile", quiet=False) as progress:
+        progress(3, 12)
+    found = frames(read())[-1]
+    assert found.startswith("...aaa")
+    assert found.endswith("a.tif: tile 3/12")
+    assert len(found) < 40
+
+
 def test_where_nothing_is_counted_yet_the_seconds_pass(drawn):
     clock, read = Clock(), drawn(80)
     with show_progress("opening the model", quiet=False, clock=clock):

@@ -12,6 +12,8 @@ import tifffile
 
 from isbi_infer import Segmenter
 
+MODEL = "isbi2012-unet-b32"  # of most tests; the default is a choice of its own
+
 ROOT = str(Path(__file__).parents[2])
 if ROOT not in sys.path:  # the builder of the docs is not installed
     sys.path.append(ROOT)
@@ -149,6 +151,7 @@ def page(browser, address):
     """The demo, ready; its state goes from test to test."""
     context = browser.new_context()
     opened = Page(context.new_page()).visit(address)
+    opened.tab.select_option("#model", MODEL)
     yield opened
     context.close()
 
@@ -158,7 +161,7 @@ def in_python():
     """What Python makes of the same file, by the same model and arithmetic."""
     segmenters = {}
 
-    def segment(path, folder, pixel_size=None, model=None):
+    def segment(path, folder, pixel_size=None, model=MODEL):
         asked = pixel_size, model
         if asked not in segmenters:
             segmenters[asked] = Segmenter(model, provider="cpu", precision="int8", pixel_size=pixel_size)

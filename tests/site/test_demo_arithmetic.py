@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from isbi_infer.errors import ResourceError
+from isbi_infer.pixels.canvas import find_canvas
 from isbi_infer.pixels.mending import tissue_of
 from isbi_infer.pixels.normalise import normalise
 from isbi_infer.pixels.resample import resample
@@ -104,6 +105,67 @@ def test_sections_are_measured_mended_and_normalised_as_by_the_library(page, dty
     assert np.array_equal(np.reshape(filled, section_YX.shape), tissue_YX)
     reflected_YX = np.pad(normalise(tissue_YX, expected), ((0, 10), (0, 6)), mode="reflect")
     assert np.array_equal(np.reshape(normalised, padded).astype("float32"), reflected_YX)
+
+
+def tissue(seed=0):
+    random = np.random.default_rng(seed)
+    smooth_YX = np.cumsum(np.cumsum(random.normal(size=(400, 420)), 0), 1)
+    return (
+        (90 + 60 * smooth_YX / np.abs(smooth_YX).max() + random.normal(0, 9, (400, 420)))
+        .clip(1, 254)
+        .astype("u1")
+    )
+
+
+def margin(section_YX):
+    section_YX[:, :70] = 0
+    section_YX[350:] = 255
+
+
+def wedge(section_YX):
+    section_YX[np.add.outer(np.arange(400), np.arange(420)) > 790] = 0
+
+
+def strip(section_YX):
+    section_YX[:, -1] = 0
+
+
+def hole(section_YX):
+    section_YX[100:150, 200:260] = 0
+
+
+def clipped(section_YX):
+    section_YX[section_YX < 95] = 95
+
+
+def soft(section_YX):
+    section_YX[:200, :300] = 0
+    for step in range(1, 6):
+        section_YX[200 + step, :300] = section_YX[:200, 300 + step] = 3 * step
+
+
+def everything(section_YX):
+    section_YX[:] = 0
+    section_YX[10:20, 10:20] = 60
+
+
+@pytest.mark.parametrize(
+    "change", [margin, wedge, strip, hole, clipped, soft, everything, lambda section_YX: None]
+)
+def test_canvas_is_found_where_the_library_finds_it(page, change):
+    section_YX = tissue()
+    change(section_YX)
+    expected_YX = find_canvas(section_YX)
+    code = (
+        'const { findCanvas } = await import("./canvas.js");'
+        + image(section_YX)
+        + "const canvas = findCanvas(image); return canvas && Array.from(canvas).join('');"
+    )
+    found = in_browser(page, code, section_YX.ravel().tolist())
+    assert (found is None) == (expected_YX is None)
+    if found is not None:
+        found_YX = np.frombuffer(found.encode(), np.uint8).reshape(section_YX.shape) == ord("1")
+        assert np.array_equal(found_YX, expected_YX)
 
 
 @pytest.mark.parametrize("shape", [(31, 64), (120, 97), (13, 11), (1, 1), (50, 61)])

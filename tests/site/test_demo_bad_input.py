@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from isbi_models import default_model
+
 CM = {"photometric": "minisblack", "resolution": (2.5e6, 2.5e6), "resolutionunit": "CENTIMETER"}
 GREY_YX = np.random.default_rng(1).integers(0, 255, (64, 80), np.uint8)
 
@@ -120,7 +122,7 @@ def test_a_first_visit_that_loses_the_network_is_told_so(tab, address, missing):
 
 
 def test_a_model_file_that_was_cut_is_told_so(tab, address, demo):
-    content = next(demo.glob("isbi*.onnx")).read_bytes()
+    content = (demo / default_model().files["int8"].path.name).read_bytes()
     tab.tab.route("**/*.onnx", lambda route: route.fulfill(body=content[:-1000]))
     tab.tab.goto(address)
     tab.tab.wait_for_selector("#error:not([hidden])")
@@ -130,7 +132,7 @@ def test_a_model_file_that_was_cut_is_told_so(tab, address, demo):
 
 
 def test_a_model_file_that_was_changed_is_told_so(tab, address, demo):
-    content = bytearray(next(demo.glob("isbi*.onnx")).read_bytes())
+    content = bytearray((demo / default_model().files["int8"].path.name).read_bytes())
     content[len(content) // 2] ^= 1
     tab.tab.route("**/*.onnx", lambda route: route.fulfill(body=bytes(content)))
     tab.tab.goto(address)

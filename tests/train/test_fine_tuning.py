@@ -43,7 +43,7 @@ def stacks(tmp_path_factory):
 def tune(stacks, tmp_path):
     def run(name, *options, init="released"):
         arguments = ["--data", stacks / f"{name}.tif", "--labels", stacks / "labels.tif", "--init", init]
-        small = ["--epochs=1", "--crop=32", "--batch=2", "--precision=float32", "--threads=1"]
+        small = ["--epochs=1", "--crop=32", "--batch=2", "--precision=fp32", "--threads=1"]
         arguments = ["fit", "--out", tmp_path / "run", *arguments, *small, *options]
         return CliRunner().invoke(app, [str(part) for part in arguments])
 

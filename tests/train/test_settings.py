@@ -62,7 +62,7 @@ def test_what_an_architecture_cannot_have_is_refused_and_not_dropped(layers):
 
 
 def test_the_shipped_recipes_are_those_promised():
-    assert recipe_names() == ("em", "em-open", "original", "released", "released-gpu", "unet-64")
+    assert recipe_names() == ("em", "em-5nm", "em-open", "original", "released", "released-gpu", "unet-64")
     made = {name: resolve([(name, recipe_layer(name))]) for name in recipe_names()}
     assert made["released-gpu"].train.device == "cuda"
     classic = made["unet-64"].network
@@ -124,7 +124,9 @@ def test_a_settings_file_that_is_not_there_or_no_text_is_an_error(tmp_path):
 
 
 def test_an_unknown_recipe_is_an_error_that_names_those_there_are():
-    with pytest.raises(UsageError, match="no recipe 'relased'; choose from em, em-open, original, released"):
+    with pytest.raises(
+        UsageError, match="no recipe 'relased'; choose from em, em-5nm, em-open, original, released"
+    ):
         recipe_layer("relased")
 
 

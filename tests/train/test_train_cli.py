@@ -127,7 +127,10 @@ def test_bad_settings_are_one_line_and_exit_code_2(tmp_path):
     file.write_text("[train]\nepochs = 'many'\n")
     for options, message in (
         (["--settings", file], f"{file}: train.epochs is 'many'; expected a whole number"),
+        (["--settings", tmp_path / "bade.toml"], f"(No such file or directory); did you mean {file}?"),
         (["--recipe", "best"], "no recipe 'best'; choose from"),
+        (["--recipe", "relaesed"], "did you mean released?"),
+        (["--set", "train.epoch=3"], "did you mean epochs?"),
         (["--fold", "1"], "give N too"),
         (["--set", "noise"], "expected SECTION.KEY=VALUE"),
         (["--epochs", "0"], "epochs 0 is below 1"),

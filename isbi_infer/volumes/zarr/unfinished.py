@@ -22,6 +22,7 @@ from pathlib import Path
 
 from isbi_infer.errors import BusyError, OutputError, UsageError
 from isbi_infer.files import check_writable, locked_folder, make_folder, sync_folder, write_once
+from isbi_infer.terminal import nearest_file
 from isbi_infer.volumes.zarr.location import is_address, tensorstore
 
 log = logging.getLogger(__name__)
@@ -177,5 +178,7 @@ def stored_attributes(path: str | os.PathLike[str]) -> dict[str, object]:
     try:
         found = json.loads((Path(path) / "zarr.json").read_bytes())["attributes"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise OutputError(f"{path}: is no OME-Zarr result ({type(error).__name__}); name one") from error
+        raise OutputError(
+            f"{path}: is no OME-Zarr result ({type(error).__name__}); name one{nearest_file(path)}"
+        ) from error
     return found if isinstance(found, dict) else {}
