@@ -1,6 +1,10 @@
 # make demo   segment a synthetic sample with the released model (needs no torch)
 # make test   lint, types, import rules and tests; the benchmarks run once on next to nothing
 #             test-more: longer sweeps, and property tests with new random examples each time; let it run overnight
+#             reliability: what proves docs/reliability.md, whole sweeps and soaks too, and its figures; half an hour
+#             fuzz: a coverage-guided fuzzer on the readers of TIFF and contracts, FUZZ_SECONDS=60 each
+#             audit: known weaknesses of what is installed, asked of the Python Packaging Advisory Database
+#             sbom: build/sbom.json, what a release was tested with, in CycloneDX
 #             test-napari: the plugin in napari's own viewer, in a process of its own; installs napari and Qt first
 # make bench  speed and memory against raw ONNX Runtime and peers, stored and printed; leave the machine alone for
 #             twenty minutes. bench-all: larger sections, longer stacks, more peers, on one core too; an hour or two.
@@ -17,7 +21,7 @@ PARALLEL := --numprocesses 2 --dist worksteal
 NAPARI := -p npe2 -p pytest-qt -p napari
 BASELINE := benchmarks/results/baseline/pytest-benchmark.json
 
-.PHONY: demo test test-more test-napari lint types imports unit bench bench-all bench-baseline bench-report study docs dist clean
+.PHONY: demo test test-more reliability fuzz audit sbom test-napari lint types imports unit bench bench-all bench-baseline bench-report study docs dist clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m isbi_infer.demo build/demo
@@ -42,6 +46,25 @@ unit: $(VENV)/.dev
 
 test-more: $(VENV)/.dev
 	$(BIN)/pytest tests -m 'more or hypothesis' --hypothesis-profile nightly $(PARALLEL)
+
+# Also the tests that kill processes elsewhere.
+reliability: $(VENV)/.dev
+	$(BIN)/pytest tests/faults tests/infer/test_locks.py tests/infer/test_resumed_stack.py tests/infer/volumes/test_blocks.py \
+	    -m 'more or not more' --store-figures tests/faults/figures.json $(PARALLEL)
+	$(BIN)/python tests/faults/draw_figures.py
+
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -W ignore tests/fuzz tiff $(FUZZ_SECONDS)
+	$(BIN)/python -W ignore tests/fuzz contract $(FUZZ_SECONDS)
+
+# constraints.txt pins what is tested; local versions, such as torch's +cpu, are not in the database.
+audit: $(VENV)/.audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
+sbom: $(VENV)/.audit
+	@mkdir -p build
+	$(BIN)/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-reproducible -o build/sbom.json
 
 test-napari: $(VENV)/.napari
 	QT_QPA_PLATFORM=offscreen $(BIN)/pytest tests/napari -W default $(NAPARI)
@@ -92,6 +115,14 @@ $(VENV)/.docs: $(SOURCES) | $(VENV)/bin/python
 $(VENV)/.napari: $(SOURCES) | $(VENV)/bin/python
 	$(PIP) --editable '.[dev,napari]' PySide6_Essentials pytest-qt
 	@touch $@ $(VENV)/.dev $(VENV)/.demo
+
+$(VENV)/.fuzz: $(SOURCES) $(VENV)/.dev | $(VENV)/bin/python
+	$(PIP) --editable '.[fuzz]'
+	@touch $@
+
+$(VENV)/.audit: $(SOURCES) $(VENV)/.dev | $(VENV)/bin/python
+	$(PIP) --editable '.[audit]'
+	@touch $@
 
 $(VENV)/.bench: $(SOURCES) | $(VENV)/bin/python
 	$(PIP) --editable '.[bench]'

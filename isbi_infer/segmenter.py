@@ -69,8 +69,8 @@ class Segmenter:
         Pixels of context, a multiple of the stride; the model's own, which makes tiles exact, when not given. Less is
         faster and no longer exact: `notes` then names the error that was measured when the model was exported.
     precision : str
-        "auto" takes the fastest file of the released model for the provider that passed its gate (int8 on CPU, fp16 on
-        CUDA), and a `model` that is given as it is. Another one is looked for beside `model`.
+        "auto" takes the fastest file of the released model for the provider that passed its gate (int8 on CPU,
+        float32 on CUDA), and a `model` that is given as it is. Another one is looked for beside `model`.
     pixel_size : float, optional
         Side of a pixel of the sections, in nanometres: they are resampled to the model's, and results back. When not
         given, `segment_file` takes what the file holds, and arrays go in as they are.

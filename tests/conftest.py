@@ -1,12 +1,14 @@
 """Settings for all tests."""
 
 import fcntl
+import json
 import os
 import pty
 import re
 import struct
 import subprocess
 import termios
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
@@ -22,6 +24,43 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMB
 settings.register_profile("project", deadline=None, max_examples=60, derandomize=True)
 settings.register_profile("nightly", deadline=None, max_examples=600, print_blob=True)
 settings.load_profile("project")
+
+
+TRIED = "tried "  # begins the name of a count among a test's properties
+
+
+def pytest_addoption(parser):
+    parser.addoption("--store-figures", metavar="FILE", help="Store what the tests of faults tried, as JSON.")
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "call" and report.passed:
+        tried = [(name, n) for name, n in report.user_properties if name.startswith(TRIED)]
+        for name, number in tried:
+            _counted[name.removeprefix(TRIED)] += number
+        _counted["tests"] += bool(tried) or "faults" in report.nodeid
+
+
+def pytest_sessionfinish(session):
+    path = session.config.getoption("--store-figures")
+    if path and not hasattr(session.config, "workerinput"):
+        with open(path, "w") as file:
+            json.dump(dict(sorted(_counted.items())), file, indent=1)
+            file.write("\n")
+
+
+_counted = Counter()
+
+
+@pytest.fixture
+def figures(record_property):
+    """Count what a test tried, such as `figures(kills=12)`, for the table in docs/reliability.md."""
+
+    def count(**tried):
+        for name, number in tried.items():
+            record_property(f"{TRIED}{name}", number)
+
+    return count
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -34,6 +34,7 @@ _LEADS_TO: dict[str, dict[int, str]] = {
 _LARGEST_KEY = 2**32 - 1  # parsers drop what is above, and would see a field that is not seen here
 _METADATA_FOLDER = "extra/"  # of an archive
 _MOST_CODE = 2**26  # bytes
+_MOST_PACKED = 4  # times; weights hardly shrink
 _FOLDER = 0x10  # of a member's attributes, as MS-DOS had them
 _DERIVED = ".data/serialization_id"  # which torch computes from the rest
 # What zipfile and zlib raise for damaged archives.
@@ -206,7 +207,7 @@ def check_archive(archive: zipfile.ZipFile) -> None:
     Parameters
     ----------
     archive : ZipFile
-        Opened for reading; as torch writes them, which packs code alone and stores weights as they are.
+        Opened for reading; as torch writes them, with code packed, and as others pack weights again.
     """
     members = archive.infolist()
     # torch takes a record that is marked as a folder for one, and returns memory that nothing was read into.
@@ -216,7 +217,7 @@ def check_archive(archive: zipfile.ZipFile) -> None:
     packed = sum(member.file_size for member in members if member.compress_type != zipfile.ZIP_STORED)
     stored = sum(member.file_size for member in members if member.compress_type == zipfile.ZIP_STORED)
     size = archive.fp.seek(0, io.SEEK_END) if archive.fp else 0
-    if packed > _MOST_CODE or stored > size:
+    if packed > max(_MOST_CODE, _MOST_PACKED * size) or stored > size:
         raise ModelError(
             f"the archive unpacks to {(packed + stored) / 2**20:.0f} MiB, more than a model of {size / 2**20:.0f} MiB "
             "can hold; it is damaged or made to exhaust memory: export it again"

@@ -109,7 +109,8 @@ def open_model(
                 a.name for row in known for a in row.arithmetic if a.file in released.files
             )
             raise UsageError(
-                f"{released.name} is not released in {wanted} for {provider}; choose from {', '.join(choice)}"
+                f"{released.name} is not released in {wanted} for {provider}; choose from {', '.join(choice)}, or "
+                f"make a file of it: isbi-export {released.checkpoint.path} -o DIR --precision {wanted}"
             )
         read = cache(lambda name: _read_released(released.files[name]))
         return _open_first(read, set(released.files), known, provider, wanted, pixels)

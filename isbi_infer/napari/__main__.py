@@ -11,11 +11,12 @@ import typer
 
 from isbi_infer.errors import DependencyError
 from isbi_infer.terminal import exit_codes, one_line, require_packages
+from isbi_infer.terminal.commands import RUNTIMES, Command, Debug, listed, new_app, version_option
 
 if TYPE_CHECKING:
     from isbi_infer.volumes import Source
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 # Qt ends the process where there is no display, so another one tries first.
 _PROBE = """
@@ -70,14 +71,20 @@ def add_stack(viewer: Any, source: Source) -> Any:
     return viewer.add_image(pixels, name=Path(source.name).name, rgb=False, multiscale=False, **placed)
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=listed(
+        "Examples",
+        ("python -m isbi_infer.napari", "An empty viewer, with the panel."),
+        ("python -m isbi_infer.napari stack.tif", "A stack in it."),
+    ),
+)
 def show(
     stacks: Annotated[
-        list[Path] | None, typer.Argument(metavar="[STACK]...", help="What isbi-infer takes.")
+        list[Path] | None, typer.Argument(metavar="STACK", help="What isbi-infer takes.")
     ] = None,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")
-    ] = False,
+    debug: Debug = False,
+    _: Annotated[bool, version_option("isbi-infer", "napari", *RUNTIMES)] = False,
 ) -> None:
     """Open stacks in napari, with the panel that segments them."""
     with exit_codes("isbi-infer napari", debug=debug):

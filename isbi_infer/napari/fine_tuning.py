@@ -165,9 +165,9 @@ def fine_tune(wanted: FineTuning, job: Job) -> None:
     fit = ["fit", "--init", wanted.init, "--data", str(image), "--labels", str(labels), "--labels-are", are]
     fit += ["--steps", str(wanted.steps), "--epochs", str(min(wanted.steps, _EPOCHS)), "--out", str(run)]
     fit += ["--set", f"train.membrane_width_nm={_MEMBRANE_NM}"] if are == "ids" else []
-    _follow([*_PROGRAM, _TRAIN, *fit], job)
+    follow([*_PROGRAM, _TRAIN, *fit], job)
     job.report("note", "exporting")
-    _follow([*_PROGRAM, _EXPORT, str(run / "model.pth")], job)
+    follow([*_PROGRAM, _EXPORT, str(run / "model.pth")], job)
     job.report("result", value=run / "model.onnx")
 
 
@@ -186,8 +186,21 @@ def _labels(layer: Any) -> npt.NDArray[Any]:
     return np.asarray(layer.data[0] if getattr(layer, "multiscale", False) else layer.data)
 
 
-def _follow(command: Sequence[str], job: Job) -> None:
-    """Run a program, show its last line, and stop it where the user cancels."""
+def follow(command: Sequence[str], job: Job) -> None:
+    """Run a program to its end, each line of it a note; stop it where the user cancels.
+
+    Parameters
+    ----------
+    command : sequence of str
+        The program and its arguments.
+    job : Job
+        Is told of its lines.
+
+    Raises
+    ------
+    UsageError
+        With its last line, if it fails.
+    """
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

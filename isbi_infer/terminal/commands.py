@@ -22,10 +22,11 @@ from isbi_infer.terminal.words import did_you_mean, printable
 
 _USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # of which all that a parser raises is a kind
 _NOT_ONE_OF = re.compile(r"'([^']*)' is not one of (.+?)\.?$")
+_NO_COMMAND = re.compile(r"No such command '([^']*)'")
 _NARROW = 60  # columns, below which explanations stand beneath their options
 _PLAIN = {  # for what Typer says of values
-    r"Input should be a valid integer.*": "expected a whole number",
-    r"Input should be a valid number.*": "expected a number",
+    r"Input should be a valid integer.*|'[^']*' is not a valid integer": "expected a whole number",
+    r"Input should be a valid number.*|'[^']*' is not a valid float": "expected a number",
 }
 GENERAL = "General"
 """The heading of what all commands have."""
@@ -206,7 +207,9 @@ def _answer(error: Exception) -> str:
     said = " ".join(said.replace("Value error, ", "").split()).rstrip(".")
     for words, plain in _PLAIN.items():
         said = re.sub(words, plain, said)
-    said = re.sub(r"\. Did you mean '(.*)'\?", r"; did you mean \1?", said)
+    unknown = _NO_COMMAND.match(said)
+    if unknown and context:
+        return printable(f"no such command {unknown[1]}{did_you_mean(unknown[1], context.command.commands)}")
     choice = _NOT_ONE_OF.search(said)
     if choice:
         said += did_you_mean(choice[1], re.findall(r"'([^']*)'", choice[2]))

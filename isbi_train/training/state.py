@@ -175,7 +175,7 @@ class TrainingState:
         kept = f"{MODEL} and {PROGRESS} are as after epoch {epoch}" if epoch else "nothing was saved yet"
         raise ModelError(
             f"the loss is no longer a number at step {step} after epoch {epoch}; {kept}; "
-            "train anew with a lower learning rate, or with --precision float32"
+            "train anew with a lower learning rate, or with --precision fp32"
         )
 
     def resume(self, out: Path, settings: RunSettings) -> bool:

@@ -122,7 +122,7 @@ def scores_of(
     if not np.isfinite(logits_ZYX).all():
         raise ModelError(
             "the network gives NaN or infinite logits on the held-out sections; train anew with a lower "
-            "learning rate, or with --precision float32"
+            "learning rate, or with --precision fp32"
         )
     logits = torch.from_numpy(logits_ZYX)
     learnt = learnt or held_out

@@ -83,17 +83,6 @@ def describe(stack):
 
 
 @pytest.fixture
-def figures(record_property):
-    """Count what a test tried, such as `figures(kills=12)`, for the table in docs/reliability.md."""
-
-    def count(**tried):
-        for name, number in tried.items():
-            record_property(f"tried {name}", number)
-
-    return count
-
-
-@pytest.fixture
 def leaves(capfd):
     """Run a command line in this process; return its exit code, what it printed and what it said."""
 

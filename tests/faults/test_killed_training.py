@@ -35,7 +35,7 @@ def test_a_training_that_is_killed_at_random_moments_equals_an_uninterrupted_one
         done += run.exitcode == -signal.SIGKILL
         found = [load_checkpoint(path).epoch for path in killed.glob("progress*.pth")]
         assert found or reached <= 1
-    figures(kills_of_training=done)
+    figures(kills=done)
     run, _ = begun(killed)
     run.join()
     assert run.exitcode == 0

@@ -96,3 +96,22 @@ def test_an_input_that_changes_during_the_run_is_4_and_nothing_is_written(tmp_pa
         Segmenter(model, provider="cpu").segment_file(stack, tmp_path / "out.tif", progress=change)
     assert raised.value.exit_code == 4
     assert sorted(os.listdir(tmp_path)) == ["stack.tif", "tiny.onnx"]
+
+
+def test_a_runtime_that_falls_back_to_the_cpu_without_a_word_is_3_and_nothing_is_written(
+    tmp_path, stack, model, monkeypatch, leaves
+):
+    """As onnxruntime did where a library of CUDA was missing: the session opens, on the CPU."""
+    real = onnxruntime.InferenceSession
+
+    def fall_back(content, options, providers, enable_fallback):
+        return real(content, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fall_back)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    (tmp_path / "out.tif").write_bytes(b"old")
+    code, printed, said = leaves(stack, "-o", tmp_path / "out.tif", "--model", model, "--provider", "cuda")
+    assert (code, printed) == (3, "")
+    assert said.count("\n") == 1
+    assert "fell back to CPUExecutionProvider" in said
+    assert (tmp_path / "out.tif").read_bytes() == b"old"

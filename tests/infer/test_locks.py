@@ -134,7 +134,7 @@ def _stop_beside_an_unsigned_claim(process, folder):
 
 @posix
 @with_or_without_locks
-def test_killed_at_any_moment_leaves_the_whole_file_or_none_and_the_next_run_works(out, before):
+def test_killed_at_any_moment_leaves_the_whole_file_or_none_and_the_next_run_works(out, before, figures):
     size, chance = 3_000_000, random.Random(7)
     program = f"""
 import sys
@@ -145,7 +145,9 @@ for _ in range(10_000):
         for _ in range(30):
             file.write(sys.argv[2].encode() * {size // 30})
 """
-    for letter in "abcd" if before else "abcdefghijkl":
+    letters = "abcd" if before else "abcdefghijkl"
+    figures(kills=len(letters))
+    for letter in letters:
         process = _started(before + program, out, letter)
         time.sleep(chance.uniform(0, 0.1))
         _stop_beside_an_unsigned_claim(process, out.parent)

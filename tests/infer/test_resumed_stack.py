@@ -42,7 +42,10 @@ def kept(out):
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.more)])
-def test_a_run_that_is_killed_at_random_moments_goes_on_and_gives_the_same_bytes(tmp_path, stack, kills):
+def test_a_run_that_is_killed_at_random_moments_goes_on_and_gives_the_same_bytes(
+    tmp_path, stack, kills, figures
+):
+    figures(kills=kills)
     whole, out = tmp_path / "whole.tif", tmp_path / "out.tif"
     assert infer(stack, "-o", whole).returncode == 0
     moments = random.Random(kills)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from isbi_infer import ImageError, ModelError, ResourceError, Segmenter, UsageError
 from isbi_infer.backends.cores import available_cores
+from isbi_infer.model.contract import PRECISIONS
 from isbi_infer.sample import synthetic_stack
 from isbi_models import default_model
 
@@ -40,8 +41,16 @@ def large_YX():
 
 def test_auto_takes_the_fastest_released_file_and_any_other_can_be_insisted_on():
     assert Segmenter(provider="cpu").contract.precision == "int8"
-    for asked, found in (("fp32", "float32"), ("fp16", "float16"), ("int8", "int8")):
-        assert Segmenter(provider="cpu", precision=asked).contract.precision == found
+    for name in default_model().files:
+        assert Segmenter(provider="cpu", precision=PRECISIONS[name]).contract.precision == name
+
+
+def test_a_precision_that_is_not_released_names_those_that_are():
+    with pytest.raises(
+        UsageError,
+        match=r"in fp16 for cpu; choose from .*fp32.*, or make .*: isbi-export",
+    ):
+        Segmenter(provider="cpu", precision="fp16")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

@@ -10,9 +10,7 @@ if "napari" not in sys.modules:
     pytest.skip("napari and its fixtures are not there; run: make test-napari", allow_module_level=True)
 pytest.importorskip("torch")
 
-from isbi_infer import UsageError
 from isbi_infer.napari.fine_tune_panel import FineTunePanel
-from isbi_infer.napari.fine_tuning import sections_named, unused
 from isbi_infer.napari.segment_panel import SegmentPanel
 from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_stack
@@ -95,15 +93,3 @@ def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(
     qtbot.waitUntil(lambda: panel.job is None, timeout=10_000)
     assert said in panel.said
     assert list(tmp_path.iterdir()) == []
-
-
-def test_sections_are_numbers_and_ranges():
-    assert sections_named("all", 3) == [0, 1, 2]
-    assert sections_named("0-2, 4", 5) == [0, 1, 2, 4]
-    with pytest.raises(UsageError, match="3-1"):
-        sections_named("3-1", 5)
-
-
-def test_a_new_run_goes_into_a_folder_of_its_own(tmp_path):
-    (tmp_path / "run").mkdir()
-    assert unused(tmp_path).name == "run-2"

@@ -130,11 +130,11 @@ def test_the_program_lists_its_commands_and_versions_and_names_the_nearest_comma
     assert re.search(r"^python .*torch \d.*numba \d", versions.output, re.MULTILINE)
     wrong = CliRunner().invoke(app, ["evalute"])
     assert wrong.exit_code == 2
-    assert wrong.stderr.endswith("no such command 'evalute'; did you mean evaluate?\n")
+    assert wrong.stderr.endswith("no such command evalute; did you mean evaluate?\n")
 
 
 def test_defaults_of_the_settings_are_shown():
     said = " ".join(CliRunner().invoke(app, ["fit", "--help"]).output.split())
     assert "[default: 0.002]" in said
     assert "Where to train. [default: auto]" in said
-    assert "<auto|fp32|bf16|fp16>" in said
+    assert "auto|fp32|bf16|fp16" in said

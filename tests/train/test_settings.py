@@ -124,7 +124,9 @@ def test_a_settings_file_that_is_not_there_or_no_text_is_an_error(tmp_path):
 
 
 def test_an_unknown_recipe_is_an_error_that_names_those_there_are():
-    with pytest.raises(UsageError, match="no recipe 'relased'; choose from em, em-5nm, em-open, original, released"):
+    with pytest.raises(
+        UsageError, match="no recipe 'relased'; choose from em, em-5nm, em-open, original, released"
+    ):
         recipe_layer("relased")
 
 

@@ -129,6 +129,7 @@ def test_one_step_changes_the_weights_and_not_their_average(labelled, network, t
 def test_a_run_leaves_models_progress_and_history(trained):
     assert sorted(os.listdir(trained)) == [
         "best.pth",
+        "history.csv",
         "history.json",
         "model.pth",
         "progress.previous.pth",

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from isbi_infer.errors import ResourceError, UsageError
-from isbi_infer.neurons.labelling import Labelling, LabelSink, ids_by_size, label_dtype
+from isbi_infer.neurons.labelling import Labelling, LabelSink, ids_by_size, label_array, label_dtype
 from isbi_infer.neurons.segments import pixels_of_size, segment_section
 from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes.pixel_size import PixelSize
@@ -56,6 +56,18 @@ def test_unlinked_labels_have_the_scores_of_the_probabilities_they_came_from(tmp
         else 9
     )
     assert found == pytest.approx((expected.rand.mean[t], expected.info.mean[t]), abs=1e-12)
+
+
+@pytest.mark.parametrize("link", ["none", "overlap", "multicut"])
+def test_labels_in_memory_are_those_of_the_file(tmp_path, link):
+    _, probability_ZYX = soft()
+    how, counted = Labelling(link=link, min_pixels=20), []
+    label(tmp_path / "n.tif", probability_ZYX, how)
+    found_ZYX = label_array(probability_ZYX, how, progress=counted.append)
+    expected_ZYX = tifffile.imread(tmp_path / "n.tif")
+    assert found_ZYX.dtype == expected_ZYX.dtype
+    np.testing.assert_array_equal(found_ZYX, expected_ZYX)
+    assert counted == [1, 2, 3]
 
 
 @pytest.mark.parametrize("link", ["none", "overlap", "multicut"])

@@ -56,7 +56,10 @@ def test_shares_in_any_order_make_up_the_whole_and_the_last_one_completes_it(tmp
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.more)])
-def test_a_run_that_is_killed_at_random_moments_goes_on_and_gives_the_same_bytes(tmp_path, tiff, kills):
+def test_a_run_that_is_killed_at_random_moments_goes_on_and_gives_the_same_bytes(
+    tmp_path, tiff, kills, figures
+):
+    figures(kills=kills)
     whole, killed = tmp_path / "whole.ome.zarr", tmp_path / "killed.ome.zarr"
     asked = ("--block", "1,256,256", "--pyramid")
     started = time.monotonic()
