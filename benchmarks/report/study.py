@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.store import Stored
 from isbi_infer.model.contract import read_contract
-from isbi_models import default_model
+from isbi_models import released_models
 
-from .cells import MISSING, origin, table
+from .cells import MEASURED, MISSING, origin, table
 from .plots import FAINT, OURS, THEIRS, Picture, axes_of
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def points(measured: dict[str, Any]) -> list[Point]:
 
 def released_network() -> dict[str, Any]:
     """Return the settings of the network that `isbi_infer` loads by default, as stored in its file."""
-    contract = read_contract(default_model().path.read_bytes())
+    contract = read_contract(released_models()[MEASURED].path.read_bytes())
     return {"separable": False} | contract.provenance["training"]["network"]  # older files do not name it
 
 

@@ -11,9 +11,9 @@ from benchmarks.store import Stored
 from isbi_infer.model.contract import read_contract
 from isbi_infer.plan.blocks import Layout
 from isbi_infer.plan.tiles import SectionPlan, plan_section
-from isbi_models import default_model
+from isbi_models import released_models
 
-from .cells import MISSING, Record, link, origin, spread, table
+from .cells import MEASURED, MISSING, Record, link, origin, spread, table
 
 _TERA = 1e12
 _HOUR = 3600.0
@@ -272,7 +272,7 @@ def _petabyte_share() -> float:
 
 @cache
 def _planned(side: int, tile: int) -> SectionPlan:
-    contract = read_contract(next(iter(default_model().files.values())).path.read_bytes())
+    contract = read_contract(next(iter(released_models()[MEASURED].files.values())).path.read_bytes())
     return plan_section(
         (side, side), stride=contract.stride, halo=contract.halo, border=contract.border, tile=tile
     )

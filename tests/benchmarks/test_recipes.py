@@ -8,12 +8,13 @@ import torch
 from matplotlib.image import imread
 
 from benchmarks.report.baselines import BASELINES, NOT_TRAINED, recipes_table, released_row
+from benchmarks.report.cells import MEASURED
 from benchmarks.studies.baselines.costs import _forward, training_cost
 from benchmarks.studies.baselines.networks import Network
 from benchmarks.studies.baselines.picture import Panel, baseline_panels, draw, main
 from isbi_infer.errors import UsageError
 from isbi_infer.sample import synthetic_stack
-from isbi_models import default_model
+from isbi_models import released_models
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.network import UNet
 
@@ -95,7 +96,7 @@ def test_a_baseline_whose_folds_are_not_all_there_has_no_mean_and_plain_loss_is_
 
 
 def test_the_released_model_is_read_off_its_own_files():
-    model = default_model()
+    model = released_models()[MEASURED]
     row = released_row(model, {})
     found = json.loads(model.path.with_name(f"{model.name}.folds.json").read_text())
     assert row.folds[0] == f"{found['mean']['v_rand_thin']:.4f} +- {found['spread']['v_rand_thin']:.4f}"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer.errors import UsageError
-from isbi_models import default_model
+from isbi_models import released_models
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import (
@@ -62,7 +62,16 @@ def test_what_an_architecture_cannot_have_is_refused_and_not_dropped(layers):
 
 
 def test_the_shipped_recipes_are_those_promised():
-    assert recipe_names() == ("em", "em-5nm", "em-open", "original", "released", "released-gpu", "unet-64")
+    assert recipe_names() == (
+        "em",
+        "em-4nm",
+        "em-5nm",
+        "em-open",
+        "original",
+        "released",
+        "released-gpu",
+        "unet-64",
+    )
     made = {name: resolve([(name, recipe_layer(name))]) for name in recipe_names()}
     assert made["released-gpu"].train.device == "cuda"
     classic = made["unet-64"].network
@@ -79,7 +88,7 @@ def test_the_shipped_recipes_are_those_promised():
 
 
 def test_the_released_recipe_is_what_the_released_checkpoint_was_trained_with():
-    checkpoint = load_checkpoint(default_model().path.with_suffix(".pth"))
+    checkpoint = load_checkpoint(released_models()["isbi2012-unet-b32"].checkpoint.path)
     recipe = resolve([("released", recipe_layer("released"))])
     assert (checkpoint.network, checkpoint.augment) == (recipe.network, recipe.augment)
     sections = checkpoint.data["sections"]
@@ -125,7 +134,7 @@ def test_a_settings_file_that_is_not_there_or_no_text_is_an_error(tmp_path):
 
 def test_an_unknown_recipe_is_an_error_that_names_those_there_are():
     with pytest.raises(
-        UsageError, match="no recipe 'relased'; choose from em, em-5nm, em-open, original, released"
+        UsageError, match="no recipe 'relased'; choose from em, em-4nm, em-5nm, em-open, original, released"
     ):
         recipe_layer("relased")
 
