@@ -9,6 +9,7 @@
 # make bench  speed and memory against raw ONNX Runtime and peers, stored and printed; leave the machine alone for
 #             twenty minutes. bench-all: larger sections, longer stacks, more peers, on one core too; an hour or two.
 #             bench-report: the tables and pictures of docs/ from what is stored. bench-baseline: for CONTRIBUTING.md
+# make dist   the wheel of a release and its SHA-256, in dist/
 # make docs   the site with the demo, in build/site (needs npm, and the network once)
 PYTHON ?= python3
 VENV := .venv
@@ -20,7 +21,7 @@ PARALLEL := --numprocesses 2 --dist worksteal
 NAPARI := -p npe2 -p pytest-qt -p napari
 BASELINE := benchmarks/results/baseline/pytest-benchmark.json
 
-.PHONY: demo test test-more reliability fuzz audit sbom test-napari lint types imports unit bench bench-all bench-baseline bench-report study docs clean
+.PHONY: demo test test-more reliability fuzz audit sbom test-napari lint types imports unit bench bench-all bench-baseline bench-report study docs dist clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m isbi_infer.demo build/demo
@@ -86,6 +87,11 @@ bench-report: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	@$(BIN)/python -m docs.builder build/site
+
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --wheel --no-isolation
+	cd dist && sha256sum *.whl > SHA256SUMS && cat SHA256SUMS
 
 study: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.studies.networks --store

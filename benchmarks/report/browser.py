@@ -30,7 +30,7 @@ def browser_table(stored: Stored) -> Iterator[str]:
     )
     gpu = "a WebGPU adapter was there and not used" if measured["webgpu_adapter"] else "no WebGPU adapter"
     packages = ", ".join(f"{name} {version}" for name, version in record["settings"]["packages"].items())
-    busy = "" if fair(record) else " on a busy machine, so that an idle one takes less"
+    busy = "" if fair(record) else " on a busy machine"
     yield ""
     yield (
         f"Medians of {record['settings']['rounds']} sections in Chromium {measured['chromium']} with {packages}{busy}; "

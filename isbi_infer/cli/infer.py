@@ -104,9 +104,8 @@ def infer(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="ONNX or TorchScript model from isbi-export (TorchScript is code: run none of strangers), or the name "
-            "of a released one; see isbi-infer models. "
-            "[default: the released model]",
+            help="ONNX or TorchScript model from isbi-export (TorchScript is code: run none of strangers), or the "
+            "name of a released one; see isbi-infer models. [default: the released model]",
             rich_help_panel=_MODEL,
         ),
     ] = None,

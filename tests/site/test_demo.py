@@ -9,7 +9,7 @@ from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_stack
 from isbi_models import default_model
 
-LARGEST = 1e-6  # of a probability: two builds of one runtime; 2.4e-7 was measured
+LARGEST = 1e-6
 CM = {"photometric": "minisblack", "resolutionunit": "CENTIMETER"}
 
 
