@@ -14,7 +14,9 @@ def main() -> None:
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
     figures = json.loads(page.STORED.read_text())
-    table = f"<!-- figures -->\n| tried in `make reliability` | |\n| --- | --- |\n{page.drawn(figures)}\n<!-- end -->"
+    table = (
+        f"<!-- figures -->\n| tried in the stored run | |\n| --- | --- |\n{page.drawn(figures)}\n<!-- end -->"
+    )
     path = page.ROOT / "docs" / "reliability.md"
     text = re.sub("<!-- figures -->\n.*?<!-- end -->", lambda _: table, page.PAGE, flags=re.DOTALL)
     path.write_text(text, encoding="utf-8")

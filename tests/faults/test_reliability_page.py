@@ -27,7 +27,9 @@ WORDS = {
 
 
 def drawn(figures):
-    return "\n".join(f"| {WORDS[name]} | {figures[name]:,} |" for name in WORDS)
+    rows = "\n".join(f"| {words} | {figures[name]:,} |" for name, words in WORDS.items() if name in figures)
+    left_out = [words for name, words in WORDS.items() if name not in figures]
+    return rows + (f"\n\nNot in the stored run: {', '.join(left_out)}." if left_out else "")
 
 
 @cache
@@ -48,7 +50,8 @@ def test_a_promise_names_tests_that_are_there(row):
 
 def test_the_figures_are_those_of_the_stored_run():
     figures = json.loads(STORED.read_text())
-    assert set(figures) == set(WORDS)
+    assert set(figures) <= set(WORDS)
+    assert min(figures.values()) > 0
     shown = re.search("<!-- figures -->\n(.*?)\n<!-- end -->", PAGE, re.DOTALL)[1]
     assert drawn(figures) in shown, f"run: make reliability\n\n{drawn(figures)}"
 
