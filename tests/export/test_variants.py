@@ -304,3 +304,8 @@ def test_variants_are_laid_out_once_each():
         ".pt2",
     ]
     assert str(Variant(file_format="onnx", precision="int8", io="uint8")) == "onnx int8 uint8"
+
+
+def test_half_precision_on_the_processor_says_that_tiles_may_differ(everything):
+    (note,) = Segmenter(everything[0] / "model.fp16.onnx", provider="cpu").notes
+    assert "tiles may differ from the whole section" in note

@@ -20,7 +20,7 @@ PROVIDERS = ["cpu", *(["openvino"] if importlib.util.find_spec("openvino") else 
 
 @pytest.fixture(scope="module", params=PROVIDERS)
 def segmenter(request):
-    with Segmenter(provider=request.param, precision="int8", tile=208) as opened:
+    with Segmenter("isbi2012-unet-b32", provider=request.param, precision="int8", tile=208) as opened:
         yield opened
 
 

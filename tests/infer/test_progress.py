@@ -71,7 +71,7 @@ def frames(text):
 
 
 def test_a_section_is_counted_in_tiles_and_one_of_less_tissue_as_a_whole(synthetic_ZYX):
-    segmenter, steps = Segmenter(provider="cpu", tile=208), []
+    segmenter, steps = Segmenter("isbi2012-unet-b32", provider="cpu", tile=208), []
     image_ZYX = synthetic_ZYX.copy()
     image_ZYX[1], image_ZYX[2, :, 120:] = 0, 0  # a blank one, and one with canvas
     segmenter(image_ZYX, progress=lambda done, total: steps.append((done, total)))
@@ -97,7 +97,7 @@ def test_blocks_of_a_volume_are_counted_by_their_tiles(tmp_path, synthetic_ZYX):
     stack, steps = tmp_path / "stack.tif", []
 
     tifffile.imwrite(stack, synthetic_ZYX, photometric="minisblack")
-    segmenter = Segmenter(provider="cpu", tile=208)
+    segmenter = Segmenter("isbi2012-unet-b32", provider="cpu", tile=208)
     segmenter.segment_file(
         stack,
         tmp_path / "out.ome.zarr",

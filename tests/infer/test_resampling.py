@@ -89,7 +89,7 @@ def test_coarser_pixels_are_found_as_membranes_again_and_tiles_stay_exact():
     assert at_6nm_YX.shape == coarse_YX.shape
     wrong, right = (((p > 0.5) != coarse_label_YX).mean() for p in (at_4nm, at_6nm_YX))
     assert right < wrong
-    tiled_YX = Segmenter(provider="cpu", precision="fp32", pixel_size=6.0, tile=224)(coarse_YX)
+    tiled_YX = Segmenter(provider="cpu", precision="fp32", pixel_size=6.0, tile=416)(coarse_YX)
     assert (tiled_YX == at_6nm_YX).all()
 
 

@@ -137,8 +137,8 @@ def test_blocks_cover_the_output_once_with_stable_ids(segmenter):
 def test_the_plan_alone_decides_a_run_whatever_happens_to_memory_cores_and_time(monkeypatch):
     """Memory shrinks to nothing, cores go and the clock jumps after the plan was made: same tiles, same bytes."""
     image_ZYX, _ = synthetic_stack(3, 300, 420)
-    segmenter = Segmenter(provider="cpu", tile=208)
-    plan, backend = segmenter.plan(image_ZYX.shape), open_model(None, "cpu").backend
+    segmenter = Segmenter("isbi2012-unet-b32", provider="cpu", tile=208)
+    plan, backend = segmenter.plan(image_ZYX.shape), open_model("isbi2012-unet-b32", "cpu").backend
     assert len(plan.section.tiles) > 1
     called = []
     run = type(backend).run
@@ -195,7 +195,7 @@ def test_a_new_device_takes_one_row_and_one_class(monkeypatch):
     )
     monkeypatch.setattr(devices, "DEVICES", (row, *devices.DEVICES))
     image_ZYX, _ = synthetic_stack(2, 300, 260)
-    segmenter = Segmenter(provider="abacus")
+    segmenter = Segmenter("isbi2012-unet-b32", provider="abacus")
     plan = segmenter.plan(image_ZYX.shape)
     assert (plan.device, plan.precision, plan.runtime, plan.workers) == ("abacus", "fp32", "abacus 1.0", 2)
     assert len(plan.section.tiles) == 3

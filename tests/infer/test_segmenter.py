@@ -12,7 +12,9 @@ from isbi_infer import ImageError, ModelError, ResourceError, Segmenter, UsageEr
 from isbi_infer.backends.cores import available_cores
 from isbi_infer.model.contract import PRECISIONS
 from isbi_infer.sample import synthetic_stack
-from isbi_models import default_model
+from isbi_models import default_model, released_models
+
+MODEL = "isbi2012-unet-b32"  # of the tests of tiles: its halo leaves room for small ones
 
 
 def whole_image_reference(section_YX, contract):
@@ -26,11 +28,16 @@ def whole_image_reference(section_YX, contract):
         for size in x_YX.shape
     ]
     session = onnxruntime.InferenceSession(
-        default_model().files[contract.precision].path, providers=["CPUExecutionProvider"]
+        released_models()[MODEL].files[contract.precision].path, providers=["CPUExecutionProvider"]
     )
     (y_NCYX,) = session.run(None, {contract.input_name: np.pad(x_YX, pad, mode="reflect")[None, None]})
     height, width = x_YX.shape
     return y_NCYX[0, 0, contract.border : contract.border + height, contract.border : contract.border + width]
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return Segmenter(MODEL, provider="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +62,7 @@ def test_a_precision_that_is_not_released_names_those_that_are():
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_result_is_the_whole_image_reference_to_the_bit(precision, large_YX):
-    segmenter = Segmenter(provider="cpu", precision=precision)
+    segmenter = Segmenter(MODEL, provider="cpu", precision=precision)
     assert (segmenter(large_YX) == whole_image_reference(large_YX, segmenter.contract)).all()
 
 
@@ -68,13 +75,13 @@ def test_the_result_is_the_whole_image_reference_to_the_bit(precision, large_YX)
 )
 def test_tiling_and_batching_never_change_a_bit(segmenter, large_YX, tile, batch, height, width):
     section_YX = large_YX[:height, :width]
-    tiled = Segmenter(provider="cpu", tile=tile, batch=batch)
+    tiled = Segmenter(MODEL, provider="cpu", tile=tile, batch=batch)
     assert (tiled(section_YX) == segmenter(section_YX)).all()
 
 
 def test_a_halo_one_stride_smaller_is_not_exact_and_says_so(segmenter, large_YX):
     """Also the sharpness of the test above: 16 pixels less and the bits differ."""
-    smaller = Segmenter(provider="cpu", tile=208, halo=80)
+    smaller = Segmenter(MODEL, provider="cpu", tile=208, halo=80)
     difference = np.abs(smaller(large_YX) - segmenter(large_YX)).max()
     assert 0 < difference < 0.05
     (note,) = smaller.notes
@@ -92,7 +99,7 @@ def test_the_measured_error_falls_as_the_halo_grows(segmenter):
 @pytest.mark.parametrize(("halo", "nearest"), [(90, 96), (-16, 0), (7, 0)])
 def test_a_halo_off_the_stride_is_refused_with_the_nearest_that_works(halo, nearest):
     with pytest.raises(UsageError, match=f"try {nearest}"):
-        Segmenter(provider="cpu", halo=halo)
+        Segmenter(MODEL, provider="cpu", halo=halo)
 
 
 def test_an_estimate_says_what_the_plan_is(segmenter):
@@ -177,11 +184,11 @@ def test_the_average_over_flips_and_rotations_is_the_average_of_whole_image_resu
         total_YX += back_YX[:, ::-1] if flipped else back_YX
     expected_YX = (total_YX / 8).astype(np.float32)
     for tile in (None, 224):
-        assert (Segmenter(provider="cpu", tta=True, tile=tile)(section_YX) == expected_YX).all()
+        assert (Segmenter(MODEL, provider="cpu", tta=True, tile=tile)(section_YX) == expected_YX).all()
 
 
 def test_a_small_memory_limit_makes_smaller_tiles_and_the_same_result(segmenter, large_YX):
-    small = Segmenter(provider="cpu", memory=64 * 2**20)
+    small = Segmenter(MODEL, provider="cpu", memory=64 * 2**20)
     assert len(small.plan(large_YX.shape).section.tiles) > len(segmenter.plan(large_YX.shape).section.tiles)
     assert (small(large_YX) == segmenter(large_YX)).all()
 
@@ -218,12 +225,13 @@ def test_an_array_that_is_no_greyscale_stack_is_refused_by_what_it_is(segmenter,
 )
 def test_an_impossible_option_is_refused_at_once(options):
     with pytest.raises(UsageError):
-        Segmenter(**options)
+        Segmenter(MODEL, **options)
 
 
-def test_the_released_model_finds_the_membranes_of_the_synthetic_sample(segmenter):
+@pytest.mark.parametrize("model", released_models())
+def test_a_released_model_finds_the_membranes_of_the_synthetic_sample(model):
     image_ZYX, labels_ZYX = synthetic_stack(1, 384, 384)
-    probability_ZYX = segmenter(image_ZYX)
+    probability_ZYX = Segmenter(model, provider="cpu")(image_ZYX)
     agreement = ((probability_ZYX > 0.5) == (labels_ZYX > 0)).mean()
     assert agreement > 0.85  # 0.78 by calling everything cell
     assert probability_ZYX[labels_ZYX > 0].mean() > probability_ZYX[labels_ZYX == 0].mean() + 0.5

@@ -30,7 +30,7 @@ def volume_ZYX():
 @pytest.fixture(scope="session")
 def tiles():
     """Tiles of the released model that are smaller than a section."""
-    return Segmenter(provider="cpu", tile=320)
+    return Segmenter("isbi2012-unet-b32", provider="cpu", tile=320)
 
 
 @pytest.fixture(scope="session")

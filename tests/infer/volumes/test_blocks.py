@@ -18,7 +18,17 @@ from isbi_infer.run.volume import VolumeOptions
 from isbi_infer.volumes import open_source
 
 PROGRAM = Path(sys.executable).with_name("isbi-infer")
-ASKED = ("--provider", "cpu", "--tile", "320", "--precision", "int8", "--quiet")
+ASKED = (
+    "--model",
+    "isbi2012-unet-b32",
+    "--provider",
+    "cpu",
+    "--tile",
+    "320",
+    "--precision",
+    "int8",
+    "--quiet",
+)
 
 
 def infer(*arguments):
@@ -28,7 +38,7 @@ def infer(*arguments):
 
 
 def verify(*arguments):
-    command = [PROGRAM, "verify", *map(str, arguments)]
+    command = [PROGRAM, "verify", *map(str, arguments), *ASKED[:2]]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -21,7 +21,7 @@ SHAPE = (2, 300, 512)
 
 @pytest.fixture(scope="module")
 def model():
-    return Segmenter(provider="cpu", tile=320, precision="int8")
+    return Segmenter("isbi2012-unet-b32", provider="cpu", tile=320, precision="int8")
 
 
 @pytest.fixture(scope="module")
