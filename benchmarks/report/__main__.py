@@ -24,6 +24,7 @@ from .cells import MISSING
 from .contracts import halo_error_table
 from .goals import DEFAULT, PEERS, goals_table
 from .networks import network_runtimes_table, networks_table
+from .neurons import neurons_table
 from .plots import PICTURES as PLOTS
 from .plots import Picture, is_current, write
 from .robustness import robustness_table
@@ -75,6 +76,7 @@ TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "volume-costs": volume_costs_table,
     "petabyte": petabyte_table,
     "tissues": tissues_table,
+    "neurons": neurons_table,
 }
 
 PICTURES: dict[str, Picture] = {**PLOTS, "networks": NETWORKS}

@@ -24,7 +24,7 @@ from isbi_infer.terminal import exit_codes
 from isbi_train.evaluation.evaluate import section_range
 from isbi_train.scores.instances import instance_scores
 
-THRESHOLDS = (0.7, 0.9)
+THRESHOLDS = (0.5, 0.7, 0.9)
 SHARES = (0.1, 0.2, 0.3)
 
 

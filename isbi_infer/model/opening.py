@@ -139,7 +139,7 @@ def find_released(model: str | Path | None) -> ReleasedModel | None:
     if model is None:
         return default_model()
     path, known = Path(model), released_models()
-    if path.exists():
+    if path.exists() and not (path.is_dir() and str(model) in known):
         return None
     if str(model) in known:
         return known[str(model)]

@@ -62,7 +62,7 @@ class Start:
         ModelError, UsageError
             If there is no such file, or it cannot be trusted.
         """
-        is_default = name == RELEASED and not Path(name).exists()
+        is_default = name == RELEASED and not Path(name).is_file()
         model = default_model() if is_default else find_released(name)
         path = model.checkpoint.path if model else Path(name)
         if not path.is_file():

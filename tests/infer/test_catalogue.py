@@ -68,6 +68,13 @@ def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
         Segmenter(default_model().name)
 
 
+def test_a_folder_of_a_models_name_is_in_nobodys_way(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = default_model().name
+    (tmp_path / name).mkdir()
+    assert find_released(name).name == name
+
+
 def test_a_missing_file_is_named_as_a_file(tmp_path):
     with pytest.raises(ModelError, match=r"gone\.onnx: cannot read the model"):
         Segmenter(tmp_path / "gone.onnx")
