@@ -10,7 +10,7 @@ from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError
 from isbi_infer.model.contract import read_contract
 from isbi_infer.sample import synthetic_stack
-from isbi_models import default_model
+from isbi_models import released_models
 from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.scores.metrics import thinned_scores
 
@@ -86,6 +86,10 @@ def test_models_trained_from_now_on_say_that_their_statistics_are_robust(contrac
     assert contract.normalisation == "section-robust"
 
 
-def test_the_released_model_keeps_the_kind_that_it_was_trained_with():
-    assert read_contract(default_model().path.read_bytes()).normalisation == "section-zscore"
-    assert load_checkpoint(default_model().checkpoint.path).normalisation == "section-zscore"
+@pytest.mark.parametrize(
+    ("name", "kind"), [("isbi2012-unet-b32", "section-zscore"), ("em", "section-robust")]
+)
+def test_a_released_model_keeps_the_kind_that_it_was_trained_with(name, kind):
+    model = released_models()[name]
+    assert read_contract(model.path.read_bytes()).normalisation == kind
+    assert load_checkpoint(model.checkpoint.path).normalisation == kind
