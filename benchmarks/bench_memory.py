@@ -11,6 +11,7 @@ import pytest
 
 from isbi_infer.backends.cores import available_cores
 from isbi_infer.model.devices import rows
+from isbi_models import default_model
 
 from .child_process import run_command, run_script, timed_process
 from .machine import load_average
@@ -120,7 +121,7 @@ def test_peak_memory_whatever_the_number_of_sections(
 
 @linux_only
 def test_memory_of_a_tile(benchmark, drawn_ZYX, write_sections, segmenter, tmp_path, options, keep, say):
-    tiles = [256] if options.quick else [512, 1024, 1536, 2048]
+    tiles = [448] if options.quick else [512, 1024, 1536, 2048]
     halo, limit, measured = segmenter.contract.halo, limit_bytes(segmenter.contract), {}
 
     def run_all():
@@ -163,7 +164,7 @@ def test_memory_of_a_tile_in_every_precision(benchmark, options, keep, say):
     )
 
     def run_all():
-        for arithmetic in row.arithmetic:
+        for arithmetic in (a for a in row.arithmetic if a.file in default_model().files):
             found = {
                 str(tile): json.loads(
                     run_script(TILES_IN_A_PRECISION, options.provider, arithmetic.name, str(tile)).output

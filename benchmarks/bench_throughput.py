@@ -18,7 +18,7 @@ BATCHES = {"cpu": (1, 2, 4, 8), "openvino": (1, 2, 4, 8)}
 BATCHES_ON_GPU = (1, 2, 4, 8, 16, 32, 64)
 TILES = (256, 512)
 MORE_SIDE = 1024  # of the sections that are tiled, or computed eight times
-QUICK_TILE, QUICK_SIDE = 208, 224  # the smallest tile there is, and what takes more than one
+QUICK_TILE, QUICK_SIDE = 416, 448  # the smallest tile there is, and what takes more than one
 SECTIONS, MORE = "throughput", "throughput-more-work"
 
 

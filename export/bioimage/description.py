@@ -110,7 +110,7 @@ def description(
         "description": "Membranes in electron-microscopy sections: the probability that a pixel is cell interior",
         "authors": [{"name": author} for author in terms.authors],
         "license": terms.licence,
-        "cite": [_UNET, _CHALLENGE, *({"text": o.citation, "doi": o.doi} for o in origins if o.doi)],
+        "cite": [_UNET, _CHALLENGE, *_cites(origins)],
         "tags": _tags(weights),
         "documentation": README,
         "covers": [COVER],
@@ -179,3 +179,9 @@ def _scale(contract: ModelContract) -> dict[str, Any]:
     if contract.pixel_size_nm is None:
         return {}
     return {"unit": "nanometer", "scale": float(contract.pixel_size_nm)}
+
+
+def _cites(origins: Sequence[Origin]) -> list[dict[str, str]]:
+    """List what the origins name with a DOI, each once."""
+    by_doi = {doi: text for origin in origins for text, doi in origin.cites}
+    return [{"text": text, "doi": doi} for doi, text in by_doi.items()]

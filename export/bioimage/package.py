@@ -199,8 +199,8 @@ def _name(target: Path) -> str:
 
 
 def _licence(origins: Sequence[Origin]) -> str:
-    bound = {origin.licence for origin in origins if origin.non_commercial}
-    if len(bound) == 1 and "" not in bound:
+    bound = {origin.licence for origin in origins if origin.non_commercial} - {""}
+    if len(bound) == 1:
         return bound.pop()
     raise UsageError(
         "a package says under which licence its weights may be used; give --licence with an SPDX identifier, e.g. "

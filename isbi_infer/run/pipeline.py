@@ -298,7 +298,8 @@ class _Run:
         if any(thread.is_alive() for thread in self._threads):
             self._stop_calls.set()
         for thread in self._threads:
-            if thread.ident is not None:
+            # An iteration that nobody holds any more may be collected in one of its own threads.
+            if thread.ident is not None and thread is not threading.current_thread():
                 thread.join()
 
     def _guarded(self, work: Callable[[], None]) -> None:

@@ -50,10 +50,10 @@ class Origin:
         return not allows_commercial_use(f"{self.licence} {self.terms}")
 
     @property
-    def doi(self) -> str:
-        """The DOI in the citation, or an empty string."""
-        found = _DOI.search(self.citation)
-        return found[0] if found else ""
+    def cites(self) -> tuple[tuple[str, str], ...]:
+        """Text and DOI of each publication of the citation, which semicolons part, that has one."""
+        parts = self.citation.split("; ")
+        return tuple((part, found[0]) for part in parts if (found := _DOI.search(part)))
 
     @property
     def named(self) -> str:

@@ -19,7 +19,7 @@ from isbi_infer.model.file import ModelFile, read_model_file
 from isbi_models import default_model
 
 RELEASED = default_model().path.read_bytes()
-CONTRACT = replace(read_contract(RELEASED), stride=1, halo=1, halo_error={})
+CONTRACT = replace(read_contract(RELEASED), stride=1, halo=1, halo_error={}, familiar=None)
 
 
 def tiny_model():
@@ -84,7 +84,7 @@ def test_every_flipped_bit_of_a_whole_file_is_noticed():
             unnoticed.append(damaged)
     for damaged in unnoticed:  # a figure's seventeenth digit, which changes no number
         assert onnx.load_from_string(damaged).graph == onnx.load_from_string(TINY).graph
-    assert len(unnoticed) < 5
+    assert len(unnoticed) < 10
 
 
 @given(at=st.integers(0, len(TINY) - 1), new=st.binary(max_size=4), gone=st.integers(0, 4))
