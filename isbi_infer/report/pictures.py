@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from isbi_infer.report.colours import MOST, Labels, hue, indexed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +26,6 @@ SPLIT, MERGER = (0, 114, 178), (213, 94, 0)
 _READ_PIXELS = 2**26  # at a time: a TIFF's section is decoded whole for each window
 _MEAN_PIXELS = 2**20  # likewise, of temporaries in double precision
 _SHOWN_RANGE = (0.5, 99.5)  # percentiles of grey values: what lies beyond is drawn black or white
-_GOLDEN = 0.618033988749895
 
 
 def evenly(count: int, most: int) -> list[int]:
@@ -143,24 +144,17 @@ def lines_png(splits_YX: Mask, mergers_YX: Mask) -> bytes:
     return _indexed(np.where(mergers_YX, 2, splits_YX).astype(np.uint8), [SPLIT, MERGER])
 
 
-def label_png(labels_YX: npt.NDArray[np.integer[Any]]) -> bytes:
-    """Return segments as PNG, clear where there is none; a segment has the same colour in each section.
+def label_png(labels_YX: Labels, chosen: Mapping[int, int]) -> bytes:
+    """Return segments as PNG, clear where there is none.
 
     Parameters
     ----------
     labels_YX : ndarray of integers, shape (Y, X)
         Ids from 1; 0 = none.
+    chosen : mapping of int to int
+        The colour of each id, from `isbi_infer.report.colours.colours_apart`.
     """
-    colours = [_hue((number * _GOLDEN) % 1.0) for number in range(255)]
-    index_YX = np.where(labels_YX == 0, 0, 1 + labels_YX.astype(np.uint64) % 255).astype(np.uint8)
-    return _indexed(index_YX, colours)
-
-
-def _hue(turn: float) -> tuple[int, int, int]:
-    import colorsys
-
-    red, green, blue = colorsys.hsv_to_rgb(turn, 0.75, 0.95)
-    return round(255 * red), round(255 * green), round(255 * blue)
+    return _indexed(indexed(labels_YX, chosen), [hue(number) for number in range(MOST)])
 
 
 def _indexed(index_YX: Grey, colours: list[tuple[int, int, int]]) -> bytes:

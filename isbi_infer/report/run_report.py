@@ -18,6 +18,7 @@ from isbi_infer.pixels.probability import decode
 from isbi_infer.plan.run import RunPlan
 from isbi_infer.plan.summary import RunSummary
 from isbi_infer.report import pictures
+from isbi_infer.report.colours import colours_apart
 from isbi_infer.report.figures import BINS, ProbabilityFigures
 from isbi_infer.report.hints import SectionRow, section_rows
 from isbi_infer.report.page import render
@@ -151,8 +152,10 @@ def _fitting_pictures(run: FinishedRun, shown: Sequence[int]) -> tuple[int, list
     most = MOST_BYTES - _TEXT_BYTES
     while True:
         drawn, used = list[dict[str, str]](), 0
+        neurons = run.neurons
+        colours = colours_apart(pictures.nearest(neurons.read(z), factor) for z in shown) if neurons else {}
         for z in shown:
-            drawn.append(_pictures_of(run, z, factor))
+            drawn.append(_pictures_of(run, z, factor, colours))
             used += sum(map(len, drawn[-1].values()))
             if used * len(shown) > most * len(drawn):  # all will take too much if they are like these
                 break
@@ -161,7 +164,7 @@ def _fitting_pictures(run: FinishedRun, shown: Sequence[int]) -> tuple[int, list
         factor += 1
 
 
-def _pictures_of(run: FinishedRun, z: int, factor: int) -> dict[str, str]:
+def _pictures_of(run: FinishedRun, z: int, factor: int, colours: Mapping[int, int]) -> dict[str, str]:
     shape = run.plan.source.shape
     grey_YX = pictures.stretched(pictures.shrunk(run.grey(z), shape, factor))
     cell_YX = np.clip(pictures.shrunk(run.cell(z), shape, factor), 0, 1)
@@ -171,7 +174,7 @@ def _pictures_of(run: FinishedRun, z: int, factor: int) -> dict[str, str]:
     }
     if run.neurons is not None:
         labels_YX = pictures.nearest(run.neurons.read(z), factor)
-        found["neurons"] = _address("png", pictures.label_png(labels_YX))
+        found["neurons"] = _address("png", pictures.label_png(labels_YX, colours))
     if run.errors is not None and (lines := run.errors(z, run.result.read(z))) is not None:
         splits_YX, mergers_YX = (pictures.thick_lines(mask_YX, factor) for mask_YX in lines)
         found["errors"] = _address("png", pictures.lines_png(splits_YX, mergers_YX))

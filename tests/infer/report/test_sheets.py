@@ -7,8 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hypothesis_numpy
 from PIL import Image
 
+from isbi_infer.report.colours import colours_apart, indexed
 from isbi_infer.report.pictures import OUTLINE, label_png, nearest, shrunk, thick_lines, whole
 from isbi_infer.report.sheets import draw_contact_sheet, draw_overlay, outlined
 
@@ -69,12 +73,31 @@ def test_thin_lines_stay_when_a_picture_is_made_small():
 
 def test_segments_keep_their_colour_and_none_is_clear(tmp_path):
     first_YX = np.array([[0, 1, 2], [3, 70_000, 0]], np.uint32)
+    chosen = colours_apart([first_YX])
     for name, labels_YX in (("a", first_YX), ("b", first_YX[:, ::-1])):
-        (tmp_path / name).write_bytes(label_png(nearest(labels_YX, 1)))
+        (tmp_path / name).write_bytes(label_png(nearest(labels_YX, 1), chosen))
     colours = {name: np.asarray(Image.open(tmp_path / name).convert("RGBA")) for name in "ab"}
     np.testing.assert_array_equal(colours["a"], colours["b"][:, ::-1])
     assert (colours["a"][..., 3] == np.where(first_YX > 0, 255, 0)).all()
     assert len({tuple(colour) for colour in colours["a"][first_YX > 0]}) == 4
+
+
+@given(
+    labels_ZYX=hypothesis_numpy.arrays(
+        np.uint32, (2, 9, 11), elements=st.sampled_from([0, 1, 2, 3, 5, 256, 257, 70_000])
+    )
+)
+def test_neighbours_in_any_section_never_share_a_colour(labels_ZYX):
+    chosen = colours_apart(labels_ZYX)
+    assert set(chosen) == set(np.unique(labels_ZYX).tolist()) - {0}
+    for labels_YX in labels_ZYX:
+        index_YX = indexed(labels_YX, chosen)
+        assert ((index_YX == 0) == (labels_YX == 0)).all()
+        for axis in (0, 1):
+            one, other = (np.delete(labels_YX, at, axis) for at in (0, -1))
+            beside = (one != other) & (one > 0) & (other > 0)
+            first, second = (np.delete(index_YX, at, axis) for at in (0, -1))
+            assert (first != second)[beside].all()
 
 
 def test_the_options_draw_pictures_of_the_run_without_torch(tmp_path, sample):
