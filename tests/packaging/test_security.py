@@ -34,7 +34,7 @@ def test_floors_are_given_for_what_reads_files_of_strangers():
 
 def test_the_audit_asks_about_every_pin_and_fails_where_it_cannot():
     said = subprocess.run(
-        ["make", "-nB", "audit"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "-nB", "--no-print-directory", "audit"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     command = said.strip().splitlines()[-1]
     assert "--requirement constraints.txt" in command
