@@ -3,8 +3,14 @@
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = str(Path(__file__).parents[2])
+if ROOT not in sys.path:  # the program that takes the picture is not installed
+    sys.path.append(ROOT)
 
 
 def pytest_collection_modifyitems(items):
