@@ -5,11 +5,13 @@ import json
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import termios
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 from hypothesis import settings
@@ -50,6 +52,17 @@ def pytest_sessionfinish(session):
 
 
 _counted = Counter()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Start the installed Chromium, with these options: one driver for a process, which holds no second one."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium is installed")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        yield partial(driver.chromium.launch, executable_path=found)
 
 
 @pytest.fixture

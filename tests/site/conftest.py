@@ -1,6 +1,5 @@
 """The demo, built from the checkout and served by a plain server; and a browser, where there is one."""
 
-import shutil
 import sys
 import threading
 from functools import partial
@@ -55,16 +54,6 @@ def demo(tmp_path_factory):
             pytest.skip(f"the demo cannot be built here: {error}")
         raise
     return folder
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium is installed")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        yield partial(driver.chromium.launch, executable_path=found)
 
 
 @pytest.fixture(scope="session")

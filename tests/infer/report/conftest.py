@@ -1,6 +1,5 @@
 """A stack with faults, segmented with a report; and the browser, where there is one."""
 
-import shutil
 import sys
 
 import numpy as np
@@ -54,12 +53,7 @@ def faulty(tmp_path_factory, sample, infer):
 
 
 @pytest.fixture(scope="session")
-def browser():
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium is installed")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+def browser(chromium):
+    opened = chromium(args=["--no-sandbox"])
+    yield opened
+    opened.close()
