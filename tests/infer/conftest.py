@@ -1,9 +1,19 @@
-"""Shared by the tests of inference: the released model and a small synthetic stack."""
+"""Shared by the tests of inference: the released model and a small synthetic stack.
+
+`precisions` beside this file is found by its name.
+"""
+
+import sys
+from pathlib import Path
 
 import pytest
 
 from isbi_infer import Segmenter
 from isbi_infer.sample import synthetic_stack
+
+FOLDER = str(Path(__file__).parent)
+if FOLDER not in sys.path:
+    sys.path.append(FOLDER)
 
 
 @pytest.fixture(scope="session")

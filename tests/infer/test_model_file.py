@@ -16,10 +16,10 @@ from isbi_export.graph.metadata import stamp
 from isbi_infer.errors import ModelError
 from isbi_infer.model.contract import CONTRACT_KEY, parse_contract, read_contract
 from isbi_infer.model.file import ModelFile, read_model_file
-from isbi_models import default_model
+from isbi_models import released_models
 
-RELEASED = default_model().path.read_bytes()
-CONTRACT = replace(read_contract(RELEASED), stride=1, halo=1, halo_error={}, familiar=None)
+RELEASED = released_models()["isbi2012-unet-b32"].path.read_bytes()
+CONTRACT = replace(read_contract(RELEASED), stride=1, halo=1, halo_error={})
 
 
 def tiny_model():
@@ -84,7 +84,7 @@ def test_every_flipped_bit_of_a_whole_file_is_noticed():
             unnoticed.append(damaged)
     for damaged in unnoticed:  # a figure's seventeenth digit, which changes no number
         assert onnx.load_from_string(damaged).graph == onnx.load_from_string(TINY).graph
-    assert len(unnoticed) < 10
+    assert len(unnoticed) < 5
 
 
 @given(at=st.integers(0, len(TINY) - 1), new=st.binary(max_size=4), gone=st.integers(0, 4))

@@ -14,30 +14,21 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from precisions import content_of
 
-from isbi_export.graph.float16 import half_precision
 from isbi_export.graph.raw_io import with_raw_io
 from isbi_infer import DependencyError, ModelError
 from isbi_infer.backends.base import Arithmetic
 from isbi_infer.backends.cores import available_cores, processor_name
 from isbi_infer.backends.openvino import OpenVinoModel, native_precisions
 from isbi_infer.model.devices import open_backend, rows
-from isbi_models import released_models
 
 if importlib.util.find_spec("openvino") is None:
     pytest.skip("openvino is not installed", allow_module_level=True)
 
 ROW = next(rows("onnx", "openvino"))
 NATIVE = native_precisions(ROW)
-FILES = released_models()["isbi2012-unet-b32"].files
-MODEL = FILES["float32"].path.read_bytes()
-
-
-def content_of(file):
-    """Return the model as a file of this precision; float16 is not released, and made here as isbi-export makes it."""
-    if file == "float16":
-        return half_precision(onnx.load_from_string(MODEL)).SerializeToString()
-    return FILES[file].path.read_bytes()
+MODEL = content_of("float32")
 
 
 def arithmetic(name):
@@ -140,7 +131,7 @@ def test_a_precision_that_the_processor_would_emulate_is_refused():
 def test_a_file_that_is_not_of_the_precision_is_refused_by_what_was_compiled(content, asked):
     wrong = Arithmetic(name=asked, file=content, memory=1.0)
     with pytest.raises(DependencyError, match=rf"'{asked}' was asked for, but openvino \S+ computes in"):
-        open_backend(FILES[content].path.read_bytes(), ROW, wrong)
+        open_backend(content_of(content), ROW, wrong)
 
 
 def test_it_has_the_interface_of_every_backend(fp32):

@@ -207,6 +207,29 @@ def test_an_error_of_the_model_reaches_the_caller_and_no_thread_stays():
     assert threading.active_count() == before
 
 
+def test_an_iteration_may_end_in_one_of_its_own_threads():
+    """As where nobody holds it any more, and it is collected in the thread that happens to run."""
+    taken, closed = threading.Event(), threading.Event()
+    failed = []
+
+    def sections():
+        yield from stack(1, 20, 20)
+        assert taken.wait(60)
+        try:
+            results.close()
+        except RuntimeError as error:
+            failed.append(error)
+        closed.set()
+        yield from stack(3, 20, 20)
+
+    results = compute_sections(plan_for((20, 20), 64), sections(), Blur())
+    next(results)
+    taken.set()
+    assert closed.wait(60)
+    assert not failed
+    assert next(results, None) is None
+
+
 def test_leaving_early_stops_what_is_being_computed_and_no_other_run():
     class Slow(Blur):
         def _compute(self, batch_NCYX, statistics_N111, out, stop):

@@ -79,6 +79,14 @@ def test_tiling_and_batching_never_change_a_bit(segmenter, large_YX, tile, batch
     assert (tiled(section_YX) == segmenter(section_YX)).all()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("model", [name for name in released_models() if name != MODEL])
+def test_the_other_released_models_have_no_seams_either(large_YX, model, precision):
+    whole, tiled = (Segmenter(model, provider="cpu", precision=precision, tile=tile) for tile in (None, 416))
+    assert len(tiled.plan(large_YX.shape).section.tiles) > 1
+    assert (tiled(large_YX) == whole(large_YX)).all()
+
+
 def test_a_halo_one_stride_smaller_is_not_exact_and_says_so(segmenter, large_YX):
     """Also the sharpness of the test above: 16 pixels less and the bits differ."""
     smaller = Segmenter(MODEL, provider="cpu", tile=208, halo=80)

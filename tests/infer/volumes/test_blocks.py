@@ -65,7 +65,7 @@ def test_shares_in_any_order_make_up_the_whole_and_the_last_one_completes_it(tmp
     np.testing.assert_array_equal(pixels(out), expected_ZYX)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.more)])
+@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.more)])
 def test_a_run_that_is_killed_at_random_moments_goes_on_and_gives_the_same_bytes(
     tmp_path, tiff, kills, figures
 ):
