@@ -16,11 +16,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import ImageError, UsageError
+from isbi_infer.errors import UsageError
 from isbi_infer.files import check_not_input, check_writable
 from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.devices import PrecisionName, ProviderName
 from isbi_infer.model.opening import OpenModel, open_model
+from isbi_infer.pixels.greyscale import greyscale
 from isbi_infer.pixels.probability import Emit, OutputDtype, check_encoding, encode
 from isbi_infer.plan.deciding import backend_of, plan_run, record_source
 from isbi_infer.plan.memory import parse_bytes
@@ -41,8 +42,6 @@ from isbi_infer.volumes import (
 )
 
 log = logging.getLogger(__name__)
-
-_FEW = 4  # samples of a pixel; more pixels along Y and X than that, and a last axis of 3 or 4 is no X
 
 
 class Segmenter:
@@ -287,7 +286,7 @@ class Segmenter:
             If the array is no greyscale section or stack.
         """
         check_encoding(emit, dtype)
-        array = _greyscale(image)
+        array = greyscale(image)
         stack_ZYX = array if array.ndim == 3 else array[None]
         plan = self.plan(stack_ZYX.shape, emit=emit, dtype=dtype)
         out_ZYX = np.empty(stack_ZYX.shape, dtype)
@@ -601,32 +600,3 @@ def _check_same_file(model: str | Path | None, found: str, expected: str) -> Non
         raise UsageError(
             f"{model or 'the released model'} is not the file that it was: sha256 {found}, was {expected}"
         )
-
-
-def _greyscale(image: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Return what is a greyscale section or stack, or raise ImageError that names what it looks like."""
-    if isinstance(image, str | Path):
-        raise ImageError(f"{image}: expected an array; use segment_file for a path")
-    if hasattr(image, "detach"):  # a torch tensor, perhaps with gradients, perhaps on a GPU
-        image = image.detach().cpu()
-    array: npt.NDArray[Any] = image if isinstance(image, np.ma.MaskedArray) else np.asarray(image)
-    channels = array.shape[-1:] in ((3,), (4,))
-    if (array.ndim == 4 and channels) or (array.ndim == 3 and channels and min(array.shape[:2]) > _FEW):
-        axes = "(Y, X, C)" if array.ndim == 3 else "(Z, Y, X, C)"
-        raise ImageError(
-            f"shape {array.shape} looks like {axes} with {array.shape[-1]} colour samples a pixel; expected greyscale "
-            "(Y, X) or (Z, Y, X): take one channel or the mean of them"
-        )
-    if array.ndim not in (2, 3) or array.size == 0 or array.dtype.kind not in "iuf":
-        raise ImageError(
-            f"expected a greyscale section (Y, X) or stack (Z, Y, X) of integers or floats, "
-            f"found shape {array.shape} of {array.dtype}"
-        )
-    if array.dtype.kind == "f":
-        invalid = int(np.count_nonzero(~np.isfinite(array) & ~np.ma.getmaskarray(array)))
-        if invalid:
-            raise ImageError(
-                f"{invalid} pixels are NaN or infinite; mask them first (numpy.ma.masked_invalid), and they count as "
-                "canvas"
-            )
-    return array
