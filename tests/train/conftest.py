@@ -1,4 +1,10 @@
-"""Shared by the tests of training: a tiny labelled stack, settings that train in a second, and one run of them."""
+"""Shared by the tests of training: a tiny labelled stack, settings that train in a second, and one run of them.
+
+`networks_at_hand` beside this file is found by its name.
+"""
+
+import sys
+from pathlib import Path
 
 import pytest
 import tifffile
@@ -10,6 +16,10 @@ from isbi_train.data.labelled import LabelledStack
 from isbi_train.networks.checkpoint import Checkpoint
 from isbi_train.networks.network import UNet
 from isbi_train.training.train import fit
+
+FOLDER = str(Path(__file__).parent)
+if FOLDER not in sys.path:
+    sys.path.append(FOLDER)
 
 SETTINGS = {
     "epochs": 4,
@@ -94,3 +104,21 @@ def checkpoint(network, train_config):
         },
         scores={"sections": "3:4", "loss": 0.25, "v_rand_thin": 0.9, "v_info_thin": 0.8},
     )
+
+
+@pytest.fixture(scope="module")
+def weights():
+    from networks_at_hand import CONFIG, fresh
+
+    return fresh(CONFIG).state_dict()
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Write anything with torch.save."""
+
+    def write(content, name="weights.pth", **options):
+        torch.save(content, tmp_path / name, **options)
+        return tmp_path / name
+
+    return write
