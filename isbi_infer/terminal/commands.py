@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +29,7 @@ _PLAIN = {  # for what Typer says of values
     r"Input should be a valid integer.*|'[^']*' is not a valid integer": "expected a whole number",
     r"Input should be a valid number.*|'[^']*' is not a valid float": "expected a number",
 }
+_VERSION = "--version"
 GENERAL = "General"
 """The heading of what all commands have."""
 
@@ -70,7 +72,7 @@ def version_option(program: str, *packages: str) -> Any:
             raise typer.Exit
 
     return typer.Option(
-        "--version",
+        _VERSION,
         "-V",
         callback=show,
         is_eager=True,
@@ -179,7 +181,17 @@ class _Manners:
 
 
 class Command(_Manners, TyperCommand):  # type: ignore[misc]  # Typer names all of what it takes
-    """A command of one of the programs."""
+    """A command of one of the programs; one of several has the version of its program, too."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return arguments and options, with the program's version where the command does not print its own."""
+        found = list(super().get_params(ctx))
+        group = ctx.parent.command.params if ctx.parent else []
+        of_program = [copy(each) for each in group if _VERSION in each.opts]
+        if of_program and not any(_VERSION in each.opts for each in found):
+            of_program[0].expose_value = False
+            found.append(of_program[0])
+        return found
 
 
 class Group(_Manners, TyperGroup):  # type: ignore[misc]

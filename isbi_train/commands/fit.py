@@ -34,7 +34,7 @@ app = new_app()
             "From a released model's.",
         ),
         ("isbi-train fit --resume --out runs/mine", "Go on with a run that was stopped."),
-        ("isbi-train fit --recipe em --stacks all.toml --out runs/all", "On several stacks."),
+        ("isbi-train fit --recipe em-open --stacks all.toml --out runs/all", "On several stacks."),
     ),
 )
 @with_setting_flags

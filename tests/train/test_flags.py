@@ -138,3 +138,10 @@ def test_defaults_of_the_settings_are_shown():
     assert "[default: 0.002]" in said
     assert "Where to train. [default: auto]" in said
     assert "auto|fp32|bf16|fp16" in said
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate", "analyse", "augment", "curves"])
+def test_each_command_says_its_programs_version(command):
+    done = CliRunner().invoke(app, [command, "-V"])
+    assert done.exit_code == 0
+    assert done.stdout == CliRunner().invoke(app, ["-V"]).stdout
