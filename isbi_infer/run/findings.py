@@ -62,6 +62,13 @@ class Findings:
         looked_at = min(sections, _LOOKED_AT)
         self._looked_at = {(2 * i + 1) * sections // (2 * looked_at) for i in range(looked_at)}
         self._distances: dict[int, tuple[float, str]] = {}
+        self._blocks = self._empty_blocks = 0
+
+    def add_block(self, *, empty: bool) -> None:
+        """Count a block of a layout, and whether there was nothing in it to compute."""
+        with self._guard:
+            self._blocks += 1
+            self._empty_blocks += empty
 
     def add(self, section: int, statistics: SectionStatistics) -> None:
         """Take note of a section, by its number from 0."""
@@ -104,6 +111,8 @@ class Findings:
             self._measured |= others._measured
             for section, sharp in others._sharpness.items():
                 self._sharpness.setdefault(section, []).extend(sharp)
+            self._blocks += others._blocks
+            self._empty_blocks += others._empty_blocks
             for section, distance in others._distances.items():
                 self._distances[section] = max(distance, self._distances.get(section, distance))
 
@@ -131,7 +140,7 @@ class Findings:
 
     def notes(self) -> tuple[str, ...]:
         """Return what the reader of the results must know."""
-        return (*self._unlike_notes(), *self._tissue_notes())
+        return (*self._unlike_notes(), *self._tissue_notes(), *self._empty_notes())
 
     def _unlike_notes(self) -> tuple[str, ...]:
         distances = self.unlike()
@@ -147,6 +156,14 @@ class Findings:
             f"(up to {distances[worst]:.1f} times as far as what it knows{to}): look before you trust the result; "
             "a wrong --pixel-size can be the cause",
         )
+
+    def _empty_notes(self) -> tuple[str, ...]:
+        with self._guard:
+            blocks, empty = self._blocks, self._empty_blocks
+        if not empty:
+            return ()
+        holds = "holds" if empty == 1 else "hold"
+        return (f"{empty} of {counted(blocks, 'block')} {holds} no tissue: left out, and stored as membrane",)
 
     def _tissue_notes(self) -> tuple[str, ...]:
         with self._guard:

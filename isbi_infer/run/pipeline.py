@@ -86,7 +86,7 @@ def run_plan(
     wanted = list(plan.blocks()) if blocks is None else blocks
     count = TileCount(plan, wanted, progress) if progress else None
     findings = Findings(plan) if findings is None else findings
-    results = _computed(plan, _parts(plan, source, wanted, measured), backend, findings, count)
+    results = _computed(plan, _parts(plan, source, wanted, measured, findings), backend, findings, count)
     try:
         for block in wanted:
             values_ZYX = np.empty(block.shape, plan.dtype) if block.shape[0] > 1 else None
@@ -124,7 +124,7 @@ def look_at(plan: RunPlan, source: Source, blocks: Sequence[Block], findings: Fi
     ImageError
         If a section cannot be read.
     """
-    for z, section in _parts(plan, source, blocks, None):
+    for z, section in _parts(plan, source, blocks, None, findings):
         _note(findings, z, section)
 
 
@@ -135,19 +135,28 @@ def _note(findings: Findings, z: int, section: SectionInWork) -> None:
 
 
 def _parts(
-    plan: RunPlan, source: Source, blocks: Sequence[Block], measured: Callable[[int], Measured] | None
+    plan: RunPlan,
+    source: Source,
+    blocks: Sequence[Block],
+    measured: Callable[[int], Measured] | None,
+    findings: Findings,
 ) -> Iterator[tuple[int, SectionInWork]]:
     """Open the sections of blocks one after the other, whole or as far as the block goes."""
     height, width = plan.source.shape
     for block in blocks:
         window = slice(*block.y), slice(*block.x)
+        tiles = 0
         for z in range(*block.z):
             if window == (slice(0, height), slice(0, width)):
-                yield z, SectionInWork(_checked(source.read(z), plan), plan)
+                section = SectionInWork(_checked(source.read(z), plan), plan)
             else:
                 assert measured is not None
-                read = partial(source.read, z)
-                yield z, SectionInWork.of_window(read, measured(z), plan, window)
+                section = SectionInWork.of_window(partial(source.read, z), measured(z), plan, window)
+            tiles += section.tiles
+            yield z, section
+            del section  # it may be done with before the next one is read
+        if plan.layout is not None:
+            findings.add_block(empty=not tiles)
 
 
 def compute_sections(

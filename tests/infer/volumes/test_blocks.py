@@ -47,11 +47,17 @@ def files(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("block", ["1,256,256", "2,512,256", "5,768,768"])
-def test_a_result_does_not_depend_on_its_blocks(tmp_path, tiff, expected_ZYX, block):
+@pytest.mark.parametrize(
+    ("block", "empty"), [("1,256,256", "9 of 45"), ("2,512,256", "6 of 18"), ("5,768,768", "")]
+)
+def test_a_result_does_not_depend_on_its_blocks_and_those_without_tissue_are_counted(
+    tmp_path, tiff, expected_ZYX, block, empty
+):
     done = infer(tiff, "-o", tmp_path / "out.ome.zarr", "--block", block)
     assert (done.returncode, done.stdout) == (0, "")
     np.testing.assert_array_equal(pixels(tmp_path / "out.ome.zarr"), expected_ZYX)
+    note = f"{empty} blocks hold no tissue: left out, and stored as membrane"
+    assert (note in done.stderr) if empty else ("no tissue" not in done.stderr)
 
 
 def test_shares_in_any_order_make_up_the_whole_and_the_last_one_completes_it(tmp_path, tiff, expected_ZYX):

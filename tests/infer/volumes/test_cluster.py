@@ -91,6 +91,7 @@ def test_a_cluster_on_this_machine_writes_the_same_bytes(tmp_path, tiff, whole):
     done = infer(tiff, "-o", out, *BLOCK, "--pyramid", "--cluster", "local:2")
     assert done.returncode == 0, done.stderr
     assert files(out) == whole
+    assert "3 of 15 blocks hold no tissue: left out, and stored as membrane" in done.stderr
 
 
 def test_a_worker_that_is_killed_changes_nothing(tmp_path, tiff, whole):
