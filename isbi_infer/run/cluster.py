@@ -1,60 +1,38 @@
-"""A run whose blocks are computed by the workers of a Dask cluster, to the same bits.
+"""A Dask cluster: connecting to it, and handing out numbered pieces of work, a few at a time.
 
-::
-
-    this process            plan, which blocks are missing, metadata and pyramid
-      | a few block numbers at a time, the next as one is done
-    the scheduler           who computes what, and again where a worker died
-      |
-    each worker             the plan, the model (sent once), the input opened again; writes its blocks' shards
-
-Whatever is lost is computed again: a block is done when its shards are there, and its bytes are the same whoever
-computes it. Workers on which they would not be, of another version, runtime or kind of processor, are refused before
-any work.
+Whatever is lost with a worker is computed again, so a piece of work may be done twice, and gives the same bytes.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import logging
 import queue
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
-from isbi_infer._version import __version__
 from isbi_infer.backends.cores import available_cores
 from isbi_infer.errors import DependencyError, IsbiError, ResourceError, UsageError
-from isbi_infer.model.opening import OpenModel
-from isbi_infer.plan.run import RunPlan
-from isbi_infer.run.counting import TileCount
-from isbi_infer.run.findings import Findings
 from isbi_infer.terminal import counted, one_line, require_packages
-from isbi_infer.terminal.progress import Progress
-from isbi_infer.volumes.protocol import Block, Source
-from isbi_infer.volumes.zarr.writer import OmeZarrSink
-
-if TYPE_CHECKING:
-    from isbi_infer.run.worker import Answer
 
 log = logging.getLogger(__name__)
 
 LOCAL = "local"
-_AHEAD = 2  # blocks for each worker that the scheduler knows of
-_RETRIES = 2  # of a block that raised; one that kills workers has Dask's three attempts
+AHEAD = 2  # pieces of work for each worker that the scheduler knows of
+_RETRIES = 2  # of one that raised; one that kills workers has Dask's three attempts
 _TIMEOUT_S = 10  # to connect
-_GLANCE_S = 0.1
 _LOOK_S = 2  # between looks at who is left
 _PATIENCE_S = 60  # for a worker to come back
-_SHOWN = 6  # blocks or workers in a message
-_HOPELESS = 8  # failed blocks, before which none was done
-_TOO_MANY = 100  # failed blocks
-_GIB = 2**30
+_SHOWN = 6  # pieces of work in a message
+
+Found = TypeVar("Found")
 
 
 @contextmanager
@@ -172,200 +150,60 @@ class Cluster:
     """
 
     def __init__(self, name: str, client: Any) -> None:
-        self.name, self._client = name, client
+        self.name, self.client = name, client
+
+    @property
+    def running(self) -> bool:
+        """Whether the scheduler is there."""
+        return bool(self.client.status == "running")
 
     @property
     def dashboard(self) -> str:
         """Address of the page that shows what the cluster does; empty where there is none."""
-        return str(self._client.dashboard_link or "") if importlib.util.find_spec("bokeh") else ""
+        return str(self.client.dashboard_link or "") if importlib.util.find_spec("bokeh") else ""
 
-    def run(
-        self,
-        plan: RunPlan,
-        source: Source,
-        model: OpenModel,
-        sink: OmeZarrSink,
-        statistics: Path,
-        *,
-        blocks: Sequence[Block],
-        progress: Progress | None = None,
-        findings: Findings | None = None,
-    ) -> tuple[str, ...]:
-        """Compute blocks of a plan.
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """Return what the scheduler knows of each worker, by its address."""
+        return dict(self.client.scheduler_info(n_workers=-1)["workers"])
 
-        Parameters
-        ----------
-        plan : RunPlan
-            With a layout.
-        source : Source
-            Of files that all workers see under the same name.
-        model : OpenModel
-            Whose file is sent to the workers.
-        sink : OmeZarrSink
-            Of a folder that all workers see under the same name; its blocks can be written by any process.
-        statistics : Path
-            Folder for what is measured of whole sections, likewise.
-        blocks : sequence of Block
-            What is missing.
-        progress : callable, optional
-            As in `isbi_infer.run.pipeline.run_plan`.
-        findings : Findings, optional
-            Where to collect what is found in the sections.
+    def lost(self) -> DependencyError:
+        """Return the error that says that the scheduler is gone."""
+        return DependencyError(
+            f"{self.name}: the scheduler was lost; start it and its workers again, and add --resume"
+        )
 
-        Returns
-        -------
-        tuple of str
-            What was found in the sections.
+    def spread(self, work: Callable[[int], Found], count: int) -> Iterator[tuple[int, Found]]:
+        """Carry out pieces of work on the workers; a `isbi_infer.volumes.spread.Spread`.
 
         Raises
         ------
         DependencyError
-            If workers have another version, runtime or processor than the plan's; if the scheduler is lost.
-        ResourceError
-            If workers have too little memory.
+            If the scheduler is lost, or has no workers.
         IsbiError
-            If blocks cannot be computed, with the number of the first ones; the others are done.
+            If a piece cannot be done, with its number.
         """
-        from isbi_infer.run.worker import Job
-
-        findings = Findings(plan) if findings is None else findings
-        job = Job(plan, source, model, sink, statistics, every_section=findings.every_section)
-        name = f"isbi-infer-{uuid4().hex[:12]}"
+        ahead = max(1, sum(int(facts.get("nthreads") or 1) for facts in self.workers().values())) * AHEAD
         try:
-            self._register(job, name)
-            workers = self._check(name, plan)
-            shown = f"; what they do: {self.dashboard}" if self.dashboard else ""
-            log.warning("%s: %s%s", self.name, counted(workers, "worker"), shown)
-            count = TileCount(plan, blocks, progress) if progress else None
-            said = self._compute(name, blocks, workers, findings, count)
+            for number, found, error in self.answers(work, range(count), ahead):
+                if error is not None:
+                    raise failure({number: error}, count, "piece of work", gave_up=True) from error
+                yield number, found
         except (OSError, CancelledError) as error:  # as closed connections are
-            raise _lost(self.name) from error
-        finally:
-            self._forget(name)
-        return (*findings.notes(), *said)
+            raise self.lost() from error
 
-    def _register(self, job: Any, name: str) -> None:
-        """Send a run to all workers."""
-        try:
-            self._client.register_plugin(job, name=name)
-        except Exception as error:  # whatever a worker raises when it unpickles it
-            raise DependencyError(
-                f"{self.name}: isbi-infer {__version__} does not run on its workers ({_short(error)}); install "
-                "the same version there"
-            ) from error
-
-    def _check(self, name: str, plan: RunPlan) -> int:
-        """Let every worker open model and input; return how many there are."""
-        from isbi_infer.run.worker import ready
-
-        known = self._workers()
-        if not known:
-            raise DependencyError(f"{self.name}: has no workers; start some with: dask worker {self.name}")
-        for address, facts in known.items():
-            limit = int(facts.get("memory_limit") or 0)
-            needed = _memory(plan, int(facts.get("nthreads") or 1))
-            if 0 < limit < needed:
-                raise ResourceError(
-                    f"worker {address} may use {limit / _GIB:.1f} GiB of memory, this run needs about "
-                    f"{needed / _GIB:.1f}; give it more with --memory-limit, or choose a smaller --block or --memory"
-                )
-        asked = {
-            address: self._client.submit(
-                ready, name, key=f"{name}-ready-{number}", workers=[address], pure=False
-            )
-            for number, address in enumerate(known)
-        }
-        answers: dict[str, Any] = {
-            address: self._answer(address, future) for address, future in asked.items()
-        }
-        wrong = {}
-        for address, answer in answers.items():
-            if isinstance(answer, IsbiError):
-                wrong[address] = answer
-            elif isinstance(answer, BaseException):
-                wrong[address] = DependencyError(
-                    f"isbi-infer {__version__} does not run there ({_short(answer)})"
-                )
-        if wrong:
-            address, first = next(iter(wrong.items()))
-            raise type(first)(
-                f"{len(wrong)} of {counted(len(answers), 'worker')} cannot take part: {address}: {first}"
-            ) from first
-        doubled = _sharing_a_gpu(answers)
-        if doubled:
-            raise DependencyError(
-                f"workers {' and '.join(doubled[:_SHOWN])} would share a GPU; start one worker for each, with "
-                "CUDA_VISIBLE_DEVICES set"
-            )
-        return len(answers)
-
-    def _answer(self, address: str, future: Any) -> Any:
-        """Wait for one worker's answer, or for its end: what is asked of a worker that is gone waits for ever."""
-        while not future.done():
-            if self._client.status != "running":
-                raise _lost(self.name)
-            if address not in self._workers():
-                return DependencyError("it ended while it opened model and input")
-            time.sleep(_GLANCE_S)
-        return future.exception() or future.result()
-
-    def _workers(self) -> dict[str, dict[str, Any]]:
-        return dict(self._client.scheduler_info(n_workers=-1)["workers"])
-
-    def _compute(
-        self,
-        name: str,
-        blocks: Sequence[Block],
-        workers: int,
-        findings: Findings,
-        count: TileCount | None,
-    ) -> tuple[str, ...]:
-        """Hand out blocks, a few at a time; return what the workers' sources said."""
-        done = 0
-        said: dict[str, tuple[str, ...]] = {}
-        failed: dict[int, BaseException] = {}
-        suspects: list[Block] = []
-        rounds = ((blocks, workers * _AHEAD), (suspects, 1))  # what died beside others may not have killed
-        for number, (waiting, ahead) in enumerate(rounds):
-            for block, answer, error in self._answers(name, waiting, ahead, number):
-                if answer is not None:
-                    findings.merge(answer.findings)
-                    said[answer.worker] = answer.said
-                    done += 1
-                    if count:
-                        count.block_done(block)
-                elif number == 0 and type(error).__name__ == "KilledWorker":
-                    suspects.append(block)
-                else:
-                    assert error is not None
-                    failed[block.index] = error
-                    if (not done and len(failed) >= _HOPELESS) or len(failed) >= _TOO_MANY:
-                        raise _failure(failed, len(blocks), gave_up=True)
-        if failed:
-            raise _failure(failed, len(blocks))
-        return tuple(dict.fromkeys(note for notes in said.values() for note in notes))
-
-    def _answers(
-        self, name: str, blocks: Sequence[Block], ahead: int, number: int
-    ) -> Iterator[tuple[Block, Answer | None, BaseException | None]]:
-        """Yield blocks as they are done, each with its answer or with why it failed."""
-        from isbi_infer.run.worker import compute_block
-
-        waiting = iter(blocks)
-        pending: dict[Any, Block] = {}
+    def answers(
+        self, work: Callable[[int], Any], numbers: Iterable[int], ahead: int
+    ) -> Iterator[tuple[int, Any, BaseException | None]]:
+        """Hand out numbered pieces of work, so many ahead; yield each as it is done, or with why it failed."""
+        key = f"isbi-infer-{uuid4().hex[:12]}"
+        waiting = iter(numbers)
+        pending: dict[Any, int] = {}
         finished: queue.Queue[Any] = queue.Queue()
 
         def submit() -> None:
-            for block in waiting:
-                future = self._client.submit(
-                    compute_block,
-                    name,
-                    block.index,
-                    key=f"{name}-{number}-{block.index}",
-                    retries=_RETRIES,
-                    pure=False,
-                )
-                pending[future] = block
+            for number in waiting:
+                future = self.client.submit(work, number, key=f"{key}-{number}", retries=_RETRIES, pure=False)
+                pending[future] = number
                 future.add_done_callback(finished.put)
                 return
 
@@ -374,16 +212,16 @@ class Cluster:
                 submit()
             while pending:
                 future = self._wait(finished)
-                block = pending.pop(future)
+                number = pending.pop(future)
                 if future.status in ("cancelled", "lost"):
-                    raise _lost(self.name)
+                    raise self.lost()
                 error = future.exception() if future.status == "error" else None
-                yield block, None if error else future.result(), error
+                yield number, None if error else future.result(), error
                 future.release()
                 submit()
         finally:
-            if pending and self._client.status == "running":
-                self._client.cancel(list(pending), force=True)
+            if pending and self.running:
+                self.client.cancel(list(pending), force=True)
 
     def _wait(self, finished: queue.Queue[Any]) -> Any:
         """Return the next future that is finished; DependencyError where there is nobody left to finish one."""
@@ -392,9 +230,9 @@ class Cluster:
             try:
                 return finished.get(timeout=_LOOK_S)
             except queue.Empty:
-                if self._client.status != "running":
-                    raise _lost(self.name) from None
-                if self._workers():
+                if not self.running:
+                    raise self.lost() from None
+                if self.workers():
                     alone_since = None
                     continue
                 alone_since = alone_since or time.monotonic()
@@ -403,23 +241,11 @@ class Cluster:
                         f"{self.name}: no workers are left; start some and add --resume"
                     ) from None
 
-    def _forget(self, name: str) -> None:
-        if self._client.status != "running":
-            return
-        try:
-            self._client.unregister_worker_plugin(name)
-        except Exception as error:  # whatever it is, the run is over
-            log.debug("%s: cannot be told that the run is over (%s)", self.name, error)
 
-
-def _lost(name: str) -> DependencyError:
-    return DependencyError(
-        f"{name}: the scheduler was lost; start it and its workers again, and add --resume"
-    )
-
-
-def _failure(failed: dict[int, BaseException], blocks: int, *, gave_up: bool = False) -> IsbiError:
-    """Return the error of a run some of whose blocks failed."""
+def failure(
+    failed: dict[int, BaseException], count: int, what: str = "block", *, gave_up: bool = False
+) -> IsbiError:
+    """Return the error of work some pieces of which failed, by their numbers."""
     index, first = min(failed.items())
     named = ", ".join(map(str, sorted(failed)[:_SHOWN])) + (", ..." if len(failed) > _SHOWN else "")
     if isinstance(first, IsbiError):
@@ -427,34 +253,14 @@ def _failure(failed: dict[int, BaseException], blocks: int, *, gave_up: bool = F
     elif type(first).__name__ == "KilledWorker":
         kind, why = ResourceError, "it ended every worker that tried it, as too little memory does"
     else:
-        kind, why = IsbiError, _short(first)
+        kind, why = IsbiError, short(first)
     ended = "so no more were tried" if gave_up else "the others are done"
-    return kind(
-        f"{len(failed)} of {counted(blocks, 'block')} failed ({named}), {ended}; block {index}: {why}"
-    )
+    return kind(f"{len(failed)} of {counted(count, what)} failed ({named}), {ended}; {what} {index}: {why}")
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
+    """Return the kind of an error and what it says, in one line of bounded length."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _memory(plan: RunPlan, threads: int) -> int:
-    """Return the bytes that a worker of so many threads needs: the network's activations, and a block of results."""
-    assert plan.layout is not None
-    depth, height, width = plan.layout.block
-    sections = 4 * depth * height * width * 2
-    return plan.memory_bytes * min(threads, plan.workers) // max(1, plan.workers) + sections
-
-
-def _sharing_a_gpu(facts: dict[str, dict[str, str]]) -> list[str]:
-    """Return the workers that use a GPU which another one on the same host uses, too."""
-    first: dict[tuple[str, str], str] = {}
-    for address, fact in facts.items():
-        if fact["gpu"]:
-            other = first.setdefault((fact["host"], fact["gpu"]), address)
-            if other != address:
-                return [other, address]
-    return []
 
 
 def _distributed() -> Any:

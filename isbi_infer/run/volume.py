@@ -26,6 +26,7 @@ from isbi_infer.plan.blocks import Blocks
 from isbi_infer.plan.plain import plain_of
 from isbi_infer.plan.run import RunPlan, Wishes, parse_plan
 from isbi_infer.run.cluster import connected
+from isbi_infer.run.cluster_run import run_on
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.mask import TissueMask, opened_mask, without_tissue
 from isbi_infer.run.measured import MeasuredSections
@@ -33,6 +34,7 @@ from isbi_infer.run.pipeline import run_plan
 from isbi_infer.terminal import counted
 from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes.protocol import Block, Sink, Source, StackInfo
+from isbi_infer.volumes.spread import in_turn
 from isbi_infer.volumes.zarr.unfinished import Unfinished, stored_attributes
 from isbi_infer.volumes.zarr.writer import OmeZarrSink
 
@@ -177,7 +179,8 @@ def segment_volume(
                         findings=findings,
                     )
                 else:
-                    found = cluster.run(
+                    found = run_on(
+                        cluster,
                         plan,
                         source,
                         model,
@@ -198,7 +201,7 @@ def segment_volume(
             if not others:
                 for z in range(plan.layout.shape[0]) if also else ():
                     _hand_over(sink, z, plan, also)
-                sink.finish()
+                sink.finish(cluster.spread if cluster else in_turn)
         if others:
             share = f"share {options.share[0]}/{options.share[1]}"
             return (

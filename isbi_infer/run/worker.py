@@ -1,6 +1,6 @@
 """What a worker of a cluster holds of a run: plan, model and input, opened once; and what it does with a block.
 
-Imported by workers, and by `isbi_infer.run.cluster` once a cluster is asked for.
+Imported by workers, and by `isbi_infer.run.cluster_run` once a cluster is asked for.
 """
 
 from __future__ import annotations

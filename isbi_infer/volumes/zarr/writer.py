@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import product
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,8 +24,9 @@ from isbi_infer.errors import ImageError, OutputError
 from isbi_infer.files import make_folder, replacing
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Block, StackInfo
+from isbi_infer.volumes.spread import Spread, in_turn
 from isbi_infer.volumes.zarr.location import Location, reason_of, tensorstore
-from isbi_infer.volumes.zarr.pyramid import Step, halve, pyramid_steps
+from isbi_infer.volumes.zarr.pyramid import halve, pyramid_steps
 
 Shape = tuple[int, int, int]
 
@@ -77,8 +79,9 @@ class OmeZarrSink:
         self._steps = pyramid_steps(shape, like.pixel_size, chunk[1:]) if pyramid else ()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Be entered again in another process."""
-        return {name: value for name, value in self.__dict__.items() if name != "_array"}
+        """Be entered again in another process, to write blocks or halve levels; attributes stay with who finishes."""
+        held = {name: value for name, value in self.__dict__.items() if name != "_array"}
+        return held | {"_attributes": {}}
 
     def __enter__(self) -> Self:
         if not self._existing:
@@ -95,11 +98,7 @@ class OmeZarrSink:
         if values_ZYX.shape != block.shape or values_ZYX.dtype != self._dtype:
             raise ValueError(f"{values_ZYX.dtype} {values_ZYX.shape}; expected {self._dtype} {block.shape}")
         for place in self._shards(block):
-            # A torn one that reaches beyond the volume could not be replaced. A whole one may be another run's, which
-            # counts it as done, so it stays until the same bytes take its place.
-            if not self._readable(place):
-                with suppress(FileNotFoundError):
-                    self._file(place).unlink()
+            self._readable_or_gone(place)
         self._store(self._array, (slice(*block.z), slice(*block.y), slice(*block.x)), values_ZYX)
 
     def read(self, block: Block) -> npt.NDArray[Any]:
@@ -114,17 +113,60 @@ class OmeZarrSink:
             ) from error
         return values
 
-    def finish(self) -> tuple[str, ...]:
-        """Add the smaller resolutions and the metadata, after all blocks."""
-        array, shape = self._array, self._shape
+    def finish(self, spread: Spread = in_turn) -> tuple[str, ...]:
+        """Add the smaller resolutions and the metadata, after all blocks.
+
+        Parameters
+        ----------
+        spread : Spread, optional
+            Where the shards of the smaller resolutions are made.
+        """
         for number, step in enumerate(self._steps, start=1):
-            smaller = self._level(number, step.shape)
-            self._halve(array, shape, smaller, step)
-            array, shape = smaller, step.shape
+            self._level(number, step.shape)  # made once, before workers open it
+            for _ in spread(partial(self.halve, number), prod(self._grid(step.shape))):
+                pass
         document = {"zarr_format": 3, "node_type": "group", "attributes": self._group_attributes()}
         with replacing(self._folder / "zarr.json") as temporary:
             temporary.write_bytes(json.dumps(document, indent=1, sort_keys=True).encode())
         return ()
+
+    def halve(self, number: int, index: int) -> None:
+        """Make a shard of a smaller level of the level above it; one that is there already is left as it is.
+
+        Parameters
+        ----------
+        number : int
+            Of the level, from 1; the one above it is complete.
+        index : int
+            Of the shard, along X first and along Z last.
+        """
+        step = self._steps[number - 1]
+        shape = self._shape if number == 1 else self._steps[number - 2].shape
+        larger, smaller = self._level(number - 1, shape), self._level(number, step.shape)
+        z, y, x = (int(at) for at in np.unravel_index(index, self._grid(step.shape)))
+        if self._readable_or_gone((z, y, x), number, smaller):
+            return
+        shard = _cut(self._shard, self._chunk, step.shape)
+        part = tuple(
+            slice(at * side, min((at + 1) * side, size))
+            for at, side, size in zip((z, y, x), shard, step.shape, strict=True)
+        )
+        values_ZYX = np.empty([span.stop - span.start for span in part], self._dtype)
+        for section in range(
+            part[0].start, part[0].stop
+        ):  # the sections above a shard would be eight of them
+            source = tuple(
+                slice(own.start * factor, min(own.stop * factor, size))
+                for own, factor, size in zip(
+                    (slice(section, section + 1), *part[1:]), step.factors, shape, strict=True
+                )
+            )
+            try:
+                above_ZYX = larger[source].read(order="C").result()
+            except Exception as error:
+                raise OutputError(f"{self._folder}: cannot be read back ({reason_of(error)})") from error
+            values_ZYX[section - part[0].start] = halve(above_ZYX, step.factors)[0]
+        self._store(smaller, part, values_ZYX)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -173,35 +215,37 @@ class OmeZarrSink:
         z, y, x = (range(start // side, ceil(stop / side)) for (start, stop), side in spans)
         yield from product(z, y, x)
 
-    def _file(self, place: Shape) -> Path:
-        return self._folder.joinpath("0", "c", *map(str, place))
+    def _grid(self, shape: Shape) -> Shape:
+        """Return the shards of a level along each axis."""
+        shard = _cut(self._shard, self._chunk, shape)
+        z, y, x = (ceil(size / side) for size, side in zip(shape, shard, strict=True))
+        return z, y, x
 
-    def _readable(self, place: Shape) -> bool:
-        if not self._file(place).is_file():
+    def _file(self, place: Shape, number: int = 0) -> Path:
+        return self._folder.joinpath(str(number), "c", *map(str, place))
+
+    def _readable(self, place: Shape, number: int = 0, array: Any = None) -> bool:
+        if not self._file(place, number).is_file():
             return False
+        array = self._array if array is None else array
+        shard = self._shard if number == 0 else _cut(self._shard, self._chunk, array.shape)
         try:  # reading one pixel checks the index of the shard, which stands at its end
-            self._array[tuple(at * side for at, side in zip(place, self._shard, strict=True))].read().result()
+            array[tuple(at * side for at, side in zip(place, shard, strict=True))].read().result()
         except Exception:
             return False
         return True
 
-    def _halve(self, larger: Any, shape: Shape, smaller: Any, step: Step) -> None:
-        """Fill a level from the one above it, shard by shard."""
-        shard = _cut(self._shard, self._chunk, step.shape)
-        for corner in product(*(range(0, size, side) for size, side in zip(step.shape, shard, strict=True))):
-            part = tuple(
-                slice(at, min(at + side, size))
-                for at, side, size in zip(corner, shard, step.shape, strict=True)
-            )
-            source = tuple(
-                slice(own.start * factor, min(own.stop * factor, size))
-                for own, factor, size in zip(part, step.factors, shape, strict=True)
-            )
-            try:
-                values_ZYX = larger[source].read(order="C").result()
-            except Exception as error:
-                raise OutputError(f"{self._folder}: cannot be read back ({reason_of(error)})") from error
-            self._store(smaller, part, halve(values_ZYX, step.factors))
+    def _readable_or_gone(self, place: Shape, number: int = 0, array: Any = None) -> bool:
+        """Return whether a shard can be opened; remove one that cannot.
+
+        A torn one that reaches beyond the volume could not be replaced. A whole one may be another run's, which
+        counts it as done, so it stays until the same bytes take its place.
+        """
+        if self._readable(place, number, array):
+            return True
+        with suppress(FileNotFoundError):
+            self._file(place, number).unlink()
+        return False
 
     def _group_attributes(self) -> dict[str, Any]:
         size, origin = self._like.pixel_size, self._like.origin_nm or (0.0, 0.0, 0.0)

@@ -105,6 +105,35 @@ def test_a_worker_that_is_killed_changes_nothing(tmp_path, tiff, whole):
     assert files(out) == whole
 
 
+TELLS_WHO_HALVES = """
+import os
+from isbi_infer.volumes.zarr.writer import OmeZarrSink
+if OmeZarrSink.halve.__name__ == "halve":  # Dask loads this twice
+    plain = OmeZarrSink.halve
+    def tell(self, number, index):
+        with open(os.environ["HALVED"], "a") as file:
+            print(os.getpid(), number, index, file=file)
+        plain(self, number, index)
+    OmeZarrSink.halve = tell
+"""
+
+
+def test_the_pyramid_is_made_by_the_workers(tmp_path, tiff, whole, monkeypatch):
+    halved = tmp_path / "halved"
+    monkeypatch.setenv("HALVED", str(halved))
+    out = tmp_path / "out.ome.zarr"
+    with cluster(tmp_path, preload=TELLS_WHO_HALVES) as (address, _, workers):
+        done = infer(tiff, "-o", out, *BLOCK, "--pyramid", "--cluster", address)
+    assert done.returncode == 0, done.stderr
+    assert files(out) == whole
+    lines = [line.split() for line in halved.read_text().splitlines()]
+    shards = [
+        path.relative_to(out).parts for path in out.rglob("c/*/*/*") if path.relative_to(out).parts[0] != "0"
+    ]
+    assert {process for process, _, _ in lines} <= {str(worker.pid) for worker in workers}
+    assert len({(number, index) for _, number, index in lines}) == len(shards) > 4
+
+
 @pytest.mark.more
 def test_a_run_whose_scheduler_is_killed_is_gone_on_with(tmp_path, tiff, whole):
     out = tmp_path / "out.ome.zarr"

@@ -73,6 +73,51 @@ def test_the_result_is_valid_ome_zarr_and_says_how_it_was_made(tmp_path, tiff, t
     assert "cell interior" in own["provenance"]
 
 
+def test_the_result_is_what_the_reader_of_ome_zarr_shows(tmp_path, tiff, tiles, expected_ZYX):
+    pytest.importorskip("ome_zarr", reason="ome-zarr is not installed; it pins fsspec to an older release")
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Reader
+
+    out = tmp_path / "out.ome.zarr"
+    tiles.segment_file(tiff, out, options=VolumeOptions(pyramid=True, block=(2, 512, 512)))
+    (image,) = Reader(parse_url(str(out)))()
+    np.testing.assert_array_equal(np.asarray(image.data[0]), expected_ZYX)
+    assert [level.shape for level in image.data] == [(5, 560, 640), (5, 280, 320), (5, 140, 160)]
+    scales = [steps[0]["scale"] for steps in image.metadata["coordinateTransformations"]]
+    assert scales == [[50, 4, 4], [50, 8, 8], [50, 16, 16]]
+    assert [axis["unit"] for axis in image.metadata["axes"]] == ["nanometer"] * 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_neuroglancer_knows_all_that_a_result_is_made_of(tmp_path, tiff, tiles, dtype):
+    """As of src/datasource/zarr in its repository: versions, transforms, units and codecs that it reads."""
+    out = tmp_path / "out.ome.zarr"
+    tiles.segment_file(tiff, out, dtype=dtype, options=VolumeOptions(pyramid=True))
+    ome = json.loads((out / "zarr.json").read_text())["attributes"]["ome"]
+    assert ome["version"] in ("0.4", "0.5-dev", "0.5")
+    (image,) = ome["multiscales"]
+    assert {axis["type"] for axis in image["axes"]} == {"space"}
+    assert {axis["unit"] for axis in image["axes"]} <= {"nanometer", "micrometer"}
+    for level in image["datasets"]:
+        kinds = [step["type"] for step in level["coordinateTransformations"]]
+        assert kinds in (["scale"], ["scale", "translation"])
+        array = json.loads((out / level["path"] / "zarr.json").read_text())
+        assert array["node_type"] == "array"
+        assert array["data_type"] in ("float32", "uint8")
+        assert len(array["shape"]) == len(image["axes"])
+        assert array["dimension_names"] == [axis["name"] for axis in image["axes"]]
+        assert array["chunk_grid"]["name"] == "regular"
+        assert array["chunk_key_encoding"]["name"] in ("default", "v2")
+        (sharding,) = array["codecs"]
+        assert sharding["name"] == "sharding_indexed"
+        how = sharding["configuration"]
+        assert how.get("index_location", "end") == "end"
+        assert {codec["name"] for codec in how["index_codecs"]} <= {"bytes", "crc32c"}
+        assert {codec["name"] for codec in how["codecs"]} <= {"bytes", "blosc", "zstd", "gzip", "transpose"}
+        outer = array["chunk_grid"]["configuration"]["chunk_shape"]
+        assert not any(a % b for a, b in zip(outer, how["chunk_shape"], strict=True))
+
+
 def test_smaller_levels_hold_the_means_of_the_larger_ones(tmp_path, tiff, tiles, expected_ZYX):
     tiles.segment_file(tiff, tmp_path / "out.ome.zarr", options=VolumeOptions(pyramid=True))
     group = zarr.open_group(tmp_path / "out.ome.zarr", mode="r")
