@@ -193,7 +193,7 @@ def infer(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="Write ids of cells too: a TIFF, and a table of them beside it (.csv).",
+            help="Write ids of cells too: a TIFF or OME-Zarr, and a table of them beside it (.csv).",
             rich_help_panel=_CELLS,
         ),
     ] = None,

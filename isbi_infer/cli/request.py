@@ -75,8 +75,11 @@ def check_labels(
         raise UsageError(
             f"{labels}: labels of one stack, but there are {len(stacks)}; label one after the other"
         )
-    if labels.suffix.lower() not in (".tif", ".tiff"):
-        raise UsageError(f"{labels}: labels are written as TIFF; name it {labels.with_suffix('.tif')}")
+    if labels.suffix.lower() not in (".tif", ".tiff", ".zarr"):
+        raise UsageError(
+            f"{labels}: labels are written as TIFF or OME-Zarr; name it {labels.with_suffix('.tif')} or "
+            f"{labels.with_suffix('.ome.zarr')}"
+        )
 
 
 def target_of(stack: Path, output: Path | None, out_dir: Path | None) -> Path:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from isbi_infer.terminal.progress import show_progress
 
 if TYPE_CHECKING:
     from isbi_infer.neurons.labelling import LabelSink
+    from isbi_infer.neurons.volume import VolumeLabels
     from isbi_infer.plan.run import RunPlan
     from isbi_infer.segmenter import Segmenter
     from isbi_infer.volumes import Source
@@ -93,9 +94,10 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
             opened.enter_context(scorer)
         plan = _plan(segmenter, source, target, request)
         watched = request.looks.watch(plan) if request.looks else None
-        labels = (
-            opened.enter_context(_label_sink(segmenter, source, target, request)) if request.labels else None
-        )
+        labels: LabelSink | VolumeLabels | None = None
+        if request.labels:
+            labels = _labels_of(segmenter, source, target, request)
+            opened.enter_context(labels)
         megapixels = source.info.shape[-2] * source.info.shape[-1] / tiles_of_section(plan) / 1e6
         progress = opened.enter_context(
             show_progress(unit, quiet=request.quiet, amount=megapixels, unit="Mpx")
@@ -108,7 +110,7 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
             progress=progress,
             also=(
                 *((scoring.ScoringSink(scorer),) if scorer else ()),
-                *((labels,) if labels else ()),
+                *(labels.sinks if labels else ()),
                 *((watched.sink,) if watched else ()),
             ),
             options=request.options,
@@ -162,10 +164,15 @@ def _plan(segmenter: Segmenter, source: Source, target: Path, request: Request) 
     )
 
 
-def _label_sink(segmenter: Segmenter, source: Source, target: Path, request: Request) -> LabelSink:
+def _labels_of(
+    segmenter: Segmenter, source: Source, target: Path, request: Request
+) -> LabelSink | VolumeLabels:
     from isbi_infer.files import check_not_input
     from isbi_infer.neurons.labelling import Labelling, LabelSink
     from isbi_infer.neurons.segments import pixels_of_size
+    from isbi_infer.neurons.volume import VolumeLabels
+    from isbi_infer.run.volume import ATTRIBUTE
+    from isbi_infer.volumes import is_chunked_output
     from isbi_infer.volumes.pixel_size import PixelSize
 
     assert request.labels is not None
@@ -188,6 +195,18 @@ def _label_sink(segmenter: Segmenter, source: Source, target: Path, request: Req
     )
     provenance = f"model sha256 {segmenter.model_sha256}"
     membrane = request.emit == "membrane"
+    if is_chunked_output(request.labels):
+        options = request.options
+        return VolumeLabels(
+            request.labels,
+            target,
+            like,
+            labelling,
+            membrane=membrane,
+            attributes={ATTRIBUTE: {"provenance": provenance, "labelling": asdict(labelling)}},
+            cluster=options.cluster if options else "",
+            overwrite=options is not None and (options.overwrite or options.joins),
+        )
     return LabelSink(request.labels, like, labelling, membrane=membrane, provenance=provenance)
 
 

@@ -30,7 +30,7 @@ from isbi_infer.neurons.segments import segment_section
 from isbi_infer.pixels.probability import decode
 from isbi_infer.terminal import counted, require_packages
 from isbi_infer.volumes.opening import open_source
-from isbi_infer.volumes.protocol import Block, StackInfo
+from isbi_infer.volumes.protocol import Block, Sink, StackInfo
 from isbi_infer.volumes.tiff.writer import TiffSink
 
 MOST = 2**32 - 1  # ids that a TIFF of labels can hold
@@ -205,6 +205,12 @@ def require_label_packages(link: Link) -> None:
     require_packages("labels", "numba", *(["bioimage_cpp"] if link == "multicut" else []))
 
 
+def probability_of_cell(stored_YX: npt.NDArray[Any], *, membrane: bool) -> npt.NDArray[np.float32]:
+    """Return the probability of cell that is stored in a result, in which 1 may mean membrane."""
+    one = stored_YX.dtype.type(255 if stored_YX.dtype == np.uint8 else 1)
+    return decode(one - stored_YX if membrane else stored_YX)
+
+
 class LabelSink:
     """Takes a result's sections in order and makes labels of them; a `isbi_infer.volumes.protocol.Sink`.
 
@@ -257,6 +263,11 @@ class LabelSink:
         return self
 
     @property
+    def sinks(self) -> tuple[Sink, ...]:
+        """What is handed the sections of a result while it is made."""
+        return (self,)
+
+    @property
     def sections(self) -> int:
         """How many sections were taken."""
         return len(self._parts)
@@ -266,8 +277,7 @@ class LabelSink:
         if block.z[0] != self.sections or values_ZYX.shape[1:] != self._like.shape[-2:]:
             raise ValueError(f"sections {block.z} of shape {values_ZYX.shape} come after {self.sections}")
         for stored_YX in values_ZYX:
-            one = stored_YX.dtype.type(255 if stored_YX.dtype == np.uint8 else 1)
-            self._add(decode(one - stored_YX if self._membrane else stored_YX))
+            self._add(probability_of_cell(stored_YX, membrane=self._membrane))
 
     def _add(self, probability_YX: npt.NDArray[np.float32]) -> None:
         how = self._how

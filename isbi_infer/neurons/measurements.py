@@ -12,6 +12,7 @@ import numpy.typing as npt
 from isbi_infer.files import replacing
 from isbi_infer.neurons.linking import Nodes
 from isbi_infer.neurons.segments import Labels
+from isbi_infer.pixels.windows import bands
 from isbi_infer.volumes.pixel_size import PixelSize
 
 COLUMNS = (
@@ -50,10 +51,14 @@ def measure_section(labels_YX: Labels, z: int) -> Measurements:
     """Measure the segments of section `z`, numbered from 1 without gaps; index 0 is label 1."""
     count = int(labels_YX.max(initial=0)) + 1
     width = labels_YX.shape[1]
-    flat = labels_YX.ravel()
-    pixels = np.bincount(flat, minlength=count)[1:]
-    y, x = np.divmod(np.arange(flat.size), width)
-    sum_y, sum_x = (np.bincount(flat, axis, minlength=count)[1:].astype(np.float64) for axis in (y, x))
+    pixels, sum_y, sum_x = np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
+    for rows in bands(0, len(labels_YX), width):  # positions take more memory than labels do
+        flat = labels_YX[rows].ravel()
+        y, x = np.divmod(np.arange(flat.size), width)
+        pixels += np.bincount(flat, minlength=count)
+        sum_y += np.bincount(flat, y + rows.start, minlength=count)
+        sum_x += np.bincount(flat, x, minlength=count)
+    pixels, sum_y, sum_x = pixels[1:], sum_y[1:], sum_x[1:]
     edge = np.zeros(count, np.bool_)
     for side in (labels_YX[0], labels_YX[-1], labels_YX[:, 0], labels_YX[:, -1]):
         edge[side] = True

@@ -17,15 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.neurons.linking import Nodes, overlaps
+from isbi_infer.neurons.linking import Costs, Linker, Links, Nodes, overlaps
 from isbi_infer.neurons.segments import Labels
 
 SHARE = 0.2  # of the smaller segment, from which two overlapping ones attract each other
 AREA = 0.01  # weight of a shared pixel
 LENGTH = 0.1  # weight of a pixel of line
 _GAPS = (1, 2)  # pixels of line between two segments that touch
-
-Costs = npt.NDArray[np.float64]
 
 
 def partition(nodes: int, edges: npt.NDArray[Any], costs: npt.NDArray[Any]) -> Nodes:
@@ -56,8 +54,8 @@ def partition(nodes: int, edges: npt.NDArray[Any], costs: npt.NDArray[Any]) -> N
     return np.asarray(KernighanLinMulticut().optimize(objective)).astype(np.int64)
 
 
-class Multicut:
-    """Links by `partition`; keeps the graph, and two sections.
+class Multicut(Linker):
+    """Links by `partition`; keeps the graph.
 
     Parameters
     ----------
@@ -68,36 +66,38 @@ class Multicut:
     """
 
     def __init__(self, threshold: float, *, share: float = SHARE) -> None:
+        super().__init__()
         self._threshold, self._share = threshold, share
-        self._below: Labels | None = None
-        self._areas_below = np.empty(0, np.int64)
-        self._nodes = 0
+        self._nodes = self._nodes_below = 0
         self._edges: list[Nodes] = []
         self._costs: list[Costs] = []
 
-    def add(self, labels_YX: Labels, probability_YX: npt.NDArray[Any]) -> None:
-        """Add the segments of a section to the graph."""
+    def links(self, labels_YX: Labels, probability_YX: npt.NDArray[Any], below_YX: Labels | None) -> Links:
+        """Return the edges of a section, and those to the section below, with their costs."""
         areas = np.bincount(labels_YX.ravel())
-        offset = self._nodes - 1  # of a label in this section
-        self._nodes += len(areas) - 1
         pairs, lengths, mean = _borders(labels_YX, probability_YX)
-        self._keep(pairs + offset, LENGTH * lengths * (_log_odds(mean) - _log_odds(self._threshold)))
-        if self._below is not None:
-            found = overlaps(self._below, labels_YX)
-            share = found.pixels / np.minimum(self._areas_below[found.lower], areas[found.upper])
-            below = found.lower + offset - (len(self._areas_below) - 1)
-            costs = AREA * found.pixels * (_log_odds(share) - _log_odds(self._share))
-            self._keep(np.stack([below, found.upper + offset], axis=1), costs)
-        self._below, self._areas_below = labels_YX, areas
+        costs = LENGTH * lengths * (_log_odds(mean) - _log_odds(self._threshold))
+        if below_YX is None:
+            return Links(len(areas) - 1, pairs, costs)
+        found = overlaps(below_YX, labels_YX)
+        share = found.pixels / np.minimum(np.bincount(below_YX.ravel())[found.lower], areas[found.upper])
+        between_costs = AREA * found.pixels * (_log_odds(share) - _log_odds(self._share))
+        return Links(
+            len(areas) - 1, pairs, costs, np.stack([found.lower, found.upper], axis=1), between_costs
+        )
+
+    def take(self, links: Links) -> None:
+        """Add the segments of a section to the graph."""
+        offset = self._nodes - 1  # of a label in this section
+        self._edges += [links.within + offset, links.between + np.array([offset - self._nodes_below, offset])]
+        self._costs += [links.within_costs, links.between_costs]
+        self._nodes_below = links.count
+        self._nodes += links.count
 
     def components(self) -> Nodes:
         """Solve the multicut; return the component of each node."""
         edges = np.concatenate([np.empty((0, 2), np.int64), *self._edges])
         return partition(self._nodes, edges, np.concatenate([np.empty(0), *self._costs]))
-
-    def _keep(self, edges: Nodes, costs: Costs) -> None:
-        self._edges.append(edges)
-        self._costs.append(costs)
 
 
 def _borders(labels_YX: Labels, probability_YX: npt.NDArray[Any]) -> tuple[Nodes, Costs, Costs]:

@@ -43,7 +43,7 @@ class OmeZarrSink:
     shape : (int, int, int)
         (Z, Y, X), in pixels.
     dtype : dtype-like
-        "uint8" or "float32".
+        "uint8", "uint32" or "float32".
     shard, chunk : (int, int, int)
         In pixels; blocks are whole shards.
     like : StackInfo
@@ -56,6 +56,8 @@ class OmeZarrSink:
         Whether smaller resolutions are added.
     existing : bool
         Whether the image is there already and only read.
+    labels : bool
+        Whether pixels are ids, which viewers show in colours.
     """
 
     def __init__(
@@ -71,8 +73,9 @@ class OmeZarrSink:
         attributes: Mapping[str, Any] | None = None,
         pyramid: bool = False,
         existing: bool = False,
+        labels: bool = False,
     ) -> None:
-        self._existing = existing
+        self._existing, self._labels = existing, labels
         self._folder, self._like, self._name = folder, like, name
         self._shape, self._dtype, self._shard, self._chunk = shape, np.dtype(dtype), shard, chunk
         self._attributes = dict(attributes or {})
@@ -273,7 +276,10 @@ class OmeZarrSink:
         image: dict[str, Any] = {"name": self._name, "axes": axes, "datasets": levels}
         if self._steps:
             image |= {"type": "mean", "metadata": {"description": "means of 2 pixels along each halved axis"}}
-        return {"ome": {"version": "0.5", "multiscales": [image]}, **self._attributes}
+        ome: dict[str, Any] = {"version": "0.5", "multiscales": [image]}
+        if self._labels:
+            ome["image-label"] = {}
+        return {"ome": ome, **self._attributes}
 
 
 _REMEDY = "free some space, or choose a folder that you may write to"
