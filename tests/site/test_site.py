@@ -138,6 +138,16 @@ def test_the_search_works_without_a_server(site, browser):
 
 
 @pytest.mark.more
+def test_no_page_scrolls_sideways_on_a_phone(site, phone):
+    wide = []
+    for page in sorted(site.glob("*.html")):
+        phone.tab.goto(page.as_uri(), wait_until="domcontentloaded")
+        if phone.tab.evaluate("document.documentElement.scrollWidth") > 390:
+            wide.append(page.name)
+    assert wide == []
+
+
+@pytest.mark.more
 def test_a_stranger_comes_from_the_first_page_to_outlines(site, serve, tab):
     page = tab.tab
     page.goto(serve(site))
