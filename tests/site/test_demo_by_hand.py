@@ -99,7 +99,7 @@ def test_everything_can_be_done_by_the_keyboard_alone_and_shows_where_it_is(tab,
     assert tab.settle().startswith("Done: 512 x 512 pixels")
     tab_to("section")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.getElementById('section-number').textContent === '2 of 2'")
+    page.wait_for_selector("#section-number:text-is('2 of 2')")
     tab.settle()
     tab_to("threshold")
     page.keyboard.press("ArrowRight")
