@@ -10,7 +10,8 @@
 #             twenty minutes. bench-all: larger sections, longer stacks, more peers, on one core too; an hour or two.
 #             bench-report: the tables and pictures of docs/ from what is stored. bench-baseline: for CONTRIBUTING.md
 # make dist   the wheel of a release and its SHA-256, in dist/
-# make docs   the site with the demo, in build/site (needs npm, and the network once)
+# make docs   the site with the demo, in build/site (needs npm, and the network once): every example of a docstring is run,
+#             every link and anchor in it followed. linkcheck: whether what the pages link to outside answers; needs the network
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +22,7 @@ PARALLEL := --numprocesses 2 --dist worksteal
 NAPARI := -p npe2 -p pytest-qt -p napari
 BASELINE := benchmarks/results/baseline/pytest-benchmark.json
 
-.PHONY: demo test test-more reliability fuzz audit sbom test-napari lint types imports unit bench bench-all bench-baseline bench-report study docs dist clean
+.PHONY: demo test test-more reliability fuzz audit sbom test-napari lint types imports unit bench bench-all bench-baseline bench-report study docs linkcheck dist clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m isbi_infer.demo build/demo
@@ -87,6 +88,9 @@ bench-report: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	@$(BIN)/python -m docs.builder build/site
+
+linkcheck: $(VENV)/.docs
+	@$(BIN)/python -m docs.builder --outside
 
 dist: $(VENV)/.dev
 	rm -rf dist

@@ -52,7 +52,7 @@ def measure(address: str, rounds: int) -> dict[str, Any]:
             tab.goto(address)
             tab.wait_for_selector("html[data-ready]", timeout=60_000)
             ready = tab.evaluate("performance.now() / 1000")
-            tab.wait_for_function("document.getElementById('offline').textContent", timeout=60_000)
+            tab.wait_for_selector("#offline:not(:empty)", timeout=60_000)
             tab.click("#sample")
             tab.wait_for_selector("#result:not([hidden])", timeout=60_000)
             threads = tab.evaluate("crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, 8) : 1")

@@ -1,7 +1,9 @@
 """Find membranes in electron-microscopy stacks: overlap-tile inference that equals the whole-image result.
 
 >>> from isbi_infer import Segmenter
->>> probability_ZYX = Segmenter()(stack_ZYX)  # doctest: +SKIP
+>>> from isbi_infer.sample import synthetic_stack
+>>> stack_ZYX, _ = synthetic_stack(sections=2, height=128, width=128)
+>>> probability_ZYX = Segmenter()(stack_ZYX)
 """
 
 from typing import TYPE_CHECKING, Any

@@ -69,8 +69,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Examples
     --------
-    >>> with replacing("stack.probability.tif") as temporary:  # doctest: +SKIP
-    ...     write(temporary)
+    >>> with replacing("note.txt") as temporary:
+    ...     _ = temporary.write_text("whole, or not there at all")
+    >>> Path("note.txt").read_text()
+    'whole, or not there at all'
     """
     target = _target(path)
     try:

@@ -1,7 +1,11 @@
-"""``python -m docs.builder [OUT]``: build the site into a folder, and draw docs/images anew with ``--draw``."""
+"""``python -m docs.builder [OUT]``: build the site into a folder.
+
+``--draw`` draws docs/images anew, ``--outside`` asks the network whether every address outside the site answers.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,7 +15,7 @@ from pathlib import Path
 
 from isbi_models import released_models
 
-from . import commands, drawings, messages
+from . import commands, drawings, examples, links, messages
 from .demo import assemble
 from .npm import BuildError
 
@@ -27,33 +31,46 @@ def build(out: Path) -> None:
     Raises
     ------
     BuildError
-        If a page has a fault, or what the demo needs cannot be fetched.
+        If a page has a fault, an example or a link leads nowhere, or what the demo needs cannot be fetched.
     """
+    faults = "".join(examples.run_examples(module)[1] for module in examples.modules_with_examples())
+    if faults:
+        raise BuildError(f"examples in docstrings give something else:\n{faults}")
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder) / "pages"
         stage(staged)
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "sphinx",
-                "-W",
-                "--keep-going",
-                "-n",
-                "-q",
-                "-E",
-                "-b",
-                "html",
-                staged,
-                out,
-            ],
-            capture_output=True,
-            text=True,
-        )
+        done = _sphinx("html", staged, out, "-W", "--keep-going", "-n", "-q", "-E")
         if done.returncode:
             raise BuildError(f"the pages have faults:\n{done.stderr.replace(str(staged), 'docs')}")
     shutil.rmtree(out / ".doctrees", ignore_errors=True)
     assemble(out / "demo")
+    if broken := links.follow(out).faults:
+        raise BuildError("links lead nowhere:\n" + "\n".join(broken))
+
+
+def ask_outside() -> None:
+    """Ask the network whether every address outside the site answers.
+
+    Raises
+    ------
+    BuildError
+        If one does not; each is named with its page.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        staged, out = Path(folder) / "pages", Path(folder) / "out"
+        stage(staged)
+        done = _sphinx("linkcheck", staged, out, "-q", "-E")
+        listed = [json.loads(line) for line in (out / "output.json").read_text(encoding="utf-8").splitlines()]
+    outside = [found for found in listed if found["uri"].startswith("http")]
+    for found in outside:
+        print(f"{found['status']}: {found['uri']} ({found['filename']}:{found['lineno']})")
+    if done.returncode or any(found["status"] in ("broken", "timeout") for found in outside):
+        raise BuildError("an address does not answer; is there a network?")
+
+
+def _sphinx(builder: str, pages: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sphinx", *options, "-b", builder, str(pages), str(out)]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def stage(folder: Path) -> None:
@@ -100,13 +117,16 @@ def _list_pages(folder: Path) -> None:
 
 
 def main() -> None:
-    """Build, or draw."""
+    """Build, draw, or ask."""
     if sys.argv[1:] == ["--draw"]:
         DRAWING.write_text(drawings.tiling(), encoding="utf-8")
         return
-    out = Path(sys.argv[1] if len(sys.argv) > 1 else "build/site")
-    shutil.rmtree(out, ignore_errors=True)
     try:
+        if sys.argv[1:] == ["--outside"]:
+            ask_outside()
+            return
+        out = Path(sys.argv[1] if len(sys.argv) > 1 else "build/site")
+        shutil.rmtree(out, ignore_errors=True)
         build(out)
     except BuildError as error:
         sys.exit(f"docs: {error}")

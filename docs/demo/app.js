@@ -95,6 +95,16 @@ function showModel() {
 
 // ---------------------------------------------------------------- image
 
+/** Open what was dropped: one file. */
+function take(dropped) {
+  const files = [...dropped.files];
+  const folder = [...dropped.items].some((item) => item.webkitGetAsEntry?.()?.isDirectory);
+  if (files.length === 1 && !folder) return open(files[0]);
+  clear();
+  const found = folder ? "A folder was" : files.length ? `${files.length} files were` : "No file was";
+  fail(new Error(`${found} dropped; drop one TIFF, PNG or JPEG.`));
+}
+
 async function open(file) {
   clear();
   opened = null;
@@ -208,7 +218,7 @@ function listen() {
     addEventListener(name, (event) => {
       event.preventDefault();
       at("drop").classList.toggle("over", name === "dragover");
-      if (name === "drop" && event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
+      if (name === "drop") take(event.dataTransfer);
     });
   }
   at("section").addEventListener("input", () => (at("section-number").textContent = `${at("section").value} of ${opened.sections}`));

@@ -79,7 +79,11 @@ def show(
 
     Examples
     --------
-    >>> show(stack_ZYX, segmenter(stack_ZYX))  # doctest: +SKIP
+    >>> from isbi_infer import Segmenter, show
+    >>> from isbi_infer.sample import synthetic_stack
+    >>> stack_ZYX, _ = synthetic_stack(sections=2, height=128, width=128)
+    >>> show(stack_ZYX, Segmenter(provider="cpu")(stack_ZYX)).picture.dtype
+    dtype('uint8')
     """
     require_packages("report", "PIL")
     image_ZYX, found_ZYX = np.asarray(image), np.asarray(probability)

@@ -96,7 +96,7 @@ def evaluate(
     """Score PREDICTION against LABELS as the ISBI 2012 challenge does: V_rand and V_info after border thinning."""
     with exit_codes("isbi-train", debug=debug), ExitStack() as shown:
         require_packages("scores", "numba", "skimage", *(["matplotlib"] if plot else []))
-        display = shown.enter_context(show_progress("starting", quiet=quiet or as_json, unit="Mpx"))
+        display = shown.enter_context(show_progress("starting", quiet=quiet, unit="Mpx"))
         from isbi_infer.volumes import open_stack
         from isbi_train.data.labels import LabelRule
         from isbi_train.evaluation.evaluate import evaluate as score

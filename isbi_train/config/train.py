@@ -22,8 +22,8 @@ class TrainConfig(Plain):
     epochs : int
         An epoch draws as many pixels as the training sections have.
     steps : int
-        Steps in all, rounded up to whole epochs, each of which is then its share of them; 0 lets the number of pixels
-        decide.
+        Steps in all, which the epochs share evenly, though the last one may be shorter, and there are no more epochs
+        than steps; 0 lets the number of pixels decide.
     crop : int
         Side of the square training crops, in pixels.
     batch : int

@@ -240,6 +240,16 @@ def steps_per_epoch(pixels: int, train: TrainConfig) -> int:
     return max(1, round(pixels / (train.batch * train.crop**2)))
 
 
+def steps_in_all(pixels: int, train: TrainConfig) -> int:
+    """Count the steps of a run: as many as asked for, or those of its epochs."""
+    return train.steps or train.epochs * steps_per_epoch(pixels, train)
+
+
+def epochs_in_all(train: TrainConfig) -> int:
+    """Count the epochs of a run: as many as asked for, or fewer where ``train.steps`` do not fill them."""
+    return ceil(train.steps / ceil(train.steps / train.epochs)) if train.steps else train.epochs
+
+
 def step_seed(train: TrainConfig, step: int) -> int:
     """Return the seed of one step's randomness."""
     return train.seed * 2**32 + step

@@ -26,7 +26,16 @@ from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import TrainingData
 from isbi_train.networks.network import UNet
 from isbi_train.networks.origins import ORIGINS
-from isbi_train.training.batches import Pool, Sections, batches, bring_stacks, step_seed, steps_per_epoch
+from isbi_train.training.batches import (
+    Pool,
+    Sections,
+    batches,
+    bring_stacks,
+    epochs_in_all,
+    step_seed,
+    steps_in_all,
+    steps_per_epoch,
+)
 from isbi_train.training.device import Device, choose_device
 from isbi_train.training.distil import Teaching
 from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
@@ -175,7 +184,7 @@ def fit(
         written = Settings(network=network, augment=augment, train=train, inputs=inputs)
         processes.run_on_main(partial(write_settings, out / SETTINGS, written))
         held_out = [HeldOut.of(part, train) for part in everything.stacks]
-        if not state.finished(train.epochs, train.patience):
+        if not state.finished(epochs_in_all(train), train.patience):
             for line in split_lines:
                 log.info("%s", line)
             if start and isinstance(stack, LabelledStack):
@@ -214,7 +223,7 @@ def _train(
     """Take step after step until the run is finished."""
     train, augment, stride = settings.train, settings.augment, settings.network.stride
     epoch_steps = steps_per_epoch(sections.pixels, train)
-    total = train.epochs * epoch_steps
+    total, epochs = steps_in_all(sections.pixels, train), epochs_in_all(train)
     steps, share = range(state.steps_taken(epoch_steps), total), processes.share(train.batch)
     log.info(
         "%s of %s, %d an epoch; threads: %d",
@@ -259,7 +268,9 @@ def _train(
             state.average.update_parameters(state.model)
 
             epoch, rest = divmod(step + 1, epoch_steps)
-            due = rest == 0 and (epoch % train.checkpoint_epochs == 0 or epoch == train.epochs)
+            if step + 1 == total:  # the last epoch may be shorter
+                epoch, rest = epochs, 0
+            due = rest == 0 and (epoch % train.checkpoint_epochs == 0 or epoch == epochs)
             stopping = processes.any(bool(stop))
             if display.due():
                 display(step + 1, total, f"loss {loss.item():.4f}", *_best(state), f"rate {rate:.2g}")
@@ -269,7 +280,7 @@ def _train(
                 training_loss = torch.stack(state.losses).mean().item()
                 state.losses.clear()
                 processes.run_on_main(validate_and_save)
-                if processes.any(state.finished(train.epochs, train.patience)):
+                if processes.any(state.finished(epochs_in_all(train), train.patience)):
                     break
             if stopping:
                 processes.run_on_main(partial(state.save_progress, out, settings, epoch))

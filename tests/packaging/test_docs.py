@@ -183,3 +183,38 @@ def test_a_command_in_a_page_is_one_that_its_program_knows(page):
             known = what_knows(program, words)
             for option in (word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)):
                 assert re.search(rf"(?<![\w-]){option}(?![\w-])", known), f"{said}: {option}"
+
+
+def test_every_link_and_picture_of_the_first_page_leads_somewhere():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
+    assert len(targets) > 20
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_first_page_is_read_in_two_minutes():
+    prose = [
+        inline.content
+        for inline in MarkdownIt().enable("table").parse((ROOT / "README.md").read_text(encoding="utf-8"))
+        if inline.type == "inline"
+    ]
+    words = re.sub(r"\]\([^)]*\)", "]", " ".join(prose)).split()
+    assert len(words) < 500
+
+
+SHORT = ["--epochs=1", "--steps=1", "--batch=1", "--crop=64", "--base=8", "--hold-out=1"]  # of a training
+
+
+@pytest.mark.more
+def test_every_command_of_the_first_page_runs_as_it_stands_there(desk):
+    """But that one training takes a step of a smaller network."""
+    ran = []
+    for place, (program, *words) in commands_of(ROOT / "README.md"):
+        if program.startswith("isbi-"):
+            more = SHORT if words[0] == "fit" else []
+            done = subprocess.run([BIN / program, *words, *more], cwd=desk, capture_output=True, text=True)
+            assert done.returncode == 0, f"{place}: {program} {' '.join(words)}\n{done.stderr}"
+            ran.append(program)
+    assert {"isbi-infer", "isbi-train", "isbi-export"} == set(ran)
+    assert (desk / "report.html").exists()
+    assert (desk / "runs" / "mine" / "model.onnx").exists()

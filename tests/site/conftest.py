@@ -80,10 +80,7 @@ class Page:
 
     def settle(self):
         """Wait until there is a result or an error, and return what is said."""
-        self.tab.wait_for_function(
-            "document.getElementById('state').textContent.startsWith('Done')"
-            " || !document.getElementById('error').hidden"
-        )
+        self.tab.wait_for_selector("#state:text-matches('^Done'), #error:not([hidden])")
         error = self.tab.locator("#error")
         return error.inner_text() if error.is_visible() else self.tab.inner_text("#state")
 

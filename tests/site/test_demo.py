@@ -188,7 +188,7 @@ def test_after_the_first_visit_it_works_offline_and_with_threads_to_the_same_bit
     address = serve(demo)
     tab.visit(address).open(path)
     first_YX, _ = tab.probability(tmp_path)
-    tab.tab.wait_for_function("document.getElementById('offline').textContent")
+    tab.tab.wait_for_selector("#offline:not(:empty)")
     assert "without a network" in tab.tab.inner_text("#offline")
     tab.tab.context.set_offline(True)
     tab.visit(address)

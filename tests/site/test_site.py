@@ -1,10 +1,9 @@
 """The site, built from the checkout: links lead somewhere, what is generated is there, the demo runs in it."""
 
+import os
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -14,30 +13,32 @@ pytest.importorskip("myst_parser")
 pytest.importorskip("furo")
 
 ROOT = Path(__file__).parents[2]
-
-
-class Links(HTMLParser):
-    """What a page links to and shows, and the places in it that can be linked to."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.targets, self.places = [], set()
-        self.feed(page.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag, attributes):
-        for name, value in attributes:
-            if name in ("href", "src") and value:
-                self.targets.append(value)
-            if name in ("id", "name") and value:
-                self.places.add(value)
+NOT_NEEDED = (
+    "torch",
+    "scipy",
+    "skimage",
+    "numba",
+    "matplotlib",
+    "onnx",
+    "onnxscript",
+    "safetensors",
+    "pooch",
+)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory, demo):
-    """The folder of the site; `demo` says so where it cannot be built."""
-    folder = tmp_path_factory.mktemp("built") / "site"
+    """The folder of the site, built with what the extra `docs` brings; `demo` says so where it cannot be built."""
+    folder = tmp_path_factory.mktemp("built")
+    for name in NOT_NEEDED:
+        (folder / f"{name}.py").write_text("raise ImportError('the site is built without this')\n")
+    folder /= "site"
     done = subprocess.run(
-        [sys.executable, "-m", "docs.builder", folder], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "docs.builder", folder],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(folder.parent)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return folder
@@ -62,33 +63,69 @@ def test_words_of_any_message_lead_to_it():
     assert "## ImageError, exit code 4" in page
 
 
+def test_every_example_in_a_docstring_is_run_and_gives_what_it_shows():
+    from docs.builder.examples import modules_with_examples, run_examples
+
+    results = {module: run_examples(module) for module in modules_with_examples()}
+    assert {module: fault for module, (_, fault) in results.items() if fault} == {}
+    assert results["isbi_infer.segmenter"][0] > 0
+
+
+def test_an_example_that_gives_something_else_or_is_skipped_is_named(tmp_path, monkeypatch):
+    from docs.builder.examples import run_examples
+
+    skipped = ">>> 1 + 1  # doctest: +SKIP"
+    (tmp_path / "shown.py").write_text(f'"""Adds.\n\n>>> 1 + 1\n3\n{skipped}\n2\n"""\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    lines, fault = run_examples("shown")
+    assert lines == 1
+    assert "Expected:\n    3\nGot:\n    2" in fault
+    assert "shown: 1 + 1  # doctest: +SKIP: skipped" in fault
+
+
+def test_a_link_that_leads_nowhere_is_named_with_its_page(tmp_path):
+    from docs.builder.links import follow
+
+    (tmp_path / "there.html").write_text('<h1 id="place">There</h1>')
+    targets = (
+        "there.html#place",
+        "there.html#gone",
+        "gone.html",
+        "https://example.org/a.",
+        "http://example.org",
+    )
+    page = "".join(f'<a href="{target}">x</a>' for target in targets)
+    (tmp_path / "index.html").write_text(page)
+    found = follow(tmp_path)
+    assert found.faults == [
+        "index.html: there.html#gone leads to no such place",
+        "index.html: gone.html leads nowhere",
+        "index.html: https://example.org/a. is not an address as browsers take it",
+        "index.html: http://example.org is not an address as browsers take it",
+    ]
+    assert found.outside == {address: {"index.html"} for address in targets[3:]}
+
+
 @pytest.mark.more
 def test_every_link_image_and_anchor_of_the_site_leads_somewhere(site):
-    pages = {page: Links(page) for page in site.rglob("*.html")}
-    assert len(pages) > 30
-    broken = []
-    for page, links in pages.items():
-        for target in links.targets:
-            parts = urlsplit(target)
-            if parts.scheme or parts.netloc:
-                continue
-            path = (page.parent / unquote(parts.path)).resolve() if parts.path else page
-            if path.is_dir():
-                path /= "index.html"
-            if not path.exists():
-                broken.append(f"{page.relative_to(site)}: {target}")
-            elif parts.fragment and path in pages and unquote(parts.fragment) not in pages[path].places:
-                broken.append(f"{page.relative_to(site)}: {target} (no such place)")
-    assert broken == []
+    from docs.builder.links import follow
+
+    found = follow(site)
+    assert len(found.places) > 30
+    assert found.faults == []
+    assert "https://google.github.io/tensorstore/" in found.outside
 
 
 @pytest.mark.more
 def test_pages_of_the_checkout_commands_and_classes_are_on_the_site(site):
     for page in (ROOT / "docs").glob("*.md"):
         assert (site / f"{page.stem}.html").exists()
-    commands = Links(site / "commands.html").places
+    from docs.builder.links import follow
+
+    places = follow(site).places
+    commands = places["commands.html"]
     assert {"isbi-infer", "isbi-infer-doctor", "isbi-train-fit", "isbi-export"} <= commands
-    assert "isbi_infer.segmenter.Segmenter.segment_file" in Links(site / "api.html").places
+    assert "isbi_infer.segmenter.Segmenter.segment_file" in places["api.html"]
 
 
 @pytest.mark.more
@@ -98,6 +135,16 @@ def test_the_search_works_without_a_server(site, browser):
     tab.wait_for_selector("#search-results li a")
     assert any("Messages" in text for text in tab.locator("#search-results li a").all_inner_texts())
     tab.close()
+
+
+@pytest.mark.more
+def test_no_page_scrolls_sideways_on_a_phone(site, phone):
+    wide = []
+    for page in sorted(site.glob("*.html")):
+        phone.tab.goto(page.as_uri(), wait_until="domcontentloaded")
+        if phone.tab.evaluate("document.documentElement.scrollWidth") > 390:
+            wide.append(page.name)
+    assert wide == []
 
 
 @pytest.mark.more

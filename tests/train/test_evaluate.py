@@ -414,3 +414,15 @@ def test_labels_of_more_than_two_values_are_refused_with_what_they_hold(predicti
     labels = write(tmp_path / "labels.tif", spoil(sample[1]))
     with pytest.raises(ImageError, match=rf"labels\.tif: labels {message}" if "hold" in message else message):
         evaluate(prediction, labels)
+
+
+def test_a_terminal_sees_how_far_scoring_is_and_then_the_json_alone(terminal, files, prediction):
+    program = Path(sys.executable).with_name("isbi-train")
+    arguments = prediction, files / "labels.tif"
+    shown = terminal(program, "evaluate", *arguments, "--json", columns=2000)
+    assert shown.code == 0
+    assert any(frame.startswith(("reading", "scored section")) for frame in shown.frames)
+    assert len(shown.lines) == 1
+    assert 0 <= json.loads(shown.lines[0])["adapted_rand_error"] <= 1
+    quiet = terminal(program, "evaluate", *arguments, "--json", "--quiet", columns=2000)
+    assert quiet.frames == quiet.lines == shown.lines

@@ -209,6 +209,45 @@ def test_a_run_stopped_by_sigterm_within_an_epoch_equals_an_uninterrupted_one(tr
     assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("steps", "epochs", "validated"),
+    [
+        pytest.param(3, 100, [2, 3], id="fewer steps than epochs"),
+        pytest.param(10, 4, [2, 4], id="the last epoch is shorter"),
+        pytest.param(9, 4, [2, 3], id="three epochs hold them all"),
+        pytest.param(8, 4, [2, 4], id="epochs of one length"),
+    ],
+)
+def test_a_run_takes_exactly_the_steps_asked_for_and_ends_validated(
+    train, tmp_path, steps, epochs, validated
+):
+    train(tmp_path, steps=steps, epochs=epochs, checkpoint_epochs=2)
+    progress = load_checkpoint(tmp_path / "progress.pth").progress
+    assert {int(part["step"]) for part in progress["optimiser"]["state"].values()} == {steps}
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert [entry["epoch"] for entry in history] == validated
+    before = (tmp_path / "progress.pth").read_bytes()
+    train(tmp_path, steps=steps, epochs=epochs, checkpoint_epochs=2, resume=True)
+    assert (tmp_path / "progress.pth").read_bytes() == before
+
+
+def test_a_run_stopped_in_a_shorter_last_epoch_equals_an_uninterrupted_one(train, tmp_path, monkeypatch):
+    settings = {"epochs": 2, "steps": 11, "checkpoint_epochs": 1}  # epochs of 6 and 5
+    train(tmp_path / "whole", **settings)
+
+    def step_and_stop(state, *arguments):
+        if state.epoch == 1 and len(state.losses) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take_step(state, *arguments)
+
+    monkeypatch.setattr(training, "take_step", step_and_stop)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "stopped", **settings)
+    monkeypatch.undo()
+    train(tmp_path / "stopped", **settings, resume=True)
+    assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
+
+
 def test_signals_mean_what_they_meant_once_training_is_over(train, tmp_path):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     train(tmp_path, epochs=1)

@@ -88,7 +88,7 @@ def training_cost(recipe: str, steps: int, **changes: Any) -> dict[str, float]:
     from isbi_train.config.settings import recipe_layer, resolve
     from isbi_train.data.labelled import LabelledStack
     from isbi_train.networks.network import UNet
-    from isbi_train.training.batches import steps_per_epoch
+    from isbi_train.training.batches import steps_in_all
 
     from .training import Split, cpu_per_step
 
@@ -98,7 +98,7 @@ def training_cost(recipe: str, steps: int, **changes: Any) -> dict[str, float]:
     image_ZYX, label_ZYX = synthetic_stack(2, side, side)
     split = Split.of(LabelledStack(image_ZYX, label_ZYX > 0, 4.0), slice(0, 1), chosen.augment, train)
     found = cpu_per_step(split, {recipe: (lambda: UNet(chosen.network), False)}, steps)
-    whole = chosen.train.epochs * steps_per_epoch(SECTIONS * SIDE**2, chosen.train)
+    whole = steps_in_all(SECTIONS * SIDE**2, chosen.train)
     return {"steps": whole, "cpu_s_per_step": found[recipe]}
 
 

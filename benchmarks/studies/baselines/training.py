@@ -18,7 +18,7 @@ from isbi_train.config import AugmentConfig, TrainConfig
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.sections import hold_out
 from isbi_train.networks.whole import predict_whole
-from isbi_train.training.batches import Sections, bring_sections, draw_batch, step_seed, steps_per_epoch
+from isbi_train.training.batches import Sections, bring_sections, draw_batch, step_seed, steps_in_all
 from isbi_train.training.calibrate import fit_calibration
 from isbi_train.training.device import Device, choose_device
 from isbi_train.training.folds import fold_config
@@ -80,7 +80,7 @@ class Split:
     @property
     def our_steps(self) -> int:
         """How many steps our recipe takes."""
-        return self.train.epochs * steps_per_epoch(self.sections.images_ZCYX.numel(), self.train)
+        return steps_in_all(self.sections.images_ZCYX.numel(), self.train)
 
     def new_training(
         self, build: Build, *, planar: bool = False, average: float | None = None
