@@ -1,4 +1,4 @@
-"""The tables of models and networks on the held-out sections of several stacks."""
+"""The tables of models and networks on the held-out sections of several stacks, and of what they miss there."""
 
 from __future__ import annotations
 
@@ -67,6 +67,28 @@ def tissues_table(stored: Stored) -> Iterator[str]:
             ]
 
     yield from table(["network", "trained on", "held out of", "V_rand", "V_info", "seeds", "steps"], rows())
+    yield ""
+    yield origin(record)
+
+
+def tilt_table(stored: Stored) -> Iterator[str]:
+    """Write which borders are missed, by how far their membranes lean from upright."""
+    if "tilt" not in stored:
+        yield MISSING
+        return
+    record = stored["tilt"]
+
+    def rows() -> Iterator[list[str]]:
+        for name, found in record["measured"]["stacks"].items():
+            for row in found["rows"]:
+                yield [
+                    f"{name}, sections {found['sections']}",
+                    f"{row['from_degrees']}-{row['to_degrees']}",
+                    f"{row['share']:.1%}",
+                    "" if row["missed"] is None else f"{row['missed']:.1%}",
+                ]
+
+    yield from table(["held out", "degrees from upright", "of all borders", "of these missed"], rows())
     yield ""
     yield origin(record)
 
