@@ -109,7 +109,7 @@ class _Manners:
         if not standalone_mode:
             return run(args, prog_name, complete_var, standalone_mode, **extra)
         with exit_codes(prog_name or os.path.basename(sys.argv[0])):
-            self._run(run, args, prog_name, complete_var, extra)
+            return self._run(run, args, prog_name, complete_var, extra)
 
     def _run(
         self,

@@ -37,7 +37,8 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
     Raises
     ------
     SystemExit
-        With the code of an `IsbiError`; 7 where memory ran out, 129, 130 or 143 when interrupted, 1 for what nobody foresaw.
+        With the code of an `IsbiError`; 7 where memory ran out, 129, 130 or 143 when interrupted, 1 for what nobody
+        foresaw.
     """
     numbers = [signal.SIGINT, signal.SIGTERM]
     hang_up = getattr(signal, "SIGHUP", None)
@@ -45,9 +46,13 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
         numbers.append(hang_up)
     previous = {number: signal.signal(number, _interrupt) for number in numbers}
     try:
-        with _ended(program, debug), standard_streams(), _ended(program, debug):
-            with printed_log("isbi_infer", logging.WARNING, f"{program}: note: "):
-                yield
+        with (
+            _ended(program, debug),
+            standard_streams(),
+            _ended(program, debug),
+            printed_log("isbi_infer", logging.WARNING, f"{program}: note: "),
+        ):
+            yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -23,8 +23,8 @@ _LEFT = (errno.EPIPE, errno.ECONNRESET)
 def standard_streams() -> Iterator[None]:
     """Print through streams that never end the work; the ones before are there again afterwards.
 
-    What is printed to standard output shows control characters as escapes. A stream that is closed swallows what goes to
-    it, and so does standard output whose reader has left (``| head``), and standard error that cannot be written.
+    What is printed to standard output shows control characters as escapes. A stream that is closed swallows what goes
+    to it, and so does standard output whose reader has left (``| head``), and standard error that cannot be written.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def _occupy() -> None:
 
 
 def _nowhere() -> io.TextIOBase:
-    return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 class _Lenient:
