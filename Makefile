@@ -9,7 +9,7 @@
 # make bench  speed and memory against raw ONNX Runtime and peers, stored and printed; leave the machine alone for
 #             twenty minutes. bench-all: larger sections, longer stacks, more peers, on one core too; an hour or two.
 #             bench-report: the tables and pictures of docs/ from what is stored. bench-baseline: for CONTRIBUTING.md
-# make dist   the wheel of a release and its SHA-256, in dist/
+# make dist   the wheel of a release, its bill of materials (sbom.json) and their SHA-256, in dist/
 # make docs   the site with the demo, in build/site (needs npm, and the network once): every example of a docstring is run,
 #             every link and anchor in it followed. linkcheck: whether what the pages link to outside answers; needs the network
 PYTHON ?= python3
@@ -61,11 +61,16 @@ fuzz: $(VENV)/.fuzz
 
 # constraints.txt pins what is tested; local versions, such as torch's +cpu, are not in the database.
 audit: $(VENV)/.audit
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
-
-sbom: $(VENV)/.audit
 	@mkdir -p build
-	$(BIN)/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-reproducible -o build/sbom.json
+	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict 2> build/audit.log; code=$$?; \
+	if grep -q '^Traceback' build/audit.log; then \
+	    echo "audit: the advisory database cannot be asked, so nothing is known of the pins; see build/audit.log" >&2; exit 2; \
+	else cat build/audit.log >&2; exit $$code; fi
+
+SBOM := build/sbom.json
+sbom: $(VENV)/.audit
+	@mkdir -p $(dir $(SBOM))
+	$(BIN)/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-reproducible -o $(SBOM)
 
 test-napari: $(VENV)/.napari
 	QT_QPA_PLATFORM=offscreen $(BIN)/pytest tests/napari -W default $(NAPARI)
@@ -95,7 +100,8 @@ linkcheck: $(VENV)/.docs
 dist: $(VENV)/.dev
 	rm -rf dist
 	$(BIN)/python -m build --wheel --no-isolation
-	cd dist && sha256sum *.whl > SHA256SUMS && cat SHA256SUMS
+	$(MAKE) sbom SBOM=dist/sbom.json
+	cd dist && sha256sum *.whl sbom.json > SHA256SUMS && cat SHA256SUMS
 
 study: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.studies.networks --store

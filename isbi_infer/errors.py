@@ -12,7 +12,7 @@
       BusyError                     8   another run holds the output
 
     KeyboardInterrupt
-      Interrupted             130/143   a command line stopped by Ctrl-C or by SIGTERM
+      Interrupted             130/143   a command line stopped by Ctrl-C or by SIGTERM; 129 by SIGHUP
 
 A message is one line: the file, what was found, what was expected, and what to do.
 """

@@ -149,4 +149,4 @@ def write_html(path: Path, report: Report) -> None:
     """Write the report for people, as one page that needs no other file."""
     from isbi_export.report.page import page  # matplotlib takes its time
 
-    path.write_text(page(report.to_plain()), encoding="utf-8")
+    path.write_text(page(report.to_plain()), encoding="utf-8", errors="backslashreplace")

@@ -120,7 +120,7 @@ def write_report(run: FinishedRun, path: Path) -> tuple[str, ...]:
     note = _pictures_note(shown, total, factor)
     page = render("run.html", script="viewer.js", **_values(run, rows, shown, drawn, note))
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return (f"{path}: {note}",) if len(shown) < total or factor > 1 else ()
 
 

@@ -13,12 +13,13 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from isbi_infer._version import __version__
+from isbi_infer.terminal.exits import exit_codes
 from isbi_infer.terminal.words import did_you_mean, printable
 
 _USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # of which all that a parser raises is a kind
@@ -107,6 +108,17 @@ class _Manners:
         run: Callable[..., Any] = super().main  # type: ignore[misc]
         if not standalone_mode:
             return run(args, prog_name, complete_var, standalone_mode, **extra)
+        with exit_codes(prog_name or os.path.basename(sys.argv[0])):
+            return self._run(run, args, prog_name, complete_var, extra)
+
+    def _run(
+        self,
+        run: Callable[..., Any],
+        args: Sequence[str] | None,
+        prog_name: str | None,
+        complete_var: str | None,
+        extra: dict[str, Any],
+    ) -> NoReturn:
         given = sys.argv[1:] if args is None else args
         if (
             not given

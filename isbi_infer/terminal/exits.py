@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
-import io
 import logging
-import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from isbi_infer._version import __version__
 from isbi_infer.errors import DependencyError, Interrupted, IsbiError, ResourceError
+from isbi_infer.terminal.streams import standard_streams
 from isbi_infer.terminal.words import printable, shown
 
 
@@ -24,6 +24,8 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
     """Run a command: whatever goes wrong becomes one line on standard error and an exit code.
 
     File names that the terminal's encoding does not hold, and control characters out of files, are shown as escapes.
+    No work ends because its output is closed, full or no longer read, see `standard_streams`; nor because a terminal
+    hangs up under ``nohup``.
 
     Parameters
     ----------
@@ -35,64 +37,56 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
     Raises
     ------
     SystemExit
-        With the code of an `IsbiError`; 7 where memory ran out, 130 or 143 when interrupted, 1 for what nobody foresaw.
+        With the code of an `IsbiError`; 7 where memory ran out, 129, 130 or 143 when interrupted, 1 for what nobody
+        foresaw.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    printed = sys.stdout
-    sys.stdout = _Shown(printed)  # as much of a stream as what it stands for
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hang_up = getattr(signal, "SIGHUP", None)
+    if hang_up is not None and signal.getsignal(hang_up) == signal.SIG_DFL:  # nohup ignores it
+        numbers.append(hang_up)
+    previous = {number: signal.signal(number, _interrupt) for number in numbers}
     try:
-        with printed_log("isbi_infer", logging.WARNING, f"{program}: note: "):
+        with (
+            _ended(program, debug),
+            standard_streams(),
+            _ended(program, debug),
+            printed_log("isbi_infer", logging.WARNING, f"{program}: note: "),
+        ):
             yield
-        sys.stdout.flush()
-    except (IsbiError, Interrupted) as error:
-        if debug:
-            print(shown(traceback.format_exc()), end="", file=sys.stderr)
-        _report(program, str(error))
-        raise SystemExit(error.exit_code) from None
-    except BrokenPipeError:
-        # Whoever read our output has left (`| head`): leave too, and keep the interpreter from flushing again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
-    except MemoryError:
-        if debug:
-            print(shown(traceback.format_exc()), end="", file=sys.stderr)
-        _report(program, "not enough memory; use smaller sections, or a machine with more of it")
-        raise SystemExit(ResourceError.exit_code) from None
-    except Exception as error:
-        if debug:
-            print(shown(traceback.format_exc()), end="", file=sys.stderr)
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        _report(
-            program,
-            f"something unforeseen went wrong ({reason}); this is a fault of isbi-infer {__version__}: run it again "
-            "with --debug and report what it prints, with the command",
-        )
-        raise SystemExit(1) from None
     finally:
-        sys.stdout = printed
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-class _Shown:
-    """Standard output of a command, through which all goes that it prints: names and metadata show as `shown`."""
+@contextmanager
+def _ended(program: str, debug: bool) -> Iterator[None]:
+    """Make one line on standard error and an exit code of whatever goes wrong."""
+    try:
+        yield
+    except (IsbiError, Interrupted) as error:
+        _leave(program, str(error), error.exit_code, debug)
+    except BrokenPipeError:  # of a stream that is none of ours, whose reader has left
+        raise SystemExit(0) from None
+    except MemoryError:
+        reason = "not enough memory; use smaller sections, or a machine with more of it"
+        _leave(program, reason, ResourceError.exit_code, debug)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            reason = "too many files are open; raise the limit (ulimit -n 1024)"
+            _leave(program, reason, ResourceError.exit_code, debug)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = (
+            f"something unforeseen went wrong ({reason}); this is a fault of isbi-infer {__version__}: run it again "
+            "with --debug and report what it prints, with the command"
+        )
+        _leave(program, reason, 1, debug)
 
-    def __init__(self, stream: Any) -> None:
-        self._stream, self._colours = stream, stream.isatty()
 
-    def write(self, text: str) -> int:
-        self._stream.write(shown(text, colours=self._colours))
-        return len(text)
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.write(line)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+def _leave(program: str, reason: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        print(shown(traceback.format_exc()), end="", file=sys.stderr)
+    _report(program, reason)
+    raise SystemExit(code) from None
 
 
 def _report(program: str, message: str) -> None:

@@ -79,7 +79,7 @@ def write_training_page(run: Path, *, examples: Sequence[Example] = (), threshol
     path, history = run / PAGE, read_history(run)
     page = render("training.html", package="isbi_train.plots", **_values(run, history, examples, threshold))
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
 

@@ -166,7 +166,8 @@ def test_another_process_gives_the_same_bytes(everything, trained, tmp_path):
     done = subprocess.run(
         [program, trained, "-o", tmp_path, *choices], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert "isbi-export:" not in done.stderr  # only how far it is
     assert len(done.stdout.splitlines()) == 4
     for name in ("model.onnx", "model.int8.onnx", "model.pt", "model.pt2"):
         assert (tmp_path / name).read_bytes() == (everything[0] / name).read_bytes(), name

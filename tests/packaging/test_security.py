@@ -32,13 +32,48 @@ def test_floors_are_given_for_what_reads_files_of_strangers():
     assert {package for package, _ in FLOORS} == {"onnxruntime", "torch", "onnx"}
 
 
+def said_by_make(target):
+    command = ["make", "-nB", "--no-print-directory", target]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def recipe_of_audit():
+    return "mkdir -p build" + said_by_make("audit").rpartition("mkdir -p build")[2]
+
+
 def test_the_audit_asks_about_every_pin_and_fails_where_it_cannot():
-    said = subprocess.run(
-        ["make", "-nB", "--no-print-directory", "audit"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    command = said.strip().splitlines()[-1]
-    assert "--requirement constraints.txt" in command
-    assert "--strict" in command
+    assert "--requirement constraints.txt" in recipe_of_audit()
+    assert "--strict" in recipe_of_audit()
+
+
+@pytest.mark.parametrize(
+    ("does", "code", "says"),
+    [
+        (
+            "print('Traceback (most recent call last):\\nno network', file=sys.stderr); sys.exit(1)",
+            2,
+            "cannot be asked",
+        ),
+        ("print('Found 1 known vulnerability', file=sys.stderr); sys.exit(1)", 1, "Found 1 known"),
+        ("print('No known vulnerabilities found', file=sys.stderr)", 0, "No known"),
+    ],
+)
+def test_the_audit_tells_a_weakness_from_a_database_that_cannot_be_asked(tmp_path, does, code, says):
+    """The recipe of `make audit` around a program that ends as pip-audit does."""
+    program = tmp_path / "pip-audit"
+    program.write_text(f"#!{sys.executable}\nimport sys\n{does}\n")
+    program.chmod(0o755)
+    recipe = re.sub(r"\S*bin/pip-audit", str(program), recipe_of_audit())
+    done = subprocess.run(["sh", "-c", recipe], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_release_has_the_bill_of_materials_beside_the_wheel_and_its_checksum():
+    said = said_by_make("dist")
+    assert "-o dist/sbom.json" in said
+    assert "sha256sum *.whl sbom.json > SHA256SUMS" in said
 
 
 @pytest.mark.more
