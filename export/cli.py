@@ -12,7 +12,6 @@ import typer
 
 from isbi_infer.backends.compiled_cache import use_cache
 from isbi_infer.errors import UsageError
-from isbi_infer.scoring import LabelsAre
 from isbi_infer.terminal import exit_codes, printable, require_packages
 from isbi_infer.terminal.commands import (
     GENERAL,
@@ -24,6 +23,7 @@ from isbi_infer.terminal.commands import (
     new_app,
     version_option,
 )
+from isbi_infer.terminal.labels import LabelsAre, ignore_option, labels_are_option
 from isbi_infer.terminal.progress import show_progress
 
 if TYPE_CHECKING:
@@ -97,18 +97,8 @@ def export(
         Path | None,
         typer.Option(metavar="STACK", help="Labels of --image; see --labels-are.", rich_help_panel=_SCORES),
     ] = None,
-    labels_are: Annotated[
-        LabelsAre,
-        typer.Option(
-            help="What labels above 0 mark: cells, membranes, or ids of cells.", rich_help_panel=_SCORES
-        ),
-    ] = "cells",
-    ignore: Annotated[
-        float | None,
-        typer.Option(
-            help="Value of labels that nobody knows; left out of the scores.", rich_help_panel=_SCORES
-        ),
-    ] = None,
+    labels_are: Annotated[LabelsAre, labels_are_option(_SCORES)] = "cells",
+    ignore: Annotated[float | None, ignore_option(_SCORES)] = None,
     sections: Annotated[
         str | None,
         typer.Option(

@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import DependencyError
 from isbi_infer.terminal import require_packages
+from isbi_infer.terminal.labels import LabelsAre
 from isbi_infer.volumes.protocol import Block
 
 GROUP, NAME = "isbi_infer.scorers", "thinned"
-LabelsAre = Literal["cells", "membranes", "ids"]
 
 
 class Scorer(Protocol):

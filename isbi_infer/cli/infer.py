@@ -22,6 +22,7 @@ from isbi_infer.terminal.commands import (
     new_app,
     version_option,
 )
+from isbi_infer.terminal.labels import LabelsAre, ignore_option, labels_are_option
 
 _RESULT = "Result"
 _MODEL = "Model and device"
@@ -223,18 +224,8 @@ def infer(
             help="TIFF of labels to score the result against; see --labels-are.", rich_help_panel=_SCORES
         ),
     ] = None,
-    labels_are: Annotated[
-        Literal["cells", "membranes", "ids"],
-        typer.Option(
-            help="What labels above 0 mark: cells, membranes, or ids of cells.", rich_help_panel=_SCORES
-        ),
-    ] = "cells",
-    ignore: Annotated[
-        float | None,
-        typer.Option(
-            help="Value of labels that nobody knows; left out of the scores.", rich_help_panel=_SCORES
-        ),
-    ] = None,
+    labels_are: Annotated[LabelsAre, labels_are_option(_SCORES)] = "cells",
+    ignore: Annotated[float | None, ignore_option(_SCORES)] = None,
     tile: Annotated[
         int | None,
         typer.Option(help="Longest tile side in pixels; never changes the result.", rich_help_panel=_SPEED),

@@ -14,7 +14,8 @@ from napari.utils.notifications import show_info, show_warning
 
 from isbi_infer.errors import ImageError, IsbiError
 from isbi_infer.napari.layers import RESULT
-from isbi_infer.scoring import LabelsAre, open_scorer, summary
+from isbi_infer.scoring import open_scorer, summary
+from isbi_infer.terminal.labels import LabelsAre
 from isbi_infer.volumes import StackInfo, write_stack
 
 SCORES = "scores"  # in the metadata of a labels layer that was scored against

@@ -13,6 +13,7 @@ import typer
 from isbi_infer.model.devices import ProviderName
 from isbi_infer.terminal import counted, exit_codes, printable, printed_log, require_packages
 from isbi_infer.terminal.commands import Command, Debug, Quiet, listed, new_app
+from isbi_infer.terminal.labels import labels_are_option
 from isbi_infer.terminal.progress import show_progress
 from isbi_train.config.inputs import LabelKindName
 
@@ -124,9 +125,7 @@ def augment(
         Path, typer.Option(help="Folder with train-volume.tif and train-labels.tif, or a stack.")
     ] = _DATA,
     labels: Annotated[Path | None, typer.Option(help="Labels of a stack.")] = None,
-    labels_are: Annotated[
-        LabelKindName, typer.Option(help="What labels above 0 mark: cells, membranes, or ids of cells.")
-    ] = "cells",
+    labels_are: Annotated[LabelKindName, labels_are_option()] = "cells",
     count: Annotated[int, typer.Option(help="Pairs to make.")] = 8820,
     seed: Annotated[int, typer.Option(help="The same seed gives the same pairs.")] = 2012,
     sections: Annotated[

@@ -15,6 +15,7 @@ from isbi_infer.errors import UsageError
 from isbi_infer.model.devices import ProviderName
 from isbi_infer.terminal import exit_codes, printable, require_packages
 from isbi_infer.terminal.commands import GENERAL, Command, Debug, listed, new_app
+from isbi_infer.terminal.labels import ignore_option, labels_are_option
 from isbi_infer.terminal.progress import show_progress
 from isbi_train.config.inputs import LabelKindName
 
@@ -54,12 +55,8 @@ def evaluate(
     labels: Annotated[
         Path, typer.Argument(metavar="LABELS", help="TIFF of labels, of the same shape; see --labels-are.")
     ],
-    labels_are: Annotated[
-        LabelKindName, typer.Option(help="What labels above 0 mark: cells, membranes, or ids of cells.")
-    ] = "cells",
-    ignore: Annotated[
-        float | None, typer.Option(help="Value of labels that nobody knows; left out of the scores.")
-    ] = None,
+    labels_are: Annotated[LabelKindName, labels_are_option()] = "cells",
+    ignore: Annotated[float | None, ignore_option()] = None,
     image: Annotated[Path | None, typer.Option(help="TIFF to run a model on.")] = None,
     sections: Annotated[
         str,
