@@ -63,8 +63,8 @@ fuzz: $(VENV)/.fuzz
 audit: $(VENV)/.audit
 	@mkdir -p build
 	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict 2> build/audit.log; code=$$?; \
-	if grep -q '^Traceback' build/audit.log; then \
-	    echo "audit: the advisory database cannot be asked, so nothing is known of the pins; see build/audit.log" >&2; exit 2; \
+	if grep -q '^Traceback\|could not be audited' build/audit.log; then \
+	    echo "audit: the advisory database cannot be asked about every pin, so nothing is known; see build/audit.log" >&2; exit 2; \
 	else cat build/audit.log >&2; exit $$code; fi
 
 SBOM := build/sbom.json

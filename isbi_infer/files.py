@@ -289,7 +289,12 @@ def check_not_input(output: str | os.PathLike[str], input: str | os.PathLike[str
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    target = Path(os.path.realpath(path))
+    try:
+        target = Path(os.path.realpath(path))
+    except FileNotFoundError:
+        raise OutputError(
+            f"{path}: the working folder was removed; change to one that is there, or name a whole path"
+        ) from None
     try:
         mode = target.stat().st_mode
     except OSError:  # not there yet; what else is wrong shows on writing

@@ -1,4 +1,7 @@
-"""What a command prints cannot be printed: its work is done all the same, and its exit code is that of the work."""
+"""What surrounds a command is odd: streams that cannot be printed to, names, a terminal or a folder that is gone.
+
+Its work is done all the same, and its exit code is that of the work.
+"""
 
 import os
 import signal
@@ -120,3 +123,21 @@ def test_too_few_files_that_may_be_open_is_7_or_done(folder):
     done = in_shell(folder, f"stack.tif >/dev/null; ulimit -n 7; {PROGRAM} {RUN}")
     assert done.returncode in (0, 7), done.stderr
     assert "unforeseen" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a folder in use cannot be removed")
+def test_in_a_working_folder_that_was_removed_a_whole_path_is_written_and_another_one_is_6(folder):
+    def run(output):
+        command = (
+            f"mkdir gone; cd gone; rmdir ../gone; {PROGRAM} {folder}/stack.tif --model {folder}/tiny.onnx -o"
+        )
+        return subprocess.run(
+            ["bash", "-c", f"{command} {output}"], cwd=folder, capture_output=True, text=True, check=False
+        )
+
+    done = run("out.tif")
+    assert done.returncode == 6, done.stderr
+    assert "out.tif: the working folder was removed" in done.stderr
+    assert done.stderr.count("\n") == 1
+    done = run(folder / "out.tif")
+    assert done.returncode == 0, done.stderr

@@ -54,6 +54,11 @@ def test_the_audit_asks_about_every_pin_and_fails_where_it_cannot():
             2,
             "cannot be asked",
         ),
+        (
+            "print('ERROR: x: not found on PyPI and could not be audited', file=sys.stderr); sys.exit(1)",
+            2,
+            "cannot",
+        ),
         ("print('Found 1 known vulnerability', file=sys.stderr); sys.exit(1)", 1, "Found 1 known"),
         ("print('No known vulnerabilities found', file=sys.stderr)", 0, "No known"),
     ],
