@@ -97,6 +97,8 @@ def _report(program: str, message: str) -> None:
 def printed_log(name: str, level: int, prefix: str = "") -> Iterator[None]:
     """Print what a package logs to standard error, a line each, above what is shown of progress.
 
+    Within another one of the same package the inner one prints alone.
+
     Parameters
     ----------
     name : str
@@ -107,14 +109,18 @@ def printed_log(name: str, level: int, prefix: str = "") -> Iterator[None]:
         Begins each line.
     """
     logger, printed = logging.getLogger(name), _Printed(prefix)
-    before = logger.level
+    before, around = logger.level, [handler for handler in logger.handlers if isinstance(handler, _Printed)]
     printed.setLevel(level)
     logger.setLevel(min(level, logger.getEffectiveLevel()))
+    for handler in around:
+        logger.removeHandler(handler)
     logger.addHandler(printed)
     try:
         yield
     finally:
         logger.removeHandler(printed)
+        for handler in around:
+            logger.addHandler(handler)
         logger.setLevel(before)
 
 

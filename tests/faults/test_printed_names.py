@@ -1,5 +1,6 @@
 """Names and metadata on the terminal: whatever is printed by a command goes through one place that escapes them."""
 
+import logging
 import os
 import pty
 import re
@@ -45,6 +46,15 @@ def test_standard_output_is_the_callers_again_after_a_command(capsys):
     assert printed == f"{printable(STEERING)}\n" * 2
     assert said.replace("\n", "").isprintable()
     assert "Traceback" in said
+
+
+def test_a_note_within_commands_within_commands_is_printed_once(capsys):
+    log = logging.getLogger("isbi_infer.test")
+    with exit_codes("outer"):
+        with exit_codes("inner"):
+            log.warning("first")
+        log.warning("second")
+    assert capsys.readouterr().err == "inner: note: first\nouter: note: second\n"
 
 
 def test_a_command_on_a_real_terminal_shows_escapes_and_its_own_colours(tmp_path):
