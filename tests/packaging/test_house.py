@@ -29,9 +29,11 @@ def brought_in_by(code):
 
 
 def test_importing_the_core_brings_in_no_runtime_and_nothing_heavy():
-    loaded = brought_in_by("from isbi_infer import Segmenter; import isbi_infer.volumes, isbi_infer.sample")
+    loaded = brought_in_by(
+        "from isbi_infer import Segmenter; import isbi_infer.volumes, isbi_infer.sample, isbi_infer.scoring"
+    )
     assert {"isbi_infer", "numpy", "tifffile"} <= loaded
-    assert loaded & (HEAVY | RUNTIMES) == set()
+    assert loaded & (HEAVY | RUNTIMES | {"typer"}) == set()
 
 
 def test_help_brings_in_neither_numpy_nor_a_runtime():
