@@ -1,6 +1,8 @@
 """A Dask cluster: connecting to it, and handing out numbered pieces of work, a few at a time.
 
 Whatever is lost with a worker is computed again, so a piece of work may be done twice, and gives the same bytes.
+What is awaited comes, or its cluster is found unable to bring it: nothing waits for longer than `_PATIENCE_S` for a
+cluster at a standstill. A piece of work by itself may take as long as it likes.
 """
 
 from __future__ import annotations
@@ -9,11 +11,14 @@ import importlib
 import importlib.util
 import json
 import logging
+import pickle
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -163,8 +168,11 @@ class Cluster:
         return str(self.client.dashboard_link or "") if importlib.util.find_spec("bokeh") else ""
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """Return what the scheduler knows of each worker, by its address."""
-        return dict(self.client.scheduler_info(n_workers=-1)["workers"])
+        """Return what the scheduler knows of each worker, by its address; OSError where it does not answer in time."""
+        return dict(self._told(self.client.scheduler.identity, n_workers=-1)["workers"])
+
+    def _told(self, question: Callable[..., Any], **how: Any) -> Any:
+        return self.client.sync(question, callback_timeout=_TIMEOUT_S, **how)
 
     def lost(self) -> DependencyError:
         """Return the error that says that the scheduler is gone."""
@@ -182,8 +190,9 @@ class Cluster:
         IsbiError
             If a piece cannot be done, with its number.
         """
-        ahead = max(1, sum(int(facts.get("nthreads") or 1) for facts in self.workers().values())) * AHEAD
         try:
+            threads = sum(int(facts.get("nthreads") or 1) for facts in self.workers().values())
+            ahead = max(1, threads) * AHEAD
             for number, found, error in self.answers(work, range(count), ahead):
                 if error is not None:
                     raise failure({number: error}, count, "piece of work", gave_up=True) from error
@@ -202,7 +211,9 @@ class Cluster:
 
         def submit() -> None:
             for number in waiting:
-                future = self.client.submit(work, number, key=f"{key}-{number}", retries=_RETRIES, pure=False)
+                future = self.client.submit(
+                    plainly, work, number, key=f"{key}-{number}", retries=_RETRIES, pure=False
+                )
                 pending[future] = number
                 future.add_done_callback(finished.put)
                 return
@@ -211,35 +222,153 @@ class Cluster:
             for _ in range(ahead):
                 submit()
             while pending:
-                future = self._wait(finished)
+                future = self.awaited(partial(finished.get, timeout=_LOOK_S), by_work=True)
                 number = pending.pop(future)
-                if future.status in ("cancelled", "lost"):
-                    raise self.lost()
-                error = future.exception() if future.status == "error" else None
-                yield number, None if error else future.result(), error
+                found, error = self.outcome(future)
+                yield number, found, error
                 future.release()
                 submit()
         finally:
             if pending and self.running:
                 self.client.cancel(list(pending), force=True)
 
-    def _wait(self, finished: queue.Queue[Any]) -> Any:
-        """Return the next future that is finished; DependencyError where there is nobody left to finish one."""
-        alone_since: float | None = None
+    def outcome(self, future: Any) -> tuple[Any, BaseException | None]:
+        """Return what `plainly` brought back, or why it failed, once a future is done."""
+        if future.status in ("cancelled", "lost"):
+            raise self.lost()
+        if future.status == "error":
+            return None, future.exception(timeout=_LOOK_S)
+        try:  # to fetch it, and to have it made again where its worker is gone meanwhile
+            content = self.awaited(partial(future.result, timeout=_LOOK_S))
+        except Exception as error:
+            if future.status == "error":
+                return None, error
+            raise
+        try:
+            return pickle.loads(content), None  # noqa: S301 - a cluster is trusted with all that runs on it
+        except Exception as error:
+            return None, DependencyError(f"what a worker answered cannot be read here ({short(error)})")
+
+    def ask(self, call: Callable[[], Found], patience: float | None = None) -> Found:
+        """Call what waits for the cluster without a limit of its own; see `awaited`."""
+        answer: Future[Found] = Future()
+
+        def carry_out() -> None:
+            try:
+                answer.set_result(call())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=carry_out, daemon=True).start()
+        return self.awaited(partial(answer.result, timeout=_LOOK_S), patience)
+
+    def awaited(
+        self, take: Callable[[], Found], patience: float | None = None, *, by_work: bool = False
+    ) -> Found:
+        """Wait for something.
+
+        Parameters
+        ----------
+        take : callable
+            Returns it, or raises TimeoutError or queue.Empty before long.
+        patience : float, optional
+            Seconds of a standstill.
+        by_work : bool
+            Whether it comes of work alone, so that workers who all do nothing will not bring it.
+
+        Returns
+        -------
+        object
+
+        Raises
+        ------
+        DependencyError
+            If the scheduler is lost; if nobody is left who could bring it, or who tries.
+        ResourceError
+            If all workers have stopped taking work for lack of memory.
+        """
+        patience = _PATIENCE_S if patience is None else patience
+        since: float | None = None
         while True:
             try:
-                return finished.get(timeout=_LOOK_S)
-            except queue.Empty:
-                if not self.running:
-                    raise self.lost() from None
-                if self.workers():
-                    alone_since = None
+                return take()
+            except (queue.Empty, TimeoutError):
+                why = self._standstill(by_work)
+                if why is None:
+                    since = None
                     continue
-                alone_since = alone_since or time.monotonic()
-                if time.monotonic() - alone_since > _PATIENCE_S:
-                    raise DependencyError(
-                        f"{self.name}: no workers are left; start some and add --resume"
-                    ) from None
+                since = since or time.monotonic()
+                if time.monotonic() - since > patience:
+                    raise why from None
+
+    def _standstill(self, by_work: bool) -> IsbiError | None:
+        """Return why nothing can come of the cluster as it is now; raise that at once where it cannot recover."""
+        if not self.running:
+            raise self.lost() from None
+        try:
+            workers = self.workers()
+            busy = not by_work or any(self._told(self.client.scheduler.processing).values())
+        except OSError as error:  # as TimeoutError is
+            if not self.running:
+                raise self.lost() from error
+            return DependencyError(
+                f"{self.name}: the scheduler does not answer; see what keeps it, and add --resume"
+            )
+        if not workers:
+            return DependencyError(f"{self.name}: no workers are left; start some and add --resume")
+        if all(_is_paused(facts) for facts in workers.values()):
+            return ResourceError(
+                f"{self.name}: all workers have paused, for their memory is full; give them more with --memory-limit, "
+                "or fewer threads, and add --resume"
+            )
+        if not busy:  # as where Dask lost an answer on its way
+            return DependencyError(
+                f"{self.name}: an answer is missing, and no worker does anything; start the cluster again, and add "
+                "--resume"
+            )
+        return None
+
+
+def _is_paused(facts: dict[str, Any]) -> bool:
+    """Return whether a worker takes no work and does none."""
+    return facts.get("status") == "paused" and not facts["metrics"].get("task_counts", {}).get("executing")
+
+
+def plainly(work: Callable[[Any], Any], piece: Any) -> bytes:
+    """Carry out a piece of work on a worker; what comes of it, an error too, can be read by whoever asked.
+
+    Parameters
+    ----------
+    work : callable
+        Takes the piece.
+    piece : object
+        Such as its number.
+
+    Returns
+    -------
+    bytes
+        What it returned, pickled.
+
+    Raises
+    ------
+    IsbiError
+        Whatever it raised: in our terms, and without its causes, some of which cannot be sent.
+    """
+    try:
+        return pickle.dumps(work(piece))
+    except BaseException as error:  # those that end a thread would end the worker, too
+        plain = _plain(error)
+    raise plain
+
+
+def _plain(error: BaseException) -> IsbiError:
+    """Return an error of ours that says what another one does."""
+    if isinstance(error, MemoryError):
+        return ResourceError(f"not enough memory ({short(error)})")
+    for kind in type(error).__mro__:
+        if issubclass(kind, IsbiError) and kind.__module__ == IsbiError.__module__:
+            return kind(str(error))
+    return IsbiError(short(error))
 
 
 def failure(
@@ -250,7 +379,7 @@ def failure(
     named = ", ".join(map(str, sorted(failed)[:_SHOWN])) + (", ..." if len(failed) > _SHOWN else "")
     if isinstance(first, IsbiError):
         kind, why = type(first), str(first)
-    elif type(first).__name__ == "KilledWorker":
+    elif is_killer(first):
         kind, why = ResourceError, "it ended every worker that tried it, as too little memory does"
     else:
         kind, why = IsbiError, short(first)
@@ -258,9 +387,18 @@ def failure(
     return kind(f"{len(failed)} of {counted(count, what)} failed ({named}), {ended}; {what} {index}: {why}")
 
 
+def is_killer(error: BaseException) -> bool:
+    """Return whether an error says that a piece of work ended its workers."""
+    return type(error).__name__ == "KilledWorker"
+
+
 def short(error: BaseException) -> str:
     """Return the kind of an error and what it says, in one line of bounded length."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    try:
+        said = str(error)
+    except Exception:  # of a text that fails
+        said = "says nothing"
+    return f"{type(error).__name__}: {' '.join(said.split())[:200]}"
 
 
 def _distributed() -> Any:

@@ -28,7 +28,7 @@ from isbi_infer._version import __version__
 from isbi_infer.errors import DependencyError, IsbiError, ResourceError
 from isbi_infer.model.opening import OpenModel
 from isbi_infer.plan.run import RunPlan
-from isbi_infer.run.cluster import AHEAD, Cluster, failure, short
+from isbi_infer.run.cluster import AHEAD, Cluster, failure, is_killer, plainly, short
 from isbi_infer.run.counting import TileCount
 from isbi_infer.run.findings import Findings
 from isbi_infer.terminal import counted
@@ -39,6 +39,7 @@ from isbi_infer.volumes.zarr.writer import OmeZarrSink
 log = logging.getLogger(__name__)
 
 _GLANCE_S = 0.1
+_LOOK_S = 1
 _SHOWN = 6  # workers in a message
 _HOPELESS = 8  # failed blocks, before which none was done
 _TOO_MANY = 100  # failed blocks
@@ -116,7 +117,9 @@ def run_on(
 def _register(cluster: Cluster, job: Any, name: str) -> None:
     """Send a run to all workers."""
     try:
-        cluster.client.register_plugin(job, name=name)
+        cluster.ask(partial(cluster.client.register_plugin, job, name=name))
+    except IsbiError:
+        raise
     except Exception as error:  # whatever a worker raises when it unpickles it
         raise DependencyError(
             f"{cluster.name}: isbi-infer {__version__} does not run on its workers ({short(error)}); install "
@@ -141,7 +144,7 @@ def _check(cluster: Cluster, name: str, plan: RunPlan) -> int:
             )
     asked = {
         address: cluster.client.submit(
-            ready, name, key=f"{name}-ready-{number}", workers=[address], pure=False
+            plainly, ready, name, key=f"{name}-ready-{number}", workers=[address], pure=False
         )
         for number, address in enumerate(known)
     }
@@ -170,13 +173,19 @@ def _check(cluster: Cluster, name: str, plan: RunPlan) -> int:
 
 def _answer(cluster: Cluster, address: str, future: Any) -> Any:
     """Wait for one worker's answer, or for its end: what is asked of a worker that is gone waits for ever."""
-    while not future.done():
-        if not cluster.running:
-            raise cluster.lost()
-        if address not in cluster.workers():
-            return DependencyError("it ended while it opened model and input")
-        time.sleep(_GLANCE_S)
-    return future.exception() or future.result()
+
+    def take() -> Any:
+        looked = time.monotonic()
+        while not future.done():
+            if time.monotonic() - looked > _LOOK_S:
+                if address not in cluster.workers():
+                    return DependencyError("it ended while it opened model and input")
+                raise TimeoutError
+            time.sleep(_GLANCE_S)
+        found, error = cluster.outcome(future)
+        return error or found
+
+    return cluster.awaited(take)
 
 
 def _compute(
@@ -206,7 +215,7 @@ def _compute(
                 done += 1
                 if count:
                     count.block_done(plan.layout.at(number))
-            elif not last and type(error).__name__ == "KilledWorker":
+            elif not last and is_killer(error):
                 suspects.append(number)
             else:
                 failed[number] = error
@@ -221,7 +230,7 @@ def _forget(cluster: Cluster, name: str) -> None:
     if not cluster.running:
         return
     try:
-        cluster.client.unregister_worker_plugin(name)
+        cluster.ask(partial(cluster.client.unregister_worker_plugin, name), _GLANCE_S)
     except Exception as error:  # whatever it is, the run is over
         log.debug("%s: cannot be told that the run is over (%s)", cluster.name, error)
 
