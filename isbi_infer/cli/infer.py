@@ -266,7 +266,7 @@ def infer(
         Path | None,
         typer.Option(
             help="TIFF or volume that is 0 where OME-Zarr has no tissue, at any scale that divides: blocks outside are "
-            "left out.",
+            "left out. Blank ones are without it.",
             rich_help_panel=_ZARR,
         ),
     ] = None,

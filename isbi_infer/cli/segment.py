@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,7 +171,6 @@ def _labels_of(
     from isbi_infer.neurons.labelling import Labelling, LabelSink
     from isbi_infer.neurons.segments import pixels_of_size
     from isbi_infer.neurons.volume import VolumeLabels
-    from isbi_infer.run.volume import ATTRIBUTE
     from isbi_infer.volumes import is_chunked_output
     from isbi_infer.volumes.pixel_size import PixelSize
 
@@ -203,9 +202,10 @@ def _labels_of(
             like,
             labelling,
             membrane=membrane,
-            attributes={ATTRIBUTE: {"provenance": provenance, "labelling": asdict(labelling)}},
+            provenance=provenance,
             cluster=options.cluster if options else "",
-            overwrite=options is not None and (options.overwrite or options.joins),
+            resume=options is not None and options.joins,
+            overwrite=options is not None and options.overwrite,
         )
     return LabelSink(request.labels, like, labelling, membrane=membrane, provenance=provenance)
 

@@ -6,105 +6,55 @@ r"""Labels of a volume into OME-Zarr: sections and blocks by themselves, here or
                                        \-> blocks of labels  <-------- table of ids ------------/
 
 Each arrow is work in numbered pieces, in any order; what joins them is in the order of sections. So the ids are those
-of the stack in one piece, however it is cut. A piece holds one or two sections, or a block of labels.
+of the stack in one piece, however it is cut.
 """
 
 from __future__ import annotations
 
-import os
-import threading
+import hashlib
+import json
+import logging
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import partial
+from importlib.metadata import version
 from math import ceil
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
-from isbi_infer.errors import OutputError
+from isbi_infer._version import __version__
+from isbi_infer.backends.cores import processor_kind
+from isbi_infer.errors import ResourceError, say_on_the_way_out
 from isbi_infer.files import check_writable, make_folder
 from isbi_infer.neurons.labelling import (
     Labelling,
     LabelSummary,
     ids_by_size,
     label_dtype,
-    probability_of_cell,
     require_label_packages,
 )
 from isbi_infer.neurons.linking import Links, linker
-from isbi_infer.neurons.measurements import Measurements, joined, measure_section, write_table
-from isbi_infer.neurons.segments import Labels, segment_section
+from isbi_infer.neurons.measurements import joined, write_table
+from isbi_infer.neurons.pieces import Pieces, keep, memory_of_section
 from isbi_infer.plan.blocks import Layout
-from isbi_infer.run.cluster import connected
+from isbi_infer.plan.memory import available_memory
+from isbi_infer.run.cluster import Cluster, connected, local_workers
+from isbi_infer.run.volume import ATTRIBUTE
+from isbi_infer.terminal import counted
 from isbi_infer.volumes.opening import open_source
 from isbi_infer.volumes.protocol import Sink, StackInfo
 from isbi_infer.volumes.spread import Spread, in_turn
-from isbi_infer.volumes.zarr.unfinished import Unfinished
+from isbi_infer.volumes.zarr.unfinished import Unfinished, stored_attributes
 from isbi_infer.volumes.zarr.writer import OmeZarrSink
+
+log = logging.getLogger(__name__)
 
 _CHUNK = (32, 128, 128)  # neighbours in all directions are looked at together
 _SHARD = 1024  # px
-
-
-@dataclass(frozen=True, slots=True)
-class _Pieces:
-    """The pieces of work, as they are sent to workers.
-
-    Attributes
-    ----------
-    result : str
-        Of the probabilities; under the same name wherever a piece is done.
-    folder : Path
-        Of segments and ids, likewise.
-    shape : (int, int, int)
-        (Z, Y, X), in pixels.
-    labelling : Labelling
-        How.
-    membrane : bool
-        Whether 1 means membrane in the result.
-    """
-
-    result: str
-    folder: Path
-    shape: tuple[int, int, int]
-    labelling: Labelling
-    membrane: bool
-
-    def segment(self, z: int) -> Measurements:
-        """Cut a section into segments, and keep them."""
-        how = self.labelling
-        labels_YX = segment_section(self._probability(z), how.threshold, min_pixels=how.min_pixels)
-        _keep(self.folder / f"{z}.npy", labels_YX)
-        return measure_section(labels_YX, z)
-
-    def link(self, z: int) -> Links:
-        """Look at the segments of a section and of the one below."""
-        below_YX = self._segments(z - 1) if z else None
-        look = linker(self.labelling.link, self.labelling.threshold).links
-        return look(self._segments(z), self._probability(z), below_YX)
-
-    def store(self, sink: OmeZarrSink, layout: Layout, index: int) -> None:
-        """Store a block of labels."""
-        block = layout.at(index)
-        ids, first = np.load(self.folder / "ids.npy", mmap_mode="r"), np.load(self.folder / "first.npy")
-        values_ZYX = np.empty(block.shape, np.uint32)
-        for z in range(*block.z):
-            table = np.concatenate([[0], ids[first[z] : first[z + 1]]]).astype(np.uint32)
-            segments_YX = np.load(self.folder / f"{z}.npy", mmap_mode="r")
-            values_ZYX[z - block.z[0]] = table[segments_YX[slice(*block.y), slice(*block.x)]]
-        with sink:
-            sink.write(block, values_ZYX)
-
-    def _probability(self, z: int) -> npt.NDArray[np.float32]:
-        with open_source(self.result) as source:
-            return probability_of_cell(source.read(z), membrane=self.membrane)
-
-    def _segments(self, z: int) -> Labels:
-        labels_YX: Labels = np.load(self.folder / f"{z}.npy")
-        return labels_YX
+_GIB = 2**30
 
 
 class VolumeLabels:
@@ -122,10 +72,13 @@ class VolumeLabels:
         How.
     membrane : bool
         Whether 1 means membrane in the result.
-    attributes : dict
-        Put beside OME's own.
+    provenance : str
+        For the attributes.
     cluster : str
         Where it is done, see `isbi_infer.run.cluster.connected`; empty for this process.
+    resume : bool
+        Whether labels that were cut off are gone on with. Finished ones are then left as they are, or replaced where
+        they were made of another result or in another way.
     overwrite : bool
         Whether labels that are there are replaced.
 
@@ -137,6 +90,8 @@ class VolumeLabels:
         If there is something of this name, or the result lies in it.
     OutputError
         If the files cannot be written.
+    ResourceError
+        If a section does not fit into the memory of who is to label it.
     """
 
     def __init__(
@@ -147,20 +102,51 @@ class VolumeLabels:
         labelling: Labelling,
         *,
         membrane: bool = False,
-        attributes: dict[str, Any] | None = None,
+        provenance: str = "",
         cluster: str = "",
+        resume: bool = False,
         overwrite: bool = False,
     ) -> None:
         require_label_packages(labelling.link)
         self._path, self._result, self._like, self._how = Path(path), Path(result), like, labelling
-        self._membrane, self._attributes, self._cluster = membrane, attributes or {}, cluster
+        self._membrane, self._provenance, self._cluster = membrane, provenance, cluster
         self._shape = (like.sections, like.shape[-2], like.shape[-1])
-        self._work = Unfinished(path)
-        # Of labels that were cut off nothing is kept: they take little beside the probabilities.
-        self._overwrite = overwrite or self._work.begun
-        self._work.check(str(result), resume=False, overwrite=self._overwrite)
-        self._table = self._path.with_name(f"{self._path.stem.removesuffix('.ome')}.csv")
-        check_writable(self._table)
+        table = self._path.with_name(f"{self._path.stem.removesuffix('.ome')}.csv")
+        self._work = Unfinished(path, beside=table)
+        self._resume, self._overwrite = resume, overwrite
+        # Unasked, nothing is kept of labels that were cut off: they take little beside the probabilities.
+        self._work.check(str(result), resume=False, overwrite=overwrite or resume or self._work.begun)
+        self._table = table
+        check_writable(table)
+        self._needed = memory_of_section(self._shape[1:], labelling.link)
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        """Raise ResourceError, before any work, where sections do not fit into memory."""
+        workers = local_workers(self._cluster) if self._cluster else 1
+        if workers is None:
+            with connected(self._cluster) as cluster:
+                self._at_once(cluster)
+        elif (free := available_memory()) < workers * self._needed:
+            each = f" for each of {workers} workers" if workers > 1 else ""
+            raise ResourceError(
+                f"{self._path}: labels hold a whole section, {self._needed / _GIB:.1f} GiB{each}, and "
+                f"{free / _GIB:.1f} GiB are free; use a machine with more, or fewer workers"
+            )
+
+    def _at_once(self, cluster: Cluster) -> int:
+        """Return how many sections each worker may hold at a time."""
+        most = []
+        for address, facts in cluster.workers().items():
+            limit = int(facts.get("memory_limit") or 0)
+            if 0 < limit < self._needed:
+                raise ResourceError(
+                    f"worker {address} may use {limit / _GIB:.1f} GiB of memory, labels hold a whole section there, "
+                    f"{self._needed / _GIB:.1f}; give it more with --memory-limit, or leave --labels out"
+                )
+            threads = int(facts.get("nthreads") or 1)
+            most.append(min(threads, limit // self._needed) if limit else threads)
+        return max(1, min(most, default=1))
 
     @property
     def sinks(self) -> tuple[Sink, ...]:
@@ -183,27 +169,100 @@ class VolumeLabels:
         ResourceError
             If there are more ids than labels can hold.
         OutputError
-            If they cannot be written; nothing half-written is left.
+            If they cannot be written; labels and table that are there stay as they are.
         """
-        work = self._work
+        work, plan = self._work, self._plan()
+        if self._resume and (found := self._finished(plan)):
+            if work.begun:  # what a run left that was killed while it cleaned up
+                with work.held((1, 1), overwrite=False):
+                    work.discard()
+            return found
         with ExitStack() as opened:
             spread: Spread = in_turn
+            at_once = 1
             if self._cluster:
-                spread = opened.enter_context(connected(self._cluster)).spread
-            opened.enter_context(work.held((1, 1), overwrite=self._overwrite))
+                cluster = opened.enter_context(connected(self._cluster))
+                spread, at_once = cluster.spread, self._at_once(cluster)
+            notes, goes_on = self._what_of_begun(plan)
+            opened.enter_context(work.held((1, 1), overwrite=not goes_on))
+            work.agree(json.dumps(plan, sort_keys=True))
+            folder = work.folder / "segments"
+            make_folder(folder)
+            pieces = Pieces(
+                str(self._result.absolute()), folder, self._shape, self._how, self._membrane, at_once
+            )
             try:
-                found = self._make(spread)
-            except BaseException:
-                work.discard()
+                found = self._make(spread, pieces, plan, notes)
+            except BaseException as error:
+                self._say_how_to_go_on(error, pieces)
                 raise
-            work.complete(overwrite=self._overwrite, whole=self._is_whole)
+            work.complete(overwrite=self._overwrite or self._resume, whole=self._is_whole)
         return found
 
-    def _make(self, spread: Spread) -> LabelSummary:
+    def _plan(self) -> dict[str, Any]:
+        """Return what the labels depend on; equal ones are of the same bytes."""
+        how = self._how
+        described = (
+            self._result / "zarr.json"
+        )  # says of what, by which model and how: all that pixels depend on
+        if described.is_file():
+            result = f"sha256 {hashlib.sha256(described.read_bytes()).hexdigest()}"
+        else:
+            with open_source(self._result) as source:
+                result = source.fingerprint()
+        return {
+            "result": result,
+            "shape": list(self._shape),
+            "pixel_size": str(self._like.pixel_size),
+            "threshold": how.threshold,
+            "link": how.link,
+            "min_pixels": how.min_pixels,
+            "membrane": self._membrane,
+            "version": __version__,
+            "solver": f"bioimage-cpp {version('bioimage-cpp')}, {processor_kind()}"
+            if how.link == "multicut"
+            else "",
+        }
+
+    def _finished(self, plan: dict[str, Any]) -> LabelSummary | None:
+        """Return what is known of finished labels of the same plan."""
+        if not self._work.finished:
+            return None
+        own = stored_attributes(self._path).get(ATTRIBUTE)
+        if not isinstance(own, dict) or own.get("plan") != plan or not self._table.is_file():
+            return None
+        return self._summary(own["segments"], own["ids"], (f"{self._path} is finished already",))
+
+    def _what_of_begun(self, plan: dict[str, Any]) -> tuple[tuple[str, ...], bool]:
+        """Return what is to be said of labels that were cut off, and whether they are gone on with."""
+        if not self._resume or not self._work.begun:
+            return (), False
+        try:
+            begun = json.loads((self._work.folder / "plan.json").read_bytes())
+        except (OSError, ValueError, RecursionError):
+            begun = None
+        if not isinstance(begun, dict):
+            return (), False
+        differing = [
+            f"{key}: {begun.get(key)!r}, now {now!r}" for key, now in plan.items() if begun.get(key) != now
+        ]
+        if differing:
+            return (
+                f"{self._path}: made from the start, for it was begun otherwise: {'; '.join(differing)}",
+            ), False
+        return (), True
+
+    def _say_how_to_go_on(self, error: BaseException, pieces: Pieces) -> None:
+        if not pieces.done:
+            self._work.discard()
+            return
+        kept = f"{counted(pieces.done, 'section')} kept in {self._work.folder.name}"
+        say_on_the_way_out(error, f"{self._path}: {kept}; to go on with the labels, add --resume", log)
+
+    def _make(
+        self, spread: Spread, pieces: Pieces, plan: dict[str, Any], notes: tuple[str, ...]
+    ) -> LabelSummary:
         how, like, shape = self._how, self._like, self._shape
-        folder = self._work.folder / "segments"
-        make_folder(folder)
-        pieces = _Pieces(str(self._result.absolute()), folder, shape, how, self._membrane)
         by_section = dict(spread(pieces.segment, shape[0]))
         parts = [by_section[z] for z in range(shape[0])]
         links = dict(spread(pieces.link, shape[0])) if how.link != "none" else {}
@@ -212,27 +271,32 @@ class VolumeLabels:
             linked.take(links.get(z, Links(len(part.pixels))))
         ids, count = ids_by_size(linked.components(), np.concatenate([part.pixels for part in parts]))
         label_dtype(count, str(self._path))  # which says so where they do not fit
-        _keep(folder / "ids.npy", ids)
-        _keep(folder / "first.npy", np.cumsum([0, *(len(part.pixels) for part in parts)]))
-        self._store(spread, pieces)
-        write_table(self._table, joined(parts, ids, count), shape[0], like.pixel_size)
-        notes = how.notes
+        first = np.cumsum([0, *(len(part.pixels) for part in parts)])
+        keep(pieces.folder / "ids.npy", lambda file: np.save(file, ids))
+        keep(pieces.folder / "first.npy", lambda file: np.save(file, first))
+        self._store(spread, pieces, {"plan": plan, "segments": len(ids), "ids": count})
+        assert self._work.made_beside is not None
+        write_table(self._work.made_beside, joined(parts, ids, count), shape[0], like.pixel_size)
         if not count:
             notes += (f"{self._path}: no cell in any section, so all labels are 0",)
+        return self._summary(len(ids), count, (*how.notes, *notes))
+
+    def _summary(self, segments: int, ids: int, notes: tuple[str, ...]) -> LabelSummary:
         return LabelSummary(
             output=str(self._path),
             table=str(self._table),
-            segments=len(ids),
-            ids=count,
+            segments=segments,
+            ids=ids,
             dtype="uint32",
-            threshold=how.threshold,
-            link=how.link,
+            threshold=self._how.threshold,
+            link=self._how.link,
             notes=notes,
         )
 
-    def _store(self, spread: Spread, pieces: _Pieces) -> None:
+    def _store(self, spread: Spread, pieces: Pieces, made: dict[str, Any]) -> None:
         layout = label_layout(pieces.shape)
-        sink = self._sink(self._work.volume, layout)
+        about = {"provenance": self._provenance, "labelling": asdict(self._how)} | made
+        sink = self._sink(self._work.volume, layout, attributes={ATTRIBUTE: about})
         with sink:  # made once, before workers open it
             pass
         for _ in spread(partial(pieces.store, sink, layout), layout.count):
@@ -240,7 +304,14 @@ class VolumeLabels:
         with sink:
             sink.finish()
 
-    def _sink(self, folder: Path, layout: Layout, *, existing: bool = False) -> OmeZarrSink:
+    def _sink(
+        self,
+        folder: Path,
+        layout: Layout,
+        *,
+        attributes: dict[str, Any] | None = None,
+        existing: bool = False,
+    ) -> OmeZarrSink:
         return OmeZarrSink(
             folder,
             shape=layout.shape,
@@ -249,7 +320,7 @@ class VolumeLabels:
             chunk=layout.chunk,
             like=self._like,
             name="ids of cells",
-            attributes=self._attributes,
+            attributes=attributes,
             existing=existing,
             labels=True,
         )
@@ -276,16 +347,3 @@ def label_layout(shape: tuple[int, int, int]) -> Layout:
     )
     shard = (depth, down, across)
     return Layout(shape=shape, block=shard, shard=shard, chunk=(depth, height, width))
-
-
-def _keep(path: Path, array: npt.NDArray[Any]) -> None:
-    """Store an array, whole."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with open(aside, "wb") as file:
-            np.save(file, array)
-        os.replace(aside, path)
-    except OSError as error:
-        raise OutputError(
-            f"{path.parent}: no room for segments ({error.strerror}); free some space"
-        ) from error

@@ -65,7 +65,7 @@ def connected(where: str) -> Iterator[Cluster]:
     distributed = _distributed()
     with ExitStack() as opened:
         opened.enter_context(_quiet())
-        if where.partition(":")[0] == LOCAL:
+        if local_workers(where) is not None:
             address: Any = opened.enter_context(_local(where))
         elif where.endswith(".json") or "://" in where:
             address = where
@@ -126,12 +126,8 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _local(where: str) -> Iterator[Any]:
-    _, _, count = where.partition(":")
-    if count and not (count.isdecimal() and int(count) > 0):
-        raise UsageError(
-            f"--cluster {where} is invalid; expected local:N with a number of processes, such as local:2"
-        )
-    workers = int(count) if count else available_cores()
+    workers = local_workers(where)
+    assert workers is not None
     threads = max(1, available_cores() // workers)
     with _distributed().LocalCluster(
         n_workers=workers,
@@ -141,6 +137,18 @@ def _local(where: str) -> Iterator[Any]:
         silence_logs=logging.CRITICAL,
     ) as cluster:
         yield cluster
+
+
+def local_workers(where: str) -> int | None:
+    """Return how many processes a cluster on this machine has; None of one elsewhere, UsageError for no number."""
+    name, _, count = where.partition(":")
+    if name != LOCAL:
+        return None
+    if count and not (count.isdecimal() and int(count) > 0):
+        raise UsageError(
+            f"--cluster {where} is invalid; expected local:N with a number of processes, such as local:2"
+        )
+    return int(count) if count else available_cores()
 
 
 class Cluster:
@@ -237,9 +245,9 @@ class Cluster:
         if future.status in ("cancelled", "lost"):
             raise self.lost()
         if future.status == "error":
-            return None, future.exception(timeout=_LOOK_S)
+            return None, future.exception()
         try:  # to fetch it, and to have it made again where its worker is gone meanwhile
-            content = self.awaited(partial(future.result, timeout=_LOOK_S))
+            content = self.ask(future.result)  # not by its own timeout, which would cancel what others fetch
         except Exception as error:
             if future.status == "error":
                 return None, error

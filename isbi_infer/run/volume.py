@@ -199,9 +199,13 @@ def segment_volume(
                 return _left_to_another(work)
             others = 0 if options.share == (1, 1) else sum(not sink.done(b) for b in plan.layout.blocks())
             if not others:
-                for z in range(plan.layout.shape[0]) if also else ():
-                    _hand_over(sink, z, plan, also)
-                sink.finish(cluster.spread if cluster else in_turn)
+                try:
+                    for z in range(plan.layout.shape[0]) if also else ():
+                        _hand_over(sink, z, plan, also)
+                    sink.finish(cluster.spread if cluster else in_turn)
+                except BaseException as error:
+                    _say_how_to_go_on(error, work, sink, plan, options)
+                    raise
         if others:
             share = f"share {options.share[0]}/{options.share[1]}"
             return (

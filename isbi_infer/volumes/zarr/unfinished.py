@@ -6,12 +6,15 @@
       plan.json       what is computed; a run that continues must want the same
       statistics/     of whole sections, where blocks hold parts of them
       volume/         becomes result.ome.zarr, in one step, when all of it is there
+      beside          becomes the file that belongs to it, such as a table, while there is no result.ome.zarr
+      replaced*       what was there before, until the new one has its place
 
 What is done is not written down: the shards that are there are done.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -21,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from isbi_infer.errors import BusyError, OutputError, UsageError
-from isbi_infer.files import check_writable, locked_folder, make_folder, sync_folder, write_once
+from isbi_infer.files import check_writable, locked_folder, make_folder, replacing, sync_folder, write_once
 from isbi_infer.terminal import nearest_file
 from isbi_infer.volumes.zarr.location import is_address, tensorstore
 
@@ -37,13 +40,19 @@ class Unfinished:
     ----------
     output : path
         The name of the finished volume.
+    beside : path, optional
+        A file that belongs to it. `complete` puts what lies at `made_beside` there, so that at every moment a volume
+        and a file that are both there belong together.
     """
 
-    def __init__(self, output: str | os.PathLike[str]) -> None:
+    def __init__(self, output: str | os.PathLike[str], beside: str | os.PathLike[str] | None = None) -> None:
         self.name = os.fspath(output)
         self.output = Path(os.path.realpath(output))
         self.folder = self.output.with_name(self.output.name + _PARTIAL)
         self.volume, self.statistics = self.folder / "volume", self.folder / "statistics"
+        self._beside = None if beside is None else Path(os.path.realpath(beside))
+        self.made_beside = self.folder / "beside"
+        self._replaced, self._replaced_beside = self.folder / "replaced", self.folder / "replaced-beside"
 
     @property
     def finished(self) -> bool:
@@ -114,6 +123,7 @@ class Unfinished:
         name = ".lock" if share == (1, 1) else f".share-{share[0]}-of-{share[1]}.lock"
         with locked_folder(self.folder, name=name):
             if overwrite:
+                self._put_back()
                 for path in self.folder.iterdir():
                     if path.name != name:
                         _remove(path)
@@ -143,14 +153,12 @@ class Unfinished:
         try:
             with locked_folder(self.folder, name=".finish.lock"):
                 if overwrite and os.path.lexists(self.output):
-                    os.rename(self.output, self.folder / "replaced")
-                os.rename(self.volume, self.output)
-                if not whole(self.output):
-                    os.rename(self.output, self.volume)
-                    raise OutputError(
-                        f"{self.name}: a block went missing, which another run is replacing; "
-                        "--resume goes on once it ends"
-                    )
+                    self._set_aside(whole)
+                try:
+                    self._put_in_place(whole)
+                except BaseException:
+                    self._put_back()
+                    raise
                 sync_folder(self.output.parent)
         except BusyError:  # another share is about to do the same
             return
@@ -160,9 +168,47 @@ class Unfinished:
             ) from error
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _set_aside(self, whole: Callable[[Path], bool]) -> None:
+        """Take away what is replaced, once the new one is whole: first the volume, then what belongs to it."""
+        if not whole(self.volume):
+            raise OutputError(f"{self.name}: a block went missing; run it again with --resume")
+        os.rename(self.output, self._replaced)
+        if self._beside and self._beside.exists():
+            _move(self._beside, self._replaced_beside)
+
+    def _put_in_place(self, whole: Callable[[Path], bool]) -> None:
+        if self._beside:
+            _move(self.made_beside, self._beside)
+        os.rename(self.volume, self.output)
+        if not whole(self.output):
+            os.rename(self.output, self.volume)
+            raise OutputError(
+                f"{self.name}: a block went missing, which another run is replacing; --resume goes on once it ends"
+            )
+
+    def _put_back(self) -> None:
+        """Undo `_set_aside` where nothing took the place of what was there, also after a run that was killed."""
+        if not self._replaced.exists() or os.path.lexists(self.output):
+            return
+        if self._beside and self._replaced_beside.exists():
+            _move(self._replaced_beside, self._beside)
+        os.rename(self._replaced, self.output)
+
     def discard(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _move(path: Path, target: Path) -> None:
+    """Move a file, replacing what is there, also to another file system."""
+    try:
+        os.replace(path, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with replacing(target) as temporary:
+            shutil.copyfile(path, temporary)
+        path.unlink()
 
 
 def _remove(path: Path) -> None:

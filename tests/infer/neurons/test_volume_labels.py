@@ -10,45 +10,18 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from label_files import SIZE, store, stored, unsure
 
 from isbi_infer.errors import UsageError
 from isbi_infer.neurons import volume
 from isbi_infer.neurons.labelling import Labelling, label_array
 from isbi_infer.neurons.volume import VolumeLabels, label_layout
 from isbi_infer.sample import synthetic_stack
-from isbi_infer.volumes import PixelSize, StackInfo, open_source, write_stack
-from isbi_infer.volumes.protocol import Block
-from isbi_infer.volumes.zarr.writer import OmeZarrSink
+from isbi_infer.volumes import StackInfo, open_source, write_stack
 
 pytest.importorskip("tensorstore")
 
 PROGRAM = Path(sys.executable).with_name("isbi-infer")
-SIZE = PixelSize(y_nm=4, x_nm=4, z_nm=50)
-
-
-def unsure(shape, seed=0):
-    """Return probabilities of cells that touch in places."""
-    cell_ZYX = synthetic_stack(*shape)[1] > 0
-    noise = np.random.default_rng(seed).normal(0, 0.2, shape)
-    return np.clip(cell_ZYX * 0.6 + 0.2 + noise, 0, 1).astype(np.float32)
-
-
-def store(path, probability_ZYX, block):
-    """Write a result in blocks."""
-    depth, height, width = probability_ZYX.shape
-    like = StackInfo(shape=probability_ZYX.shape, pixel_size=SIZE)
-    how = {"dtype": "float32", "shard": (block, 512, 512), "chunk": (1, 256, 256)}
-    with OmeZarrSink(path, shape=probability_ZYX.shape, like=like, **how) as sink:
-        for number, z in enumerate(range(0, depth, block)):
-            part = Block(number, (z, min(z + block, depth)), (0, height), (0, width))
-            sink.write(part, probability_ZYX[z : z + block])
-        sink.finish()
-    return like
-
-
-def stored(path):
-    with open_source(path) as source:
-        return np.stack([source.read(z) for z in range(source.info.sections)])
 
 
 @settings(max_examples=12, deadline=None)
