@@ -27,14 +27,24 @@ from isbi_infer.volumes.opening import open_source
 from isbi_infer.volumes.zarr.writer import OmeZarrSink
 
 _BYTES = {"none": 32, "overlap": 32, "multicut": 52}  # of a pixel, at the peak of a section of 4096 x 4096
-_OWN = 2**28  # bytes of a process beside its sections
+_BESIDE, _PROCESS = 2**26, 2**28  # bytes beside a section, and of a process as a whole
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, BadZipFile)
 _gates: dict[tuple[Path, int], threading.BoundedSemaphore] = {}
 
 
-def memory_of_section(shape_YX: tuple[int, ...], link: Link) -> int:
-    """Return the bytes that a process needs to cut a section into segments, and to link them."""
-    return _BYTES[link] * shape_YX[0] * shape_YX[1] + _OWN
+def memory_of_section(shape_YX: tuple[int, ...], link: Link, *, process: bool) -> int:
+    """Return the bytes that it takes to cut a section into segments, and to link them.
+
+    Parameters
+    ----------
+    shape_YX : (int, int)
+        In pixels.
+    link : {"none", "overlap", "multicut"}
+        How.
+    process : bool
+        Whether those of the process that does so count, too.
+    """
+    return _BYTES[link] * shape_YX[0] * shape_YX[1] + (_PROCESS if process else _BESIDE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +161,7 @@ def keep(path: Path, write: Callable[[BinaryIO], None]) -> None:
             aside.unlink(missing_ok=True)
             raise
     except OSError as error:
-        why = error.strerror or str(error)  # numpy's own says how many bytes were written
+        why = error.strerror or "not all of it was written"  # numpy's own has no number
         raise OutputError(f"{path.parent}: no room for segments ({why}); free some space") from error
 
 

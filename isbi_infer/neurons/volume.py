@@ -118,7 +118,7 @@ class VolumeLabels:
         self._work.check(str(result), resume=False, overwrite=overwrite or resume or self._work.begun)
         self._table = table
         check_writable(table)
-        self._needed = memory_of_section(self._shape[1:], labelling.link)
+        self._needed = memory_of_section(self._shape[1:], labelling.link, process=bool(cluster))
         self._check_memory()
 
     def _check_memory(self) -> None:

@@ -257,30 +257,28 @@ class Cluster:
         except Exception as error:
             return None, DependencyError(f"what a worker answered cannot be read here ({short(error)})")
 
-    def ask(self, call: Callable[[], Found], patience: float | None = None) -> Found:
+    def ask(self, call: Callable[[], Found]) -> Found:
         """Call what waits for the cluster without a limit of its own; see `awaited`."""
         answer: Future[Found] = Future()
 
         def carry_out() -> None:
             try:
                 answer.set_result(call())
+            except TimeoutError as error:  # which would say here that it goes on
+                answer.set_exception(ConnectionError(short(error)))
             except BaseException as error:
                 answer.set_exception(error)
 
         threading.Thread(target=carry_out, daemon=True).start()
-        return self.awaited(partial(answer.result, timeout=_LOOK_S), patience)
+        return self.awaited(partial(answer.result, timeout=_LOOK_S))
 
-    def awaited(
-        self, take: Callable[[], Found], patience: float | None = None, *, by_work: bool = False
-    ) -> Found:
+    def awaited(self, take: Callable[[], Found], *, by_work: bool = False) -> Found:
         """Wait for something.
 
         Parameters
         ----------
         take : callable
             Returns it, or raises TimeoutError or queue.Empty before long.
-        patience : float, optional
-            Seconds of a standstill.
         by_work : bool
             Whether it comes of work alone, so that workers who all do nothing will not bring it.
 
@@ -295,7 +293,6 @@ class Cluster:
         ResourceError
             If all workers have stopped taking work for lack of memory.
         """
-        patience = _PATIENCE_S if patience is None else patience
         since: float | None = None
         while True:
             try:
@@ -306,7 +303,7 @@ class Cluster:
                     since = None
                     continue
                 since = since or time.monotonic()
-                if time.monotonic() - since > patience:
+                if time.monotonic() - since > _PATIENCE_S:
                     raise why from None
 
     def _standstill(self, by_work: bool) -> IsbiError | None:

@@ -16,6 +16,7 @@ any work.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 _GLANCE_S = 0.1
 _LOOK_S = 1
+_FAREWELL_S = 10
 _SHOWN = 6  # workers in a message
 _HOPELESS = 8  # failed blocks, before which none was done
 _TOO_MANY = 100  # failed blocks
@@ -229,10 +231,16 @@ def _compute(
 def _forget(cluster: Cluster, name: str) -> None:
     if not cluster.running:
         return
-    try:
-        cluster.ask(partial(cluster.client.unregister_worker_plugin, name), _GLANCE_S)
-    except Exception as error:  # whatever it is, the run is over
-        log.debug("%s: cannot be told that the run is over (%s)", cluster.name, error)
+
+    def tell() -> None:
+        try:
+            cluster.client.unregister_worker_plugin(name)
+        except Exception as error:  # whatever it is, the run is over
+            log.debug("%s: cannot be told that the run is over (%s)", cluster.name, error)
+
+    telling = threading.Thread(target=tell, daemon=True)
+    telling.start()
+    telling.join(_FAREWELL_S)
 
 
 def _memory(plan: RunPlan, threads: int) -> int:
