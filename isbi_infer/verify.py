@@ -42,11 +42,13 @@ def verify(
 ) -> None:
     """Compute blocks of RESULT again, from the same input by the same model, and compare them to the bit."""
     with exit_codes("isbi-infer verify", debug=debug), ExitStack() as opened:
+        from isbi_infer.backends.allocator import share_one_arena
         from isbi_infer.run.counting import tiles_of_section
         from isbi_infer.run.volume import plan_of
         from isbi_infer.segmenter import Segmenter
         from isbi_infer.volumes import open_source
 
+        share_one_arena()  # before runtimes start threads
         plan = plan_of(result)
         with show_progress("opening the model", quiet=quiet):
             segmenter = Segmenter(

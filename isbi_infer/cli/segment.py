@@ -30,8 +30,10 @@ def segment_all(
     work: Sequence[tuple[Path, Path]], open_model: Callable[[int], Segmenter], request: Request
 ) -> None:
     """Segment stacks with one model; of several, those that can be, and then raise the first error."""
+    from isbi_infer.backends.allocator import share_one_arena
     from isbi_infer.volumes import open_source
 
+    share_one_arena()  # before runtimes start threads
     segmenter: Segmenter | None = None
     failures: list[IsbiError] = []
     for stack, target in work:

@@ -18,6 +18,7 @@ from typing import Any
 from distributed import WorkerPlugin, get_worker
 
 from isbi_infer._version import __version__
+from isbi_infer.backends.allocator import share_one_arena
 from isbi_infer.backends.base import Backend
 from isbi_infer.backends.cores import processor_kind, use_cores
 from isbi_infer.errors import DependencyError, ModelError, UsageError
@@ -79,6 +80,7 @@ class Job(WorkerPlugin):
     def open(self) -> tuple[RunPlan, Source, Backend, OmeZarrSink, MeasuredSections]:
         """Open all that a block takes, once a worker; whatever would give other bits is an error."""
         if self._opened is None:
+            share_one_arena()
             use_cores(self._worker.state.nthreads)
             plan = parse_plan(self._plan)
             if plan.code_version != __version__:
