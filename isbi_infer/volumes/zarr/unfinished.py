@@ -21,9 +21,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from isbi_infer.errors import BusyError, OutputError, UsageError
-from isbi_infer.files import check_writable, locked_folder, make_folder, sync_folder, write_once
+from isbi_infer.files import (
+    beside,
+    check_creatable,
+    folder_in_use,
+    locked_folder,
+    make_folder,
+    sync_folder,
+    write_once,
+)
 from isbi_infer.terminal import nearest_file
-from isbi_infer.volumes.zarr.location import is_address, tensorstore
+from isbi_infer.volumes.zarr.location import is_address, tensorstore, unnamable
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +50,7 @@ class Unfinished:
     def __init__(self, output: str | os.PathLike[str]) -> None:
         self.name = os.fspath(output)
         self.output = Path(os.path.realpath(output))
-        self.folder = self.output.with_name(self.output.name + _PARTIAL)
+        self.folder = beside(self.output, _PARTIAL)
         self.volume, self.statistics = self.folder / "volume", self.folder / "statistics"
 
     @property
@@ -93,7 +101,9 @@ class Unfinished:
                     f"{self.name}: the output lies in the input {input_name}, or the input in the output; "
                     "choose another output"
                 )
-        check_writable(self.folder.with_name(self.folder.name + ".check"))
+        if reason := unnamable(self.output):
+            raise OutputError(f"{self.name}: {reason}; choose another output")
+        check_creatable(self.output, self.name)
         there = os.path.lexists(self.output)
         if there and not self.finished and (overwrite or not resume):
             raise OutputError(f"{self.name}: is there already, and is no OME-Zarr; choose another output")
@@ -110,9 +120,8 @@ class Unfinished:
     @contextmanager
     def held(self, share: tuple[int, int], *, overwrite: bool) -> Iterator[None]:
         """Hold the folder, made where it is missing, for one run, or one share of a run among others."""
-        make_folder(self.folder)
         name = ".lock" if share == (1, 1) else f".share-{share[0]}-of-{share[1]}.lock"
-        with locked_folder(self.folder, name=name):
+        with folder_in_use(self.folder, name=name):
             if overwrite:
                 for path in self.folder.iterdir():
                     if path.name != name:
