@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from isbi_infer.surroundings import some_temporary_folder
 from isbi_infer.terminal import counted, exit_codes
 from isbi_infer.terminal.commands import RUNTIMES, Command, Debug, Quiet, listed, new_app, version_option
 from isbi_infer.terminal.progress import show_progress
@@ -48,6 +49,7 @@ def verify(
         from isbi_infer.volumes import open_source
 
         plan = plan_of(result)
+        opened.enter_context(some_temporary_folder(result))
         with show_progress("opening the model", quiet=quiet):
             segmenter = Segmenter(
                 model,
