@@ -12,6 +12,7 @@ import typer
 
 from isbi_infer.backends.compiled_cache import use_cache
 from isbi_infer.errors import UsageError
+from isbi_infer.surroundings import surroundings_of_torch
 from isbi_infer.terminal import exit_codes, printable, require_packages
 from isbi_infer.terminal.commands import (
     GENERAL,
@@ -166,8 +167,9 @@ def export(
     _: Annotated[bool, version_option("isbi-export", *_PACKAGES)] = False,
 ) -> None:
     """Write CHECKPOINT as ONNX and TorchScript, run both against it, and publish what agrees, with a report."""
-    with exit_codes("isbi-export", debug=debug), ExitStack() as shown:
-        folder = output or checkpoint.parent
+    folder = output or checkpoint.parent
+    written = folder / checkpoint.name
+    with exit_codes("isbi-export", debug=debug), surroundings_of_torch(written), ExitStack() as shown:
         quiet = quiet or as_json
         if checkpoint.suffix.lower() == ".onnx" and not contract:
             raise UsageError(

@@ -139,6 +139,32 @@ def locked_folder(
         yield
 
 
+@contextmanager
+def folder_in_use(folder: Path, *, name: str = ".lock") -> Iterator[None]:
+    """Make a folder where it is missing, and lock it as `locked_folder` does; if all fails, none that is empty stays.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    name : str
+        Of the lock's file.
+
+    Raises
+    ------
+    BusyError, OutputError
+        As by `make_folder` and `locked_folder`.
+    """
+    make_folder(folder)
+    try:
+        with locked_folder(folder, name=name):
+            yield
+    except BaseException:
+        with suppress(OSError):  # something is in it
+            folder.rmdir()
+        raise
+
+
 def make_folder(path: str | os.PathLike[str]) -> None:
     """Make a folder, and those above it, where they are missing; raise OutputError where that cannot be."""
     try:
@@ -171,12 +197,15 @@ def write_once(path: Path, content: bytes) -> bytes:
     """
     try:
         if not path.exists():
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:
-                file.write(content)
-                file.flush()
-                os.chmod(file.name, 0o644)  # others may run a share
-                os.fsync(file.fileno())
-                _name_once(Path(file.name), path)
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            try:
+                with open(descriptor, "wb") as file:
+                    file.write(content)
+                os.chmod(name, 0o644)  # others may run a share
+                _sync(Path(name))
+                _name_once(Path(name), path)
+            finally:
+                Path(name).unlink(missing_ok=True)
             sync_folder(path.parent)
         return path.read_bytes()
     except OSError as error:
@@ -251,7 +280,24 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     OutputError
         If the folder does not exist or may not be written to, or if `path` is not the name of a file.
     """
-    target = _target(path)
+    check_creatable(_target(path), path)
+
+
+def check_creatable(target: Path, path: str | os.PathLike[str]) -> None:
+    """Make sure, before any work, that a file or a folder can be made.
+
+    Parameters
+    ----------
+    target : Path
+        Its name, resolved. Nothing is left behind by the check.
+    path : path
+        What it is made for, for the message.
+
+    Raises
+    ------
+    OutputError
+        If the folder it would be in does not exist or may not be written to, or if the name is too long.
+    """
     folder = target.parent
     if not folder.exists():
         raise OutputError(f"{path}: the folder {folder} does not exist; create it or choose another one")
@@ -286,6 +332,11 @@ def check_not_input(output: str | os.PathLike[str], input: str | os.PathLike[str
         return
     if same:
         raise UsageError(f"{output}: the output is the input file {input} itself; choose another output")
+
+
+def beside(target: Path, suffix: str) -> Path:
+    """Return the name of a folder beside an output: with a suffix to its name, which is shortened where it is long."""
+    return target.with_name(f"{_short(target.name)}{suffix}")
 
 
 def _target(path: str | os.PathLike[str]) -> Path:

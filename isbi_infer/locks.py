@@ -216,7 +216,8 @@ def _leased(path: Path, shown: str | os.PathLike[str]) -> Iterator[SoftFileLease
     except Timeout:
         owner = lease.owner
         holder = f"process {owner.pid} on {owner.hostname!r}" if owner else "unknown process"
-        if there is None or there < 2 * _LEASE_S:
+        # A claim of the far future is none of now: the clock was set back.
+        if there is None or abs(there) < 2 * _LEASE_S:
             raise LockedError(holder) from None
         log.warning("%s: waiting %.0f s to see whether %s still writes it", shown, _LEASE_S, holder)
         try:

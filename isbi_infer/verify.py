@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from isbi_infer.surroundings import some_temporary_folder
 from isbi_infer.terminal import counted, exit_codes
 from isbi_infer.terminal.commands import RUNTIMES, Command, Debug, Quiet, listed, new_app, version_option
 from isbi_infer.terminal.progress import show_progress
@@ -50,6 +51,7 @@ def verify(
 
         share_one_arena()  # before runtimes start threads
         plan = plan_of(result)
+        opened.enter_context(some_temporary_folder(result))
         with show_progress("opening the model", quiet=quiet):
             segmenter = Segmenter(
                 model,

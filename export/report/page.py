@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from isbi_export.proof.gates import largest_allowed
 from isbi_infer.report.page import markup, render
 from isbi_infer.terminal import counted
-from isbi_train.plots.figures import STYLE
+from isbi_train.plots.figures import STYLE, drawable
 
 _SVG = {"svg.hashsalt": "isbi-export", "svg.fonttype": "none"}  # the same report gives the same bytes
 _SPACE = "\u00a0"  # between a figure and its unit
@@ -199,7 +199,9 @@ def _drawing(measured: list[dict[str, Any]]) -> str:
         for file in measured:
             points = [(int(halo), error) for halo, error in file["error_by_halo"].items() if error]
             if points:
-                axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, label=file["file"])
+                axes.plot(
+                    *zip(*points, strict=True), marker="o", markersize=3.5, label=drawable(file["file"])
+                )
         if not axes.lines:
             return ""
         axes.set(xlabel="halo (pixels)", ylabel="largest error of a probability", yscale="log")

@@ -14,7 +14,7 @@ from isbi_infer.backends.base import Arithmetic, Backend, Device, Pixels, Stop
 from isbi_infer.backends.cores import available_cores
 from isbi_infer.backends.nvidia import list_gpus, why_not
 from isbi_infer.backends.wheels import installed_wheels
-from isbi_infer.errors import DependencyError, ModelError
+from isbi_infer.errors import DependencyError, ModelError, ResourceError
 
 _ELEMENT_TYPES: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 _OUT_OF_MEMORY = (
@@ -47,6 +47,8 @@ def import_onnxruntime(wheels: tuple[str, ...]) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
+        if "failed to map segment" in str(error):  # of a library, for want of memory
+            raise ResourceError(f"onnxruntime cannot be loaded: not enough memory ({error})") from error
         raise DependencyError(
             "onnxruntime is not installed; run: pip install 'isbi-infer[cpu]' (or 'isbi-infer[gpu]' for CUDA)"
         ) from error

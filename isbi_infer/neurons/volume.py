@@ -112,7 +112,7 @@ class VolumeLabels:
         self._membrane, self._provenance, self._cluster = membrane, provenance, cluster
         self._shape = (like.sections, like.shape[-2], like.shape[-1])
         table = self._path.with_name(f"{self._path.stem.removesuffix('.ome')}.csv")
-        self._work = Unfinished(path, beside=table)
+        self._work = Unfinished(path, attached=table)
         self._resume, self._overwrite = resume, overwrite
         # Unasked, nothing is kept of labels that were cut off: they take little beside the probabilities.
         self._work.check(str(result), resume=False, overwrite=overwrite or resume or self._work.begun)
@@ -275,8 +275,8 @@ class VolumeLabels:
         keep(pieces.folder / "ids.npy", lambda file: np.save(file, ids))
         keep(pieces.folder / "first.npy", lambda file: np.save(file, first))
         self._store(spread, pieces, {"plan": plan, "segments": len(ids), "ids": count})
-        assert self._work.made_beside is not None
-        write_table(self._work.made_beside, joined(parts, ids, count), shape[0], like.pixel_size)
+        assert self._work.made_attached is not None
+        write_table(self._work.made_attached, joined(parts, ids, count), shape[0], like.pixel_size)
         if not count:
             notes += (f"{self._path}: no cell in any section, so all labels are 0",)
         return self._summary(len(ids), count, (*how.notes, *notes))

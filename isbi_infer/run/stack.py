@@ -18,7 +18,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from isbi_infer.backends.base import Backend
 from isbi_infer.errors import OutputError, say_on_the_way_out
-from isbi_infer.files import locked_folder, make_folder, sync_folder, write_once
+from isbi_infer.files import beside, folder_in_use, sync_folder, write_once
 from isbi_infer.plan.run import RunPlan, Wishes, parse_plan
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.pipeline import look_at, run_plan
@@ -116,8 +116,9 @@ def segment_stack(
                 plan, source, backend, (kept,), progress, blocks=blocks[before:], findings=findings
             )
         except BaseException as error:
-            said = f"{output}: {kept.count} of {counted(total, 'section')} are done and kept"
-            say_on_the_way_out(error, f"{said}; to go on, run it again with --resume", log)
+            if kept.count:
+                said = f"{output}: {kept.count} of {counted(total, 'section')} are done and kept"
+                say_on_the_way_out(error, f"{said}; to go on, run it again with --resume", log)
             raise
         with open_sink() as sink:
             for block, section_YX in zip(blocks, kept, strict=True):
@@ -131,9 +132,8 @@ def segment_stack(
 def _kept(output: str | Path, plan: RunPlan, wishes: Wishes) -> Iterator[tuple[RunPlan, KeptSections]]:
     """Hold the folder of a run that can be gone on with; it is removed when the run ends well."""
     target = Path(os.path.realpath(output))
-    folder = target.with_name(target.name + _PARTIAL)
-    make_folder(folder)
-    with locked_folder(folder):
+    folder = beside(target, _PARTIAL)
+    with folder_in_use(folder):
         stored = parse_plan(
             write_once(folder / "plan.json", plan.to_json().encode()).decode(), folder / "plan.json"
         )
@@ -142,7 +142,12 @@ def _kept(output: str | Path, plan: RunPlan, wishes: Wishes) -> Iterator[tuple[R
         )
         check_same(stored, plan, wishes, other)
         with KeptSections(folder / "sections", stored.source.shape, np.dtype(stored.dtype)) as kept:
-            yield stored, kept
+            try:
+                yield stored, kept
+            except BaseException:
+                if not kept.count:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -197,13 +202,13 @@ class KeptSections:
             for section_YX in values_ZYX:
                 content = np.ascontiguousarray(section_YX, self._dtype).tobytes()
                 self._file.write(content + zlib.crc32(content).to_bytes(_CHECKSUM, "little"))
-                self.count += 1
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
             raise OutputError(
                 f"{self._path}: cannot be written ({error.strerror}); free some space, and go on with --resume"
             ) from error
+        self.count += len(values_ZYX)
 
     def finish(self) -> tuple[str, ...]:
         """Return no notes."""
@@ -212,7 +217,8 @@ class KeptSections:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take counts for nothing
+            self._file.close()
 
     def _next(self) -> bytes | None:
         """Read the next section; None where it is not there, whole."""

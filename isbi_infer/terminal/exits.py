@@ -18,6 +18,15 @@ from isbi_infer.errors import DependencyError, Interrupted, IsbiError, ResourceE
 from isbi_infer.terminal.streams import standard_streams
 from isbi_infer.terminal.words import printable, shown
 
+_NO_MEMORY = "not enough memory; use smaller sections, or a machine with more of it"
+# Of glibc and musl where a library is loaded, and of Python where a thread's stack is made.
+_WITHOUT_MEMORY = (
+    "failed to map segment",
+    "cannot allocate memory",
+    "Error loading shared library",
+    "can't start new thread",
+)
+
 
 @contextmanager
 def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
@@ -68,9 +77,10 @@ def _ended(program: str, debug: bool) -> Iterator[None]:
     except BrokenPipeError:  # of a stream that is none of ours, whose reader has left
         raise SystemExit(0) from None
     except MemoryError:
-        reason = "not enough memory; use smaller sections, or a machine with more of it"
-        _leave(program, reason, ResourceError.exit_code, debug)
+        _leave(program, _NO_MEMORY, ResourceError.exit_code, debug)
     except Exception as error:
+        if _is_lack_of_memory(error):
+            _leave(program, _NO_MEMORY, ResourceError.exit_code, debug)
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             reason = "too many files are open; raise the limit (ulimit -n 1024)"
             _leave(program, reason, ResourceError.exit_code, debug)
@@ -80,6 +90,15 @@ def _ended(program: str, debug: bool) -> Iterator[None]:
             "with --debug and report what it prints, with the command"
         )
         _leave(program, reason, 1, debug)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Return whether the system had no memory: for itself, or for a library that was to be loaded."""
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, (ImportError, OSError, RuntimeError)) and any(
+        said in str(error) for said in _WITHOUT_MEMORY
+    )
 
 
 def _leave(program: str, reason: str, code: int, debug: bool) -> NoReturn:

@@ -13,6 +13,7 @@ import typer
 
 from isbi_infer.errors import UsageError
 from isbi_infer.model.devices import ProviderName
+from isbi_infer.surroundings import surroundings_of_torch
 from isbi_infer.terminal import exit_codes, printable, require_packages
 from isbi_infer.terminal.commands import GENERAL, Command, Debug, listed, new_app
 from isbi_infer.terminal.labels import ignore_option, labels_are_option
@@ -91,7 +92,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Score PREDICTION against LABELS as the ISBI 2012 challenge does: V_rand and V_info after border thinning."""
-    with exit_codes("isbi-train", debug=debug), ExitStack() as shown:
+    with exit_codes("isbi-train", debug=debug), surroundings_of_torch(plot), ExitStack() as shown:
         require_packages("scores", "numba", "skimage", *(["matplotlib"] if plot else []))
         display = shown.enter_context(show_progress("starting", quiet=quiet, unit="Mpx"))
         from isbi_infer.volumes import open_stack

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from isbi_infer.errors import UsageError
+from isbi_infer.surroundings import surroundings_of_torch
 from isbi_infer.terminal import exit_codes, printable, printed_log, require_packages
 from isbi_infer.terminal.commands import GENERAL, Command, Debug, listed, new_app
 from isbi_infer.terminal.progress import duration, show_progress
@@ -85,7 +86,7 @@ def fit(
     Settings come from the defaults, --recipe, --settings and flags, in this order. On several devices:
     torchrun --nproc-per-node 2 -m isbi_train fit ...
     """
-    with exit_codes("isbi-train", debug=debug), ExitStack() as shown:
+    with exit_codes("isbi-train", debug=debug), surroundings_of_torch(out), ExitStack() as shown:
         if fold is not None and folds is None:
             raise UsageError("--fold is one of --folds N; give N too")
         if resume and folds is not None:

@@ -18,6 +18,8 @@ from isbi_infer.terminal import did_you_mean, nearest_file
 from isbi_train.config import ARCHITECTURES, AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 
+_STORED = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files may be any bytes
+
 Layer = Mapping[str, Mapping[str, Any]]
 
 
@@ -116,12 +118,12 @@ def read_layer(path: Path) -> Layer:
         If it cannot be read or is no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(**_STORED))
     except OSError as error:
         raise UsageError(
             f"{path}: cannot read the settings ({error.strerror}){nearest_file(path)}"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not a TOML file ({error})") from error
 
 
@@ -219,4 +221,4 @@ def write_settings(path: Path, settings: Settings) -> None:
         for section, values in asdict(settings).items()
     }
     with replacing(path) as temporary:
-        temporary.write_text(tomli_w.dumps({k: v for k, v in plain.items() if v}), encoding="utf-8")
+        temporary.write_text(tomli_w.dumps({k: v for k, v in plain.items() if v}), **_STORED)

@@ -11,7 +11,7 @@ import numpy as np
 
 from isbi_infer.errors import UsageError
 from isbi_infer.terminal import nearest_file
-from isbi_train.plots.figures import STYLE, check_plottable, save_figure
+from isbi_train.plots.figures import STYLE, check_plottable, drawable, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path, *, title: st
 
     with matplotlib.rc_context(STYLE):
         figure = curves_figure(history)
-        figure.suptitle(title, x=0.01, horizontalalignment="left", fontweight="bold", fontsize=11)
+        figure.suptitle(drawable(title), x=0.01, horizontalalignment="left", fontweight="bold", fontsize=11)
         note = (
             "Averaged weights, before calibration. Figures on held-out training sections are not comparable with "
             "the official test set."

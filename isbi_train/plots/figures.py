@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from isbi_infer.errors import UsageError
 from isbi_infer.files import check_writable, replacing
+from isbi_infer.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +25,11 @@ STYLE: Any = {
 }
 
 _SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def drawable(text: str) -> str:
+    """Return a text as matplotlib can draw it, whatever names of files are in it: dollars begin no formula."""
+    return printable(text).replace("$", r"\$")
 
 
 def check_plottable(path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_train.evaluation.evaluate import Evaluation, best_index, sections_named
-from isbi_train.plots.figures import STYLE, check_plottable, save_figure
+from isbi_train.plots.figures import STYLE, check_plottable, drawable, save_figure
 from isbi_train.scores.error_lines import error_lines
 from isbi_train.scores.metrics import SplitMergeScores
 
@@ -134,7 +134,7 @@ def _draw_sections(figure: SubFigure, evaluation: Evaluation, shown: list[int], 
 
 
 def _head(figure: SubFigure, text: str) -> None:
-    figure.suptitle(text, x=0.01, horizontalalignment="left", fontweight="bold", fontsize=11)
+    figure.suptitle(drawable(text), x=0.01, horizontalalignment="left", fontweight="bold", fontsize=11)
 
 
 def coloured(evaluation: Evaluation, s: int, threshold: float) -> npt.NDArray[np.float32]:

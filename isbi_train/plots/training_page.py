@@ -105,7 +105,9 @@ def _values(
         "threshold": f"{threshold:.2f}",
         "table": HISTORY_TABLE,
         "rows": [_row(entry) for entry in history],
-        "settings": settings.read_text(encoding="utf-8") if settings.exists() else "",
+        "settings": settings.read_text(encoding="utf-8", errors="backslashreplace")
+        if settings.exists()
+        else "",
         "version": __version__,
     }
 

@@ -319,6 +319,29 @@ def check_no_run(out: Path) -> None:
         )
 
 
+def check_nothing_lost(out: Path) -> None:
+    """See that a run which has nothing to resume from would not begin anew over more than its first validation.
+
+    A run that was stopped at its first one, before it could save its progress, does the same once more.
+
+    Raises
+    ------
+    ModelError
+        If it would.
+    """
+    if not (out / MODEL).exists():
+        return
+    try:
+        done = len(json.loads((out / HISTORY).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        done = 0
+    if done != 1:
+        raise ModelError(
+            f"{out}: {PROGRESS} and {PREVIOUS} are gone: the run cannot be resumed; another folder starts a new one, "
+            f"with --init {out / MODEL} from its weights"
+        )
+
+
 def write_table(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Write a history as a table, a line for each validation and, of several stacks, one more for each stack.
 

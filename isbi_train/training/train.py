@@ -50,6 +50,7 @@ from isbi_train.training.state import (
     RunSettings,
     TrainingState,
     check_no_run,
+    check_nothing_lost,
     make_run_folder,
 )
 from isbi_train.training.stopping import stop_between_steps
@@ -180,6 +181,7 @@ def fit(
         if resume and state.resume(out, settings):
             log.info("resumed after epoch %d and %d more steps", state.epoch, len(state.losses))
         elif resume:
+            check_nothing_lost(out)
             log.warning("%s: no %s to resume from, starting a new run", out, PROGRESS)
         written = Settings(network=network, augment=augment, train=train, inputs=inputs)
         processes.run_on_main(partial(write_settings, out / SETTINGS, written))

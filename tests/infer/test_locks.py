@@ -337,6 +337,21 @@ def test_without_locks_a_run_on_another_host_is_taken_over_once_it_no_longer_liv
     assert os.listdir(out.parent) == [out.name]
 
 
+@pytest.mark.skipif(not _can_unshare(), reason="no host name of one's own may be made here")
+def test_without_locks_a_claim_of_the_future_does_not_last_until_then(out, without_locks, caplog):
+    elsewhere = ("unshare", "--uts", "sh", "-c", 'hostname elsewhere; exec "$0" "$@"')
+    first = _started(HURRIED + WRITER, out, prefix=elsewhere)
+    first.kill()
+    first.communicate(timeout=60)
+    (claim,) = out.parent.glob(".*.lease")
+    os.utime(claim, (time.time() + 10**6,) * 2)  # then the clock was set back
+    with replacing(out) as temporary:
+        temporary.write_text("second")
+    assert "to see whether process" in caplog.text
+    assert out.read_text() == "second"
+    assert os.listdir(out.parent) == [out.name]
+
+
 @posix
 def test_without_locks_a_run_that_stood_still_leaves_the_output_to_the_one_that_took_over(out, without_locks):
     first = _started(HURRIED + WRITER, out)

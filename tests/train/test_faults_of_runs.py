@@ -109,6 +109,33 @@ def test_with_both_progress_files_damaged_nothing_starts(train, tmp_path):
     assert (tmp_path / "model.pth").read_bytes() == before
 
 
+@pytest.mark.parametrize("history", ["there", "gone"])
+def test_where_all_progress_was_removed_a_run_is_not_begun_anew_over_what_it_had_learnt(
+    train, tmp_path, history
+):
+    with pytest.raises(LeftOffError):
+        train(tmp_path, report=leave_after(2))
+    for name in ("progress.pth", "progress.previous.pth", *(["history.json"] if history == "gone" else [])):
+        (tmp_path / name).unlink()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ModelError, match=r"are gone: the run cannot be resumed; .*--init") as raised:
+        train(tmp_path, resume=True)
+    assert "\n" not in str(raised.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_that_was_killed_before_it_first_saved_its_progress_is_begun_anew(
+    train, trained, tmp_path, caplog
+):
+    with pytest.raises(LeftOffError):
+        train(tmp_path, report=leave_after(1))
+    (tmp_path / "progress.pth").unlink()
+    train(tmp_path, resume=True)
+    assert f"{tmp_path}: no progress.pth to resume from" in caplog.text
+    one, other = (load_checkpoint(folder / "model.pth").state_dict for folder in (tmp_path, trained))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
 def test_a_refused_resumption_leaves_the_settings_of_the_run(train, tmp_path):
     with pytest.raises(LeftOffError):
         train(tmp_path, report=leave_after(1))

@@ -32,6 +32,21 @@ def is_address(path: str | os.PathLike[str]) -> bool:
     return _ADDRESS.match(os.fspath(path)) is not None
 
 
+def unnamable(path: str | os.PathLike[str]) -> str:
+    """Return why a folder cannot be named to tensorstore; empty where it can be.
+
+    Its names are UTF-8, and a backslash in them is a slash to it, on every system.
+    """
+    name = os.fspath(path)
+    if os.sep == "/" and "\\" in name:
+        return "a folder of a volume cannot have a backslash in its path"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "a folder of a volume cannot have bytes in its path that are no UTF-8"
+    return ""
+
+
 def reason_of(error: BaseException) -> str:
     """Return a library's error in one line of bounded length."""
     return " ".join(f"{error}".split())[:_REASON] or type(error).__name__

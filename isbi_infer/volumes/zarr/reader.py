@@ -18,7 +18,7 @@ import numpy.typing as npt
 from isbi_infer.errors import ImageError, IsbiError, ResourceError
 from isbi_infer.volumes.finite import check_finite
 from isbi_infer.volumes.protocol import Section, StackInfo, Window
-from isbi_infer.volumes.zarr.location import Location, is_address, reason_of, tensorstore
+from isbi_infer.volumes.zarr.location import Location, is_address, reason_of, tensorstore, unnamable
 from isbi_infer.volumes.zarr.metadata import (
     Image,
     axes_of,
@@ -98,6 +98,8 @@ def open_volume(
     """
     tensorstore()
     location = Location.of(path)
+    if reason := unnamable(location.url):
+        raise ImageError(f"{location.name}: {reason}; rename it")
     try:
         image, stamp = _describe(location)
         index = 0 if level is None else image.index_of(level)

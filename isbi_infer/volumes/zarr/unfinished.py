@@ -6,7 +6,7 @@
       plan.json       what is computed; a run that continues must want the same
       statistics/     of whole sections, where blocks hold parts of them
       volume/         becomes result.ome.zarr, in one step, when all of it is there
-      beside          becomes the file that belongs to it, such as a table, while there is no result.ome.zarr
+      attached        becomes the file that belongs to it, such as a table, while there is no result.ome.zarr
       replaced*       what was there before, until the new one has its place
 
 What is done is not written down: the shards that are there are done.
@@ -24,9 +24,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from isbi_infer.errors import BusyError, OutputError, UsageError
-from isbi_infer.files import check_writable, locked_folder, make_folder, replacing, sync_folder, write_once
+from isbi_infer.files import (
+    beside,
+    check_creatable,
+    folder_in_use,
+    locked_folder,
+    make_folder,
+    replacing,
+    sync_folder,
+    write_once,
+)
 from isbi_infer.terminal import nearest_file
-from isbi_infer.volumes.zarr.location import is_address, tensorstore
+from isbi_infer.volumes.zarr.location import is_address, tensorstore, unnamable
 
 log = logging.getLogger(__name__)
 
@@ -40,19 +49,21 @@ class Unfinished:
     ----------
     output : path
         The name of the finished volume.
-    beside : path, optional
-        A file that belongs to it. `complete` puts what lies at `made_beside` there, so that at every moment a volume
+    attached : path, optional
+        A file that belongs to it. `complete` puts what lies at `made_attached` there, so that at every moment a volume
         and a file that are both there belong together.
     """
 
-    def __init__(self, output: str | os.PathLike[str], beside: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, output: str | os.PathLike[str], attached: str | os.PathLike[str] | None = None
+    ) -> None:
         self.name = os.fspath(output)
         self.output = Path(os.path.realpath(output))
-        self.folder = self.output.with_name(self.output.name + _PARTIAL)
+        self.folder = beside(self.output, _PARTIAL)
         self.volume, self.statistics = self.folder / "volume", self.folder / "statistics"
-        self._beside = None if beside is None else Path(os.path.realpath(beside))
-        self.made_beside = self.folder / "beside"
-        self._replaced, self._replaced_beside = self.folder / "replaced", self.folder / "replaced-beside"
+        self._attached = None if attached is None else Path(os.path.realpath(attached))
+        self.made_attached = self.folder / "attached"
+        self._replaced, self._replaced_attached = self.folder / "replaced", self.folder / "replaced-attached"
 
     @property
     def finished(self) -> bool:
@@ -102,7 +113,9 @@ class Unfinished:
                     f"{self.name}: the output lies in the input {input_name}, or the input in the output; "
                     "choose another output"
                 )
-        check_writable(self.folder.with_name(self.folder.name + ".check"))
+        if reason := unnamable(self.output):
+            raise OutputError(f"{self.name}: {reason}; choose another output")
+        check_creatable(self.output, self.name)
         there = os.path.lexists(self.output)
         if there and not self.finished and (overwrite or not resume):
             raise OutputError(f"{self.name}: is there already, and is no OME-Zarr; choose another output")
@@ -119,9 +132,8 @@ class Unfinished:
     @contextmanager
     def held(self, share: tuple[int, int], *, overwrite: bool) -> Iterator[None]:
         """Hold the folder, made where it is missing, for one run, or one share of a run among others."""
-        make_folder(self.folder)
         name = ".lock" if share == (1, 1) else f".share-{share[0]}-of-{share[1]}.lock"
-        with locked_folder(self.folder, name=name):
+        with folder_in_use(self.folder, name=name):
             if overwrite:
                 self._put_back()
                 for path in self.folder.iterdir():
@@ -173,12 +185,12 @@ class Unfinished:
         if not whole(self.volume):
             raise OutputError(f"{self.name}: a block went missing; run it again with --resume")
         os.rename(self.output, self._replaced)
-        if self._beside and self._beside.exists():
-            _move(self._beside, self._replaced_beside)
+        if self._attached and self._attached.exists():
+            _move(self._attached, self._replaced_attached)
 
     def _put_in_place(self, whole: Callable[[Path], bool]) -> None:
-        if self._beside:
-            _move(self.made_beside, self._beside)
+        if self._attached:
+            _move(self.made_attached, self._attached)
         os.rename(self.volume, self.output)
         if not whole(self.output):
             os.rename(self.output, self.volume)
@@ -190,8 +202,8 @@ class Unfinished:
         """Undo `_set_aside` where nothing took the place of what was there, also after a run that was killed."""
         if not self._replaced.exists() or os.path.lexists(self.output):
             return
-        if self._beside and self._replaced_beside.exists():
-            _move(self._replaced_beside, self._beside)
+        if self._attached and self._replaced_attached.exists():
+            _move(self._replaced_attached, self._attached)
         os.rename(self._replaced, self.output)
 
     def discard(self) -> None:

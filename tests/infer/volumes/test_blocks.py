@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from volume_files import pixels
+import tifffile
+from volume_files import pixels, write_omezarr
 
+from isbi_infer.errors import ImageError
 from isbi_infer.run.volume import VolumeOptions
 from isbi_infer.volumes import open_source
 
@@ -117,6 +119,39 @@ def test_a_result_that_is_there_is_not_replaced_unasked(tmp_path, tiff, expected
     assert "is there already; --overwrite replaces it" in again.stderr
     assert infer(tiff, "-o", out, "--overwrite").returncode == 0
     np.testing.assert_array_equal(pixels(out), expected_ZYX)
+
+
+ODD = {"backslash": rb"a\b", "no UTF-8": b"bad\xff"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+@pytest.mark.parametrize("kind", ODD)
+def test_a_name_that_tensorstore_would_take_for_another_is_refused_before_any_work(tmp_path, tiff, kind):
+    name = os.fsdecode(ODD[kind])
+    for out in (tmp_path / f"{name}.zarr", tmp_path / name / "out.zarr"):
+        out.parent.mkdir(exist_ok=True)
+        refused = infer(tiff, "-o", out)
+        assert refused.returncode == 6, refused.stderr
+        assert refused.stderr.count("\n") == 1
+        assert kind in refused.stderr
+    assert [*tmp_path.rglob("*")] == [tmp_path / name]
+    write_omezarr(tmp_path / "in.zarr", [np.zeros((1, 8, 8), np.uint8)])
+    os.rename(tmp_path / "in.zarr", tmp_path / f"{name}.zarr")
+    with pytest.raises(ImageError, match=rf"{kind}.*; rename it"):
+        open_source(tmp_path / f"{name}.zarr")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a\nb.zarr", "-o.zarr", "a .zarr", "a#b?c%20d.zarr", pytest.param("n" * 250 + ".zarr", id="longest")],
+)
+def test_a_volume_of_an_odd_name_is_written_and_read(tmp_path, name):
+    tifffile.imwrite(tmp_path / "in.tif", np.random.default_rng(0).integers(0, 200, (2, 32, 32), np.uint8))
+    done = infer(tmp_path / "in.tif", "-o", tmp_path / name)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["in.tif", name])
+    with open_source(tmp_path / name) as source:
+        assert source.read(1).shape == (32, 32)
 
 
 def test_verify_computes_blocks_again_and_finds_what_was_changed(tmp_path, tiff):
