@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from isbi_infer._version import __version__
 from isbi_infer.errors import DependencyError, Interrupted, IsbiError, ResourceError
+from isbi_infer.headroom import is_lack_of_memory
 from isbi_infer.terminal.signals import Stopping, stopped_by_signals
 from isbi_infer.terminal.streams import standard_streams
 from isbi_infer.terminal.words import printable, shown
@@ -69,7 +70,7 @@ def _explain(program: str, error: Exception, debug: bool) -> NoReturn:
         _leave(program, str(error), error.exit_code, debug)
     if isinstance(error, BrokenPipeError):  # of a stream that is none of ours, whose reader has left
         raise SystemExit(0) from None
-    if isinstance(error, MemoryError):
+    if is_lack_of_memory(error):
         reason = "not enough memory; use smaller sections, or a machine with more of it"
         _leave(program, reason, ResourceError.exit_code, debug)
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
