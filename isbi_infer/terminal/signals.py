@@ -1,8 +1,8 @@
 """Ctrl-C and SIGTERM while a command works: `Interrupted` is raised in the main thread, and comes through.
 
 An exception that a signal raises anywhere may be lost, and then the command would go on: within an import, where
-libraries take it for something else, and within a finaliser or a callback, where Python prints a traceback and drops
-it. So a signal waits until an import is over, and what was dropped is raised again.
+libraries take it for something else, within a finaliser or a callback, where Python prints a traceback and drops it,
+and within compiled code that clears it. So a signal waits until an import is over, and what was lost is raised again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from isbi_infer.errors import Interrupted
 from isbi_infer.start import say, stopping_signals
 
 _AGAIN = 0.02  # seconds
+_WATCHED = 0.25  # seconds
 _PATIENCE = 5.0  # seconds that a signal waits for an import
 
 
@@ -60,6 +61,7 @@ class Stopping:
             self.send_again(number)
         else:
             self.by = Interrupted(number)
+            _thread.start_new_thread(self._watch, (number,))
             raise self.by
 
     def send_again(self, number: int) -> None:
@@ -71,11 +73,18 @@ class Stopping:
     def _send(self, number: int) -> None:
         time.sleep(_AGAIN)
         self._on_its_way = False
-        main = threading.main_thread().ident
-        if main is not None and hasattr(signal, "pthread_kill"):
-            signal.pthread_kill(main, number)
-        else:
-            _thread.interrupt_main(number)
+        _raise_in_main(number)
+
+    def _watch(self, number: int) -> None:
+        """Send the signal again if what it raised is lost, which shows in that nothing handles it any more."""
+        missed = 0
+        while missed < 2:
+            time.sleep(_WATCHED)
+            if self.answered or self.by is None:
+                return
+            missed = 0 if _is_handled(self.by) else missed + 1
+        self.by = None
+        _raise_in_main(number)
 
     def _is_to_wait(self, frame: FrameType | None) -> bool:
         while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
@@ -121,6 +130,28 @@ def stopped_by_signals(program: str) -> Iterator[Stopping]:
     try:
         yield stopping
     finally:
+        stopping.answered = True
         sys.unraisablehook = unraisable
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _is_handled(error: BaseException) -> bool:
+    """Return whether the main thread is in a block that an exception made it enter."""
+    found: Any = sys._current_exceptions().get(_main_thread())
+    if isinstance(found, tuple):  # Python 3.11
+        found = found[1]
+    while found is not None and found is not error:
+        found = found.__cause__ or found.__context__
+    return found is error
+
+
+def _raise_in_main(number: int) -> None:
+    if hasattr(signal, "pthread_kill"):  # which ends a wait of the main thread
+        signal.pthread_kill(_main_thread(), number)
+    else:
+        _thread.interrupt_main(number)
+
+
+def _main_thread() -> int:
+    return threading.main_thread().ident or 0

@@ -187,8 +187,9 @@ def test_a_third_signal_leaves_at_once():
         "import swallows",
         "class Last:\n        def __del__(self): wait()\n    Last()",
         "try: wait()\n    except KeyboardInterrupt: raise ImportError",
+        "try: wait()\n    except BaseException: pass",
     ],
-    ids=["import that swallows", "finaliser", "another exception"],
+    ids=["import that swallows", "finaliser", "another exception", "nothing left of it"],
 )
 def test_a_signal_that_python_or_a_library_loses_stops_the_command_all_the_same(tmp_path, lost):
     wait = "import time\ndef wait():\n    print('now', flush=True)\n    time.sleep(0.5)\n"
