@@ -23,7 +23,7 @@ from isbi_infer.start import say, stopping_signals
 
 _AGAIN = 0.02  # seconds
 _WATCHED = 0.25  # seconds
-_PATIENCE = 5.0  # seconds that a signal waits for an import
+_PATIENCE = 2.0  # seconds that a signal waits for an import
 
 
 class Stopping:

@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike
 from isbi_infer.errors import DependencyError, ImageError, ResourceError
 from isbi_infer.headroom import has_headroom, is_lack_of_memory
 from isbi_infer.terminal import one_line
+from isbi_train.data.labels import pixels_within
 
 _TO_LOAD = 2**25  # bytes; where no more can be had, that is why a library does not load
-from isbi_train.data.labels import pixels_within
 
 
 @dataclass(frozen=True, slots=True, eq=False)
