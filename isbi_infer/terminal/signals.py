@@ -150,7 +150,7 @@ def _raise_in_main(number: int) -> None:
     if hasattr(signal, "pthread_kill"):  # which ends a wait of the main thread
         signal.pthread_kill(_main_thread(), number)
     else:
-        _thread.interrupt_main(number)
+        _thread.interrupt_main(signal.Signals(number))
 
 
 def _main_thread() -> int:
