@@ -5,6 +5,11 @@ Needs the ``demo`` extra (pillow) for the picture.
 
 from __future__ import annotations
 
+from isbi_infer.start import Program
+
+if __name__ == "__main__":
+    program = Program("isbi-infer demo")  # what follows takes long to import
+
 import sys
 from pathlib import Path
 
@@ -94,4 +99,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with program:
+        main()

@@ -19,8 +19,11 @@ A message is one line: the file, what was found, what was expected, and what to 
 
 from __future__ import annotations
 
-import logging
 import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import logging
 
 
 class IsbiError(Exception):

@@ -6,6 +6,11 @@ slowly with depth and are seen through a warp that drifts, so that a stack is on
 
 from __future__ import annotations
 
+from isbi_infer.start import Program
+
+if __name__ == "__main__":
+    program = Program("isbi-infer sample")  # what follows takes long to import
+
 import argparse
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from isbi_infer.errors import OutputError, UsageError
+from isbi_infer.errors import UsageError
 
 PIXEL_NM = 4.0
 SECTION_NM = 50.0
@@ -281,20 +286,23 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in (("sections", 8), ("size", 512), ("seed", 2012)):
         parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"default {value}")
     asked = parser.parse_args(argv)
-    import tifffile
+    from isbi_infer.files import replacing
+    from isbi_infer.terminal import exit_codes
 
-    resolution = (1000 / PIXEL_NM, 1000 / PIXEL_NM)
-    metadata = {"spacing": SECTION_NM / 1000, "unit": "um", "axes": "ZYX"}
-    try:
+    with exit_codes("isbi-infer sample"):
+        import tifffile
+
+        resolution = (1000 / PIXEL_NM, 1000 / PIXEL_NM)
+        metadata = {"spacing": SECTION_NM / 1000, "unit": "um", "axes": "ZYX"}
         stacks = synthetic_stack(asked.sections, asked.size, asked.size, seed=asked.seed)
         for path, stack_ZYX in zip((asked.out, asked.labels), stacks, strict=True):
             if path:
-                tifffile.imwrite(path, stack_ZYX, imagej=True, resolution=resolution, metadata=metadata)
-    except UsageError as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.exit(OutputError.exit_code, f"{parser.prog}: cannot write: {error}\n")
+                with replacing(path) as temporary:
+                    tifffile.imwrite(
+                        temporary, stack_ZYX, imagej=True, resolution=resolution, metadata=metadata
+                    )
 
 
 if __name__ == "__main__":
-    main()
+    with program:
+        main()

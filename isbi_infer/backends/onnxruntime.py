@@ -15,15 +15,10 @@ from isbi_infer.backends.cores import available_cores
 from isbi_infer.backends.nvidia import list_gpus, why_not
 from isbi_infer.backends.wheels import installed_wheels
 from isbi_infer.errors import DependencyError, ModelError, ResourceError
+from isbi_infer.headroom import is_lack_of_memory, says_lack_of_memory
 
 _ELEMENT_TYPES: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
-_OUT_OF_MEMORY = (
-    "bfc_arena",
-    "Failed to allocate memory",
-    "bad allocation",
-    "bad_alloc",
-    "CUDA out of memory",
-)
+_OUT_OF_MEMORY = ("bfc_arena", "bad allocation")
 # A model given as bytes may name outside files; they are looked for below this file, where nothing can be.
 _NOWHERE = str(Path(__file__) / "nowhere")
 _PRELOADING = threading.Lock()
@@ -47,8 +42,8 @@ def import_onnxruntime(wheels: tuple[str, ...]) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        if "failed to map segment" in str(error):  # of a library, for want of memory
-            raise ResourceError(f"onnxruntime cannot be loaded: not enough memory ({error})") from error
+        if is_lack_of_memory(error):
+            raise ResourceError("not enough memory to load onnxruntime; free some") from error
         raise DependencyError(
             "onnxruntime is not installed; run: pip install 'isbi-infer[cpu]' (or 'isbi-infer[gpu]' for CUDA)"
         ) from error
@@ -151,6 +146,8 @@ class OnnxSession(Backend):
     def _load_error(self, error: Exception, missing: list[str]) -> Exception:
         """Distinguish a missing device from a bad model; the binding's exceptions share no base but Exception."""
         kind, reason = type(error).__name__, " ".join(str(error).split())
+        if self._is_lack_of_memory(reason):
+            return ResourceError("not enough memory to load the model; free some")
         cpu = self.device.runtime_name == "CPUExecutionProvider"
         if not cpu and kind not in ("InvalidProtobuf", "InvalidGraph", "InvalidArgument"):
             found = missing[0] if missing else reason[:300]
@@ -193,7 +190,7 @@ class OnnxSession(Backend):
         return out
 
     def _is_lack_of_memory(self, reason: str) -> bool:
-        return any(text in reason for text in _OUT_OF_MEMORY)
+        return says_lack_of_memory(reason) or any(text in reason for text in _OUT_OF_MEMORY)
 
     def _run_bound(self, feeds: Mapping[str, Pixels], memory_space: str, options: Any) -> Pixels:
         """Run with inputs and output kept on the device, so that nothing is allocated from the second batch on."""

@@ -28,6 +28,7 @@ from isbi_infer.backends.compiled_cache import read_compiled, write_compiled
 from isbi_infer.backends.cores import available_cores, processor_kind, processor_name
 from isbi_infer.backends.wheels import installed_wheels
 from isbi_infer.errors import DependencyError, ModelError, ResourceError
+from isbi_infer.headroom import check_headroom, has_headroom, is_lack_of_memory, says_lack_of_memory
 
 _OLDEST = (
     2025,
@@ -43,12 +44,9 @@ _INTEGERS = frozenset({"u8", "i8"})
 _CONVOLUTIONS = ("Convolution", "Deconvolution")
 _SHAPES_KEPT = 2  # each holds the memory of its activations
 _POLL_MS = 100
-# The last is oneDNN, which does not say why.
-_OUT_OF_MEMORY = re.compile(
-    r"bad[_ ]alloc|out of memory|can(no|')t alloc|failed to allocate|"
-    r"could not (create|execute) a (memory|primitive)(?! descriptor)",
-    re.I,
-)
+# Of oneDNN, which does not say why.
+_OUT_OF_MEMORY = re.compile(r"could not (create|execute) a (memory|primitive)(?! descriptor)", re.I)
+_AT_ITS_END = 2**25  # bytes; where no more can be had, that is why a call failed, whatever it says
 _WHERE = re.compile(r"(Exception from \S+|Check '.*?' failed at \S+?):(\d+:)?\s*")
 _LACKING = re.compile(
     r"(?:No conversion rule found for|does not support the following ONNX) operations: ([^\n]*)"
@@ -289,12 +287,12 @@ class OpenVinoModel(Backend):
 
     def _failure(self, error: RuntimeError, what: str) -> ModelError | ResourceError:
         reason = self._shortened(" ".join(str(error).split()))
-        if self._is_lack_of_memory(reason):
+        if self._is_lack_of_memory(reason) or not has_headroom(_AT_ITS_END):
             return ResourceError(f"not enough memory to {what}; use a smaller --batch or --tile")
         return ModelError(f"OpenVINO cannot {what} ({reason[:300]})")
 
     def _is_lack_of_memory(self, reason: str) -> bool:
-        return _OUT_OF_MEMORY.search(reason) is not None
+        return says_lack_of_memory(reason) or _OUT_OF_MEMORY.search(reason) is not None
 
     def _shortened(self, reason: str) -> str:
         # It puts the lines of its sources before what happened.
@@ -396,6 +394,7 @@ def _import_silently() -> Any:
 def _core_of(openvino: Any) -> Any:
     core = openvino.Core()
     core.get_property(_DEVICE, "FULL_DEVICE_NAME")  # which loads the plugin
+    check_headroom("the threads of openvino; use --provider cpu, which takes less")
     return core
 
 
@@ -410,7 +409,9 @@ def _capabilities(core: Any) -> list[str]:
     return sorted(core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
 
 
-def _damaged(device: Device, error: BaseException) -> DependencyError:
+def _damaged(device: Device, error: BaseException) -> DependencyError | ResourceError:
+    if is_lack_of_memory(error) or not has_headroom(_AT_ITS_END):
+        return ResourceError("not enough memory to load openvino; use --provider cpu, which takes less")
     reason = _WHERE.sub("", " ".join(f"{error}".split()))[:200]
     return DependencyError(
         f"openvino is installed, but does not run here ({reason}): it is damaged, lacks its CPU plugin, or was built "

@@ -30,8 +30,8 @@ from isbi_infer.volumes.pixel_size import PixelSize
 IMAGE, LABELS, RUN = "image.tif", "labels.tif", "run"
 
 _PROGRAM = [sys.executable, "-c"]  # what the commands of the same name start
-_TRAIN = "from isbi_train.cli import main; main()"
-_EXPORT = "from isbi_export.cli import main; main()"
+_TRAIN = "from isbi_train.__main__ import main; main()"
+_EXPORT = "from isbi_export.__main__ import main; main()"
 _EPOCHS = 20  # that the steps are shared out to, with a validation after every second one
 _MEMBRANE_NM = 30  # drawn between cells with ids, which lie close together
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")

@@ -18,6 +18,8 @@ from isbi_infer.pixels.windows import Grid, MaskOfRows, bands
 
 _PIXELS = 2**16  # at a time, so that temporaries stay in the processor's cache
 _PLAIN_OFFSET = 1024  # standard deviations; float32 holds grey values up to there to 1e-4 of one
+_SMALL_SQUARE, _LARGE = 2.0**-900, 2.0**900
+_LARGEST_INVERSE = 1 / float(np.finfo(np.float32).tiny)
 
 
 class Statistics(Protocol):
@@ -36,6 +38,11 @@ class Statistics(Protocol):
         """Of the standard deviation, or 0 for a constant section."""
 
 
+def inverse(std: float) -> float:
+    """Return what differences from the mean are multiplied with; 0 for a constant section."""
+    return 0.0 if std < np.finfo(np.float64).tiny else 1.0 / std
+
+
 @dataclass(frozen=True, slots=True)
 class IntensityStatistics:
     """Mean and standard deviation of one section's grey values, in the units of the section."""
@@ -46,7 +53,7 @@ class IntensityStatistics:
     @property
     def inverse_std(self) -> float:
         """What differences from the mean are multiplied with; 0 for a constant section."""
-        return 0.0 if self.std < np.finfo(np.float32).tiny else 1.0 / self.std
+        return inverse(self.std)
 
 
 def intensity_statistics(
@@ -80,6 +87,9 @@ def intensity_statistics(
         return IntensityStatistics(total / n, float(np.sqrt(variance)))
     mean = float(sum(block.sum(dtype=np.float64) for block in blocks())) / n
     squares_64 = float(sum(np.square(block.astype(np.float64) - mean).sum() for block in blocks()))
+    if squares_64 < n * _SMALL_SQUARE:  # where squares lose digits, or all of them
+        squares_64 = float(sum(np.square((block - np.float64(mean)) * _LARGE).sum() for block in blocks()))
+        return IntensityStatistics(mean, float(np.sqrt(squares_64 / n)) / _LARGE)
     return IntensityStatistics(mean, float(np.sqrt(squares_64 / n)))
 
 
@@ -96,7 +106,7 @@ def normalise(
         A section or any part of one.
     statistics : IntensityStatistics or SectionStatistics
         Those of the *whole* section. Where the mean is more than 1024 standard deviations from 0 it is subtracted in
-        float64, since float32 would lose what is left.
+        float64, since float32 would lose what is left; so it is where float32 does not hold them.
     out : ndarray of float32, optional
         Where the result goes.
 
@@ -106,11 +116,14 @@ def normalise(
         Same shape; all zero for a constant section.
     """
     out = np.empty(pixels.shape, np.float32) if out is None else out
-    mean, inverse_std = np.float32(statistics.mean), np.float32(statistics.inverse_std)
-    if abs(statistics.mean) * statistics.inverse_std > _PLAIN_OFFSET:
+    if (
+        abs(statistics.mean) * statistics.inverse_std > _PLAIN_OFFSET
+        or statistics.inverse_std > _LARGEST_INVERSE
+    ):
         for raw, part in zip(_row_blocks(pixels), _row_blocks(out), strict=True):
             part[...] = (raw - np.float64(statistics.mean)) * statistics.inverse_std
         return out
+    mean, inverse_std = np.float32(statistics.mean), np.float32(statistics.inverse_std)
     for raw, part in zip(_row_blocks(pixels), _row_blocks(out), strict=True):
         part[...] = raw
         part -= mean

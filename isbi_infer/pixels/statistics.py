@@ -20,13 +20,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from isbi_infer.errors import ImageError
 from isbi_infer.pixels.canvas import MaskGrid, Section, find_canvas, has_structure
+from isbi_infer.pixels.flat import GREATEST_GREY
+from isbi_infer.pixels.normalise import inverse
 from isbi_infer.pixels.windows import Grid, Mask, Window, bands
 
 Blank = Literal["", "constant", "noise"]
 
 _TAIL = 0.05  # of the pixels below the lower quantile, and as many above the upper one
 _FENCE = 2.0  # distances of the quantiles; four labelled stacks need 1.02
+_FILLS = 4  # values that programs fill canvas with
+_NEAR_NO_DATA = GREATEST_GREY / 2**16  # a standard deviation
 _LEAST = 16**2  # pixels of a section that can be called blank
 _BINS = 2**16 + 2
 _ENOUGH_BINS = 2**10  # between the fences
@@ -71,7 +76,7 @@ class SectionStatistics:
     @property
     def inverse_std(self) -> float:
         """What differences from the mean are multiplied with; 0 for a constant section."""
-        return 0.0 if self.std < np.finfo(np.float32).tiny else 1.0 / self.std
+        return inverse(self.std)
 
     def without_mask(self) -> SectionStatistics:
         """Return the figures alone, without what is as large as the section."""
@@ -131,25 +136,53 @@ def section_statistics(
     -------
     SectionStatistics
         With a mean of 0 and a standard deviation of 0 for a section without tissue.
+
+    Raises
+    ------
+    ImageError
+        If the grey values are so large that they would be taken for no data.
     """
     where = {} if store is None else {"store": store}
     canvas_YX = find_canvas(section_YX, nodata=nodata, mask_YX=mask_YX, **where)
     count, box = _extent(section_YX.shape, canvas_YX)
     if count == 0:
+        _check_not_too_large(section_YX, nodata, mask_YX)
         return SectionStatistics(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, "constant", box, canvas_YX)
     histogram = _histogram(section_YX, canvas_YX)
     low, high = histogram.fences()
     inner = histogram.between(low, high)
     mean, std, fill = inner.moments()
+    if std == 0 or std > _NEAR_NO_DATA:
+        _check_not_too_large(section_YX, nodata, mask_YX)
     outliers = count - inner.count
     out_YX = _Outside(section_YX, low, high, canvas_YX) if outliers else canvas_YX
     blank: Blank = ""
     if std == 0 and section_YX.size >= _LEAST:  # fewer pixels may be of one grey value by chance
         blank = "constant"
-    elif std > 0 and not has_structure(section_YX, out_YX, fill):
+    elif std > 0 and not has_structure(section_YX, out_YX, fill, std):
         blank = "noise"
     tissue = count / section_YX.size
     return SectionStatistics(mean, std, low, high, fill, tissue, outliers, blank, box, canvas_YX)
+
+
+def _check_not_too_large(section_YX: Grid, nodata: float | None, mask_YX: Mask | None) -> None:
+    """Raise ImageError if what stands for no data, being so large, varies as grey values do."""
+    if section_YX.dtype.kind != "f" or section_YX.dtype.itemsize == 2:
+        return
+    found: set[float] = set()
+    for rows in bands(0, *section_YX.shape):
+        beyond_YX = np.abs(section_YX[rows]) >= GREATEST_GREY
+        if mask_YX is not None:
+            beyond_YX &= ~mask_YX[rows]
+        if beyond_YX.any():
+            found |= set(np.unique(section_YX[rows][beyond_YX])[: _FILLS + 2].tolist())
+    if nodata is not None:
+        found.discard(float(section_YX.dtype.type(nodata)))
+    if len(found) > _FILLS:
+        raise ImageError(
+            f"has grey values of {max(map(abs, found)):.0e}, and floats beyond {GREATEST_GREY:.0e} stand for no data; "
+            "divide them by a constant and write it again"
+        )
 
 
 class _Outside:
@@ -261,7 +294,7 @@ def _histogram(section_YX: Grid, canvas_YX: MaskGrid | None) -> _Histogram:
 
 def _counted(section_YX: Grid, canvas_YX: MaskGrid | None, low: float, high: float) -> _Histogram:
     """Count grey values from `low` to `high` in steps of the finest power of two that 65536 bins allow."""
-    spread = max(high - low, float(np.finfo(np.float64).tiny) * 2.0**60)
+    spread = max(high - low, float(np.finfo(np.float64).tiny) * 2.0**20)
     width = max(2.0 ** ceil(log2(spread / (_BINS - 2))), float(np.spacing(max(abs(low), abs(high)))))
     first = floor(low / width)
     bins = ceil(high / width) - first + 1

@@ -52,7 +52,7 @@ def texture_of(pixels_YX: npt.NDArray[Any], statistics: Statistics) -> tuple[flo
     """
     height, width = pixels_YX.shape
     rows, columns = min(_SIDE, height // _WINDOWS), min(_SIDE, width // _WINDOWS)
-    if min(rows, columns) < _LEAST or statistics.inverse_std == 0:
+    if min(rows, columns) < _LEAST or not 0 < statistics.inverse_std < float(np.finfo(np.float32).max):
         return None
     samples = []
     for top in _starts(height, rows):

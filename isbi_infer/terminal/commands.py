@@ -11,8 +11,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Annotated, Any, NoReturn
 
@@ -20,7 +19,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from isbi_infer._version import __version__
-from isbi_infer.errors import Interrupted
 from isbi_infer.terminal.exits import exit_codes
 from isbi_infer.terminal.words import did_you_mean, printable
 
@@ -95,21 +93,6 @@ def versions(program: str, packages: Sequence[str]) -> str:
     return f"{program} {__version__}\n{', '.join(found)}"
 
 
-class _StoppedError(BaseException):
-    """A signal that Typer would take for Ctrl-C, whichever it is."""
-
-    def __init__(self, by: Interrupted) -> None:
-        self.by = by
-
-
-@contextmanager
-def _stopped_as_asked() -> Iterator[None]:
-    try:
-        yield
-    except Interrupted as by:
-        raise _StoppedError(by) from None
-
-
 class _Manners:
     """What commands and groups of commands share; mixed into both."""
 
@@ -155,19 +138,7 @@ class _Manners:
             sys.exit(2)
         except typer.Abort:
             sys.exit(130)
-        except _StoppedError as stopped:
-            raise stopped.by from None
         sys.exit(code if isinstance(code, int) else 0)
-
-    def make_context(self, *args: Any, **options: Any) -> Any:
-        """Read the arguments."""
-        with _stopped_as_asked():
-            return super().make_context(*args, **options)  # type: ignore[misc]
-
-    def invoke(self, *args: Any, **options: Any) -> Any:
-        """Do what is asked for."""
-        with _stopped_as_asked():
-            return super().invoke(*args, **options)  # type: ignore[misc]
 
     def _asks_for_something(self) -> bool:
         found = any(each.required for each in self.params if each.param_type_name == "argument")  # type: ignore[attr-defined]

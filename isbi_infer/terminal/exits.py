@@ -5,27 +5,18 @@ from __future__ import annotations
 import errno
 import importlib.util
 import logging
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import NoReturn
 
 from isbi_infer._version import __version__
 from isbi_infer.errors import DependencyError, Interrupted, IsbiError, ResourceError
+from isbi_infer.headroom import is_lack_of_memory
+from isbi_infer.terminal.signals import Stopping, stopped_by_signals
 from isbi_infer.terminal.streams import standard_streams
 from isbi_infer.terminal.words import printable, shown
-
-_NO_MEMORY = "not enough memory; use smaller sections, or a machine with more of it"
-# Of glibc and musl where a library is loaded, and of Python where a thread's stack is made.
-_WITHOUT_MEMORY = (
-    "failed to map segment",
-    "cannot allocate memory",
-    "Error loading shared library",
-    "can't start new thread",
-)
 
 
 @contextmanager
@@ -49,56 +40,48 @@ def exit_codes(program: str, *, debug: bool = False) -> Iterator[None]:
         With the code of an `IsbiError`; 7 where memory ran out, 129, 130 or 143 when interrupted, 1 for what nobody
         foresaw.
     """
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    hang_up = getattr(signal, "SIGHUP", None)
-    if hang_up is not None and signal.getsignal(hang_up) == signal.SIG_DFL:  # nohup ignores it
-        numbers.append(hang_up)
-    previous = {number: signal.signal(number, _interrupt) for number in numbers}
-    try:
-        with (
-            _ended(program, debug),
-            standard_streams(),
-            _ended(program, debug),
-            printed_log("isbi_infer", logging.WARNING, f"{program}: note: "),
-        ):
-            yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with (
+        stopped_by_signals(program) as stopping,
+        _ended(program, debug, stopping),
+        standard_streams(),
+        _ended(program, debug, stopping),
+        printed_log("isbi_infer", logging.WARNING, f"{program}: note: "),
+    ):
+        yield
 
 
 @contextmanager
-def _ended(program: str, debug: bool) -> Iterator[None]:
+def _ended(program: str, debug: bool, stopping: Stopping) -> Iterator[None]:
     """Make one line on standard error and an exit code of whatever goes wrong."""
     try:
         yield
-    except (IsbiError, Interrupted) as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        stopped = error if isinstance(error, Interrupted) else stopping.by
+        if stopped is not None and not stopping.answered:  # also where it became something else on its way
+            stopping.answered = True
+            _leave(program, str(stopped), stopped.exit_code, debug)
+        if not isinstance(error, Exception):
+            raise
+        _explain(program, error, debug)
+
+
+def _explain(program: str, error: Exception, debug: bool) -> NoReturn:
+    if isinstance(error, IsbiError):
         _leave(program, str(error), error.exit_code, debug)
-    except BrokenPipeError:  # of a stream that is none of ours, whose reader has left
+    if isinstance(error, BrokenPipeError):  # of a stream that is none of ours, whose reader has left
         raise SystemExit(0) from None
-    except MemoryError:
-        _leave(program, _NO_MEMORY, ResourceError.exit_code, debug)
-    except Exception as error:
-        if _is_lack_of_memory(error):
-            _leave(program, _NO_MEMORY, ResourceError.exit_code, debug)
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            reason = "too many files are open; raise the limit (ulimit -n 1024)"
-            _leave(program, reason, ResourceError.exit_code, debug)
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        reason = (
-            f"something unforeseen went wrong ({reason}); this is a fault of isbi-infer {__version__}: run it again "
-            "with --debug and report what it prints, with the command"
-        )
-        _leave(program, reason, 1, debug)
-
-
-def _is_lack_of_memory(error: Exception) -> bool:
-    """Return whether the system had no memory: for itself, or for a library that was to be loaded."""
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
-    return isinstance(error, (ImportError, OSError, RuntimeError)) and any(
-        said in str(error) for said in _WITHOUT_MEMORY
+    if is_lack_of_memory(error):
+        reason = "not enough memory; use smaller sections, or a machine with more of it"
+        _leave(program, reason, ResourceError.exit_code, debug)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        reason = "too many files are open; raise the limit (ulimit -n 1024)"
+        _leave(program, reason, ResourceError.exit_code, debug)
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    reason = (
+        f"something unforeseen went wrong ({reason}); this is a fault of isbi-infer {__version__}: run it again "
+        "with --debug and report what it prints, with the command"
     )
+    _leave(program, reason, 1, debug)
 
 
 def _leave(program: str, reason: str, code: int, debug: bool) -> NoReturn:
@@ -165,7 +148,3 @@ def require_packages(extra: str, *packages: str) -> None:
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise DependencyError(f"{', '.join(missing)} not installed; run: pip install 'isbi-infer[{extra}]'")
-
-
-def _interrupt(signal_number: int, _frame: FrameType | None) -> NoReturn:
-    raise Interrupted(signal_number)

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from isbi_infer.errors import DependencyError, ImageError
+from isbi_infer.errors import DependencyError, ImageError, ResourceError
+from isbi_infer.headroom import has_headroom, is_lack_of_memory
 from isbi_infer.terminal import one_line
 from isbi_train.data.labels import pixels_within
+
+_TO_LOAD = 2**25  # bytes; where no more can be had, that is why a library does not load
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,6 +124,8 @@ def optional_module(name: str) -> Any:
             f"this score needs {error.name}, which is not installed; pip install 'isbi-infer[scores]'"
         ) from error
     except (ImportError, OSError) as error:  # another NumPy than it is made for, or a library that is missing
+        if is_lack_of_memory(error) or not has_headroom(_TO_LOAD):
+            raise ResourceError(f"not enough memory to load {name}; free some") from error
         raise DependencyError(
             f"this score needs {name}, which does not load ({one_line(error)}); run: pip install --force-reinstall "
             "'isbi-infer[scores]'"

@@ -17,8 +17,8 @@ from napari.layers import Labels
 from npe2 import PluginManifest
 
 from isbi_infer import Segmenter
-from isbi_infer.napari.__main__ import add_stack
 from isbi_infer.napari.score import score_against_labels
+from isbi_infer.napari.viewer import add_stack
 from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_source
 

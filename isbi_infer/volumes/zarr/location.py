@@ -8,20 +8,25 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 from isbi_infer.errors import ImageError
+from isbi_infer.headroom import check_headroom
 from isbi_infer.terminal import require_packages
 
 _ADDRESS = re.compile(r"(https?|s3|gs):/{1,2}(?=[^/])")
 _RETRIES = {"max_retries": 4, "initial_delay": "500ms", "max_delay": "4s"}
+_THREADS = 3 * 2**27  # bytes; tensorstore ended the process where it had less, on 2 cores
 _REASON = 300  # characters of a library's message
 
 
 def tensorstore() -> Any:
     """Return the module; raise DependencyError, saying what to install, where it is missing."""
     require_packages("volume", "tensorstore")
+    if "tensorstore" not in sys.modules:
+        check_headroom("the threads of tensorstore; raise the limit on it (ulimit -v)", _THREADS)
     import tensorstore
 
     return tensorstore

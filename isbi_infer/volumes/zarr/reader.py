@@ -32,6 +32,8 @@ from isbi_infer.volumes.zarr.metadata import (
 _MARKS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 _MOST_CACHE = 2**30  # bytes
 _WINDOWS_CACHE = 2**28  # bytes, where a slab of sections is too large
+_LARGE_CHUNK = 2**30  # bytes, decoded
+_LARGER = 64  # times the array: no writer's default is larger
 _FLAT_CACHE = 2**24  # bytes, where a section shares no chunk with another
 _KINDS = {"t": "time points", "c": "channels"}
 _OPTIONS = {"t": "--time", "c": "--channel"}
@@ -113,8 +115,8 @@ def open_volume(
             chosen=level is not None,
             stamp=stamp,
         )
-    except ImageError as error:
-        raise ImageError(f"{location.name}: {error}") from error
+    except (ImageError, ResourceError) as error:
+        raise type(error)(f"{location.name}: {error}") from error
 
 
 def _describe(location: Location) -> tuple[Image, str]:
@@ -209,6 +211,7 @@ class ZarrSource:
         self.dtype = np.dtype(array.dtype.numpy_dtype)
         if self.dtype.kind not in "biuf":
             raise ImageError(f"holds {array.dtype.name} values; expected greyscale integers or floats")
+        _check_chunks(array)
         axes = image.axes or axes_of(array.rank)
         if len(axes) != array.rank:
             raise ImageError(f"has {array.rank} dimensions and axes for {len(axes)}; export it again")
@@ -284,8 +287,8 @@ class ZarrSource:
                 chosen=False,
                 stamp=self._stamp,
             )
-        except ImageError as error:
-            raise ImageError(f"{self.name}: {error}") from error
+        except (ImageError, ResourceError) as error:
+            raise type(error)(f"{self.name}: {error}") from error
 
     def read(self, z: int, window: Window | None = None) -> Section:
         """Read a section or a window of it; safe to call from several threads."""
@@ -386,6 +389,20 @@ class ZarrSource:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_chunks(array: Any) -> None:
+    """Raise an error for chunks that no memory holds, since tensorstore ends the process when it decodes one."""
+    chunk = tuple(side or 1 for side in array.chunk_layout.read_chunk.shape)
+    size = prod(chunk) * array.dtype.numpy_dtype.itemsize
+    if size > _LARGE_CHUNK and prod(chunk) > _LARGER * prod(array.shape):
+        raise ImageError(f"declares chunks of {chunk} pixels in an array of {array.shape}; export it again")
+    try:
+        np.empty(size, np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise ResourceError(
+            f"no memory for a chunk of {size / 2**30:.1f} GiB; export it in smaller chunks"
+        ) from error
 
 
 def _opened(spec: dict[str, Any], context: Any, path: str) -> Any:

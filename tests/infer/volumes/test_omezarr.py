@@ -4,6 +4,8 @@ import functools
 import http.server
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -362,3 +364,35 @@ def test_outputs_that_would_harm_something_are_refused(tmp_path, tiles):
         tiles.segment_file(path, tmp_path / "out.zarr")
     tiles.segment_file(path, tmp_path / "out.zarr", options=VolumeOptions(overwrite=True))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "in.zarr", "notes.zarr", "out.zarr"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks", "code"),
+    [
+        ((2, 8, 8), (2**50, 8, 8), 4),
+        ((2, 2**24, 2**22), (2, 2**24, 2**22), 7),
+        ((2, 8, 8), (64, 1024, 1024), 0),
+    ],
+)
+def test_chunks_that_no_memory_holds_are_refused_before_tensorstore_ends_the_process(
+    tmp_path, shape, chunks, code
+):
+    zarr.create_array(
+        tmp_path / "v.zarr", data=np.zeros((2, 8, 8), np.uint8), chunks=(1, 8, 8), zarr_format=2
+    )
+    metadata = tmp_path / "v.zarr" / ".zarray"
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"shape": shape, "chunks": chunks}))
+    program = (
+        "import sys\n"
+        "from isbi_infer.errors import IsbiError\n"
+        "from isbi_infer.volumes import open_source\n"
+        "try:\n"
+        "    with open_source('v.zarr') as source:\n"
+        "        source.read(0, (slice(0, 8), slice(0, 8)))\n"
+        "except IsbiError as error:\n"
+        "    print(error, file=sys.stderr)\n"
+        "    sys.exit(error.exit_code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert done.stderr == "" or (done.stderr.startswith("v.zarr: ") and done.stderr.count("\n") == 1)
