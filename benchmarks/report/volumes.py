@@ -120,11 +120,12 @@ def volumes_blocks_table(stored: Stored) -> Iterator[str]:
                 ]
         if "volumes-cluster" in stored:
             each = stored["volumes-cluster"]["measured"]["each"]
-            yield [
-                "a blank block by `--cluster local:1`, of client and scheduler",
-                *(f"{1e3 * each[key]:.1f} ms" for key in ("wall_s", "cpu_s")),
-                "-",
-            ]
+            for whose in ("scheduler", "client"):
+                yield [
+                    f"a blank block on a cluster of one worker: the {whose}",
+                    *(f"{1e3 * each[key]:.1f} ms" for key in ("wall_s", f"{whose}_cpu_s")),
+                    "-",
+                ]
 
     yield from table(["", "a block takes", "CPU", "peak of memory"], rows())
     for name in names:
