@@ -92,13 +92,24 @@ def flat_regions(section_YX: Grid, known: MaskOfRows | None) -> list[Region]:
 def _flat_windows(section_YX: Grid, side: int) -> Iterator[tuple[int, Mask]]:
     """Yield, band by band, the first row and whether a window of `side` x `side` equal pixels starts at each pixel."""
     height, width = section_YX.shape
-    rows = max(4 * side, _BAND // width)
+    rows, columns = max(4 * side, _BAND // width), max(4 * side, _BAND // (4 * side))
     for start in range(0, height - side + 1, rows):
         band_YX = section_YX[start : min(start + rows + side - 1, height)]
-        flat_YX = all_of(band_YX[:, 1:] == band_YX[:, :-1], side - 1, 1)
-        if flat_YX.any():
-            down_YX = band_YX[1:, : flat_YX.shape[1]] == band_YX[:-1, : flat_YX.shape[1]]
-            yield start, all_of(flat_YX[1:] & flat_YX[:-1] & down_YX, side - 1, 0)
+        found_YX = np.zeros((len(band_YX) - side + 1, width - side + 1), np.bool_)
+        for left in range(0, width - side + 1, columns):
+            part_YX = band_YX[:, left : left + columns + side - 1]
+            found_YX[:, left : left + columns] = _flat(part_YX, side)
+        del band_YX, part_YX  # before the next is read
+        yield start, found_YX
+
+
+def _flat(part_YX: npt.NDArray[Any], side: int) -> Mask:
+    """Return whether a window of `side` x `side` equal pixels starts at each pixel."""
+    flat_YX = all_of(part_YX[:, 1:] == part_YX[:, :-1], side - 1, 1)
+    if not flat_YX.any():
+        return np.zeros((len(part_YX) - side + 1, flat_YX.shape[1]), np.bool_)
+    down_YX = part_YX[1:, : flat_YX.shape[1]] == part_YX[:-1, : flat_YX.shape[1]]
+    return all_of(flat_YX[1:] & flat_YX[:-1] & down_YX, side - 1, 0)
 
 
 def _origins(flat: Iterator[tuple[int, Mask]], shape: tuple[int, ...]) -> Indices:

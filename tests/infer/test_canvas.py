@@ -39,6 +39,16 @@ def with_clipped_blob(image_YX, radius, softness):
     return np.clip(image_YX - 400 * depth, 0, 255).astype(np.uint8)
 
 
+@pytest.mark.parametrize("left", [300, 470, 505, 520])
+def test_canvas_in_the_middle_of_a_wide_section_is_found_whole(tissue_YX, left):
+    section_YX = np.tile(tissue_YX, (1, 5))
+    truth_YX = np.zeros(section_YX.shape, bool)
+    truth_YX[20:230, left : left + 700] = True
+    section_YX[truth_YX] = 9
+    np.testing.assert_array_equal(find_canvas(section_YX), truth_YX)
+    np.testing.assert_array_equal(find_canvas(section_YX.T.copy()), truth_YX.T)
+
+
 @given(
     value=st.integers(0, 255),
     sides=st.tuples(*[st.sampled_from([0, 1, 3, 8, 33, 100])] * 4),

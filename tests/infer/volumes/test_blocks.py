@@ -17,6 +17,7 @@ from volume_files import pixels, write_omezarr
 
 from isbi_infer.errors import ImageError
 from isbi_infer.run.volume import VolumeOptions
+from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_source
 
 PROGRAM = Path(sys.executable).with_name("isbi-infer")
@@ -60,6 +61,21 @@ def test_a_result_does_not_depend_on_its_blocks_and_those_without_tissue_are_cou
     np.testing.assert_array_equal(pixels(tmp_path / "out.ome.zarr"), expected_ZYX)
     note = f"{empty} blocks hold no tissue: left out, and stored as membrane"
     assert (note in done.stderr) if empty else ("no tissue" not in done.stderr)
+
+
+def test_a_missing_chunk_is_said_by_the_command_and_leaves_with_4_under_strict(tmp_path):
+    stack_ZYX, _ = synthetic_stack(2, 128, 128)
+    volume = write_omezarr(tmp_path / "in.ome.zarr", [stack_ZYX])
+    (volume / "s0" / "c" / "0" / "1" / "0").unlink()
+    done = infer(volume, "-o", tmp_path / "out.ome.zarr")
+    assert done.returncode == 0
+    assert "chunks are missing in 2 sections (0, 1): read as the fill value" in done.stderr
+    refused = infer(volume, "-o", tmp_path / "strict.ome.zarr", "--strict")
+    assert refused.returncode == 4
+    (line,) = refused.stderr.splitlines()[-1:]
+    assert "in.ome.zarr: section 0 cannot be read (NOT_FOUND" in line
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "strict.ome.zarr").exists()
 
 
 def test_shares_in_any_order_make_up_the_whole_and_the_last_one_completes_it(tmp_path, tiff, expected_ZYX):
