@@ -3,6 +3,7 @@
 `tiny_files` beside this file and `attacks` in the repository's root are found by their names.
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,15 @@ from isbi_infer.volumes import open_stack
 for folder in (Path(__file__).parent, Path(__file__).parents[2]):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
+
+
+@pytest.fixture(autouse=True)
+def hang_ups_are_heard():
+    """Let what a test starts hear SIGHUP, also where the tests themselves run under ``nohup``."""
+    before = signal.getsignal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

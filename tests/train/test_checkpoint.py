@@ -371,4 +371,7 @@ def test_no_shipped_module_ever_unpickles_freely(package):
         assert not re.search(r"weights_only\s*=\s*False", text), module
         for call in re.findall(r"torch\.load\([^)]*\)", text):
             assert re.search(r"weights_only\s*=\s*True", call), (module, call)
-        assert not re.search(r"\b(c?pickle|joblib|dill)\.loads?\(|allow_pickle\s*=\s*True", text), module
+        found = re.findall(r"\b(?:c?pickle|joblib|dill)\.loads?\(|allow_pickle\s*=\s*True", text)
+        # Workers of a cluster and who asks them trust each other (SECURITY.md); Dask unpickles what they say, too.
+        answers = module.relative_to(folder).as_posix() == "run/cluster.py"
+        assert found == (["pickle.loads("] if answers and package == "isbi_infer" else []), module

@@ -36,7 +36,9 @@ def evaluate(monkeypatch, capsys):
 
 
 def test_the_object_holds_the_official_figures_of_a_reference_stack():
-    said = subprocess.run([PROGRAM, "evaluate", *PAIR, "--json"], capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        [PROGRAM, "evaluate", *PAIR, "--json", "--quiet"], capture_output=True, text=True, check=True
+    )
     found, official = json.loads(said.stdout), FIGURES["s4"]
     assert found["v_rand_thin"] == pytest.approx(official["v_rand_thin"], abs=1e-9)
     assert found["v_info_thin"] == pytest.approx(official["v_info_thin"], abs=1e-9)
@@ -167,7 +169,7 @@ def test_a_picture_is_drawn_beside_the_tables(evaluate, tmp_path):
 
 def test_a_reader_that_leaves_early_is_no_error():
     with subprocess.Popen(
-        [PROGRAM, "evaluate", *PAIR], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [PROGRAM, "evaluate", *PAIR, "--quiet"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
         running.stdout.close()
         said = running.stderr.read()

@@ -50,15 +50,18 @@ def of_two():
     return OfTwoError("this", "that")
 
 
-def disk(number):
-    try:
-        raise with_a_lock()
-    except ValueError as error:
-        raise OutputError("out: no space left") from error
+def fills_a_disk():
+    def work(number):
+        try:
+            raise with_a_lock()
+        except ValueError as error:
+            raise OutputError("out: no space left") from error
+
+    return work
 
 
 def by_value(function):
-    """Return a function that workers need not import, for none of them sees the tests."""
+    """Return a function made in another one, which workers need not import, for none of them sees the tests."""
     import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -71,7 +74,7 @@ def by_value(function):
         (falls(), IsbiError, "RecursionError"),
         (raises(with_a_lock), IsbiError, "holds a lock"),
         (raises(of_two), IsbiError, "this and that"),
-        (disk, OutputError, "out: no space left"),
+        (fills_a_disk(), OutputError, "out: no space left"),
         (raises(partial(MemoryError, "8 GiB")), ResourceError, "8 GiB"),
         (raises(partial(SystemExit, 3)), IsbiError, "SystemExit: 3"),
         (lambda number: threading.Lock(), IsbiError, "cannot pickle"),
