@@ -65,7 +65,8 @@ def begun(tmp_path, stack):
     out = tmp_path / "out.tif"
     process = subprocess.Popen(command(stack, "-o", out, "--resume"), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (kept(out).exists() and kept(out).stat().st_size):
+    one = 256 * 256 * np.dtype(np.float32).itemsize  # a section counts once it is on the disk
+    while not (kept(out).exists() and kept(out).stat().st_size > 2 * one):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
