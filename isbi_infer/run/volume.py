@@ -150,6 +150,7 @@ def segment_volume(
         plan, mask = _with_mask(plan, options, opened)
         if work.finished and options.joins:
             check_same(plan_of(output), plan, wishes, _OTHER.format(work.name), options.block)
+            work.sweep()
             return (f"{work.name} is finished already",)
         cluster = opened.enter_context(connected(options.cluster)) if options.cluster else None
         opened.enter_context(work.held(options.share, overwrite=options.overwrite))

@@ -206,6 +206,12 @@ class Unfinished:
             _move(self._replaced_attached, self._attached)
         os.rename(self._replaced, self.output)
 
+    def sweep(self) -> None:
+        """Remove what a run that was killed after it had put the volume in place left of the folder."""
+        if self.begun and self.taken:
+            with suppress(BusyError), locked_folder(self.folder):  # another one may replace the volume
+                self.discard()
+
     def discard(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)

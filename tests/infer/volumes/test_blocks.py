@@ -63,6 +63,18 @@ def test_a_result_does_not_depend_on_its_blocks_and_those_without_tissue_are_cou
     assert (note in done.stderr) if empty else ("no tissue" not in done.stderr)
 
 
+def test_what_is_left_of_a_run_that_was_killed_as_it_cleaned_up_goes_with_the_next(tmp_path, tiff):
+    out = tmp_path / "out.ome.zarr"
+    assert infer(tiff, "-o", out).returncode == 0
+    before = files(out)
+    (tmp_path / "out.ome.zarr.partial" / "statistics").mkdir(parents=True)
+    done = infer(tiff, "-o", out, "--resume")
+    assert done.returncode == 0
+    assert "is finished already" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out.ome.zarr"]
+    assert files(out) == before
+
+
 def test_a_missing_chunk_is_said_by_the_command_and_leaves_with_4_under_strict(tmp_path):
     stack_ZYX, _ = synthetic_stack(2, 128, 128)
     volume = write_omezarr(tmp_path / "in.ome.zarr", [stack_ZYX])
