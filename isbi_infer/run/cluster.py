@@ -242,7 +242,7 @@ class Cluster:
 
     def outcome(self, future: Any) -> tuple[Any, BaseException | None]:
         """Return what `plainly` brought back, or why it failed, once a future is done."""
-        if future.status in ("cancelled", "lost"):
+        if future.status == "cancelled":  # one that is "lost" with its worker is made again
             raise self.lost()
         if future.status == "error":
             return None, future.exception()
