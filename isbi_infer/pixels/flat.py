@@ -95,19 +95,23 @@ def _flat_windows(section_YX: Grid, side: int) -> Iterator[tuple[int, Mask]]:
     rows, columns = max(4 * side, _BAND // width), max(4 * side, _BAND // (4 * side))
     for start in range(0, height - side + 1, rows):
         band_YX = section_YX[start : min(start + rows + side - 1, height)]
-        found_YX = np.zeros((len(band_YX) - side + 1, width - side + 1), np.bool_)
+        found_YX: Mask | None = None
         for left in range(0, width - side + 1, columns):
-            part_YX = band_YX[:, left : left + columns + side - 1]
-            found_YX[:, left : left + columns] = _flat(part_YX, side)
-        del band_YX, part_YX  # before the next is read
-        yield start, found_YX
+            flat_YX = _flat(band_YX[:, left : left + columns + side - 1], side)
+            if flat_YX is not None:
+                if found_YX is None:
+                    found_YX = np.zeros((len(band_YX) - side + 1, width - side + 1), np.bool_)
+                found_YX[:, left : left + columns] = flat_YX
+        del band_YX  # before the next is read
+        if found_YX is not None:
+            yield start, found_YX
 
 
-def _flat(part_YX: npt.NDArray[Any], side: int) -> Mask:
-    """Return whether a window of `side` x `side` equal pixels starts at each pixel."""
+def _flat(part_YX: npt.NDArray[Any], side: int) -> Mask | None:
+    """Return whether a window of `side` x `side` equal pixels starts at each pixel; None where no row has a run."""
     flat_YX = all_of(part_YX[:, 1:] == part_YX[:, :-1], side - 1, 1)
     if not flat_YX.any():
-        return np.zeros((len(part_YX) - side + 1, flat_YX.shape[1]), np.bool_)
+        return None
     down_YX = part_YX[1:, : flat_YX.shape[1]] == part_YX[:-1, : flat_YX.shape[1]]
     return all_of(flat_YX[1:] & flat_YX[:-1] & down_YX, side - 1, 0)
 
