@@ -247,7 +247,8 @@ class Cluster:
         if future.status == "error":
             return None, future.exception()
         try:  # to fetch it, and to have it made again where its worker is gone meanwhile
-            content = self.ask(future.result)  # not by its own timeout, which would cancel what others fetch
+            # not by its own timeout, which would cancel what others fetch
+            content = self.ask(future.result, by_work=True)
         except Exception as error:
             if future.status == "error":
                 return None, error
@@ -257,7 +258,7 @@ class Cluster:
         except Exception as error:
             return None, DependencyError(f"what a worker answered cannot be read here ({short(error)})")
 
-    def ask(self, call: Callable[[], Found]) -> Found:
+    def ask(self, call: Callable[[], Found], *, by_work: bool = False) -> Found:
         """Call what waits for the cluster without a limit of its own; see `awaited`."""
         answer: Future[Found] = Future()
 
@@ -270,7 +271,7 @@ class Cluster:
                 answer.set_exception(error)
 
         threading.Thread(target=carry_out, daemon=True).start()
-        return self.awaited(partial(answer.result, timeout=_LOOK_S))
+        return self.awaited(partial(answer.result, timeout=_LOOK_S), by_work=by_work)
 
     def awaited(self, take: Callable[[], Found], *, by_work: bool = False) -> Found:
         """Wait for something.
