@@ -16,7 +16,7 @@ Window = tuple[slice, slice]
 Mask = npt.NDArray[np.bool_]
 MaskOfRows = Callable[[slice], Mask]
 
-_SLAB = 2**22  # pixels that are held of a windowed image
+SLAB = 2**20  # pixels that are held of a windowed image
 _BAND = 2**21  # pixels at a time where temporaries are large
 
 
@@ -59,7 +59,7 @@ class Windowed:
         read: Callable[[Window], npt.NDArray[Any]],
         shape: tuple[int, int],
         dtype: npt.DTypeLike,
-        held: int = _SLAB,
+        held: int = SLAB,
     ) -> None:
         self._read, self._most = read, max(1, held)
         self.shape: tuple[int, ...] = shape

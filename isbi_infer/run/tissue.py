@@ -16,11 +16,10 @@ from isbi_infer.pixels.normalise import Statistics, intensity_statistics
 from isbi_infer.pixels.probability import checked, decode
 from isbi_infer.pixels.resample import resample, resample_source, resample_window
 from isbi_infer.pixels.statistics import SectionStatistics, section_statistics
-from isbi_infer.pixels.windows import Grid, Mask, Window, Windowed, bands
+from isbi_infer.pixels.windows import SLAB, Grid, Mask, Window, Windowed, bands
 from isbi_infer.plan.scaling import Scaling
 
 _HALF = 0.5  # of a pixel's area
-_HELD = 2**22  # pixels of a section
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,7 +146,7 @@ def measure_windows(
     def inner(window: Window) -> Section:
         return tissue_at(lambda part: section_YX[part], found, inner_shape, window, as_bytes=as_bytes)
 
-    held = int(_HELD * min(1.0, scaling.y * scaling.x))
+    held = int(SLAB * min(1.0, scaling.y * scaling.x))
     inner_YX = Windowed(inner, inner_shape, np.uint8 if as_bytes else np.float32, held)
     return found, _resampled_statistics(inner_YX, found, inner_shape)
 

@@ -34,7 +34,7 @@ _MOST_CACHE = 2**30  # bytes
 _WINDOWS_CACHE = 2**28  # bytes, where a slab of sections is too large
 _LARGE_CHUNK = 2**30  # bytes, decoded
 _LARGER = 64  # times the array: no writer's default is larger
-_FLAT_CACHE = 2**24  # bytes, where a section shares no chunk with another
+_FLAT_CACHE = 2**22, 2**24  # bytes at least and at most, where a section shares no chunk with another
 _KINDS = {"t": "time points", "c": "channels"}
 _OPTIONS = {"t": "--time", "c": "--channel"}
 _LISTED = 8
@@ -219,11 +219,13 @@ class ZarrSource:
         names = "".join(axis for axis in "zyx" if axis in kept)
         shape = tuple(array.shape[axes.index(axis)] for axis in names)
         # A slab of chunks, so that the sections of a chunk do not decode it one after the other.
-        depth = array.chunk_layout.read_chunk.shape[axes.index("z")] if "z" in kept else 1
-        depth = int(depth or 1)
+        chunk = [side or 1 for side in array.chunk_layout.read_chunk.shape]
+        depth = chunk[axes.index("z")] if "z" in kept else 1
         slab = prod(shape[-2:]) * depth * self.dtype.itemsize * 2
         if depth == 1:
-            slab = min(slab, _FLAT_CACHE)
+            line = max(shape[-2] * chunk[axes.index("x")], shape[-1] * chunk[axes.index("y")])
+            least, most = _FLAT_CACHE
+            slab = min(slab, max(least, min(most, line * self.dtype.itemsize)))
         elif slab > _MOST_CACHE:  # whole sections would gain nothing from it
             slab = _WINDOWS_CACHE
         context = location.context(slab)

@@ -48,7 +48,7 @@ def test_more_sections_take_no_more_memory(tmp_path, few, many):
 
 
 @pytest.mark.more
-def test_sections_of_thirty_times_the_area_take_little_more_memory(tmp_path):
+def test_sections_of_thirty_times_the_area_take_no_more_memory(tmp_path):
     image_YX = synthetic_stack(1, 1024, 1024)[0][0]
     peaks = {}
     for side in (2048, 11218):
@@ -58,7 +58,7 @@ def test_sections_of_thirty_times_the_area_take_little_more_memory(tmp_path):
         )
         how = ("--model", "isbi2012-unet-b32", "--tile", "448", "--batch", "1", "--block", "1,512,512")
         peaks[side] = peak_of(volume, "-o", tmp_path / f"of-{side}.ome.zarr", *how)
-    assert peaks[11218] < 1.2 * peaks[2048]  # by rows of chunks, which are longer
+    assert peaks[11218] < 1.05 * peaks[2048]
 
 
 def test_what_the_user_says_of_arenas_is_kept(monkeypatch):
