@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import ImageError
+from isbi_infer.errors import SectionError
 from isbi_infer.pixels.canvas import MaskGrid, Section, find_canvas, has_structure
 from isbi_infer.pixels.flat import GREATEST_GREY
 from isbi_infer.pixels.normalise import inverse
@@ -139,7 +139,7 @@ def section_statistics(
 
     Raises
     ------
-    ImageError
+    SectionError
         If the grey values are so large that they would be taken for no data.
     """
     where = {} if store is None else {"store": store}
@@ -166,7 +166,7 @@ def section_statistics(
 
 
 def _check_not_too_large(section_YX: Grid, nodata: float | None, mask_YX: Mask | None) -> None:
-    """Raise ImageError if what stands for no data, being so large, varies as grey values do."""
+    """Raise SectionError if what stands for no data, being so large, varies as grey values do."""
     if section_YX.dtype.kind != "f" or section_YX.dtype.itemsize == 2:
         return
     found: set[float] = set()
@@ -179,7 +179,7 @@ def _check_not_too_large(section_YX: Grid, nodata: float | None, mask_YX: Mask |
     if nodata is not None:
         found.discard(float(section_YX.dtype.type(nodata)))
     if len(found) > _FILLS:
-        raise ImageError(
+        raise SectionError(
             f"has grey values of {max(map(abs, found)):.0e}, and floats beyond {GREATEST_GREY:.0e} stand for no data; "
             "divide them by a constant and write it again"
         )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import ImageError, OutputError
+from isbi_infer.errors import OutputError, SectionError
 from isbi_infer.files import make_folder, place_once, write_once
 from isbi_infer.pixels.normalise import IntensityStatistics
 from isbi_infer.pixels.statistics import SectionStatistics
@@ -138,13 +138,8 @@ class MeasuredSections:
                     as_bytes=plan.model.input_dtype == "uint8",
                     store=partial(PackedMask.make, mask),
                 )
-            except ImageError as error:
-                named = (
-                    str(error)
-                    if str(error).startswith(source.name)
-                    else f"{source.name}: section {z}: {error}"
-                )
-                raise ImageError(named) from error
+            except SectionError as error:
+                raise error.of(source.name, z) from error
             except OSError as error:
                 raise OutputError(
                     f"{self._folder}: cannot be written ({error.strerror}); free some space"

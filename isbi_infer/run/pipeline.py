@@ -23,7 +23,7 @@ from math import ceil, prod
 import numpy as np
 
 from isbi_infer.backends.base import Backend
-from isbi_infer.errors import ImageError, ResourceError
+from isbi_infer.errors import ImageError, ResourceError, SectionError
 from isbi_infer.pixels.probability import encode
 from isbi_infer.plan.deciding import backend_of
 from isbi_infer.plan.run import RunPlan
@@ -148,7 +148,7 @@ def _parts(
         tiles = 0
         for z in range(*block.z):
             if window == (slice(0, height), slice(0, width)):
-                section = SectionInWork(_checked(source.read(z), plan), plan)
+                section = _whole(z, source.read(z), plan)
             else:
                 assert measured is not None
                 section = SectionInWork.of_window(partial(source.read, z), measured(z), plan, window)
@@ -193,7 +193,7 @@ def compute_sections(
     ResourceError
         If there is not enough memory for the smallest tile.
     """
-    works = ((z, SectionInWork(_checked(section_YX, plan), plan)) for z, section_YX in enumerate(sections))
+    works = ((z, _whole(z, section_YX, plan)) for z, section_YX in enumerate(sections))
     count = TileCount(plan, list(plan.blocks()), progress) if progress else None
     with closing(_computed(plan, works, backend, findings or Findings(plan), count)) as results:
         for result_YX in results:
@@ -218,8 +218,8 @@ def _computed(
         run.stop()
 
 
-def _checked(section_YX: Section, plan: RunPlan) -> Section:
-    """Return a section; ImageError unless it is what the plan was made for."""
+def _whole(z: int, section_YX: Section, plan: RunPlan) -> SectionInWork:
+    """Open all of a section; ImageError unless it is what the plan was made for and its grey values are of use."""
     if section_YX.shape != plan.source.shape:
         raise ImageError(
             f"sections differ in shape: {plan.source.shape}, then {section_YX.shape}; split the stack"
@@ -229,7 +229,10 @@ def _checked(section_YX: Section, plan: RunPlan) -> Section:
             f"the model takes 8-bit grey values as stored, these are {section_YX.dtype}; "
             "use its float32 variant"
         )
-    return section_YX
+    try:
+        return SectionInWork(section_YX, plan)
+    except SectionError as error:
+        raise error.of(plan.source.name, z) from error
 
 
 class _Run:

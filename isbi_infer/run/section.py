@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import ImageError
 from isbi_infer.pixels.mending import in_window, tissue_window
 from isbi_infer.pixels.normalise import Statistics, normalise
 from isbi_infer.pixels.probability import checked, decode
@@ -56,15 +55,12 @@ def measure(section_YX: Section, plan: RunPlan) -> tuple[Measured, Section | Non
     (Measured, ndarray or None)
         What was measured, and the tissue at the model's pixel size; None for a blank section.
     """
-    try:
-        tissue = Tissue.of(
-            section_YX,
-            plan.scaling,
-            nodata=plan.source.nodata,
-            as_bytes=plan.model.input_dtype == "uint8",
-        )
-    except ImageError as error:
-        raise ImageError(f"{plan.source.name}: {error}") from error
+    tissue = Tissue.of(
+        section_YX,
+        plan.scaling,
+        nodata=plan.source.nodata,
+        as_bytes=plan.model.input_dtype == "uint8",
+    )
     measured = Measured(tissue.found, tissue.statistics)
     return measured, None if tissue.found.blank else tissue.pixels_YX
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import ImageError
+from isbi_infer.errors import SectionError
 from isbi_infer.pixels.canvas import MaskGrid, Section
 from isbi_infer.pixels.mending import in_window, normalising, tissue_of, tissue_window
 from isbi_infer.pixels.normalise import Statistics, intensity_statistics
@@ -186,7 +186,7 @@ def _resampled_statistics(
 ) -> Statistics:
     """Measure resampled tissue, without what is more canvas than tissue."""
     if 0 < found.std < float(np.finfo(np.float32).tiny):  # as resampled pixels are held
-        raise ImageError(
+        raise SectionError(
             f"has grey values that differ by {found.std:.0e} only, too little to resample them; multiply them by a "
             "constant and write it again"
         )

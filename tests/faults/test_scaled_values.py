@@ -70,7 +70,7 @@ def test_grey_values_that_would_stand_for_no_data_are_4(tmp_path, leaves, sectio
     tifffile.imwrite(tmp_path / "huge.tif", image_ZYX.astype(dtype), photometric="minisblack")
     code, _, said = leaves(tmp_path / "huge.tif", "--model", MODEL, "--provider", "cpu")
     assert code == 4
-    assert "huge.tif: has grey values of" in said
+    assert "huge.tif: section 0: has grey values of" in said
     assert [path.name for path in tmp_path.iterdir()] == ["huge.tif"]
 
 
@@ -78,7 +78,7 @@ def test_tiny_values_that_resampling_would_lose_are_4(tmp_path, leaves, section_
     tifffile.imwrite(tmp_path / "tiny.tif", section_YX * 1e-300)
     code, _, said = leaves(tmp_path / "tiny.tif", "--model", MODEL, "--provider", "cpu", "--pixel-size", "8")
     assert code == 4
-    assert "tiny.tif: has grey values that differ by" in said
+    assert "tiny.tif: section 0: has grey values that differ by" in said
 
 
 @pytest.mark.parametrize("fill", [-3.4028234663852886e38, 1e38, np.inf])

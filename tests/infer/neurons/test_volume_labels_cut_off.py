@@ -51,7 +51,7 @@ if where:
 volume._CHUNK, volume._SHARD = (2, 32, 32), 32
 like = StackInfo(shape=(4, 60, 70), pixel_size=PixelSize(y_nm=4, x_nm=4, z_nm=50))
 try:
-    how = Labelling(threshold=float(sys.argv[5]), link="overlap")
+    how = Labelling(threshold=float(sys.argv[5]), link=sys.argv[6])
     labels = volume.VolumeLabels(folder / "l.ome.zarr", folder / "p.ome.zarr", like, how, resume=True)
     print(json.dumps(labels.summarise().notes))
 except IsbiError as error:
@@ -84,8 +84,8 @@ def made(tmp_path_factory):
     return old, make(old, OLD), make(new, NEW)
 
 
-def drive(folder, what="", where="", call=0, threshold=0.5):
-    command = [sys.executable, "-c", DRIVER, str(folder), what, where, str(call), str(threshold)]
+def drive(folder, what="", where="", call=0, threshold=0.5, link="overlap"):
+    command = [sys.executable, "-c", DRIVER, str(folder), what, where, str(call), str(threshold), link]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -125,6 +125,20 @@ def test_labels_that_are_killed_leave_those_that_were_there_and_go_on_to_the_sam
     assert done.returncode == 0, done.stderr
     assert files(folder) == new
     assert sorted(path.name for path in folder.iterdir()) == ["l.csv", "l.ome.zarr", "p.ome.zarr"]
+
+
+@pytest.mark.more
+@pytest.mark.parametrize(("where", "call"), [("link", 2), ("store", 3), ("rename", 2)])
+def test_labels_linked_by_a_multicut_go_on_too(tmp_path, made, where, call):
+    whole, folder = tmp_path / "whole", tmp_path / "work"
+    shutil.copytree(made[0], folder)
+    shutil.copytree(made[0] / "p.ome.zarr", whole / "p.ome.zarr")
+    new = make(whole, Labelling(threshold=0.5, link="multicut"))
+    assert drive(folder, "kill", where, call, link="multicut").returncode == -9
+    check_consistent(folder, made[1], new)
+    done = drive(folder, link="multicut")
+    assert done.returncode == 0, done.stderr
+    assert files(folder) == new != made[2]
 
 
 @pytest.mark.parametrize(
