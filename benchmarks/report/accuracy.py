@@ -96,6 +96,28 @@ def tilt_table(stored: Stored) -> Iterator[str]:
     yield origin(record)
 
 
+def planes_table(stored: Stored) -> Iterator[str]:
+    """Write the scores of isotropic stacks along each plane, and of all planes together."""
+    if "planes" not in stored:
+        yield MISSING
+        return
+    record = stored["planes"]
+
+    def rows() -> Iterator[list[str]]:
+        for name, stack in record["measured"]["stacks"].items():
+            for which, found in stack["scores"].items():
+                yield [
+                    f"{name}, sections {stack['sections']}",
+                    which,
+                    f"{found['v_rand']:.4f} ({found['best_threshold_rand']:.1f})",
+                    f"{found['v_info']:.4f} ({found['best_threshold_info']:.1f})",
+                ]
+
+    yield from table(["held out", "cut along", "V_rand (threshold)", "V_info (threshold)"], rows())
+    yield ""
+    yield origin(record)
+
+
 def _mean(row: dict[str, Any], key: str) -> str:
     spread = row[f"{key}_spread"]
     return f"{row[key]:.4f}" + ("" if spread is None else f" ± {spread:.4f}")

@@ -23,7 +23,7 @@ from isbi_train.data.borders import merge_enclosed
 from isbi_train.data.labelled import LabelledStack, load_labelled, resampled
 from isbi_train.data.sections import check_some, hold_out
 
-_AXES = {
+PLANES = {
     "xy": (0, 1, 2),
     "xz": (1, 0, 2),
     "yz": (2, 0, 1),
@@ -227,7 +227,7 @@ def _split(
 
 def _cut(stack: LabelledStack, plane: str) -> LabelledStack:
     """Return a volume's sections along a plane."""
-    axes = _AXES[plane]
+    axes = PLANES[plane]
     return replace(
         stack,
         image_ZYX=stack.image_ZYX.transpose(axes),
