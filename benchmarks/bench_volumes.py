@@ -30,6 +30,8 @@ SHARD, CHUNK = (16, 1024, 1024), (1, 256, 256)
 REPEATS = 3  # a sample of a tenth of a second
 COUNTS = (10_000, 1_000_000)
 BLOCKS_OF_A_CLUSTER = (50, 550)
+WORKERS = {"one worker of two threads": (2,), "two workers of one thread": (1, 1)}
+WORKERS_STACKS = 4
 
 # Asks the storage of an empty result for every block, as a run does before it begins.
 LOOK_UP = """
@@ -221,14 +223,16 @@ def write_blank(folder, sections):
 
 
 @contextmanager
-def cluster(folder):
-    """Start a scheduler and a worker; yield the scheduler's file, and the scheduler as psutil sees it."""
+def cluster(folder, threads=(1,)):
+    """Start a scheduler and workers of so many threads; yield the scheduler's file, and it as psutil sees it."""
     import psutil
+
+    folder.mkdir(exist_ok=True)
 
     address = folder / "scheduler.json"
     program, where = (sys.executable, "-m"), ("--scheduler-file", str(address))
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
-    alone = ("--nthreads", "1", "--no-nanny", "--local-directory", str(folder))
+    worker = ("dask_worker", "--no-dashboard", "--no-nanny", "--local-directory", str(folder))
     with ExitStack() as started:
         scheduler, *_ = (
             started.enter_context(
@@ -236,7 +240,7 @@ def cluster(folder):
             )
             for command, *options in (
                 ("dask_scheduler", "--port", "0", "--no-dashboard", *where),
-                ("dask_worker", "--no-dashboard", *alone, *where),
+                *((*worker, "--nthreads", str(count), *where) for count in threads),
             )
         )
         while not (address.exists() and address.read_text(encoding="utf-8").strip()):
@@ -252,6 +256,34 @@ def ended(process):
     finally:
         process.terminate()
         process.wait()
+
+
+def test_two_workers_ratio(compare, keep, stack_ZYX, asked_for_nothing, tmp_path, options):
+    """Two workers of one thread against one of two; the clusters are there, the workers open the model each time."""
+    pytest.importorskip("distributed", reason="distributed is not installed")
+    pytest.importorskip("psutil", reason="psutil is not installed")
+    from isbi_infer.run.volume import VolumeOptions
+
+    longer_ZYX = np.concatenate([stack_ZYX] * (1 if options.quick else WORKERS_STACKS))
+    volume = write_volume(tmp_path / "volume.ome.zarr", longer_ZYX)
+    with ExitStack() as running:
+        contenders = {}
+        for name, threads in WORKERS.items():
+            address, _ = running.enter_context(cluster(tmp_path / name, threads))
+            how = VolumeOptions(overwrite=True, block=(1, *longer_ZYX.shape[1:]), cluster=str(address))
+            target = tmp_path / f"of {name}.ome.zarr"
+            contenders[name] = partial(
+                asked_for_nothing.segment_file, volume, target, dtype="uint8", options=how
+            )
+        found, _ = compare("volumes-workers", contenders, next(iter(WORKERS)))
+    keep(
+        "volumes-workers",
+        found,
+        provider=asked_for_nothing.provider,
+        precision=asked_for_nothing.precision,
+        shape=longer_ZYX.shape,
+        model_sha256=asked_for_nothing.model_sha256,
+    )
 
 
 def test_what_a_cluster_takes_for_a_block(benchmark, keep, say, tmp_path, options):

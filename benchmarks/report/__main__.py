@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.machine import slug
 from benchmarks.store import Stored, newest
 
-from .accuracy import accuracy_table, planes_table, tilt_table, tissues_table
+from .accuracy import accuracy_table, context_table, planes_table, tilt_table, tissues_table
 from .baselines import recipes_table
 from .browser import browser_table
 from .cells import MISSING
@@ -40,12 +40,14 @@ from .volumes import (
     volumes_blocks_table,
     volumes_run_table,
     volumes_storage_table,
+    volumes_workers_table,
 )
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "accuracy": accuracy_table,
+    "context": context_table,
     "planes": planes_table,
     "tilt": tilt_table,
     "browser": browser_table,
@@ -75,6 +77,7 @@ TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "volumes-run": volumes_run_table,
     "volumes-storage": volumes_storage_table,
     "volumes-blocks": volumes_blocks_table,
+    "volumes-workers": volumes_workers_table,
     "volume-costs": volume_costs_table,
     "petabyte": petabyte_table,
     "tissues": tissues_table,

@@ -102,6 +102,25 @@ def volumes_storage_table(stored: Stored) -> Iterator[str]:
     yield origin(record)
 
 
+def volumes_workers_table(stored: Stored) -> Iterator[str]:
+    """Write how threads are best shared out among workers of a cluster."""
+    if "volumes-workers" not in stored:
+        yield MISSING
+        return
+    record = stored["volumes-workers"]
+    settings = record["settings"]
+    title = (
+        f"{' x '.join(map(str, settings['shape']))} of uint8, {settings['provider']} {settings['precision']}"
+    )
+    rows = (
+        [name, f"{times['wall_median_s']:.1f}", spread(times["wall_ratio"])]
+        for name, times in record["measured"]["contenders"].items()
+    )
+    yield from table([title, "seconds", "times as long"], rows)
+    yield ""
+    yield origin(record)
+
+
 def volumes_blocks_table(stored: Stored) -> Iterator[str]:
     """Write what blocks take by themselves: looked up, and handed out by a cluster."""
     names = [name for name in ("volumes-blocks", "volumes-cluster") if name in stored]

@@ -11,8 +11,9 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,13 @@ from isbi_infer.files import replacing
 from isbi_infer.terminal import exit_codes
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from isbi_train.config import TrainConfig
     from isbi_train.config.settings import Settings
     from isbi_train.data.stacks import TrainingData
     from isbi_train.training.batches import Pool, Sections
+    from isbi_train.training.state import TrainingState
 
     from .baselines.networks import Network
 
@@ -78,6 +83,56 @@ def drawn_from(training: TrainingData, settings: Settings) -> Sections | Pool:
     return bring_stacks(training.stacks, settings.train, None, where, settings.augment)
 
 
+def take_steps(
+    build: Callable[[], nn.Module],
+    train: TrainConfig,
+    draw: Callable[[int], tuple[Tensor, Tensor]],
+    weight_scale: float,
+    steps: int,
+) -> tuple[TrainingState, list[float], list[float]]:
+    """Train a network for so many steps, as `isbi_train.training.train` does, without checkpoints and validation.
+
+    Parameters
+    ----------
+    build : callable
+        Returns the network with random weights.
+    train : TrainConfig
+        With the seed.
+    draw : callable
+        Returns images and maps of a step, as `isbi_train.training.batches.draw_batch`.
+    weight_scale : float
+        See `isbi_train.training.losses.mean_weight`.
+    steps : int
+        How many.
+
+    Returns
+    -------
+    (TrainingState, list of float, list of float)
+        The state with the averaged weights; of each step the loss, and the seconds of CPU time.
+    """
+    import torch
+
+    from isbi_train.training.batches import step_seed
+    from isbi_train.training.device import choose_device
+    from isbi_train.training.state import TrainingState
+    from isbi_train.training.train import averaging_decay, learning_rate, take_step
+
+    torch.manual_seed(train.seed)
+    model = build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = TrainingState.start(model, train, choose_device(train))
+    state.set_averaging_decay(averaging_decay(steps, train))
+    losses, seconds = [], []
+    for step in range(steps):
+        started = time.process_time()
+        state.set_learning_rate(learning_rate(step, steps, train))
+        batch = draw(step)
+        torch.manual_seed(step_seed(train, step))
+        losses.append(take_step(state, *batch, train, weight_scale).item())
+        state.average.update_parameters(state.model)
+        seconds.append(time.process_time() - started)
+    return state, losses, seconds
+
+
 def train_and_score(
     network: Network,
     settings: Settings,
@@ -109,44 +164,28 @@ def train_and_score(
     dict
         ``steps``, ``cpu_s``, ``training_loss``, and ``stacks`` with the scores of each.
     """
-    import torch
-
-    from isbi_train.training.batches import draw_batch, step_seed
+    from isbi_train.training.batches import draw_batch
     from isbi_train.training.device import choose_device
-    from isbi_train.training.state import TrainingState
-    from isbi_train.training.train import averaging_decay, learning_rate, take_step
     from isbi_train.training.validate import HeldOut, validate
 
     train = replace(settings.train, seed=seed)
-    device = choose_device(train)
 
     def trained(steps: int) -> tuple[TrainingState, list[float], list[float]]:
-        torch.manual_seed(seed)
-        model = network.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        state = TrainingState.start(model, train, device)
-        state.set_averaging_decay(averaging_decay(steps, train))
-        losses, seconds = [], []
-        for step in range(steps):
-            started = time.process_time()
-            state.set_learning_rate(learning_rate(step, steps, train))
-            batch = draw_batch(pool, settings.augment, train, step)
-            torch.manual_seed(step_seed(train, step))
-            losses.append(take_step(state, *batch, train, pool.weight_scale).item())
-            state.average.update_parameters(state.model)
-            seconds.append(time.process_time() - started)
-        return state, losses, seconds
+        draw = partial(draw_batch, pool, settings.augment, train)
+        return take_steps(network.build, train, draw, pool.weight_scale, steps)
 
     per_step = statistics.median(trained(_WARM_UP + _TIMED)[2][_WARM_UP:])
     steps = max(1, round(cpu_seconds / per_step))
     state, losses, seconds = trained(steps)
-    held_out = [HeldOut.of(stack, train) for stack in scored.stacks]
+    # The loss is not told, so what it would be compared with is not made.
+    held_out = [HeldOut(stack.name, stack.held_out, stack.held_out) for stack in scored.stacks]
     average = state.average.module.eval()
     found = validate(average, held_out, stride=network.stride, border=train.border)
     return {
         "steps": steps,
         "cpu_s": sum(seconds),
         "training_loss": statistics.fmean(losses[-50:]),
-        "dtype": str(device.dtype),
+        "dtype": str(choose_device(train).dtype),
         "stacks": {name: {key: scores[key] for key in _SCORES} for name, scores in found["stacks"].items()},
     }
 
