@@ -27,7 +27,7 @@ from isbi_infer.errors import ModelError
 from isbi_infer.files import check_not_input, replacing
 from isbi_infer.model.contract import CONTRACT_KEY, ZSCORE, ModelContract, read_contract
 from isbi_infer.model.devices import open_backend
-from isbi_infer.model.file import read_model_file
+from isbi_infer.model.file import check_regular, read_model_file
 from isbi_infer.pixels.mending import normalising_section
 from isbi_infer.pixels.normalise import normalise
 from isbi_infer.plan.tiles import plan_section, read_mirrored
@@ -132,6 +132,7 @@ def _naming(source: Path, hidden: Path | None = None) -> Iterator[None]:
 
 def _read(source: Path) -> bytes:
     try:
+        check_regular(source)
         return source.read_bytes()
     except OSError as error:
         raise ModelError(f"cannot read the model ({error.strerror}); expected an .onnx file") from error

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from isbi_infer.backends.base import CONTRACT_KEY, Arithmetic, Backend, Device, Pixels, Stop
 from isbi_infer.backends.cores import available_cores, reduced_float32
 from isbi_infer.errors import DependencyError, ModelError, ResourceError
+from isbi_infer.headroom import check_headroom_of_torch, is_lack_of_memory
 from isbi_infer.surroundings import some_working_folder
 
 if TYPE_CHECKING:
@@ -179,11 +180,14 @@ def _stride(document: str) -> int:
 
 
 def _require_torch() -> None:
-    """Raise DependencyError with one line on why torch cannot be used, if it cannot."""
+    """Raise DependencyError or ResourceError with one line on why torch cannot be used, if it cannot."""
+    check_headroom_of_torch()
     try:
         with some_working_folder():
             import torch  # noqa: F401
     except (ImportError, OSError) as error:  # OSError: one of its libraries cannot be loaded
+        if is_lack_of_memory(error):
+            raise ResourceError("not enough memory to load torch; free some") from error
         reason = (
             "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded ({error})"
         )

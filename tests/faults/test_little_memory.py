@@ -47,7 +47,7 @@ def ended(program, inputs, folder, megabytes=None):
         if megabytes:
             resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
 
-    folder.mkdir()
+    (folder / "exported").mkdir(parents=True)
     for path in inputs.iterdir():
         (folder / path.name).symlink_to(path)
     done = subprocess.run(
@@ -80,6 +80,8 @@ def check(program, inputs, folder, megabytes, expected):
         ("TIFF on OpenVINO", 280),
         ("Zarr on onnxruntime", 340),
         ("training", 400),
+        ("training", 590),
+        ("export", 540),
     ],
 )
 def test_too_little_memory_for_a_library_or_its_threads_is_7(inputs, tmp_path, program, megabytes):
