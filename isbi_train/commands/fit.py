@@ -118,8 +118,8 @@ def fit(
             inputs, note = at_its_pixel_size(inputs, stack, start)
             stack = read_labelled(inputs) if inputs != chosen.inputs else stack
         with torchrun_processes() as processes:
-            level = logging.INFO if processes.is_main and not quiet else logging.ERROR
-            shown.enter_context(printed_log("isbi_train", level))
+            level = logging.WARNING if quiet else logging.INFO
+            shown.enter_context(printed_log("isbi_train", level if processes.is_main else logging.ERROR))
             use_threads(threads, processes.size)
             parts: dict[str, Any] = {
                 "network": chosen.network,
