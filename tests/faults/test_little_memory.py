@@ -109,6 +109,7 @@ def test_any_limit_on_memory_gives_the_right_bytes_or_7(inputs, tmp_path, progra
         "libx.so.1: failed to map segment from shared object",
         "can't start new thread",
         "OSError: [Errno 12] Cannot allocate memory",
+        "could not create a primitive",
     ],
 )
 def test_what_libraries_say_of_too_little_memory_is_understood(said):
@@ -123,6 +124,7 @@ def test_what_libraries_say_of_too_little_memory_is_understood(said):
     [
         "libx.so.1: failed to map segment from shared object: Operation not permitted",
         "a bad allocator",
+        "could not create a primitive descriptor for a convolution",
         "no such file",
     ],
 )
