@@ -24,7 +24,7 @@ from isbi_models import ReleasedFile, ReleasedModel, default_model, released_mod
 _NAMES_OF_SCRIPTS = (".pt", ".pth", ".ts", ".torchscript")
 _SNIFFED = (
     (b"version https://git-lfs", "a Git LFS pointer; run: git lfs pull"),
-    (b"\x80", "a pickle; expected an .onnx file from isbi-export"),
+    (b"\x80", "a pickle; expected an .onnx file, as isbi-export writes it"),
     (b"<", "HTML; download the model again"),
 )
 
@@ -225,7 +225,7 @@ def _open_variant(
 
 
 def _read_file(path: Path) -> tuple[ModelFormat, _File]:
-    content = _read(path)
+    content = read_content(path)
     with _naming(path):
         outside = read_model_file(content)
         if outside.format == "torchscript" and path.suffix.lower() not in _NAMES_OF_SCRIPTS:
@@ -238,7 +238,7 @@ def _read_file(path: Path) -> tuple[ModelFormat, _File]:
 
 
 def _read_released(released: ReleasedFile) -> _File:
-    content = _read(released.path)
+    content = read_content(released.path)
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != released.sha256:
         raise ModelError(
@@ -272,7 +272,8 @@ def _naming(path: Path) -> Iterator[None]:
         raise type(error)(f"{path}: {error}") from error
 
 
-def _read(path: Path) -> bytes:
+def read_content(path: Path) -> bytes:
+    """Read a model file; ModelError, which names it, where it cannot be read or is seen to be something else."""
     try:
         with _naming(path):
             check_regular(path)
@@ -286,7 +287,7 @@ def _read(path: Path) -> bytes:
         if text.startswith(start):
             raise ModelError(f"{path}: this is {finding}")
     if not content:
-        raise ModelError(f"{path}: the file is empty; expected an .onnx file from isbi-export")
+        raise ModelError(f"{path}: the file is empty; expected an .onnx file, as isbi-export writes it")
     return content
 
 

@@ -245,3 +245,15 @@ def test_a_network_that_fails_on_some_sections_only_is_named_with_the_first_of_t
         Segmenter(path, provider="cpu").segment_file(stack, tmp_path / "out.tif")
     assert str(raised.value).startswith(f"{path}: on section 1 of {stack}, the model gives values between 0")
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", "stack.tif"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"), (b"<html>", "HTML"), (b"", "empty")],
+)
+def test_what_is_no_model_is_named_for_what_it_is_where_a_contract_is_added_too(tmp_path, content, says):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=f"^{path}: .*{says}"):
+        add_contract(path, tmp_path / "out.onnx", ForeignModel())
+    assert os.listdir(tmp_path) == ["model.onnx"]
