@@ -12,6 +12,7 @@ import typer
 
 from isbi_infer.backends.compiled_cache import use_cache
 from isbi_infer.errors import UsageError
+from isbi_infer.headroom import check_headroom_of_torch
 from isbi_infer.surroundings import surroundings_of_torch
 from isbi_infer.terminal import exit_codes, printable, require_packages
 from isbi_infer.terminal.commands import (
@@ -182,6 +183,7 @@ def export(
             _say_contract(*found, as_json=as_json, quiet=quiet)
             return
         require_packages("export", "torch", "onnx", "onnxscript")
+        check_headroom_of_torch()
         display = shown.enter_context(show_progress("starting", quiet=quiet, every_stage=True))
         use_cache(False)  # what is compiled here is of drafts, and would push the user's models out
         from isbi_export.formats.onnx_export import OPSET

@@ -28,6 +28,7 @@ from isbi_infer.files import check_not_input, replacing
 from isbi_infer.model.contract import CONTRACT_KEY, ZSCORE, ModelContract, read_contract
 from isbi_infer.model.devices import open_backend
 from isbi_infer.model.file import read_model_file
+from isbi_infer.model.opening import read_content
 from isbi_infer.pixels.mending import normalising_section
 from isbi_infer.pixels.normalise import normalise
 from isbi_infer.plan.tiles import plan_section, read_mirrored
@@ -101,7 +102,7 @@ def add_contract(source: Path, target: Path, foreign: ForeignModel) -> ModelCont
     """
     check_not_input(target, source)
     with _naming(source):
-        content = _read(source)
+        content = read_content(source)
         proto = read_onnx(content)
         _take_weights_in(proto, source.parent)
         _check_signature(proto)
@@ -128,13 +129,6 @@ def _naming(source: Path, hidden: Path | None = None) -> Iterator[None]:
     except ModelError as error:
         said = str(error).removeprefix(f"{hidden or source}: ")
         raise ModelError(f"{source}: {said}") from error
-
-
-def _read(source: Path) -> bytes:
-    try:
-        return source.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read the model ({error.strerror}); expected an .onnx file") from error
 
 
 def _take_weights_in(proto: onnx.ModelProto, folder: Path) -> None:

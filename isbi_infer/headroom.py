@@ -7,16 +7,21 @@ cannot be loaded, a thread that cannot be started. Threads that C++ starts end t
 from __future__ import annotations
 
 import re
+import sys
 
 from isbi_infer.errors import ResourceError
 
+# The last is oneDNN, which does not say why; seen where an allocation of its own failed.
 _SAYS_SO = re.compile(
     r"bad[_ ]alloc(?!ator)|out of memory|cannot allocate memory|can(no|')t (alloc|start new thread)|failed to allocate|"
-    r"failed to map segment from shared object(?!: (operation|permission))|resource temporarily unavailable",
+    r"failed to map segment from shared object(?!: (operation|permission))|resource temporarily unavailable|"
+    r"could not (create|execute) a primitive(?! descriptor)",
     re.I,
 )
 THREADS = 2**27
 """Bytes that the threads of a runtime or of a reader take before they do anything, stacks and all."""
+
+_TORCH = 9 * 2**26  # bytes; its libraries ended the process where there were less, on a processor alone
 
 
 def says_lack_of_memory(text: str) -> bool:
@@ -59,3 +64,9 @@ def check_headroom(user: str, size: int = THREADS) -> None:
     """
     if not has_headroom(size):
         raise ResourceError(f"not enough memory for {user}")
+
+
+def check_headroom_of_torch() -> None:
+    """Raise ResourceError where torch is not loaded yet and its libraries would end the process on the way."""
+    if "torch" not in sys.modules:
+        check_headroom("torch; raise the limit on it (ulimit -v)", _TORCH)

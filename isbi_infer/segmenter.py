@@ -133,7 +133,8 @@ class Segmenter:
             pixel_size=pixel_size,
             tta=tta,
         )
-        self._opened, self._process = open_model(model, provider, precision, pixels), os.getpid()
+        self._opened: OpenModel | None = open_model(model, provider, precision, pixels)
+        self._process = os.getpid()
         self.contract: ModelContract = self._model.contract
         self.model_sha256 = self._model.sha256
         self.provider = self._model.backend.device.name
@@ -145,6 +146,8 @@ class Segmenter:
     @property
     def _model(self) -> OpenModel:
         """The open model; opened again in a process that was forked off, where a runtime has lost its threads."""
+        if self._opened is None:
+            raise UsageError("this Segmenter is closed; make another one")
         if self._process != os.getpid():
             self._inherited = self._opened  # which is not closed here: that would wait for those threads
             model, *_, pixels = self._arguments
@@ -567,7 +570,7 @@ class Segmenter:
 
     def close(self) -> None:
         """Release the model; a closed Segmenter computes no more."""
-        del self._opened
+        self._opened = None
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -48,6 +50,8 @@ class Backend(ABC):
         Names of the model's tensors; empty where its format has none.
     version : str
         Name and version of the runtime.
+    file : str
+        The model's, for messages; empty where it has none.
     """
 
     device: Device
@@ -56,6 +60,15 @@ class Backend(ABC):
     inputs: list[str]
     outputs: list[str]
     version: str
+    file: str = ""
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Put the model's file before what is wrong with it."""
+        try:
+            yield
+        except ModelError as error:
+            raise (ModelError(f"{self.file}: {error}") if self.file else error) from error
 
     def run(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ _ELEMENT_TYPES: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "ten
 _OUT_OF_MEMORY = ("bfc_arena", "bad allocation")
 # A model given as bytes may name outside files; they are looked for below this file, where nothing can be.
 _NOWHERE = str(Path(__file__) / "nowhere")
+# Where in its own source onnxruntime found something wrong, and what it calls that.
+_PLACE = re.compile(r"(\[ONNXRuntimeError\] : \d+ : \w+ : )?/\S+\.(?:h|cc|cpp|cu):\d+ .*?\) (?=[A-Z])")
 _PRELOADING = threading.Lock()
 
 
@@ -145,14 +148,15 @@ class OnnxSession(Backend):
 
     def _load_error(self, error: Exception, missing: list[str]) -> Exception:
         """Distinguish a missing device from a bad model; the binding's exceptions share no base but Exception."""
-        kind, reason = type(error).__name__, " ".join(str(error).split())
+        kind, reason = type(error).__name__, _PLACE.sub("", " ".join(str(error).split()))
         if self._is_lack_of_memory(reason):
             return ResourceError("not enough memory to load the model; free some")
         cpu = self.device.runtime_name == "CPUExecutionProvider"
         if not cpu and kind not in ("InvalidProtobuf", "InvalidGraph", "InvalidArgument"):
             found = missing[0] if missing else reason[:300]
             return DependencyError(f"provider {self.device.name!r} does not run here: {self._mend(found)}")
-        if "opset" in reason.lower() or "ir version" in reason.lower() or "ir_version" in reason.lower():
+        newer = any(word in reason.lower() for word in ("opset", "ir version", "ir_version"))
+        if newer and "missing opset" not in reason.lower():
             return ModelError(f"the model needs a newer onnxruntime ({reason[:300]})")
         if "not a registered function/op" in reason or "No Op registered" in reason:
             return ModelError(

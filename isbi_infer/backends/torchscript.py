@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import threading
 import warnings
 import zipfile
@@ -22,17 +21,13 @@ import numpy.typing as npt
 from isbi_infer.backends.base import CONTRACT_KEY, Arithmetic, Backend, Device, Pixels, Stop
 from isbi_infer.backends.cores import available_cores, reduced_float32
 from isbi_infer.errors import DependencyError, ModelError, ResourceError
+from isbi_infer.headroom import check_headroom_of_torch, is_lack_of_memory, says_lack_of_memory
 from isbi_infer.surroundings import some_working_folder
 
 if TYPE_CHECKING:
     import torch
 
 _INSTALL = "run: pip install torch (or pip install 'isbi-infer[train]')"
-# The last is oneDNN, which does not say why; seen where an allocation of its own failed.
-_OUT_OF_MEMORY = re.compile(
-    r"can't allocate memory|out of memory|bad_alloc|could not (create|execute) a primitive(?! descriptor)",
-    re.I,
-)
 _ONE_AT_A_TIME = threading.Lock()
 _NATIVE_BELOW = 20480  # elements of an input of one image; torch convolves no more than these without oneDNN
 
@@ -112,7 +107,7 @@ class TorchScriptSession(Backend):
         return result_NCYX[:count]
 
     def _is_lack_of_memory(self, reason: str) -> bool:
-        return _OUT_OF_MEMORY.search(self._shortened(reason)) is not None
+        return says_lack_of_memory(self._shortened(reason))
 
     def _shortened(self, reason: str) -> str:
         # The interpreter puts the place in the graph before what happened.
@@ -179,11 +174,14 @@ def _stride(document: str) -> int:
 
 
 def _require_torch() -> None:
-    """Raise DependencyError with one line on why torch cannot be used, if it cannot."""
+    """Raise DependencyError or ResourceError with one line on why torch cannot be used, if it cannot."""
+    check_headroom_of_torch()
     try:
         with some_working_folder():
             import torch  # noqa: F401
     except (ImportError, OSError) as error:  # OSError: one of its libraries cannot be loaded
+        if is_lack_of_memory(error):
+            raise ResourceError("not enough memory to load torch; free some") from error
         reason = (
             "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded ({error})"
         )
@@ -224,7 +222,7 @@ def _loading() -> Iterator[None]:
     except Exception as error:
         # Damaged files make zipfile and torch raise nearly anything.
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(reason):
+        if isinstance(error, MemoryError) or says_lack_of_memory(reason):
             raise ResourceError(f"not enough memory to load the model ({reason})") from error
         raise ModelError(f"not a readable TorchScript file ({reason}); export it again") from error
 

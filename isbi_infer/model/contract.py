@@ -60,6 +60,7 @@ _SCHEMA_1: dict[str, Any] = {
     "parity": {},
 }
 _MOST_PIXELS = 2**14
+_AGAIN = "export the model again"
 _DIGEST = re.compile("[0-9a-f]{64}")
 _RUNTIME = re.compile("[a-z][a-z0-9_-]* [a-z0-9]+")
 
@@ -253,7 +254,7 @@ def contract_of(metadata: Mapping[str, str], digest: str) -> ModelContract:
             "are unknown; export it with isbi-export"
         )
     schema, contract = _parse(metadata[CONTRACT_KEY])
-    _check(schema < _WITH_DIGEST or contract.digest is not None, "digest is missing; export the model again")
+    _check(schema < _WITH_DIGEST or contract.digest is not None, "digest is missing")
     if contract.digest not in (None, digest):
         raise ModelError(
             "the graph or its weights differ from what the contract was made for; the file is damaged or was changed: "
@@ -287,12 +288,14 @@ def _parse(text: str) -> tuple[int, ModelContract]:
     try:
         plain = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"damaged model contract: {error}") from error
+        raise ModelError(f"damaged model contract: {error}; {_AGAIN}") from error
     if not isinstance(plain, dict):
-        raise ModelError(f"damaged model contract: expected an object, found {type(plain).__name__}")
+        raise ModelError(
+            f"damaged model contract: expected an object, found {type(plain).__name__}; {_AGAIN}"
+        )
     schema = plain.pop("schema", None)
     known = type(schema) is int and 1 <= schema <= SCHEMA
-    _check(known, f"schema is {schema!r}, this program reads 1 to {SCHEMA}; update isbi-infer")
+    _check(known, f"schema is {schema!r}, this program reads 1 to {SCHEMA}", "update isbi-infer")
     checksum = plain.pop("checksum", None) if schema >= _WITH_DIGEST else None
     expected = _fields_of(schema)
     missing, unknown = sorted(expected - set(plain)), sorted(set(plain) - expected)
@@ -303,10 +306,7 @@ def _parse(text: str) -> tuple[int, ModelContract]:
         _check_provenance(provenance)
         plain |= {"digest": None, "runtimes": (), "provenance": provenance}
     contract = ModelContract(**{**(_SINCE_4 if schema < SCHEMA else {}), **plain})
-    _check(
-        schema < _WITH_DIGEST or checksum == contract._checksum(schema),
-        "its checksum is another; export the model again",
-    )
+    _check(schema < _WITH_DIGEST or checksum == contract._checksum(schema), "its checksum is another")
     return schema, contract
 
 
@@ -330,9 +330,9 @@ def _check_provenance(provenance: Mapping[str, Any]) -> None:
         _check_value(name, value, str if name == "code_version" else Mapping[str, Any])
 
 
-def _check(condition: bool, message: str) -> None:
+def _check(condition: bool, message: str, remedy: str = _AGAIN) -> None:
     if not condition:
-        raise ModelError(f"damaged model contract: {message}")
+        raise ModelError(f"damaged model contract: {message}; {remedy}")
 
 
 @cache
@@ -346,7 +346,8 @@ def _check_value(name: str, value: Any, annotation: Any) -> None:
         choices = get_args(annotation)
         _check(
             type(value) is str and value in choices,
-            f"unknown {name} {value!r}, expected one of {choices}; if a newer isbi-export wrote it, update isbi-infer",
+            f"unknown {name} {value!r}, expected one of {choices}",
+            "if a newer isbi-export wrote it, update isbi-infer",
         )
         return
     kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)

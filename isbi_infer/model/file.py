@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from isbi_infer.errors import ModelError
@@ -32,6 +34,7 @@ _LEADS_TO: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 _LARGEST_KEY = 2**32 - 1  # parsers drop what is above, and would see a field that is not seen here
+_MARKERS = ("constants.pkl", "data.pkl")  # records of archives that torch writes
 _METADATA_FOLDER = "extra/"  # of an archive
 _MOST_CODE = 2**26  # bytes
 _MOST_PACKED = 4  # times; weights hardly shrink
@@ -67,6 +70,13 @@ class ModelFile:
     format: Literal["onnx", "torchscript"]
     metadata: Mapping[str, str]
     digest: str
+
+
+def check_regular(path: Path) -> None:
+    """Raise ModelError for a pipe or a device, which may have no end; OSError if there is no such file."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ModelError("is a device or a pipe; expected a file; name the file itself")
 
 
 def read_model_file(content: bytes) -> ModelFile:
@@ -228,6 +238,8 @@ def _read_records(archive: zipfile.ZipFile, marker: str) -> ModelFile:
     check_archive(archive)
     names = archive.namelist()
     records = {name.partition("/")[2]: name for name in names}
+    if not records.keys() & {marker, *_MARKERS}:
+        raise ModelError("this is a zip archive and no model; unpack it and name the .onnx file in it")
     if marker not in records:
         raise ModelError(
             "this is a PyTorch file but no TorchScript; run isbi-export on it and use the .onnx file"

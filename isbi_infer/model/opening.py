@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,14 +17,14 @@ from isbi_infer.backends.cores import available_cores
 from isbi_infer.errors import DependencyError, ModelError, ResourceError, UsageError
 from isbi_infer.model.contract import PRECISIONS, ModelContract, contract_of
 from isbi_infer.model.devices import ModelFormat, open_backend, precision_names, rows
-from isbi_infer.model.file import read_model_file
+from isbi_infer.model.file import check_regular, read_model_file
 from isbi_infer.terminal import did_you_mean, nearest_file
 from isbi_models import ReleasedFile, ReleasedModel, default_model, released_models
 
 _NAMES_OF_SCRIPTS = (".pt", ".pth", ".ts", ".torchscript")
 _SNIFFED = (
     (b"version https://git-lfs", "a Git LFS pointer; run: git lfs pull"),
-    (b"\x80", "a pickle; expected an .onnx file from isbi-export"),
+    (b"\x80", "a pickle; expected an .onnx file, as isbi-export writes it"),
     (b"<", "HTML; download the model again"),
 )
 
@@ -224,7 +225,7 @@ def _open_variant(
 
 
 def _read_file(path: Path) -> tuple[ModelFormat, _File]:
-    content = _read(path)
+    content = read_content(path)
     with _naming(path):
         outside = read_model_file(content)
         if outside.format == "torchscript" and path.suffix.lower() not in _NAMES_OF_SCRIPTS:
@@ -237,7 +238,7 @@ def _read_file(path: Path) -> tuple[ModelFormat, _File]:
 
 
 def _read_released(released: ReleasedFile) -> _File:
-    content = _read(released.path)
+    content = read_content(released.path)
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != released.sha256:
         raise ModelError(
@@ -250,6 +251,7 @@ def _read_released(released: ReleasedFile) -> _File:
 def _open(file: _File, device: Device, arithmetic: Arithmetic) -> OpenModel:
     backend = open_backend(file.content, device, arithmetic)
     _probe(backend, file.contract)
+    backend.file = str(file.path)
     trusted = any(
         file.sha256 == known.sha256 for model in released_models().values() for known in model.files.values()
     )
@@ -270,30 +272,37 @@ def _naming(path: Path) -> Iterator[None]:
         raise type(error)(f"{path}: {error}") from error
 
 
-def _read(path: Path) -> bytes:
+def read_content(path: Path) -> bytes:
+    """Read a model file; ModelError, which names it, where it cannot be read or is seen to be something else."""
     try:
+        with _naming(path):
+            check_regular(path)
         content = path.read_bytes()
     except OSError as error:
         meant = nearest_file(path) if isinstance(error, FileNotFoundError) else ""
         expected = meant or "; expected an .onnx file"
         raise ModelError(f"{path}: cannot read the model ({error.strerror}){expected}") from error
+    text = content.removeprefix(codecs.BOM_UTF8).lstrip()
     for start, finding in _SNIFFED:
-        if content.lstrip()[: len(start)] == start:
+        if text.startswith(start):
             raise ModelError(f"{path}: this is {finding}")
     if not content:
-        raise ModelError(f"{path}: the file is empty; expected an .onnx file from isbi-export")
+        raise ModelError(f"{path}: the file is empty; expected an .onnx file, as isbi-export writes it")
     return content
 
 
 def _probe(backend: Backend, contract: ModelContract) -> None:
-    """Run the smallest tile, so that a model that breaks its contract fails at load and not in the night."""
+    """Run a small tile, so that a model that breaks its contract fails at load and not in the night.
+
+    It is so large that a filter of three pixels has each of its weights on pixels of the coarsest level.
+    """
     inputs = [contract.input_name, *contract.statistics_inputs]
     if backend.inputs and (inputs != backend.inputs or [contract.output_name] != backend.outputs):
         raise ModelError(
             f"tensors are {backend.inputs} -> {backend.outputs}, the contract says {inputs} -> "
             f"{contract.output_name!r}"
         )
-    shape = (1, 1, contract.stride, 2 * contract.stride)
+    shape = (1, 1, 3 * contract.stride, 4 * contract.stride)
     ramp = np.linspace(-2, 2, shape[2] * shape[3]).reshape(shape)
     if contract.input_dtype == "uint8":
         mean, inverse_std = (np.full((1, 1, 1, 1), value, np.float32) for value in (127.5, 1 / 64))

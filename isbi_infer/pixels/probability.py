@@ -62,7 +62,7 @@ def checked(result: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # NaN is neither
         found = "NaN" if np.isnan([low, high]).any() else f"values between {low:.6g} and {high:.6g}"
         raise ModelError(
-            f"the model gives {found} on this section; expected probabilities in [0, 1]; nothing of it is written: "
+            f"the model gives {found}; expected probabilities in [0, 1]; nothing of the section is written: "
             "look for damaged weights, logits without a sigmoid, or an overflow in fp16 (--precision fp32)"
         )
     return result if low >= 0 and high <= 1 else np.clip(result, 0, 1)

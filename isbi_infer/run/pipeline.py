@@ -23,7 +23,7 @@ from math import ceil, prod
 import numpy as np
 
 from isbi_infer.backends.base import Backend
-from isbi_infer.errors import ImageError, ResourceError, SectionError
+from isbi_infer.errors import ImageError, ModelError, ResourceError, SectionError
 from isbi_infer.pixels.probability import encode
 from isbi_infer.plan.deciding import backend_of
 from isbi_infer.plan.run import RunPlan
@@ -212,10 +212,18 @@ def _computed(
     run = _Run(plan, works, backend_of(plan, backend), findings)
     try:
         run.start()
-        while (section := run.next_section(count.sections_ahead if count else None)) is not None:
-            yield section.result()
+        with backend.naming():
+            while (due := run.next_section(count.sections_ahead if count else None)) is not None:
+                yield _result(plan, *due)
     finally:
         run.stop()
+
+
+def _result(plan: RunPlan, z: int, section: SectionInWork) -> Result:
+    try:
+        return section.result()
+    except ModelError as error:
+        raise ModelError(f"on section {z} of {plan.source.name}, {error}") from error
 
 
 def _whole(z: int, section_YX: Section, plan: RunPlan) -> SectionInWork:
@@ -250,7 +258,7 @@ class _Run:
         self._stop_calls = backend.new_stop()
         self._work: queue.Queue[list[Item] | None] = queue.Queue(plan.workers)
         self._changed = threading.Condition()
-        self._open_sections: list[SectionInWork] = []
+        self._open_sections: list[tuple[int, SectionInWork]] = []
         self._read_all = False
         self._read_error: BaseException | None = None
         self._error: BaseException | None = None
@@ -268,8 +276,10 @@ class _Run:
         for thread in self._threads:
             thread.start()
 
-    def next_section(self, watch: Callable[[list[float]], None] | None = None) -> SectionInWork | None:
-        """Wait for the next section in order; None after the last one.
+    def next_section(
+        self, watch: Callable[[list[float]], None] | None = None
+    ) -> tuple[int, SectionInWork] | None:
+        """Wait for the next section in order, and its number; None after the last one.
 
         Parameters
         ----------
@@ -288,20 +298,20 @@ class _Run:
 
     def _section_due(self) -> bool:
         if self._open_sections:
-            return self._error is not None or not self._open_sections[0].pending
+            return self._error is not None or not self._open_sections[0][1].pending
         return self._error is not None or self._read_all
 
-    def _take_section(self) -> SectionInWork | None:
-        if self._open_sections and not self._open_sections[0].pending:
-            section = self._open_sections.pop(0)
+    def _take_section(self) -> tuple[int, SectionInWork] | None:
+        if self._open_sections and not self._open_sections[0][1].pending:
+            due = self._open_sections.pop(0)
             self._changed.notify_all()
-            return section
+            return due
         if error := self._error or self._read_error:
             raise error
         return None
 
     def _shares(self) -> list[float]:
-        return [1 - section.pending / max(1, section.tiles) for section in self._open_sections]
+        return [1 - section.pending / max(1, section.tiles) for _, section in self._open_sections]
 
     def stop(self) -> None:
         with self._changed:
@@ -344,7 +354,7 @@ class _Run:
         try:
             for z, section in self._sections:
                 _note(self._findings, z, section)
-                self._open(section)
+                self._open(z, section)
                 for view in section.views:
                     for tile in view.tiles:
                         if items and items[0].view.plan.tile_shape != view.plan.tile_shape:
@@ -358,14 +368,14 @@ class _Run:
             if items:
                 self._put(items)
 
-    def _open(self, section: SectionInWork) -> None:
+    def _open(self, z: int, section: SectionInWork) -> None:
         """Enter a section, once few enough are open: those being computed, one ahead and one being taken."""
         ahead = ceil(self._plan.batch * (self._plan.workers + 1) / max(1, section.pending)) + 1
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or self._error or len(self._open_sections) < ahead)
             if self._stopping or self._error:
                 raise _Stopped
-            self._open_sections.append(section)
+            self._open_sections.append((z, section))
             self._changed.notify_all()  # a blank section is done at once
 
     def _put(self, items: list[Item] | None) -> None:

@@ -71,6 +71,7 @@ def nearest_file(path: str | os.PathLike[str]) -> str:
     try:
         with os.scandir(folder or ".") as entries:
             names = [entry.name for entry, _ in zip(entries, range(_MOST_NAMES), strict=False)]
+        names = [each for each in names if each != name]  # a link to nowhere
     except OSError:
         return ""
     found = nearest(name, names, _SIMILAR_FILE)

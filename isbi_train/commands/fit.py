@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from isbi_infer.errors import UsageError
+from isbi_infer.headroom import check_headroom_of_torch
 from isbi_infer.surroundings import surroundings_of_torch
 from isbi_infer.terminal import exit_codes, printable, printed_log, require_packages
 from isbi_infer.terminal.commands import GENERAL, Command, Debug, listed, new_app
@@ -92,6 +93,7 @@ def fit(
         if resume and folds is not None:
             raise UsageError("--folds always goes on where it stopped; leave --resume out")
         require_packages("train", "torch", "numba", "tomli_w")
+        check_headroom_of_torch()
         first = os.environ.get("RANK", "0") == "0"  # of several processes, which torchrun numbers
         display = shown.enter_context(show_progress("starting", quiet=quiet or not first))
         from isbi_train.commands.records import Records, keep_fold_pages
@@ -116,8 +118,8 @@ def fit(
             inputs, note = at_its_pixel_size(inputs, stack, start)
             stack = read_labelled(inputs) if inputs != chosen.inputs else stack
         with torchrun_processes() as processes:
-            level = logging.INFO if processes.is_main and not quiet else logging.ERROR
-            shown.enter_context(printed_log("isbi_train", level))
+            level = logging.WARNING if quiet else logging.INFO
+            shown.enter_context(printed_log("isbi_train", level if processes.is_main else logging.ERROR))
             use_threads(threads, processes.size)
             parts: dict[str, Any] = {
                 "network": chosen.network,

@@ -24,6 +24,7 @@ _SHOWN = 5
 _MANY = 1000  # values that are told apart in a message
 _IDS = 2**32
 _RAGGED = 0.5  # of neighbours in a row that differ; of ids few do, of grey values most
+_ALONE = 0.4  # pixels in a row unlike both neighbours, to each change of value; of ids few are, of a blurred mask most
 
 Labels = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -289,11 +290,14 @@ def _check_ids(label: Labels, found: Labels) -> None:
         raise ImageError(f"instance labels go down to {found[0]}; expected ids from 1 and 0 = background")
     if len(found) and int(found[-1]) >= _IDS:
         raise ImageError(f"an id is {found[-1]}; expected ids below 2^32; number the cells anew")
-    ragged = np.count_nonzero(label[..., 1:] != label[..., :-1]) / max(1, label[..., 1:].size)
-    if ragged > _RAGGED and len(found) > _SHOWN:
+    changes_YX = label[..., 1:] != label[..., :-1]
+    changes = np.count_nonzero(changes_YX)
+    alone = np.count_nonzero(changes_YX[..., 1:] & changes_YX[..., :-1] & (label[..., 1:-1] != 0))
+    ragged = changes / max(1, changes_YX.size)
+    if len(found) > _SHOWN and (ragged > _RAGGED or alone > _ALONE * changes):
         raise ImageError(
-            f"instance labels change from pixel to pixel ({ragged:.0%} of neighbours differ), as grey values do; "
-            "expected an id for each cell"
+            f"instance labels change from pixel to pixel ({ragged:.0%} of neighbours differ), as grey values and "
+            "interpolated masks do; expected an id for each cell"
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import DependencyError, ModelError, ResourceError, UsageError
+from isbi_infer.headroom import check_headroom_of_torch
 from isbi_infer.model.devices import ProviderName
 from isbi_infer.plan.scaling import choose_scaling
 from isbi_infer.run.tissue import Tissue
@@ -140,6 +141,7 @@ def _torch_sections(
     model: Path, source: Source, provider: ProviderName, pixel_size: float | None
 ) -> tuple[Sections, str, tuple[str, ...]]:
     require_packages("train", "torch")
+    check_headroom_of_torch()
     import torch
 
     from isbi_train.networks.checkpoint import load_checkpoint

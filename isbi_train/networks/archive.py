@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from isbi_infer.errors import DependencyError, ModelError
-from isbi_infer.model.file import check_archive
+from isbi_infer.model.file import check_archive, check_regular
 from isbi_infer.terminal import nearest_file, require_packages
 
 _LFS_POINTER = b"version https://git-lfs"
@@ -109,6 +109,7 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _beginning(path: Path) -> bytes:
+    check_regular(path)
     with path.open("rb") as file:
         beginning = file.read(len(_LFS_POINTER))
     if beginning == _LFS_POINTER:

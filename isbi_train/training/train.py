@@ -147,11 +147,12 @@ def fit(
     if isinstance(stack, LabelledStack):
         train = train.counted(len(stack))
         everything = TrainingData.of_one(stack, train)
-        split_lines = [*stack.notes, train.split_line(len(stack))]
+        notes, split_lines = list(stack.notes), [train.split_line(len(stack))]
         teaching = Teaching.of(inputs, stack, train)
     else:
         everything, teaching = stack, None
-        split_lines = [line for part in stack.stacks for line in (*part.held_out.notes, part.line())]
+        notes = [note for part in stack.stacks for note in part.held_out.notes]
+        split_lines = [part.line() for part in stack.stacks]
         if inputs.teachers or inputs.unlabelled:
             raise UsageError(
                 "teachers teach the sections of one stack; give it with --data, or leave them out"
@@ -187,6 +188,8 @@ def fit(
         processes.run_on_main(partial(write_settings, out / SETTINGS, written))
         held_out = [HeldOut.of(part, train) for part in everything.stacks]
         if not state.finished(epochs_in_all(train), train.patience):
+            for note in notes:
+                log.warning("%s", note)
             for line in split_lines:
                 log.info("%s", line)
             if start and isinstance(stack, LabelledStack):

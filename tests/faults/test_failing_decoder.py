@@ -5,6 +5,7 @@ import importlib
 import logging
 import re
 import struct
+import sys
 import threading
 
 import numpy as np
@@ -115,6 +116,23 @@ def test_missing_codec_says_what_to_install(path, refused, stack, patch, monkeyp
     monkeypatch.setattr(tifffile.tifffile, "imagecodecs", importlib.import_module("tifffile._imagecodecs"))
     monkeypatch.setattr(tifffile.TIFF.DECOMPRESSORS, "_codecs", {})
     refused(path, "LZW.*pip install imagecodecs")
+
+
+def test_a_codec_of_newer_pythons_says_what_to_install(path, refused, stack, monkeypatch):
+    """Without imagecodecs tifffile decodes Zstandard by a module that comes with Python 3.14."""
+    tifffile.imwrite(path, stack(), **GREY, compression="zstd")
+    monkeypatch.setattr(tifffile.tifffile, "imagecodecs", importlib.import_module("tifffile._imagecodecs"))
+    monkeypatch.setattr(tifffile.TIFF.DECOMPRESSORS, "_codecs", {})
+    monkeypatch.setitem(sys.modules, "compression", None)
+    refused(path, r"section 0: cannot be decompressed \(.*compression.*\); pip install imagecodecs")
+
+
+@pytest.mark.parametrize("code", [2, 3, 4])
+def test_a_compression_of_black_and_white_is_refused_for_grey_values(path, refused, stack, patch, code):
+    """Its decoders make pixels of any bytes, so that one changed bit of a tag would pass for an image."""
+    tifffile.imwrite(path, stack(1), **GREY, compression="zlib")
+    patch(path, "Compression", code)
+    refused(path, "black and white alone")
 
 
 def test_unknown_compression_is_refused(path, refused, stack, patch):

@@ -47,7 +47,7 @@ def ended(program, inputs, folder, megabytes=None):
         if megabytes:
             resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
 
-    folder.mkdir()
+    (folder / "exported").mkdir(parents=True)
     for path in inputs.iterdir():
         (folder / path.name).symlink_to(path)
     done = subprocess.run(
@@ -80,6 +80,8 @@ def check(program, inputs, folder, megabytes, expected):
         ("TIFF on OpenVINO", 280),
         ("Zarr on onnxruntime", 340),
         ("training", 400),
+        ("training", 590),
+        ("export", 540),
     ],
 )
 def test_too_little_memory_for_a_library_or_its_threads_is_7(inputs, tmp_path, program, megabytes):
@@ -107,6 +109,7 @@ def test_any_limit_on_memory_gives_the_right_bytes_or_7(inputs, tmp_path, progra
         "libx.so.1: failed to map segment from shared object",
         "can't start new thread",
         "OSError: [Errno 12] Cannot allocate memory",
+        "could not create a primitive",
     ],
 )
 def test_what_libraries_say_of_too_little_memory_is_understood(said):
@@ -121,6 +124,7 @@ def test_what_libraries_say_of_too_little_memory_is_understood(said):
     [
         "libx.so.1: failed to map segment from shared object: Operation not permitted",
         "a bad allocator",
+        "could not create a primitive descriptor for a convolution",
         "no such file",
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isbi_infer.errors import ImageError
 from isbi_infer.terminal import exit_codes, printable, shown
 
 STEERING = "\x1b[2J\x1b]0;t\x07\x9b1A\r\b\x7f\u202e"
@@ -55,6 +56,15 @@ def test_a_note_within_commands_within_commands_is_printed_once(capsys):
             log.warning("first")
         log.warning("second")
     assert capsys.readouterr().err == "inner: note: first\nouter: note: second\n"
+
+
+def test_control_characters_of_a_note_and_of_an_error_are_escaped(capsys):
+    with exit_codes("test"):
+        logging.getLogger("isbi_infer.test").warning("found %s", STEERING)
+    with pytest.raises(SystemExit), exit_codes("test"):
+        raise ImageError(f"{STEERING}: damaged")
+    said = capsys.readouterr().err
+    assert said == f"test: note: found {printable(STEERING)}\ntest: {printable(STEERING)}: damaged\n"
 
 
 def test_a_command_on_a_real_terminal_shows_escapes_and_its_own_colours(tmp_path):

@@ -195,8 +195,34 @@ def test_what_is_ignored_grows_where_labels_are_resampled(tmp_path, write_labell
 def test_a_grey_image_that_is_taken_for_ids_is_refused(noise):
     image_ZYX, _ = synthetic_stack(1, 64, 64)
     grey_ZYX = (image_ZYX // noise).astype(np.uint8)
-    with pytest.raises(ImageError, match=r"change from pixel to pixel .* as grey values do"):
+    with pytest.raises(
+        ImageError, match=r"change from pixel to pixel .* as grey values and interpolated masks do"
+    ):
         cell_mask(grey_ZYX, "ids")
+
+
+@pytest.mark.parametrize(
+    "blurred",
+    [
+        lambda mask_YX: ndimage.gaussian_filter(mask_YX, 1),
+        lambda mask_YX: ndimage.gaussian_filter(mask_YX, 3),
+        lambda mask_YX: ndimage.zoom(mask_YX, 2, order=1),
+    ],
+    ids=["a little", "much", "by interpolation"],
+)
+def test_a_mask_with_soft_edges_is_not_taken_for_ids(blurred):
+    """Few of its neighbours differ, but where they do they go on to, and cells are wider than a pixel."""
+    _, label_ZYX = synthetic_stack(1, 96, 96)
+    soft_YX = blurred(255.0 * (label_ZYX[0] > 0)).astype(np.uint8)
+    with pytest.raises(ImageError, match=r"change from pixel to pixel .* interpolated masks do"):
+        cell_mask(soft_YX[None], "ids")
+
+
+@pytest.mark.parametrize("coarse", [1, 2, 4, 8])
+def test_ids_of_coarse_sections_are_ids(coarse):
+    _, label_ZYX = synthetic_stack(1, 256, 256)
+    ids_YX = ndimage.label(label_ZYX[0] > 0)[0][::coarse, ::coarse]
+    cell_mask(np.kron(ids_YX, np.ones((2, 2), int))[None], "ids")
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,24 @@ def test_fit_trains_and_names_the_next_step(isbi_train, tmp_path, sample, write_
     assert [entry["epoch"] for entry in json.loads((out / "history.json").read_text())] == [2]
 
 
+def test_a_quiet_run_says_what_is_left_out_and_what_was_damaged_and_nothing_else(
+    isbi_train, tmp_path, sample, write_labelled
+):
+    image_ZYX, label_ZYX = sample
+    blank_ZYX = label_ZYX.copy()
+    blank_ZYX[0] = 0
+    data, out = write_labelled(tmp_path, image_ZYX, blank_ZYX), tmp_path / "run"
+    done = isbi_train("fit", "--data", data, "--out", out, *TINY, "--quiet")
+    assert (done.returncode, done.stdout) == (0, "")
+    (said,) = done.stderr.splitlines()
+    assert "labels hold a single value in section 0 (from 0)" in said
+    (out / "progress.previous.pth").write_bytes((out / "progress.pth").read_bytes())
+    (out / "progress.pth").write_bytes(b"PK")
+    done = isbi_train("fit", "--resume", "--out", out, "--quiet")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert f"going on from {out / 'progress.previous.pth'}" in done.stderr
+
+
 def test_who_stops_a_run_on_a_terminal_sees_steps_and_then_one_message(
     terminal, tmp_path, sample, write_labelled
 ):

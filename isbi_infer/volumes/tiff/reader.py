@@ -40,6 +40,8 @@ _FOREIGN = "lsm stk fluoview scanimage mmstack ndtiff mdgel eer ndpi svs scn bif
 _GDAL_NODATA = 42113
 # Of tags that the pixels do not need, and of lengths of strips that follow from the size: `walk_pages` looks at both.
 _HARMLESS = ("<TiffTag.fromfile> raised", "missing data ByteCounts tag", "incorrect Strip")
+# Their decoders make something of any bytes.
+_OF_BITS = {2: "CCITT modified Huffman", 3: "CCITT group 3", 4: "CCITT group 4"}
 _TELLING_BYTES = 1024  # below, what follows the pixels may be of this length by chance
 
 
@@ -307,6 +309,10 @@ def _named_errors(path: Path, where: str = "") -> Iterator[None]:
             raise ImageError(f"{path}: {where}{error}") from error
         except IsbiError:
             raise
+        except ImportError as error:  # of a codec that newer versions of Python have without imagecodecs
+            raise ImageError(
+                f"{path}: {where}cannot be decompressed ({error}); pip install imagecodecs"
+            ) from error
         except Exception as error:
             # Damaged files make the decoders raise nearly anything.
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -329,6 +335,8 @@ def _check_decodable(pages: tuple[Page, ...]) -> None:
         ):
             if code == 1:
                 continue
+            if codecs is tifffile.TIFF.DECOMPRESSORS and code in _OF_BITS:
+                raise ImageError(f"its compression ({_OF_BITS[code]}) is for black and white alone; {COPY}")
             try:
                 codecs[code]
             except KeyError as error:
