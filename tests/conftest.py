@@ -1,4 +1,7 @@
-"""Settings for all tests."""
+"""Settings for all tests.
+
+`forked` beside this file is found by its name.
+"""
 
 import fcntl
 import json
@@ -8,13 +11,19 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 import termios
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+FOLDER = str(Path(__file__).parent)
+if FOLDER not in sys.path:
+    sys.path.append(FOLDER)
 
 # One thread in a process and in the programs that it starts, set before NumPy and torch read it: `make test` runs two
 # processes, and threads that wait for each other at every layer stand still when another process has their core.
