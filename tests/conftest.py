@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,6 +73,21 @@ def chromium():
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         yield partial(driver.chromium.launch, executable_path=found)
+
+
+@pytest.fixture(scope="session")
+def proved_on_onnxruntime_alone():
+    """Leave OpenVINO out of the proofs of exports, a context: it compiles each file for every shape of them."""
+
+    @contextmanager
+    def proved():
+        from isbi_infer.model import devices
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(devices, "DEVICES", tuple(r for r in devices.DEVICES if r.name != "openvino"))
+            yield
+
+    return proved
 
 
 @pytest.fixture
