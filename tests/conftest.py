@@ -1,4 +1,7 @@
-"""Settings for all tests."""
+"""Settings for all tests.
+
+`forked` beside this file is found by its name.
+"""
 
 import fcntl
 import json
@@ -8,13 +11,20 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 import termios
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+FOLDER = str(Path(__file__).parent)
+if FOLDER not in sys.path:
+    sys.path.append(FOLDER)
 
 # One thread in a process and in the programs that it starts, set before NumPy and torch read it: `make test` runs two
 # processes, and threads that wait for each other at every layer stand still when another process has their core.
@@ -63,6 +73,21 @@ def chromium():
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         yield partial(driver.chromium.launch, executable_path=found)
+
+
+@pytest.fixture(scope="session")
+def proved_on_onnxruntime_alone():
+    """Leave OpenVINO out of the proofs of exports, a context: it compiles each file for every shape of them."""
+
+    @contextmanager
+    def proved():
+        from isbi_infer.model import devices
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(devices, "DEVICES", tuple(r for r in devices.DEVICES if r.name != "openvino"))
+            yield
+
+    return proved
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from isbi_infer.errors import ModelError
 from isbi_infer.model.contract import ModelContract, read_contract
 from isbi_models import ReleasedModel, released_models
 from isbi_train.data.download import PIXELS_SHA256, TERMS
-from isbi_train.networks.checkpoint import Weights, load_checkpoint
+from isbi_train.networks.checkpoint import Checkpoint, Weights, load_checkpoint
 
 ORIGINS = "origins"
 _NON_COMMERCIAL = re.compile(r"(?i)non-?\s?commercial|(?<![a-z])NC(?![a-z])")
@@ -140,13 +141,18 @@ def _same_weights(weights: Weights, model: ReleasedModel) -> bool:
     path = model.checkpoint.path
     if not path.is_file() or not weights.state_dict:
         return False
-    released = load_checkpoint(path)
+    released = _kept(path)
     if released.network.shapes != weights.network.shapes:
         return False
     return all(
         name.endswith("num_batches_tracked") or torch.equal(weight, weights.state_dict[name].to(weight.dtype))
         for name, weight in released.state_dict.items()
     )
+
+
+@cache  # an export asks several times for each file, and to read them takes a third of it
+def _kept(path: Path) -> Checkpoint:
+    return load_checkpoint(path)
 
 
 def _of_data(data: Mapping[str, Any]) -> list[Origin]:

@@ -74,10 +74,10 @@ def out(data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def stored(data, out, tmp_path_factory):
+def stored(data, out, proved_on_onnxruntime_alone, tmp_path_factory):
     """What the command stores of the two; the third is not trained."""
     results = tmp_path_factory.mktemp("results")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, proved_on_onnxruntime_alone():
         patch.setattr(study_main, "store", partial(store, folder=results))
         options = ["--data", data, "--out", out, "--networks", data / "networks.toml", "--rounds", 2]
         study_main.main([*map(str, options), "--measure", "--store"])

@@ -1,6 +1,7 @@
 """Shared by the tests of the export: a tiny trained checkpoint, and what becomes of it."""
 
 import hashlib
+from contextlib import nullcontext
 
 import onnx
 import pytest
@@ -8,7 +9,6 @@ import torch
 
 from isbi_export.formats.onnx_export import OPSET, graph_of
 from isbi_export.publish import publish
-from isbi_infer.model import devices
 from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.data.labelled import LabelledStack
@@ -18,17 +18,11 @@ from isbi_train.training.train import fit
 
 
 @pytest.fixture(autouse=True)
-def prove_on_onnxruntime_alone(request, monkeypatch):
-    """Exports of single tests leave OpenVINO out, which compiles each file for every shape of the proof.
-
-    `everything` is proved on all that is installed.
-    """
-    if request.module.__name__.rpartition(".")[2] not in ("test_runtimes", "test_precisions"):
-        monkeypatch.setattr(devices, "DEVICES", without_openvino())
-
-
-def without_openvino():
-    return tuple(row for row in devices.DEVICES if row.name != "openvino")
+def prove_on_onnxruntime_alone(request, proved_on_onnxruntime_alone):
+    """Exports of single tests leave OpenVINO out; `everything` is proved on all that is installed."""
+    everywhere = request.module.__name__.rpartition(".")[2] in ("test_runtimes", "test_precisions")
+    with nullcontext() if everywhere else proved_on_onnxruntime_alone():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -47,11 +41,10 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def published(trained, tmp_path_factory):
+def published(trained, proved_on_onnxruntime_alone, tmp_path_factory):
     """The folder with model.onnx and model.pt of the trained checkpoint; not to be changed."""
     folder = tmp_path_factory.mktemp("published")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, "DEVICES", without_openvino())
+    with proved_on_onnxruntime_alone():
         publish(trained, folder, ["onnx", "torchscript"])
     return folder
 

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import forked
 import onnx
 import pytest
 import torch
@@ -145,9 +146,9 @@ def test_bare_weights_are_exported_and_nothing_is_claimed_about_them(command, se
     assert training["network"]["base"] == 2
 
 
-def test_a_foreign_checkpoint_is_one_line_and_exit_code_5(isbi_export, tmp_path):
+def test_a_foreign_checkpoint_is_one_line_and_exit_code_5(tmp_path):
     (tmp_path / "model.pth").write_bytes(b"no checkpoint")
-    failed = isbi_export(tmp_path / "model.pth")
+    failed = forked.run("isbi-export", tmp_path / "model.pth")
     assert failed.returncode == 5
     assert failed.stdout == ""
     assert failed.stderr.startswith(f"isbi-export: {tmp_path / 'model.pth'}: not a readable checkpoint")

@@ -210,6 +210,7 @@ def test_a_script_never_asks_for_narrow_arithmetic(published):
     assert all(line.endswith("True, False)") for line in calls)  # cuDNN yes, TensorFloat-32 no
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_a_network_without_pixel_unshuffle_is_published_too(save, tmp_path):
     proofs = publish(
         save(network=NetworkConfig(base=2, depth=2, unshuffle=1)), tmp_path, ["onnx", "torchscript"]

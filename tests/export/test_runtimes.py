@@ -15,6 +15,8 @@ from isbi_infer.errors import DependencyError, ResourceError
 from isbi_infer.model import devices
 from isbi_infer.model.contract import read_contract
 
+pytestmark = pytest.mark.usefixtures("exported_once")
+
 (CPU,) = (row for row in devices.DEVICES if (row.name, row.formats) == ("cpu", ("onnx",)))
 ABACUS = Device(
     name="abacus",

@@ -1,6 +1,6 @@
 """A tiny training in a process that can be killed, which begins with torch imported."""
 
-import multiprocessing
+from forked import SERVER
 
 from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
@@ -8,8 +8,6 @@ from isbi_train.data.labelled import LabelledStack
 from isbi_train.training.train import fit
 
 EPOCHS = 6
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["isbi_train.training.train"])
 
 
 def train(folder, epochs_done):

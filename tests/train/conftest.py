@@ -87,6 +87,18 @@ def trained(train, tmp_path_factory):
     return train(tmp_path_factory.mktemp("trained")).parent
 
 
+@pytest.fixture(scope="session")
+def exported(trained, proved_on_onnxruntime_alone, tmp_path_factory):
+    """A folder with model.pth of that run, and model.onnx and model.pt made of it; not to be changed."""
+    from isbi_export.publish import publish
+
+    folder = tmp_path_factory.mktemp("exported")
+    (folder / "model.pth").write_bytes((trained / "model.pth").read_bytes())
+    with proved_on_onnxruntime_alone():
+        publish(folder / "model.pth", folder, ["onnx", "torchscript"])
+    return folder
+
+
 @pytest.fixture
 def checkpoint(network, train_config):
     """A checkpoint of fresh weights."""

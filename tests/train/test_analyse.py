@@ -7,7 +7,6 @@ import pytest
 import tifffile
 from matplotlib.image import imread
 
-from isbi_export.publish import publish
 from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, ModelError, OutputError, UsageError
 from isbi_infer.sample import synthetic_stack
@@ -65,19 +64,17 @@ def test_a_checkpoint_is_run_by_torch(em, tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pth"])
-def test_a_files_pixel_size_is_taken_as_inference_takes_it(tmp_path, trained, suffix):
+def test_a_files_pixel_size_is_taken_as_inference_takes_it(tmp_path, exported, suffix):
     image_ZYX, _ = synthetic_stack(2, 96, 112)
     stack = tmp_path / "at-6nm.tif"
     metadata = {"axes": "ZYX", "unit": "um"}
     tifffile.imwrite(stack, image_ZYX, imagej=True, resolution=(1e3 / 6, 1e3 / 6), metadata=metadata)
-    model = trained / "model.pth"
-    publish(model, tmp_path, ["onnx", "torchscript"])
-    Segmenter(tmp_path / "model.onnx", provider="cpu").segment_file(stack, tmp_path / "shipped.tif")
+    Segmenter(exported / "model.onnx", provider="cpu").segment_file(stack, tmp_path / "shipped.tif")
     shipped_ZYX = tifffile.imread(tmp_path / "shipped.tif")
-    result = analyse(model if suffix == ".pth" else tmp_path / "model.onnx", stack, tmp_path / "out")
+    result = analyse(exported / f"model{suffix}", stack, tmp_path / "out")
     np.testing.assert_allclose(tifffile.imread(result.submission), shipped_ZYX, atol=1e-5)
     assert any("from 6 nm to the model's 4 nm" in note for note in result.notes)
-    given = analyse(tmp_path / "model.pt", stack, tmp_path / "given", pixel_size=4.0, tta=True)
+    given = analyse(exported / "model.pt", stack, tmp_path / "given", pixel_size=4.0, tta=True)
     assert not any("resampled" in note for note in given.notes)
 
 

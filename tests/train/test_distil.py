@@ -7,7 +7,6 @@ import pytest
 import tifffile
 import torch
 
-from isbi_export.publish import publish
 from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, UsageError
 from isbi_train.config import AugmentConfig
@@ -24,11 +23,9 @@ from isbi_train.training.train import fit
 
 
 @pytest.fixture(scope="module")
-def teacher(trained, tmp_path_factory):
+def teacher(exported):
     """A model trained on sections 0-2 of the tiny stack."""
-    folder = tmp_path_factory.mktemp("teacher")
-    publish(trained / "model.pth", folder, ["onnx"])
-    return folder / "model.onnx"
+    return exported / "model.onnx"
 
 
 @pytest.fixture(scope="module")

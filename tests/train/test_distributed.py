@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -46,10 +47,15 @@ def free_port():
         return str(probe.getsockname()[1])
 
 
+def of_two(rank, port):
+    """Return what torchrun tells a process."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return {**address, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+
+
 def start(rank, port, *arguments, **variables):
-    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": "2"}
     inherited = {name: value for name, value in os.environ.items() if name not in THREADS}
-    environment = {**inherited, **environment, "LOCAL_RANK": str(rank), **variables}
+    environment = {**inherited, **of_two(rank, port), **variables}
     command = [sys.executable, "-W", "error", "-m", "isbi_train", "fit", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, **pipes)
@@ -64,8 +70,7 @@ def data(tmp_path_factory, sample, write_labelled):
 def alone(data, tmp_path_factory):
     """One process's run."""
     out = tmp_path_factory.mktemp("alone")
-    command = [sys.executable, "-m", "isbi_train", "fit", "--data", data, "--out", out, *FLAGS]
-    subprocess.run(command, env={**os.environ, **EXACT}, capture_output=True, check=True)
+    forked.run("isbi-train", "fit", "--data", data, "--out", out, *FLAGS, **EXACT).check_returncode()
     return out
 
 
@@ -101,14 +106,14 @@ def test_torchrun_with_two_processes_gives_the_result_of_one(data, alone, tmp_pa
 
 def test_a_signal_to_one_process_stops_both_with_their_progress_saved(data, tmp_path):
     port = free_port()
-    arguments = ["--data", data, "--out", tmp_path, *FLAGS, "--epochs", "40000"]
-    processes = [start(rank, port, *arguments) for rank in (0, 1)]
-    while not (tmp_path / "progress.pth").exists() and all(process.poll() is None for process in processes):
+    arguments = ["fit", "--data", data, "--out", tmp_path, *FLAGS, "--epochs", "40000"]
+    programs = [forked.begun("isbi-train", *arguments, **of_two(rank, port)) for rank in (0, 1)]
+    while not (tmp_path / "progress.pth").exists() and all(one.process.is_alive() for one in programs):
         time.sleep(0.02)
-    processes[1].send_signal(signal.SIGTERM)
-    ends = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [143, 143], ends
-    assert "Traceback" not in "".join(errors for _, errors in ends)
+    os.kill(programs[1].process.pid, signal.SIGTERM)
+    ends = [one.done() for one in programs]
+    assert [end.returncode for end in ends] == [143, 143], ends
+    assert "Traceback" not in "".join(end.stderr for end in ends)
     assert 1 <= load_checkpoint(tmp_path / "progress.pth").epoch < 40000
 
 

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 
+import forked
 import pytest
 import torch
 
@@ -291,24 +291,22 @@ def test_settings_that_name_other_contents_are_refused(labelled, network, train_
 def test_two_processes_on_one_folder_the_second_exits_with_8(tmp_path, sample, write_labelled):
     data, out = write_labelled(tmp_path, *sample), tmp_path / "run"
     out.mkdir()
-    program = Path(sys.executable).with_name("isbi-train")
+    options = [
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--hold-out",
+        "1",
+        "--base",
+        "2",
+        "--depth",
+        "2",
+        "--crop",
+        "32",
+    ]
     with locked_folder(out):
-        command = [
-            program,
-            "fit",
-            "--data",
-            data,
-            "--out",
-            out,
-            "--epochs",
-            "1",
-            "--device",
-            "cpu",
-            "--hold-out",
-            "1",
-        ]
-        command += ["--base", "2", "--depth", "2", "--crop", "32"]
-        failed = subprocess.run(command, capture_output=True, text=True, check=False)
+        failed = forked.run("isbi-train", "fit", "--data", data, "--out", out, *options)
     assert failed.returncode == 8
     assert failed.stderr.startswith(f"isbi-train: {out}: another run")
     assert failed.stderr.count("\n") == 1

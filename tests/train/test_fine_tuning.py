@@ -30,7 +30,7 @@ TERMS = Origin(
 def stacks(tmp_path_factory):
     """The same sections as files that say 4 nm, 8 nm and nothing, and their labels."""
     folder = tmp_path_factory.mktemp("stacks")
-    image_ZYX, label_ZYX = synthetic_stack(3, 128, 128)
+    image_ZYX, label_ZYX = synthetic_stack(3, 64, 64)
     for name, nm in (("4nm", 4.0), ("8nm", 8.0)):
         size = {"resolution": (1 / nm, 1 / nm), "metadata": {"unit": "nm", "axes": "ZYX"}}
         tifffile.imwrite(folder / f"{name}.tif", image_ZYX, imagej=True, **size)
@@ -43,7 +43,7 @@ def stacks(tmp_path_factory):
 def tune(stacks, tmp_path):
     def run(name, *options, init=RELEASED.name):
         arguments = ["--data", stacks / f"{name}.tif", "--labels", stacks / "labels.tif", "--init", init]
-        small = ["--epochs=1", "--crop=64", "--batch=2", "--precision=fp32", "--threads=1"]
+        small = ["--epochs=1", "--crop=32", "--batch=2", "--precision=fp32", "--threads=1"]
         arguments = ["fit", "--out", tmp_path / "run", *arguments, *small, *options]
         return CliRunner().invoke(app, [str(part) for part in arguments])
 
@@ -52,7 +52,7 @@ def tune(stacks, tmp_path):
 
 @pytest.mark.parametrize(("init", "model"), [("released", default_model()), (RELEASED.name, RELEASED)])
 def test_a_released_model_is_fine_tuned_by_its_name(tune, tmp_path, init, model):
-    result = tune("4nm", "--learning-rate=1e-9", init=init)
+    result = tune("4nm", "--learning-rate=1e-9", "--crop=64", init=init)
     assert result.exit_code == 0, result.stderr
     tuned = load_checkpoint(tmp_path / "run" / "model.pth")
     start = load_checkpoint(model.checkpoint.path)

@@ -5,13 +5,11 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -421,18 +419,16 @@ def test_sigterm_leaves_with_143_and_a_run_that_resumes(tmp_path, sample, write_
     data, out = write_labelled(tmp_path, *sample), tmp_path / "run"
     options = ["--data", data, "--out", out, "--base", "2", "--depth", "2", "--crop", "16", "--batch", "1"]
     options += ["--epochs", "40000", "--hold-out", "1", "--device", "cpu", "--precision", "fp32"]
-    program = Path(sys.executable).with_name("isbi-train")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [program, "fit", *options], env=environment, stdout=-1, stderr=-1, text=True
-    ) as run:
-        while not (out / "progress.pth").exists() and run.poll() is None:
-            time.sleep(0.02)
-        run.terminate()
-        _, errors = run.communicate()
-    assert run.returncode == 143, errors
-    assert "Traceback" not in errors
-    assert errors.splitlines()[-1].startswith(f"isbi-train: stopped by SIGTERM; {out}: saved after step ")
+    run = forked.begun("isbi-train", "fit", *options)
+    while not (out / "progress.pth").exists() and run.process.is_alive():
+        time.sleep(0.02)
+    run.process.terminate()
+    done = run.done()
+    assert done.returncode == 143, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        f"isbi-train: stopped by SIGTERM; {out}: saved after step "
+    )
     assert not [name for name in os.listdir(out) if ".tmp" in name]
     stopped = load_checkpoint(out / "progress.pth")
     assert 2 <= stopped.epoch < 40000

@@ -6,8 +6,10 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -19,8 +21,13 @@ SMALL = ["--base", "2", "--depth", "2", "--crop", "32", "--batch", "2", "--epoch
 TINY = [*SMALL, "--device", "cpu", "--precision", "fp32"]
 
 
+isbi_train = partial(forked.run, "isbi-train")
+
+
 @pytest.fixture(scope="module")
-def isbi_train():
+def installed():
+    """Run the program as a user starts it."""
+
     def run(*arguments, **variables):
         program = Path(sys.executable).with_name("isbi-train")
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", **variables}
@@ -30,9 +37,9 @@ def isbi_train():
     return run
 
 
-def test_fit_trains_and_names_the_next_step(isbi_train, tmp_path, sample, write_labelled):
+def test_fit_trains_and_names_the_next_step(installed, tmp_path, sample, write_labelled):
     data, out = write_labelled(tmp_path, *sample), tmp_path / "runs" / "first"
-    done = isbi_train("fit", "--data", data, "--out", out, *TINY, "--seed", 7)
+    done = installed("fit", "--data", data, "--out", out, *TINY, "--seed", 7)
     assert done.returncode == 0, done.stderr
     assert "epoch    2  loss 0." in done.stdout
     assert done.stdout.splitlines()[-1] == f"{out / 'model.pth'}: next, isbi-export {out / 'model.pth'}"
@@ -82,9 +89,7 @@ def test_who_stops_a_run_on_a_terminal_sees_steps_and_then_one_message(
 
 
 @pytest.mark.more
-def test_the_classic_architecture_needs_no_other_flag_than_its_name(
-    isbi_train, tmp_path, sample, write_labelled
-):
+def test_the_classic_architecture_needs_no_other_flag_than_its_name(tmp_path, sample, write_labelled):
     data, out = write_labelled(tmp_path, *sample), tmp_path / "run"
     done = isbi_train("fit", "--data", data, "--out", out, "--arch", "valid-unet", *TINY, "--crop", 32)
     assert done.returncode == 0, done.stderr
@@ -95,7 +100,7 @@ def test_the_classic_architecture_needs_no_other_flag_than_its_name(
     assert "unshuffle 2 does not go with arch valid-unet" in refused.stderr
 
 
-def test_a_folder_without_data_is_one_line_and_exit_code_4(isbi_train, tmp_path):
+def test_a_folder_without_data_is_one_line_and_exit_code_4(tmp_path):
     out = tmp_path / "run"
     failed = isbi_train("fit", "--data", tmp_path / "nowhere", "--out", out, *TINY)
     assert failed.returncode == 4
@@ -106,9 +111,7 @@ def test_a_folder_without_data_is_one_line_and_exit_code_4(isbi_train, tmp_path)
     assert not out.exists()
 
 
-def test_settings_come_from_recipe_file_and_flags_and_repeat_the_run(
-    isbi_train, tmp_path, sample, write_labelled
-):
+def test_settings_come_from_recipe_file_and_flags_and_repeat_the_run(tmp_path, sample, write_labelled):
     data, out, again = write_labelled(tmp_path, *sample), tmp_path / "run", tmp_path / "again"
     file = tmp_path / "mine.toml"
     file.write_text("[train]\nepochs = 2\ncrop = 32\nbatch = 2\nhold_out = 1\nseed = 5\n")
@@ -161,7 +164,7 @@ def test_bad_settings_are_one_line_and_exit_code_2(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_folds_are_reported_with_mean_and_spread(isbi_train, tmp_path, sample, write_labelled):
+def test_folds_are_reported_with_mean_and_spread(tmp_path, sample, write_labelled):
     data, out = write_labelled(tmp_path, *sample), tmp_path / "run"
     done = isbi_train("fit", "--data", data, "--out", out, *TINY, "--folds", 2)
     assert done.returncode == 0, done.stderr
@@ -173,18 +176,18 @@ def test_folds_are_reported_with_mean_and_spread(isbi_train, tmp_path, sample, w
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, "PASSIVE"), ("active", "ACTIVE")])
 def test_waiting_threads_leave_their_core_unless_the_user_says_otherwise(
-    isbi_train, tmp_path, monkeypatch, asked, expected
+    installed, tmp_path, monkeypatch, asked, expected
 ):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     variables = {"OMP_WAIT_POLICY": asked} if asked else {}
     # OpenMP itself says what it goes by, as soon as torch is loaded.
-    done = isbi_train(
+    done = installed(
         "fit", "--data", tmp_path, "--out", tmp_path / "run", OMP_DISPLAY_ENV="true", **variables
     )
     assert f"OMP_WAIT_POLICY = '{expected}'" in done.stderr
 
 
-def test_as_many_threads_train_as_are_asked_for(isbi_train, tmp_path, sample, write_labelled):
+def test_as_many_threads_train_as_are_asked_for(tmp_path, sample, write_labelled):
     data = write_labelled(tmp_path, *sample)
     done = isbi_train("fit", "--data", data, "--out", tmp_path / "run", *TINY, "--threads", 3)
     assert "threads: 3" in done.stderr

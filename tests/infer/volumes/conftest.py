@@ -1,6 +1,6 @@
 """Shared by the tests of chunked volumes: one small stack, its TIFF, and the probabilities of the TIFF run.
 
-`volume_files` beside this file is found by its name.
+`volume_files` beside this file and `tiny_files` of the tests of faults are found by their names.
 """
 
 import sys
@@ -12,9 +12,9 @@ import tifffile
 from isbi_infer import Segmenter
 from isbi_infer.sample import synthetic_stack
 
-FOLDER = str(Path(__file__).parent)
-if FOLDER not in sys.path:
-    sys.path.append(FOLDER)
+for folder in (Path(__file__).parent, Path(__file__).parents[2] / "faults"):
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +42,27 @@ def tiff(volume_ZYX, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A model of one convolution, for runs whose subject is not what a network computes."""
+    from tiny_files import tiny_onnx
+
+    path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
+    path.write_bytes(tiny_onnx())
+    return path
+
+
+def of_tiff_run(tiff, segmenter, folder):
+    segmenter.segment_file(tiff, folder / "probability.tif")
+    return tifffile.imread(folder / "probability.tif")
+
+
+@pytest.fixture(scope="session")
 def expected_ZYX(tiff, tiles, tmp_path_factory):
     """The TIFF run's probabilities."""
-    path = tmp_path_factory.mktemp("expected") / "probability.tif"
-    tiles.segment_file(tiff, path)
-    return tifffile.imread(path)
+    return of_tiff_run(tiff, tiles, tmp_path_factory.mktemp("expected"))
+
+
+@pytest.fixture(scope="session")
+def tiny_ZYX(tiff, tiny, tmp_path_factory):
+    """The TIFF run's probabilities by that model."""
+    return of_tiff_run(tiff, Segmenter(tiny, provider="cpu"), tmp_path_factory.mktemp("expected"))

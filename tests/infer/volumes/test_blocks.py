@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,33 +16,40 @@ import pytest
 import tifffile
 from volume_files import pixels, write_omezarr
 
+from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError
 from isbi_infer.run.volume import VolumeOptions
 from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_source
 
 PROGRAM = Path(sys.executable).with_name("isbi-infer")
-ASKED = (
-    "--model",
-    "isbi2012-unet-b32",
-    "--provider",
-    "cpu",
-    "--tile",
-    "320",
-    "--precision",
-    "int8",
-    "--quiet",
-)
+RELEASED = ("--model", "isbi2012-unet-b32", "--precision", "int8")
+ASKED = (*RELEASED, "--provider", "cpu", "--tile", "320", "--quiet")
 
 
-def infer(*arguments):
-    return subprocess.run(
-        [PROGRAM, *map(str, arguments), *ASKED], capture_output=True, text=True, check=False
-    )
+def infer(*arguments, asked=ASKED):
+    command = [PROGRAM, *map(str, arguments), *asked]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def verify(*arguments):
-    command = [PROGRAM, "verify", *map(str, arguments), *ASKED[:2]]
+@pytest.fixture
+def asked_of_tiny(tiny):
+    return ("--model", tiny, *ASKED[len(RELEASED) :])
+
+
+@pytest.fixture
+def infer_tiny(asked_of_tiny):
+    """Run isbi-infer with the model of one convolution."""
+    return partial(infer, asked=asked_of_tiny)
+
+
+@pytest.fixture
+def tiny_tiles(tiny):
+    return Segmenter(tiny, provider="cpu", tile=320)
+
+
+def verify(out, model):
+    command = [PROGRAM, "verify", out, "--model", model]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -63,12 +71,14 @@ def test_a_result_does_not_depend_on_its_blocks_and_those_without_tissue_are_cou
     assert (note in done.stderr) if empty else ("no tissue" not in done.stderr)
 
 
-def test_what_is_left_of_a_run_that_was_killed_as_it_cleaned_up_goes_with_the_next(tmp_path, tiff):
+def test_what_is_left_of_a_run_that_was_killed_as_it_cleaned_up_goes_with_the_next(
+    tmp_path, tiff, infer_tiny
+):
     out = tmp_path / "out.ome.zarr"
-    assert infer(tiff, "-o", out).returncode == 0
+    assert infer_tiny(tiff, "-o", out).returncode == 0
     before = files(out)
     (tmp_path / "out.ome.zarr.partial" / "statistics").mkdir(parents=True)
-    done = infer(tiff, "-o", out, "--resume")
+    done = infer_tiny(tiff, "-o", out, "--resume")
     assert done.returncode == 0
     assert "is finished already" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["out.ome.zarr"]
@@ -101,15 +111,18 @@ def test_shares_in_any_order_make_up_the_whole_and_the_last_one_completes_it(tmp
     np.testing.assert_array_equal(pixels(out), expected_ZYX)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.more)])
+@pytest.mark.parametrize(
+    ("kills", "model"), [(3, "tiny"), pytest.param(12, "released", marks=pytest.mark.more)]
+)
 def test_a_run_that_is_killed_at_random_moments_goes_on_and_gives_the_same_bytes(
-    tmp_path, tiff, kills, figures
+    tmp_path, tiff, asked_of_tiny, kills, model, figures
 ):
     figures(kills=kills)
+    options = asked_of_tiny if model == "tiny" else ASKED
     whole, killed = tmp_path / "whole.ome.zarr", tmp_path / "killed.ome.zarr"
     asked = ("--block", "1,256,256", "--pyramid")
     started = time.monotonic()
-    assert infer(tiff, "-o", whole, *asked).returncode == 0
+    assert infer(tiff, "-o", whole, *asked, asked=options).returncode == 0
     takes = time.monotonic() - started
     moments = random.Random(2012)
     done = 0
@@ -119,34 +132,34 @@ def test_a_run_that_is_killed_at_random_moments_goes_on_and_gives_the_same_bytes
             shutil.rmtree(killed)
         resume = ["--resume"] if killed.with_name("killed.ome.zarr.partial").exists() else []
         process = subprocess.Popen(
-            [PROGRAM, tiff, "-o", killed, *asked, *resume, *ASKED], stderr=subprocess.DEVNULL
+            [PROGRAM, tiff, "-o", killed, *asked, *resume, *options], stderr=subprocess.DEVNULL
         )
         time.sleep(moments.uniform(0.1, 0.9) * takes)
         process.send_signal(signal.SIGKILL)
         done += process.wait() == -signal.SIGKILL
-    last = infer(tiff, "-o", killed, *asked, "--resume")
+    last = infer(tiff, "-o", killed, *asked, "--resume", asked=options)
     assert last.returncode == 0, last.stderr
     assert files(killed) == files(whole)
     assert not list(tmp_path.glob("killed*.partial*"))
 
 
-def test_a_run_goes_on_only_as_it_was_begun(tmp_path, tiff):
+def test_a_run_goes_on_only_as_it_was_begun(tmp_path, tiff, infer_tiny):
     out = tmp_path / "out.ome.zarr"
-    assert infer(tiff, "-o", out, "--block", "1,256,256", "--shard", "1/9").returncode == 0
-    other = infer(tiff, "-o", out, "--block", "1,256,256", "--pixel-size", "5", "--resume")
+    assert infer_tiny(tiff, "-o", out, "--block", "1,256,256", "--shard", "1/9").returncode == 0
+    other = infer_tiny(tiff, "-o", out, "--block", "1,256,256", "--pixel-size", "5", "--resume")
     assert other.returncode == 2
     assert "was begun by another run" in other.stderr
     assert other.stderr.count("\n") == 1
 
 
-def test_a_result_that_is_there_is_not_replaced_unasked(tmp_path, tiff, expected_ZYX):
+def test_a_result_that_is_there_is_not_replaced_unasked(tmp_path, tiff, infer_tiny, tiny_ZYX):
     out = tmp_path / "out.ome.zarr"
-    assert infer(tiff, "-o", out).returncode == 0
-    again = infer(tiff, "-o", out)
+    assert infer_tiny(tiff, "-o", out).returncode == 0
+    again = infer_tiny(tiff, "-o", out)
     assert again.returncode == 2
     assert "is there already; --overwrite replaces it" in again.stderr
-    assert infer(tiff, "-o", out, "--overwrite").returncode == 0
-    np.testing.assert_array_equal(pixels(out), expected_ZYX)
+    assert infer_tiny(tiff, "-o", out, "--overwrite").returncode == 0
+    np.testing.assert_array_equal(pixels(out), tiny_ZYX)
 
 
 ODD = {"backslash": rb"a\b", "no UTF-8": b"bad\xff"}
@@ -182,17 +195,17 @@ def test_a_volume_of_an_odd_name_is_written_and_read(tmp_path, name):
         assert source.read(1).shape == (32, 32)
 
 
-def test_verify_computes_blocks_again_and_finds_what_was_changed(tmp_path, tiff):
+def test_verify_computes_blocks_again_and_finds_what_was_changed(tmp_path, tiff, tiny, infer_tiny):
     out = tmp_path / "out.ome.zarr"
-    assert infer(tiff, "-o", out, "--block", "1,256,256").returncode == 0
-    sound = verify(out)
+    assert infer_tiny(tiff, "-o", out, "--block", "1,256,256").returncode == 0
+    sound = verify(out, tiny)
     assert sound.returncode == 0
     assert "all the same" in sound.stdout
     shards = sorted(path for path in (out / "0" / "c").rglob("*") if path.is_file())
     same_size = [(a, b) for a in shards for b in shards if a != b and a.stat().st_size != b.stat().st_size]
     (one, other), *_ = same_size
     shutil.copyfile(other, one)  # a whole shard, but of another place
-    changed = verify(out)
+    changed = verify(out, tiny)
     assert changed.returncode != 0
     assert str(out) in changed.stderr
     assert "Traceback" not in changed.stderr
@@ -244,7 +257,7 @@ class _Interrupted:
         return self._source.read(z, window)
 
 
-def test_a_run_whose_volume_others_complete_meanwhile_leaves_it_whole(tmp_path, tiff, tiles, expected_ZYX):
+def test_a_run_whose_volume_others_complete_meanwhile_leaves_it_whole(tmp_path, tiff, tiny_tiles, tiny_ZYX):
     out = tmp_path / "out.ome.zarr"
 
     def options(*share):
@@ -252,27 +265,27 @@ def test_a_run_whose_volume_others_complete_meanwhile_leaves_it_whole(tmp_path, 
 
     def complete():
         for index in (1, 2, 3):
-            tiles.segment_file(tiff, out, options=options(index, 3))
+            tiny_tiles.segment_file(tiff, out, options=options(index, 3))
         assert out.exists()
 
     with open_source(tiff) as source:
-        done = tiles.segment_file(_Interrupted(source, [complete]), out, options=options(1, 2))
+        done = tiny_tiles.segment_file(_Interrupted(source, [complete]), out, options=options(1, 2))
     assert f"{out} was completed by another run" in done.notes
-    np.testing.assert_array_equal(pixels(out), expected_ZYX)
+    np.testing.assert_array_equal(pixels(out), tiny_ZYX)
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.ome.zarr"]
 
 
 def test_a_torn_shard_keeps_the_last_share_from_completing_and_is_computed_again(
-    tmp_path, tiff, tiles, expected_ZYX
+    tmp_path, tiff, tiny_tiles, tiny_ZYX
 ):
     out = tmp_path / "out.ome.zarr"
     options = VolumeOptions(block=(2, 512, 512), share=(1, 2))
-    tiles.segment_file(tiff, out, options=options)
+    tiny_tiles.segment_file(tiff, out, options=options)
     shards = {path: path.read_bytes() for path in (tmp_path / "out.ome.zarr.partial").rglob("c/*/*/*")}
     assert len(shards) > 3
     torn = sorted(shards)[1]
     torn.write_bytes(shards[torn][:40])
-    tiles.segment_file(tiff, out, options=replace(options, share=(2, 2)))
+    tiny_tiles.segment_file(tiff, out, options=replace(options, share=(2, 2)))
     assert not out.exists()
-    tiles.segment_file(tiff, out, options=replace(options, share=(1, 2)))
-    np.testing.assert_array_equal(pixels(out), expected_ZYX)
+    tiny_tiles.segment_file(tiff, out, options=replace(options, share=(1, 2)))
+    np.testing.assert_array_equal(pixels(out), tiny_ZYX)

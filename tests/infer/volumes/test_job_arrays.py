@@ -17,7 +17,6 @@ from volume_files import write_omezarr
 ROOT = Path(__file__).parents[3]
 PAGE, SCRIPT = ROOT / "docs" / "scale.md", ROOT / "docs" / "shares.sh"
 BIN = Path(sys.executable).parent
-ASKED = "--block 1,256,256 --provider cpu --precision int8"
 NOT_BEGUN = 0.2  # s; Python is still starting
 
 SCHEDULER = """\
@@ -88,12 +87,18 @@ def files(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(volume_ZYX, tmp_path_factory):
+def asked(tiny):
+    """Options of each run."""
+    return f"--block 1,256,256 --provider cpu --model {tiny}"
+
+
+@pytest.fixture(scope="module")
+def whole(volume_ZYX, asked, tmp_path_factory):
     """The volume of the page, and its result by one run."""
     folder = tmp_path_factory.mktemp("whole")
     write_omezarr(folder / "volume.ome.zarr", [volume_ZYX])
-    asked = [BIN / "isbi-infer", "volume.ome.zarr", "-o", "result.ome.zarr", *ASKED.split()]
-    subprocess.run(asked, cwd=folder, check=True, capture_output=True)
+    command = [BIN / "isbi-infer", "volume.ome.zarr", "-o", "result.ome.zarr", *asked.split()]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder
 
 
@@ -125,14 +130,14 @@ def hand_in(line, desk, **environment):
 
 @pytest.mark.parametrize("program", ["sbatch", pytest.param("bsub", marks=pytest.mark.more)])
 def test_a_job_array_makes_the_bytes_of_one_run_also_if_a_task_is_killed_and_handed_in_again_alone(
-    desk, whole, program
+    desk, whole, asked, program
 ):
-    codes = hand_in(f"{command(program)} {ASKED}", desk, NODE_FAILS_UNDER="3")
+    codes = hand_in(f"{command(program)} {asked}", desk, NODE_FAILS_UNDER="3")
     assert {index: code for index, code in codes.items() if code} == {3: -9}, codes
     assert not (desk / "result.ome.zarr").exists()
     alone = re.sub(r"(--array=|\[)1-\d+", r"\g<1>3", command(program))
     assert alone != command(program)
-    assert hand_in(f"{alone} {ASKED}", desk) == {3: 0}
+    assert hand_in(f"{alone} {asked}", desk) == {3: 0}
     assert files(desk / "result.ome.zarr") == files(whole / "result.ome.zarr")
     assert not list(desk.glob("*.partial"))
 

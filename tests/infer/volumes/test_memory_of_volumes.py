@@ -10,6 +10,7 @@ from volume_files import write_omezarr
 
 from isbi_infer.backends.allocator import share_one_arena
 from isbi_infer.sample import synthetic_stack
+from isbi_models import default_model
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux counts peaks")
 
@@ -35,15 +36,19 @@ def peak_of(*arguments):
     return int(done.stdout)
 
 
-@pytest.mark.parametrize(("few", "many"), [(150, 300), pytest.param(100, 3000, marks=pytest.mark.more)])
-def test_more_sections_take_no_more_memory(tmp_path, few, many):
+@pytest.mark.parametrize(
+    ("model", "few", "many"),
+    [("tiny", 150, 300), pytest.param("released", 100, 3000, marks=pytest.mark.more)],
+)
+def test_more_sections_take_no_more_memory(tmp_path, tiny, model, few, many):
     image_ZYX, _ = synthetic_stack(2, 256, 256)
     peaks = {}
     for sections in (few, many):
         volume = write_omezarr(
             tmp_path / f"{sections}.ome.zarr", [np.resize(image_ZYX, (sections, 256, 256))]
         )
-        peaks[sections] = peak_of(volume, "-o", tmp_path / f"of-{sections}.ome.zarr", *FEW_PIXELS)
+        how = (*FEW_PIXELS, "--model", tiny if model == "tiny" else default_model().name)
+        peaks[sections] = peak_of(volume, "-o", tmp_path / f"of-{sections}.ome.zarr", *how)
     assert peaks[many] < 1.05 * peaks[few]
 
 
