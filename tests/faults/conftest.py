@@ -20,12 +20,15 @@ for folder in (Path(__file__).parent, Path(__file__).parents[2]):
 
 
 @pytest.fixture(autouse=True)
-def hang_ups_are_heard():
-    """Let what a test starts hear SIGHUP, also where the tests themselves run under ``nohup``."""
-    before = signal.getsignal(signal.SIGHUP)
+def signals_are_heard():
+    """Let what a test starts hear SIGHUP and Ctrl-C, also where tests run under ``nohup`` or behind a shell's ``&``."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if before[signal.SIGINT] is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
