@@ -174,3 +174,15 @@ def test_blank_sections_are_named_and_come_out_as_membrane(tmp_path):
     assert (found_ZYX[1:4] == 0).all()
     assert (found_ZYX[[0, 4]] > 0.5).mean() > 0.5
     assert [f"section {z} is blank" in done.stderr for z in range(5)] == [False, True, True, True, False]
+
+
+def test_a_section_of_noise_alone_is_not_computed_but_comes_out_as_membrane(tmp_path):
+    image_ZYX, _ = synthetic_stack(3, 256, 256)
+    image_ZYX[1] = np.random.default_rng(0).normal(120, 9, (256, 256)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "stack.tif", image_ZYX, photometric="minisblack")
+    done = infer(tmp_path / "stack.tif", "-o", tmp_path / "o.tif")
+    assert done.returncode == 0, done.stderr
+    found_ZYX = tifffile.imread(tmp_path / "o.tif")
+    assert (found_ZYX[1] == 0).all()
+    assert (found_ZYX[[0, 2]] > 0.5).mean() > 0.5
+    assert "section 1 is blank but for noise" in done.stderr
