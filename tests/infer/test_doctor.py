@@ -17,7 +17,7 @@ import isbi_infer
 from isbi_infer import doctor
 from isbi_infer.model.contract import read_contract
 from isbi_infer.model.devices import rows
-from isbi_models import default_model
+from isbi_models import default_model, released_models
 
 PROGRAM = Path(sys.executable).with_name("isbi-infer")
 CPU_WHEEL = [wheel.metadata["Name"] for wheel in doctor.installed_runtimes()] == ["onnxruntime"]
@@ -174,14 +174,25 @@ def test_another_model_is_examined_and_said_to_be_another(tmp_path):
     assert str(path) in findings(result)["model"][1]
 
 
-def test_a_released_model_that_was_changed_leaves_with_5(site):
+def copied_models(site):
+    """Give the site models of its own; return their folder."""
     shutil.copytree((site.folder / "isbi_models").resolve(), site.folder / "copy")
     (site.folder / "isbi_models").unlink()
-    (site.folder / "copy").rename(site.folder / "isbi_models")
     (site.folder / "onnxruntime").symlink_to(site.here / "onnxruntime")
-    with open(site.folder / "isbi_models" / default_model().path.name, "r+b") as file:
+    return (site.folder / "copy").rename(site.folder / "isbi_models")
+
+
+def test_a_released_model_that_was_changed_leaves_with_5(site):
+    with open(copied_models(site) / default_model().path.name, "r+b") as file:
         file.seek(5_000_000)
         file.write(b"\0\0\0\0")
+    assert_ends_with(site(), 5, "pip install --force-reinstall --no-deps isbi-infer")
+
+
+def test_another_whole_model_in_the_place_of_a_released_one_leaves_with_5(site):
+    models = copied_models(site)
+    other = next(model for model in released_models().values() if model.path != default_model().path)
+    shutil.copy(other.path, models / default_model().path.name)
     assert_ends_with(site(), 5, "pip install --force-reinstall --no-deps isbi-infer")
 
 
