@@ -11,11 +11,11 @@ import sys
 
 from isbi_infer.errors import ResourceError
 
-# The last is oneDNN, which does not say why; seen where an allocation of its own failed.
+# The last two are oneDNN and protobuf, which do not say why; seen where an allocation of their own failed.
 _SAYS_SO = re.compile(
     r"bad[_ ]alloc(?!ator)|out of memory|cannot allocate memory|can(no|')t (alloc|start new thread)|failed to allocate|"
     r"failed to map segment from shared object(?!: (operation|permission))|resource temporarily unavailable|"
-    r"could not (create|execute) a primitive(?! descriptor)",
+    r"could not (create|execute) a primitive(?! descriptor)|failed to serialize proto",
     re.I,
 )
 THREADS = 2**27
