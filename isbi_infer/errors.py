@@ -6,7 +6,6 @@
       UsageError                    2   an invalid argument
       DependencyError               3   a package or a device that is not there
       ImageError                    4   an image that cannot be read, or is not a greyscale stack
-        SectionError                4   a section whose grey values are of no use, until somebody says which one
       ModelError                    5   a model or checkpoint that cannot be trusted
       OutputError                   6   a result that cannot be written
       ResourceError                 7   too little memory
@@ -49,14 +48,6 @@ class ImageError(IsbiError):
     """An image that cannot be read whole, or is not a greyscale section or stack."""
 
     exit_code = 4
-
-
-class SectionError(ImageError):
-    """A section whose grey values are of no use, raised where its name is not known."""
-
-    def of(self, name: str, z: int) -> ImageError:
-        """Return the error that users see: of the image of this name, section `z`."""
-        return ImageError(f"{name}: section {z}: {self}")
 
 
 class ModelError(IsbiError):

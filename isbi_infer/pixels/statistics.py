@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import SectionError
+from isbi_infer.errors import ImageError
 from isbi_infer.pixels.canvas import MaskGrid, Section, find_canvas, has_structure
 from isbi_infer.pixels.flat import GREATEST_GREY
 from isbi_infer.pixels.normalise import inverse
@@ -36,6 +36,14 @@ _LEAST = 16**2  # pixels of a section that can be called blank
 _BINS = 2**16 + 2
 _ENOUGH_BINS = 2**10  # between the fences
 _PIXELS = 2**16  # at a time, so that temporaries stay in the processor's cache
+
+
+class SectionError(ImageError):
+    """Grey values that are of no use, raised where it is not known whose they are."""
+
+    def of(self, name: str, z: int) -> ImageError:
+        """Return the error that users see: of the image of this name, section `z`."""
+        return ImageError(f"{name}: section {z}: {self}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

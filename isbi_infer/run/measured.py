@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import OutputError, SectionError
+from isbi_infer.errors import OutputError
 from isbi_infer.files import make_folder, place_once, write_once
 from isbi_infer.pixels.normalise import IntensityStatistics
-from isbi_infer.pixels.statistics import SectionStatistics
+from isbi_infer.pixels.statistics import SectionError, SectionStatistics
 from isbi_infer.pixels.windows import Grid, Windowed
 from isbi_infer.plan.run import RunPlan
 from isbi_infer.run.section import Measured

@@ -23,8 +23,9 @@ from math import ceil, prod
 import numpy as np
 
 from isbi_infer.backends.base import Backend
-from isbi_infer.errors import ImageError, ModelError, ResourceError, SectionError
+from isbi_infer.errors import ImageError, ModelError, ResourceError
 from isbi_infer.pixels.probability import encode
+from isbi_infer.pixels.statistics import SectionError
 from isbi_infer.plan.deciding import backend_of
 from isbi_infer.plan.run import RunPlan
 from isbi_infer.plan.tiles import Tile

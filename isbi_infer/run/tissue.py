@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import SectionError
 from isbi_infer.pixels.canvas import MaskGrid, Section
 from isbi_infer.pixels.mending import in_window, normalising, tissue_of, tissue_window
 from isbi_infer.pixels.normalise import Statistics, intensity_statistics
 from isbi_infer.pixels.probability import checked, decode
 from isbi_infer.pixels.resample import resample, resample_source, resample_window
-from isbi_infer.pixels.statistics import SectionStatistics, section_statistics
+from isbi_infer.pixels.statistics import SectionError, SectionStatistics, section_statistics
 from isbi_infer.pixels.windows import SLAB, Grid, Mask, Window, Windowed, bands
 from isbi_infer.plan.scaling import Scaling
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from isbi_infer.errors import DependencyError, ImageError, ResourceError
-from isbi_infer.headroom import has_headroom, is_lack_of_memory
+from isbi_infer.headroom import check_headroom, is_lack_of_memory
 from isbi_infer.terminal import one_line
 from isbi_train.data.labels import pixels_within
 
-_TO_LOAD = 2**25  # bytes; where no more can be had, that is why a library does not load
+_TO_LOAD = (
+    3 * 2**27
+)  # bytes; numba's library has 170 MiB, and stands still where what it compiles finds no room
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,15 +120,19 @@ def optional_module(name: str) -> Any:
     ------
     DependencyError
         If the package is not installed, or does not load.
+    ResourceError
+        If there is too little memory to load it.
     """
     try:
+        if name not in sys.modules and find_spec(name):
+            check_headroom(f"{name}; free some", _TO_LOAD)
         return import_module(name)
     except ModuleNotFoundError as error:
         raise DependencyError(
             f"this score needs {error.name}, which is not installed; pip install 'isbi-infer[scores]'"
         ) from error
     except (ImportError, OSError) as error:  # another NumPy than it is made for, or a library that is missing
-        if is_lack_of_memory(error) or not has_headroom(_TO_LOAD):
+        if is_lack_of_memory(error):
             raise ResourceError(f"not enough memory to load {name}; free some") from error
         raise DependencyError(
             f"this score needs {name}, which does not load ({one_line(error)}); run: pip install --force-reinstall "

@@ -53,7 +53,7 @@ def test_fit_trains_and_names_the_next_step(installed, tmp_path, sample, write_l
 
 
 def test_a_quiet_run_says_what_is_left_out_and_what_was_damaged_and_nothing_else(
-    isbi_train, tmp_path, sample, write_labelled
+    tmp_path, sample, write_labelled
 ):
     image_ZYX, label_ZYX = sample
     blank_ZYX = label_ZYX.copy()
