@@ -124,7 +124,7 @@ def optional_module(name: str) -> Any:
         If there is too little memory to load it.
     """
     try:
-        if name not in sys.modules and find_spec(name):
+        if name == "numba" and name not in sys.modules and find_spec(name):
             check_headroom(f"{name}; free some", _TO_LOAD)
         return import_module(name)
     except ModuleNotFoundError as error:

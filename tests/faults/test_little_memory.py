@@ -25,6 +25,7 @@ PROGRAMS = {
         *("isbi_train", "fit", "--data", "stack.tif", "--labels", "labels.tif", "--out", "run"),
         *("--steps", "1", "--epochs", "1", "--crop", "64", "--batch", "1"),
     ],
+    "evaluation": ["isbi_train", "evaluate", "stack.tif", "labels.tif"],
 }
 # Below it OpenBLAS, which comes with NumPy, ends the process by itself, with 1.
 LEAST = 130
@@ -57,6 +58,7 @@ def ended(program, inputs, folder, megabytes=None):
         capture_output=True,
         text=True,
         preexec_fn=limited,
+        timeout=300,  # libraries may stand still
     )
     return done.returncode, done.stderr
 
@@ -82,6 +84,8 @@ def check(program, inputs, folder, megabytes, expected):
         ("training", 400),
         ("training", 590),
         ("export", 540),
+        ("evaluation", 250),
+        ("evaluation", 400),
     ],
 )
 def test_too_little_memory_for_a_library_or_its_threads_is_7(inputs, tmp_path, program, megabytes):
@@ -110,6 +114,7 @@ def test_any_limit_on_memory_gives_the_right_bytes_or_7(inputs, tmp_path, progra
         "can't start new thread",
         "OSError: [Errno 12] Cannot allocate memory",
         "could not create a primitive",
+        "Failed to serialize proto",
     ],
 )
 def test_what_libraries_say_of_too_little_memory_is_understood(said):
