@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.machine import slug
 from benchmarks.store import Stored, newest
 
-from .accuracy import accuracy_table, context_table, planes_table, tilt_table, tissues_table
+from .accuracy import accuracy_table, planes_table, tilt_table, tissues_table
 from .baselines import recipes_table
 from .browser import browser_table
 from .cells import MISSING
@@ -47,7 +47,6 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "accuracy": accuracy_table,
-    "context": context_table,
     "planes": planes_table,
     "tilt": tilt_table,
     "browser": browser_table,

@@ -96,26 +96,6 @@ def tilt_table(stored: Stored) -> Iterator[str]:
     yield origin(record)
 
 
-def context_table(stored: Stored) -> Iterator[str]:
-    """Write the scores of a network that sees neighbouring sections, by how many."""
-    if "context" not in stored:
-        yield MISSING
-        return
-    record = stored["context"]
-    measured, settings = record["measured"], record["settings"]
-    where = f"{measured['stack']}, sections {measured['sections']}, {settings['pixel_size_nm']:g} nm"
-
-    def rows() -> Iterator[list[str]]:
-        for row in measured["rows"]:
-            scores = (f"{row[key]:.4f}" for key in ("v_rand", "v_info", "training_loss"))
-            yield [where, str(row["reach"]), str(settings["steps"]), *scores]
-
-    header = ["held out", "sections on either side", "steps", "V_rand", "V_info", "training loss"]
-    yield from table(header, rows())
-    yield ""
-    yield origin(record)
-
-
 def planes_table(stored: Stored) -> Iterator[str]:
     """Write the scores of isotropic stacks along each plane, and of all planes together."""
     if "planes" not in stored:

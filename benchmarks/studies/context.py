@@ -136,7 +136,7 @@ def predict(
 
 
 def measure(
-    parts: Sequence[LabelledStack],
+    parts: Sequence[Sections],
     held_out: LabelledStack,
     network: NetworkConfig,
     augment: AugmentConfig,
@@ -152,19 +152,14 @@ def measure(
     dict
         ``v_rand``, ``v_info``, ``training_loss`` of the last fifty steps, ``cpu_s``.
     """
-    import torch
-
     from isbi_train.scores.metrics import thinned_scores
-    from isbi_train.training.batches import bring_sections
 
-    augment = replace(augment, grain_px=0.0, **{f"{fault}_probability": 0.0 for fault in _FAULTS})
-    drawn_from = [bring_sections(part, train, None, torch.device("cpu"), augment) for part in parts]
-    total = sum(map(len, drawn_from))
+    total = sum(map(len, parts))
     state, losses, seconds = take_steps(
         partial(network_of, network, reach),
         train,
-        partial(draw, drawn_from, reach, augment, train),
-        sum(part.weight_scale * len(part) / total for part in drawn_from),
+        partial(draw, parts, reach, augment, train),
+        sum(part.weight_scale * len(part) / total for part in parts),
         steps,
     )
     average = state.average.module.eval()
@@ -201,8 +196,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train and score with each reach, print, and store where that is asked for."""
     asked = parser().parse_args(argv)
     with exit_codes(parser().prog):
+        import torch
+
         from isbi_train.config.stacks import read_list
         from isbi_train.data.stacks import read_stacks
+        from isbi_train.training.batches import bring_sections
 
         settings = settings_of(asked.stacks)
         train = replace(settings.train, seed=asked.seed)
@@ -210,13 +208,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not entries:
             raise UsageError(f"{asked.stacks}: no stack is named {asked.stack!r}")
         (stack,) = read_stacks(entries, train, asked.nm, str(asked.stacks)).stacks
+        none = {f"{fault}_probability": 0.0 for fault in _FAULTS}
+        augment = replace(settings.augment, grain_px=0.0, **none)
+        parts = [bring_sections(part, train, None, torch.device("cpu"), augment) for part in stack.parts]
         rows = []
         for reach in asked.reach or [0, 1]:
             found = measure(
-                stack.parts,
+                parts,
                 stack.held_out,
                 settings.network,
-                settings.augment,
+                augment,
                 train,
                 reach=reach,
                 steps=asked.steps,

@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 import tifffile
 
-from benchmarks.report.accuracy import context_table
-from benchmarks.report.cells import MISSING
-from benchmarks.store import newest
 from benchmarks.studies.context import draw, main, neighbours, network_of, predict
 from benchmarks.studies.tissues import settings_of
 from isbi_infer.sample import synthetic_stack
@@ -98,13 +95,3 @@ def test_each_reach_is_trained_and_scored(tmp_path, capsys):
     main(["--stacks", str(stacks), "--stack", "a", "--steps", "2"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["a, 0 on either side", "a, 1 on either side"]
-
-
-def test_what_is_stored_is_tabled():
-    assert list(context_table({})) == [MISSING]
-    stored = newest()
-
-    lines = list(context_table(stored))
-
-    rows = [line.split(" | ") for line in lines if line.startswith("| fly-medulla")]
-    assert [row[1] for row in rows] == [str(row["reach"]) for row in stored["context"]["measured"]["rows"]]

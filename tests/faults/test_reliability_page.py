@@ -17,6 +17,8 @@ STORED = Path(__file__).parent / "figures.json"
 WORDS = {
     "tests": "tests of faults",
     "kills": "processes killed at random moments",
+    "killed": "programs signalled within their first two seconds",
+    "limited": "programs run under a limit on memory",
     "attacks": "attacks",
     "swept": "small files cut or with a byte flipped",
     "odd_checkpoints": "checkpoints with an odd part",
