@@ -99,7 +99,7 @@ class LayerSource:
 
     nodata: float | None = None
     notes: tuple[str, ...] = ()
-    windowed = True
+    line: int | None = 1
 
     def __init__(self, layer: Any, pixel_size: PixelSize | None, only: int | None = None) -> None:
         check_greyscale(layer)

@@ -21,13 +21,14 @@ from isbi_infer.errors import OutputError
 from isbi_infer.files import make_folder, place_once, write_once
 from isbi_infer.pixels.normalise import IntensityStatistics
 from isbi_infer.pixels.statistics import SectionError, SectionStatistics
-from isbi_infer.pixels.windows import Grid, Windowed
+from isbi_infer.pixels.windows import SLAB, Grid, Windowed
 from isbi_infer.plan.run import RunPlan
 from isbi_infer.run.section import Measured
 from isbi_infer.run.tissue import measure_windows
 from isbi_infer.volumes.protocol import Source
 
 _HELD = 64  # sections
+_MOST_HELD = 2**22  # pixels of a section, so that chunks as large as it are not decoded for every few rows
 _CHUNK = 2**20  # bytes of a mask that are read at a time
 
 
@@ -124,8 +125,9 @@ class MeasuredSections:
     def _measure(self, z: int) -> None:
         source, plan = self._source, self._plan
         section_YX: Grid
-        if source.windowed:
-            section_YX = Windowed(partial(source.read, z), plan.source.shape, source.dtype)
+        if source.line is not None:
+            held = min(_MOST_HELD, max(SLAB, source.line))
+            section_YX = Windowed(partial(source.read, z), plan.source.shape, source.dtype, held)
         else:  # each window would decode all of it
             section_YX = source.read(z)
         with tempfile.TemporaryDirectory(dir=self._folder, prefix=".") as aside:

@@ -169,7 +169,7 @@ class ImageFolder:
         kinds = {header.kind for header in headers}
         self.dtype: np.dtype[np.generic] = headers[0].dtype
         self.nodata: float | None = None
-        self.windowed = False
+        self.line: int | None = None
         self.info = StackInfo(
             shape=(len(images), *headers[0].shape),
             axes="ZYX",

@@ -94,8 +94,9 @@ class Source(Protocol):
         The grey value that stands for "no data", where the volume names one; such pixels may be NaN.
     notes : tuple of str
         What was done to the pixels or taken for granted: what the reader of the results must know.
-    windowed : bool
-        Whether a window is read without reading all of its section.
+    line : int or None
+        Pixels of the longest row or column of chunks, each of which is decoded whole for any window in it, or of a row
+        where there are no chunks; None where a window decodes all of its section.
     """
 
     name: str
@@ -103,7 +104,7 @@ class Source(Protocol):
     dtype: np.dtype[np.generic]
     nodata: float | None
     notes: tuple[str, ...]
-    windowed: bool
+    line: int | None
 
     def read(self, z: int, window: Window | None = None) -> Section:
         """Read a section or a window of it; safe to call from several threads.

@@ -40,7 +40,7 @@ class ArraySource:
         self.dtype: np.dtype[np.generic] = image_ZYX.dtype
         self.nodata = nodata
         self.notes: tuple[str, ...] = ()
-        self.windowed = True
+        self.line: int | None = image_ZYX.shape[-1]
 
     def read(self, z: int, window: Window | None = None) -> Section:
         """Return a copy of a section, or of a window of it."""

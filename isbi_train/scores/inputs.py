@@ -18,9 +18,8 @@ from isbi_infer.headroom import check_headroom, is_lack_of_memory
 from isbi_infer.terminal import one_line
 from isbi_train.data.labels import pixels_within
 
-_TO_LOAD = (
-    3 * 2**27
-)  # bytes; numba's library has 170 MiB, and stands still where what it compiles finds no room
+# Bytes. numba's library has 170 MiB, and stands still where what it compiles finds no room beside it.
+_TO_LOAD = 3 * 2**27
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -120,8 +120,8 @@ class TiffSource:
         The grey value that stands for "no data", where the file names one; such pixels may be NaN.
     notes : tuple of str
         What was done to the pixels or taken for granted: what the reader of the results must know.
-    windowed : bool
-        Whether a window is read without decoding all of its section: in uncompressed files.
+    line : int or None
+        Pixels of a row in uncompressed files; None where a window decodes all of its section.
     """
 
     def __init__(self, path: Path, file: BinaryIO, selection: Selection | None = None) -> None:
@@ -142,7 +142,7 @@ class TiffSource:
         self.nodata = _nodata(tiff.pages[declaration.pages[0]].tags.valueof(_GDAL_NODATA))
         self.notes = (*notes_on(own), *declaration.notes)
         self._file, self._tiff, self._pages, self._declaration = file, tiff, own, declaration
-        self.windowed = all(page.strips for page in own)
+        self.line = self.info.shape[-1] if all(page.strips for page in own) else None
         self._stamp = self._file_stamp()
         self._lock = threading.Lock()
 

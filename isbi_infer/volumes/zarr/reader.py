@@ -181,7 +181,6 @@ class ZarrSource:
     """
 
     nodata: float | None = None
-    windowed = True
 
     def __init__(
         self,
@@ -222,10 +221,10 @@ class ZarrSource:
         chunk = [side or 1 for side in array.chunk_layout.read_chunk.shape]
         depth = chunk[axes.index("z")] if "z" in kept else 1
         slab = prod(shape[-2:]) * depth * self.dtype.itemsize * 2
+        self.line = max(shape[-2] * chunk[axes.index("x")], shape[-1] * chunk[axes.index("y")])
         if depth == 1:
-            line = max(shape[-2] * chunk[axes.index("x")], shape[-1] * chunk[axes.index("y")])
             least, most = _FLAT_CACHE
-            slab = min(slab, max(least, min(most, line * self.dtype.itemsize)))
+            slab = min(slab, max(least, min(most, self.line * self.dtype.itemsize)))
         elif slab > _MOST_CACHE:  # whole sections would gain nothing from it
             slab = _WINDOWS_CACHE
         context = location.context(slab)

