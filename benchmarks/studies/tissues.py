@@ -80,7 +80,7 @@ def drawn_from(training: TrainingData, settings: Settings) -> Sections | Pool:
     from isbi_train.training.device import choose_device
 
     where = choose_device(settings.train).torch_device
-    return bring_stacks(training.stacks, settings.train, None, where, settings.augment)
+    return bring_stacks(training.stacks, settings.train, {}, where, settings.augment)
 
 
 def take_steps(

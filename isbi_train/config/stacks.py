@@ -42,6 +42,10 @@ class StackEntry(Plain):
         Which sections are trained on. The last two cut an isotropic volume across its sections.
     merge_enclosed : bool
         Whether an id that touches one other id only, as that of a mitochondrion within a cell, belongs to it.
+    teachers : tuple of str
+        Models whose probabilities are learnt beside the labels: names of released ones, or ONNX files.
+    unlabelled : str
+        TIFF stack of the same sections' size and pixel size that only they label; empty for none.
     terms, citation : str
         Under which it may be used, and what publications cite; stored in checkpoints.
     """
@@ -57,6 +61,8 @@ class StackEntry(Plain):
     hold_out_start: int | None = None
     planes: tuple[str, ...] = ("xy",)
     merge_enclosed: bool = False
+    teachers: tuple[str, ...] = ()
+    unlabelled: str = ""
     terms: str = ""
     citation: str = ""
 
@@ -75,6 +81,10 @@ class StackEntry(Plain):
             known, f"planes {list(self.planes)} are none; expected some of {', '.join(PLANES)}, each once"
         )
         require(not self.merge_enclosed or self.kind == "ids", f"merge_enclosed is for ids, not {self.kind}")
+        require(
+            not self.unlabelled or bool(self.teachers),
+            f"{self.unlabelled}: unlabelled sections need teachers to label them",
+        )
 
 
 def read_list(path: Path, leave_out: Sequence[str] = ()) -> tuple[StackEntry, ...]:
@@ -137,4 +147,17 @@ def _entry(path: Path, number: int, table: Mapping[str, Any]) -> StackEntry:
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
     folder = path.absolute().parent
-    return replace(entry, images=str(folder / entry.images), labels=str(folder / entry.labels))
+    return replace(
+        entry,
+        images=str(folder / entry.images),
+        labels=str(folder / entry.labels),
+        teachers=tuple(_beside(folder, teacher) for teacher in entry.teachers),
+        unlabelled=str(folder / entry.unlabelled) if entry.unlabelled else "",
+    )
+
+
+def _beside(folder: Path, teacher: str) -> str:
+    """Return where a teacher's file lies, unless this is the name of a released model."""
+    path = folder / teacher
+    named = not path.suffix and len(Path(teacher).parts) == 1 and not path.exists()
+    return teacher if named else str(path)

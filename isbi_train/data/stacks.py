@@ -31,6 +31,30 @@ PLANES = {
 
 
 @dataclass(frozen=True, slots=True)
+class StoredStack:
+    """A stack of a list at the pixel size at which it is stored.
+
+    Attributes
+    ----------
+    entry : StackEntry
+        What the list says of it.
+    whole : LabelledStack
+        All its sections.
+    split : TrainConfig
+        Settings that hold out this stack's sections.
+    """
+
+    entry: StackEntry
+    whole: LabelledStack
+    split: TrainConfig
+
+    def parts(self) -> tuple[tuple[LabelledStack, ...], LabelledStack]:
+        """Return the sections that are trained on, a part for each plane, and those that are held out."""
+        volumes, held_out = _split(self.whole, self.split, self.entry)
+        return tuple(_cut(volume, plane) for volume in volumes for plane in self.entry.planes), held_out
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingStack:
     """What a run does with one labelled stack.
 
@@ -46,6 +70,8 @@ class TrainingStack:
         How often crops are drawn of it, relative to the other stacks.
     facts : dict
         What a checkpoint holds of it, as plain types.
+    stored : StoredStack or None
+        Where it is one of a list.
     """
 
     name: str
@@ -53,6 +79,7 @@ class TrainingStack:
     held_out: LabelledStack
     weight: float
     facts: dict[str, Any]
+    stored: StoredStack | None = None
 
     def line(self) -> str:
         """Return a line for users on which sections train and which validate."""
@@ -184,8 +211,8 @@ def load_entry(entry: StackEntry, train: TrainConfig) -> tuple[LabelledStack, Tr
 def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> TrainingStack:
     stack, split = load_entry(entry, train)
     left_out = split.held_out(len(stack))
-    volumes, held_out = _split(stack, split, entry)
-    parts = tuple(resampled(_cut(volume, plane), resample_nm) for volume in volumes for plane in entry.planes)
+    stored = StoredStack(entry, stack, split)
+    parts, held_out = stored.parts()
     facts = {
         "name": entry.name,
         "kind": entry.kind,
@@ -199,7 +226,14 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
         "terms": entry.terms,
         "citation": entry.citation,
     }
-    return TrainingStack(entry.name, parts, resampled(held_out, resample_nm), entry.weight, facts)
+    return TrainingStack(
+        entry.name,
+        tuple(resampled(part, resample_nm) for part in parts),
+        resampled(held_out, resample_nm),
+        entry.weight,
+        facts,
+        stored,
+    )
 
 
 def _split(

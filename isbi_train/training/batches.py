@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import ceil
@@ -20,7 +20,7 @@ from isbi_train.data.borders import learnt_labels
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import TrainingStack
 from isbi_train.training.distil import SoftLabels
-from isbi_train.training.losses import has_counted, is_plain, mean_weight, target_maps
+from isbi_train.training.losses import MAPS, has_counted, is_plain, mean_weight, target_maps, with_maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,8 @@ class Pool:
     Attributes
     ----------
     parts : tuple of Sections
-        Each of one size. Their maps are bytes where these are 0 and 1 only.
+        Each of one size. Their maps are bytes where these are 0 and 1 only; some may have labels alone where others
+        have all maps.
     share_P : Tensor of float64, shape (parts,)
         How often crops are drawn of each; the sum is 1.
     weight_scale : float
@@ -145,7 +146,7 @@ def bring_sections(
 def bring_stacks(
     stacks: Sequence[TrainingStack],
     train: TrainConfig,
-    soft: SoftLabels | None,
+    soft: Mapping[str, Sequence[SoftLabels]],
     device: torch.device,
     augment: AugmentConfig,
 ) -> Sections | Pool:
@@ -157,8 +158,8 @@ def bring_stacks(
         At least one.
     train, augment : TrainConfig, AugmentConfig
         The settings.
-    soft : SoftLabels or None
-        Of the sections of a single stack.
+    soft : mapping of str to sequence of SoftLabels
+        By the name of the stack, of each of its parts; stacks that have no teachers are not in it.
     device : torch.device
         Where to.
 
@@ -167,28 +168,35 @@ def bring_stacks(
     Sections or Pool
         A pool of several parts draws each stack by its weight, and each of its sections equally often.
     """
-    if len(stacks) == len(stacks[0].parts) == 1:
-        return bring_sections(stacks[0].parts[0], train, soft, device, augment)
-    assert soft is None
     parts, shares = [], []
     for stack in stacks:
-        sections = sum(len(part) for part in stack.parts)
-        for labelled in stack.parts:
-            part = bring_sections(labelled, train, None, device, augment)
-            if is_plain(train):
-                part = replace(part, maps_ZKYX=part.maps_ZKYX.to(torch.uint8))
-            parts.append(part)
-            shares.append(stack.weight * len(labelled) / sections)
-    most = max(part.maps_ZKYX.shape[1] for part in parts)
-    parts = [_with_counted(part, most) for part in parts]
+        taught: Sequence[SoftLabels | None] = soft.get(stack.name) or [None] * len(stack.parts)
+        brought = [
+            bring_sections(labelled, train, opinion, device, augment)
+            for labelled, opinion in zip(stack.parts, taught, strict=True)
+        ]
+        parts += brought
+        shares += [stack.weight * len(part) / sum(map(len, brought)) for part in brought]
+    if len(parts) == 1:
+        return parts[0]
+    if any(has_counted(part.maps_ZKYX) for part in parts):
+        parts = [_with_counted(part) for part in parts]
+    parts = [_as_bytes(part) for part in parts]
     share_P = torch.tensor(shares, dtype=torch.float64) / sum(shares)
     scale = sum(share * part.weight_scale for share, part in zip(share_P.tolist(), parts, strict=True))
     return Pool(tuple(parts), share_P, scale)
 
 
-def _with_counted(part: Sections, maps: int) -> Sections:
-    """Add the map of what counts, where other parts have one."""
-    if part.maps_ZKYX.shape[1] == maps:
+def _as_bytes(part: Sections) -> Sections:
+    """Store the maps of a part as bytes where they are labels and what counts alone."""
+    if part.maps_ZKYX.shape[1] >= len(MAPS):
+        return part
+    return replace(part, maps_ZKYX=part.maps_ZKYX.to(torch.uint8))
+
+
+def _with_counted(part: Sections) -> Sections:
+    """Add the map of what counts to those of a part that has none."""
+    if has_counted(part.maps_ZKYX):
         return part
     every_Z1YX = torch.ones_like(part.maps_ZKYX[:, :1])
     return replace(part, maps_ZKYX=torch.cat((part.maps_ZKYX, every_Z1YX), dim=1))
@@ -228,7 +236,8 @@ def draw_batch(
         parts = [sections.parts[part] for part in part_N.tolist()]
         chosen_N = [int(place * len(part)) for place, part in zip(place_N.tolist(), parts, strict=True)]
         images = [part.images_ZCYX[z] for part, z in zip(parts, chosen_N, strict=True)]
-        maps = [part.maps_ZKYX[z] for part, z in zip(parts, chosen_N, strict=True)]
+        most = max(part.maps_ZKYX.shape[1] for part in sections.parts)
+        maps = [with_maps(part.maps_ZKYX[z], most) for part, z in zip(parts, chosen_N, strict=True)]
         counted = has_counted(sections.parts[0].maps_ZKYX)
     return random_crops(images, maps, train.crop, augment, generator, kept=kept, counted=counted)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import ImageError, UsageError
+from isbi_infer.errors import ImageError, IsbiError, UsageError
+from isbi_infer.model.opening import find_released
 from isbi_infer.segmenter import Segmenter
 from isbi_infer.terminal.progress import Display
 from isbi_infer.volumes import PixelSize
@@ -21,6 +23,7 @@ from isbi_train.data.arrays import ArraySource
 from isbi_train.data.labelled import LabelledStack, read_volume, side_nm
 from isbi_train.data.resample import resample_images, resampled_shape
 from isbi_train.data.sections import ranges
+from isbi_train.data.stacks import TrainingData
 from isbi_train.networks.origins import Origin, origins_of_files
 
 log = logging.getLogger(__name__)
@@ -43,6 +46,23 @@ class SoftLabels:
     labelled_ZYX: npt.NDArray[np.float32]
     unlabelled_image_ZYX: npt.NDArray[np.generic]
     unlabelled_ZYX: npt.NDArray[np.float32]
+
+    def at_the_size_of(self, training: LabelledStack) -> SoftLabels:
+        """Bring them to the size of the sections that are trained on, as images are.
+
+        Parameters
+        ----------
+        training : LabelledStack
+            The same sections, maybe resampled.
+        """
+        shape: tuple[int, int] = training.image_ZYX.shape[1:]
+        if shape == self.labelled_ZYX.shape[1:]:
+            return self
+        return SoftLabels(
+            resample_images(self.labelled_ZYX, shape).clip(0, 1),
+            resample_images(self.unlabelled_image_ZYX, shape),
+            resample_images(self.unlabelled_ZYX, shape).clip(0, 1),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +95,7 @@ class Teaching:
         UsageError, ModelError, ImageError
             See `check_teachers` and `read_unlabelled`.
         """
-        teachers = tuple(Path(teacher) for teacher in inputs.teachers)
+        teachers = tuple(map(_file_of, inputs.teachers))
         if not teachers and inputs.unlabelled:
             raise UsageError(
                 f"{inputs.unlabelled}: unlabelled sections need a teacher to label them; add --teacher"
@@ -92,9 +112,75 @@ class Teaching:
             sha256["unlabelled"] = hashlib.sha256(image_ZYX.tobytes()).hexdigest()
         return cls(teachers, image_ZYX, sha256, origins_of_files(teachers))
 
+    @classmethod
+    def of_list(cls, data: TrainingData) -> dict[str, Teaching]:
+        """Open and check the teachers of a list's stacks, by the names of the stacks that have some.
+
+        No teacher may have seen what any stack holds out.
+
+        Raises
+        ------
+        UsageError, ModelError, ImageError
+            Naming the stack; see `check_teachers` and `read_unlabelled`.
+        """
+        stored = [stack.stored for stack in data.stacks if stack.stored]
+        found = {}
+        for one in stored:
+            entry = one.entry
+            inputs = Inputs(
+                teachers=entry.teachers, unlabelled=entry.unlabelled, pixel_size_nm=one.whole.pixel_size_nm
+            )
+            try:
+                teaching = cls.of(inputs, one.whole, one.split)
+                for other in stored:
+                    if teaching and other is not one:
+                        check_teachers(teaching.teachers, other.whole, other.split)
+            except IsbiError as error:
+                raise type(error)(f"stack {entry.name!r}: {error}") from error
+            if teaching:
+                found[entry.name] = teaching
+        return found
+
+    def without_unlabelled(self) -> Teaching:
+        """Return the same teachers for labelled sections alone."""
+        return replace(self, unlabelled_image_ZYX=self.unlabelled_image_ZYX[:0])
+
     def teach(self, training: LabelledStack, display: Display | None = None) -> SoftLabels:
         """Let the teachers say what they think of the training and the unlabelled sections."""
         return soft_labels(self.teachers, training, self.unlabelled_image_ZYX, display)
+
+
+def teach(
+    data: TrainingData, teachings: Mapping[str, Teaching], display: Display | None = None
+) -> dict[str, list[SoftLabels]]:
+    """Let the teachers of every stack say what they think, those of a list at the pixel size at which it is stored.
+
+    Parameters
+    ----------
+    data : TrainingData
+        What a run is trained on.
+    teachings : mapping of str to Teaching
+        By the name of the stack.
+    display : Display, optional
+        Told of the tiles that are done.
+
+    Returns
+    -------
+    dict of str to list of SoftLabels
+        By the name of the stack, of each of its parts, at the size of these; unlabelled sections go with the first.
+    """
+    found: dict[str, list[SoftLabels]] = {}
+    for stack in data.stacks:
+        teaching = teachings.get(stack.name)
+        if teaching is None:
+            continue
+        found[stack.name] = []
+        as_stored = stack.stored.parts()[0] if stack.stored else stack.parts
+        for seen, training in zip(as_stored, stack.parts, strict=True):
+            soft = teaching.teach(seen, display)
+            found[stack.name].append(soft.at_the_size_of(training))
+            teaching = teaching.without_unlabelled()
+    return found
 
 
 def soft_labels(
@@ -142,6 +228,12 @@ def soft_labels(
                 sum_ZYX[z] += probability_YX
     labelled_ZYX, unlabelled_ZYX = ((total / len(teachers)).astype(np.float32) for total in sums)
     return SoftLabels(labelled_ZYX, unlabelled_image_ZYX, unlabelled_ZYX)
+
+
+def _file_of(teacher: str) -> Path:
+    """Return a teacher's file, that of a released model for its name; UsageError where there is none of the name."""
+    released = find_released(teacher)
+    return released.path if released else Path(teacher)
 
 
 def check_teachers(teachers: tuple[Path, ...], stack: LabelledStack, train: TrainConfig) -> tuple[str, ...]:

@@ -27,6 +27,27 @@ def has_counted(maps_NKYX: Tensor) -> bool:
     return maps_NKYX.shape[1] in (2, len(MAPS) + 1)
 
 
+def with_maps(maps_KYX: Tensor, count: int) -> Tensor:
+    """Bring the maps of a section of labels alone to as many as those of other sections, without another meaning.
+
+    Parameters
+    ----------
+    maps_KYX : Tensor of shape (K, Y, X)
+        `MAPS`, or the labels alone, and then which pixels count.
+    count : int
+        How many maps there shall be, K or 3 more.
+
+    Returns
+    -------
+    Tensor of shape (count, Y, X)
+    """
+    if len(maps_KYX) == count:
+        return maps_KYX
+    gain_1YX = torch.ones_like(maps_KYX[:1])
+    nothing_1YX = torch.zeros_like(gain_1YX)
+    return torch.cat((maps_KYX[:1], gain_1YX, nothing_1YX, nothing_1YX, maps_KYX[1:]))
+
+
 def is_plain(config: TrainConfig) -> bool:
     """Return whether the targets are the labels, all of one weight, where there are no teachers."""
     return config.border_weight == 0 and config.label_smoothing == 0

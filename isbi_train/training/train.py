@@ -37,7 +37,7 @@ from isbi_train.training.batches import (
     steps_per_epoch,
 )
 from isbi_train.training.device import Device, choose_device
-from isbi_train.training.distil import Teaching
+from isbi_train.training.distil import Teaching, teach
 from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
 from isbi_train.training.finish import finish
 from isbi_train.training.losses import loss as weighted_loss
@@ -149,14 +149,17 @@ def fit(
         everything = TrainingData.of_one(stack, train)
         notes, split_lines = list(stack.notes), [train.split_line(len(stack))]
         teaching = Teaching.of(inputs, stack, train)
+        teachings = {"": teaching} if teaching else {}
     else:
-        everything, teaching = stack, None
+        everything = stack
         notes = [note for part in stack.stacks for note in part.held_out.notes]
         split_lines = [part.line() for part in stack.stacks]
         if inputs.teachers or inputs.unlabelled:
             raise UsageError(
-                "teachers teach the sections of one stack; give it with --data, or leave them out"
+                "in a list each stack has its own teachers and unlabelled sections; name them there, and leave out "
+                "--teacher and --unlabelled"
             )
+        teachings = Teaching.of_list(stack)
     _check_crop(train.crop, network.stride)
     processes.share(train.batch)  # a batch that cannot be shared out is refused before any work
     device = choose_device(train, processes.local_rank)
@@ -164,12 +167,17 @@ def fit(
     model = UNet(network)
     data = dict(everything.facts)
     start = Start.read(inputs.init, network.arch) if inputs.init else None
-    if teaching:
-        data["teaching"] = teaching.sha256
+    if teachings:
+        data["teaching"] = {
+            f"{name} {what}".strip(): sha256
+            for name, teaching in teachings.items()
+            for what, sha256 in teaching.sha256.items()
+        }
     if start:
         start.load_into(model)
         data["init"] = start.sha256
-    grown_from = (*(start.origins if start else ()), *(teaching.origins if teaching else ()))
+    taught_by = [origin for teaching in teachings.values() for origin in teaching.origins]
+    grown_from = (*(start.origins if start else ()), *taught_by)
     if grown_from:
         data[ORIGINS] = [origin.to_plain() for origin in dict.fromkeys(grown_from)]
     model = model.to(device.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -195,7 +203,7 @@ def fit(
             if start and isinstance(stack, LabelledStack):
                 start.say(stack, train.held_out(len(stack)))
             log.info("%s", _what_trains(model, everything, train, device))
-            soft = teaching.teach(everything.stacks[0].parts[0], display) if teaching else None
+            soft = teach(everything, teachings, display)
             display.stage("preparing the sections")
             sections = bring_stacks(everything.stacks, train, soft, device.torch_device, augment)
             _train(

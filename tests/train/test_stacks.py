@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, Interrupted, IsbiError, UsageError
 from isbi_infer.sample import synthetic_stack
 from isbi_train.augment.windows import sample_sections
@@ -21,11 +22,13 @@ from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import Settings
 from isbi_train.config.stacks import StackEntry, read_list
 from isbi_train.data.inputs import read_list_of
+from isbi_train.data.resample import resample_images
 from isbi_train.data.stacks import read_stacks
 from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.training import train as training
 from isbi_train.training.batches import Pool, Sections, bring_stacks, draw_batch
-from isbi_train.training.losses import loss, mean_weight
+from isbi_train.training.distil import Teaching, teach
+from isbi_train.training.losses import loss, mean_weight, targets_and_weights, with_maps
 from isbi_train.training.train import fit, take_step
 from isbi_train.training.validate import HeldOut, validate
 
@@ -229,7 +232,7 @@ def test_every_section_of_a_part_is_drawn(train_config):
 
 def test_a_part_of_a_batch_of_several_stacks_is_computed_as_in_the_whole(folder, train_config):
     config, augment = train_config(batch=6, membrane_width_nm=16.0), AugmentConfig(canvas_probability=0.5)
-    pool = bring_stacks(read(folder, config).stacks, config, None, CPU, augment)
+    pool = bring_stacks(read(folder, config).stacks, config, {}, CPU, augment)
     whole = draw_batch(pool, augment, config, 3)
     some = draw_batch(pool, augment, config, 3, slice(2, 5))
     for one, other in zip(whole, some, strict=True):
@@ -294,7 +297,7 @@ def test_labels_of_what_is_ignored_reach_no_crop(labelled, train_config, seed):
     for cell_ZYX in (labelled.cell_ZYX, other_ZYX):
         stack = replace(labelled, cell_ZYX=cell_ZYX, ignored_ZYX=ignored_ZYX)
         stacks = training.TrainingData.of_one(stack, config).stacks
-        sections = bring_stacks(stacks, config, None, CPU, AugmentConfig())
+        sections = bring_stacks(stacks, config, {}, CPU, AugmentConfig())
         for pool in (sections, Pool((sections, sections), torch.tensor([0.5, 0.5]), 1.0)):
             drawn.append(draw_batch(pool, AugmentConfig(scale_min=0.4), config, 0)[1])
     assert torch.equal(drawn[0], drawn[2])
@@ -306,7 +309,7 @@ def test_labels_of_what_is_ignored_reach_no_crop(labelled, train_config, seed):
 def test_membranes_are_learnt_at_every_magnification(folder, train_config, scale):
     config = train_config(batch=16, membrane_width_nm=32.0, ignore_band_nm=8.0)
     augment = replace(AugmentConfig.none(), scale_min=scale, scale_max=scale)
-    pool = bring_stacks(read(folder, config, leave_out=["fly"]).stacks, config, None, CPU, augment)
+    pool = bring_stacks(read(folder, config, leave_out=["fly"]).stacks, config, {}, CPU, augment)
     _, maps_NKYX = draw_batch(pool, augment, config, 0)
     cell, counted = maps_NKYX.unbind(1)
     assert ((cell == 0) & (counted == 1)).float().mean() > 0.15
@@ -319,7 +322,7 @@ def test_what_a_stack_ignores_reaches_no_crop_as_counted(labelled, train_config)
     stack = replace(labelled, image_ZYX=image_ZYX, ignored_ZYX=ignored_ZYX)
     config = train_config(batch=16)
     sections = training.bring_stacks(
-        training.TrainingData.of_one(stack, config).stacks, config, None, CPU, AugmentConfig()
+        training.TrainingData.of_one(stack, config).stacks, config, {}, CPU, AugmentConfig()
     )
     assert sections.maps_ZKYX.shape[1] == 2
     x_ZCYX = (
@@ -414,8 +417,106 @@ def test_a_run_is_not_resumed_without_one_of_its_stacks(folder, trained_on_two, 
 def test_what_teaches_one_stack_is_refused_for_several(folder, network, train_config, tmp_path):
     data = read(folder, train_config())
     parts = {"network": network, "augment": AugmentConfig(), "train": train_config()}
-    with pytest.raises(UsageError, match="teachers teach the sections of one stack"):
+    with pytest.raises(UsageError, match="each stack has its own teachers"):
         fit(data, tmp_path, **parts, inputs=Inputs(teachers=("a.onnx",)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def taught(folder, exported, sample):
+    """Changes of the first stack's entry: a teacher that saw its sections 0-2, and two sections that only it labels."""
+    write(folder / "fly-unlabelled.tif", sample[0][:2, ::-1, ::-1])
+    return {"teachers": (str(exported / "model.onnx"),), "unlabelled": str(folder / "fly-unlabelled.tif")}
+
+
+def with_teachers(folder, taught, train, nm=8.0):
+    fly, mouse = read_list(folder / "stacks.toml")
+    return read_stacks([replace(fly, **taught), mouse], train, nm, "stacks.toml")
+
+
+def test_a_stack_of_a_list_has_its_own_teachers_and_the_others_none(folder, exported, taught, train_config):
+    config = train_config(batch=8, soft_weight=0.25)
+    data = with_teachers(folder, taught, config)
+    soft = teach(data, Teaching.of_list(data))
+    assert list(soft) == ["fly"]
+    fly, *mouse = bring_stacks(data.stacks, config, soft, CPU, AugmentConfig()).parts
+    assert len(fly) == 3 + 2
+    segmenter = Segmenter(exported / "model.onnx", tta=True)
+    opinion_ZYX = segmenter(tifffile.imread(folder / "fly.tif")[:3])
+    target, _ = targets_and_weights(fly.maps_ZKYX, 1.0)
+    mixed_ZYX = 0.75 * data.stacks[0].parts[0].cell_ZYX + 0.25 * resample_images(opinion_ZYX, (32, 32))
+    np.testing.assert_allclose(target[:3, 0], mixed_ZYX, atol=1e-5)
+    unlabelled_ZYX = resample_images(segmenter(tifffile.imread(taught["unlabelled"])), (32, 32))
+    np.testing.assert_allclose(target[3:, 0], unlabelled_ZYX, atol=1e-5)
+    assert all(part.maps_ZKYX.dtype == torch.uint8 and part.maps_ZKYX.shape[1] == 1 for part in mouse)
+
+
+@given(membrane_weight=st.floats(0.5, 4), counted=st.booleans())
+@few
+def test_labels_alone_mean_the_same_beside_sections_with_all_maps(membrane_weight, counted):
+    maps_NKYX = (torch.rand(2, 2 if counted else 1, 8, 8, generator=torch.manual_seed(0)) > 0.5).float()
+    widened = torch.stack([with_maps(maps_KYX, 5 if counted else 4) for maps_KYX in maps_NKYX])
+    logits = torch.randn(2, 1, 8, 8, generator=torch.manual_seed(1))
+    one, other = (loss(logits, maps, membrane_weight, 1.0) for maps in (maps_NKYX, widened))
+    torch.testing.assert_close(one, other)
+
+
+def test_a_run_on_a_list_records_its_teachers_and_resumes_exactly(
+    folder, exported, taught, network, train_config, tmp_path
+):
+    config = train_config(**SHORT)
+    parts = {"network": network, "augment": AugmentConfig(canvas_probability=0.5), "train": config}
+
+    class LeftOffError(Exception):
+        pass
+
+    def leave(entry):
+        raise LeftOffError
+
+    data = with_teachers(folder, taught, config)
+    fit(data, tmp_path / "whole", **parts)
+    with pytest.raises(LeftOffError):
+        fit(data, tmp_path / "stopped", **parts, report=leave)
+    with pytest.raises(UsageError, match=r"cannot resume.*teaching"):
+        fit(read(folder, config), tmp_path / "stopped", **parts, resume=True)
+    fit(data, tmp_path / "stopped", **parts, resume=True)
+    one, other = (load_checkpoint(tmp_path / name / "model.pth") for name in ("whole", "stopped"))
+    assert all(torch.equal(one.state_dict[name], other.state_dict[name]) for name in one.state_dict)
+    digest = Segmenter(exported / "model.onnx").model_sha256
+    assert one.data["teaching"]["fly teacher 0"] == digest
+    assert sorted(one.data["teaching"]) == ["fly teacher 0", "fly unlabelled"]
+
+
+def test_no_teacher_of_a_list_has_seen_what_a_stack_holds_out(folder, taught, train_config):
+    config = train_config()
+    fly, mouse = read_list(folder / "stacks.toml")
+    seen = replace(fly, **taught, hold_out_start=1)
+    with pytest.raises(UsageError, match=r"stack 'fly': .*model\.onnx: was trained on sections 0:3"):
+        Teaching.of_list(read_stacks([seen, mouse], config, 8.0, "stacks.toml"))
+    other = replace(mouse, teachers=taught["teachers"])
+    with pytest.raises(UsageError, match=r"stack 'mouse': .*model\.onnx: was trained on sections 0:3"):
+        Teaching.of_list(read_stacks([replace(fly, hold_out_start=1), other], config, 8.0, "stacks.toml"))
+
+
+def test_a_teacher_of_a_list_is_a_file_beside_it_or_a_released_model(tmp_path):
+    entry = "[[stack]]\nname = 'a'\nimages = 'a.tif'\nlabels = 'b.tif'\n"
+    path = tmp_path / "stacks.toml"
+    path.write_text(f"{entry}teachers = ['em', 'own.onnx', 'runs/own']\nunlabelled = 'c.tif'\n")
+    (found,) = read_list(path)
+    assert found.teachers == ("em", str(tmp_path / "own.onnx"), str(tmp_path / "runs" / "own"))
+    assert found.unlabelled == str(tmp_path / "c.tif")
+    path.write_text(f"{entry}unlabelled = 'c.tif'\n")
+    with pytest.raises(UsageError, match=r"stack 'a': c\.tif: unlabelled sections need teachers"):
+        read_list(path)
+
+
+def test_a_teacher_that_is_not_there_is_named_with_its_stack(folder, network, train_config, tmp_path):
+    config = train_config(**SHORT)
+    parts = {"network": network, "augment": AugmentConfig(), "train": config}
+    for teacher, message in (("nobody", "neither a file nor the name"), ("/no/such.onnx", "such.onnx")):
+        data = with_teachers(folder, {"teachers": (teacher,)}, config)
+        with pytest.raises(IsbiError, match=rf"stack 'fly': .*{message}"):
+            fit(data, tmp_path, **parts)
     assert not list(tmp_path.iterdir())
 
 
