@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_ROWS = 256
+_PIXELS = 2**16
 
 Window = tuple[slice, slice]
 
@@ -78,14 +78,16 @@ def _along_rows(
 ) -> npt.NDArray[np.float32]:
     """Interpolate along the first axis, of whose `size` places the part begins at the first."""
     places, weights = _taps(size, count)
-    places, weights = places[:, wanted] - first, weights[:, wanted]
+    places, weights = places[:, wanted] - first, weights[:, wanted, None]
+    part_YX = np.ascontiguousarray(part_YX)  # columns of a transposed part lie far apart
     out_YX = np.empty((places.shape[1], part_YX.shape[1]), np.float32)
-    for start in range(0, len(out_YX), _ROWS):  # bounds the temporaries
-        part = slice(start, start + _ROWS)
-        total_YX = np.zeros((len(out_YX[part]), part_YX.shape[1]), np.float32)
-        for place, weight in zip(places[:, part], weights[:, part], strict=True):
-            total_YX += part_YX[place].astype(np.float32) * weight[:, None]
-        out_YX[part] = total_YX
+    step = max(1, _PIXELS // max(1, part_YX.shape[1]))
+    for start in range(0, len(out_YX), step):  # what the processor's cache holds
+        rows = slice(start, start + step)
+        total_YX = out_YX[rows]
+        np.multiply(part_YX[places[0, rows]], weights[0, rows], out=total_YX, dtype=np.float32)
+        for place, weight in zip(places[1:, rows], weights[1:, rows], strict=True):
+            total_YX += part_YX[place].astype(np.float32) * weight
     return out_YX
 
 
