@@ -72,7 +72,7 @@ def write_volume(folder, stack_ZYX):
     """Write OME-Zarr with the product's own sink, in one piece, and return its path."""
     from isbi_infer.volumes.zarr.writer import OmeZarrSink
 
-    info = StackInfo(shape=stack_ZYX.shape, pixel_size=PixelSize(y_nm=4.0, x_nm=4.0, z_nm=50.0))
+    info = StackInfo(shape=stack_ZYX.shape, pixel_size=PixelSize(y_nm=5.0, x_nm=5.0, z_nm=50.0))
     sink = OmeZarrSink(
         folder, shape=stack_ZYX.shape, dtype=stack_ZYX.dtype, shard=SHARD, chunk=CHUNK, like=info
     )

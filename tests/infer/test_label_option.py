@@ -67,7 +67,7 @@ def test_scores_are_printed_after_the_summary(stack, labels, sample):
 
 
 def test_quiet_prints_the_scores_alone(infer, stack, labels):
-    code, out, err = infer(stack, "--label", labels, "--quiet", "--pixel-size", "4")
+    code, out, err = infer(stack, "--label", labels, "--quiet", "--pixel-size", "5")
     assert (code, err) == (0, "")
     assert out.startswith("V_rand ")
     assert out.count("\n") == 2

@@ -329,10 +329,11 @@ def test_a_size_far_from_the_models_says_what_it_costs(nm, says, given):
 def test_a_file_without_a_size_says_at_which_it_was_taken_and_an_array_does_not(tmp_path):
     tifffile.imwrite(tmp_path / "in.tif", IMAGE_YX, **PLAIN)
     segmenter = Segmenter(provider="cpu")
-    taken = "taken for the model's 4 nm"
+    size_nm = segmenter.contract.pixel_size_nm
+    taken = f"taken for the model's {size_nm:g} nm"
     with open_source(tmp_path / "in.tif") as source:
         assert sum(taken in note for note in segmenter.plan_source(source).notes) == 1
-        given = Segmenter(provider="cpu", pixel_size=4.0).plan_source(source).notes
+        given = Segmenter(provider="cpu", pixel_size=size_nm).plan_source(source).notes
     assert not any(
         taken in note for note in (*segmenter.plan(IMAGE_YX.shape).notes, *segmenter.notes, *given)
     )

@@ -84,10 +84,10 @@ def test_coarser_pixels_are_found_as_membranes_again_and_tiles_stay_exact():
     (image_YX,), (label_YX,) = synthetic_stack(1, 384, 384)
     coarse_YX = np.rint(resample(image_YX, (256, 256))).astype(np.uint8)  # 6 nm
     coarse_label_YX = resample(label_YX, (256, 256)) > 127
-    at_4nm = Segmenter(provider="cpu", precision="fp32")(coarse_YX)
+    as_they_are = Segmenter(provider="cpu", precision="fp32")(coarse_YX)
     at_6nm_YX = Segmenter(provider="cpu", precision="fp32", pixel_size=6.0)(coarse_YX)
     assert at_6nm_YX.shape == coarse_YX.shape
-    wrong, right = (((p > 0.5) != coarse_label_YX).mean() for p in (at_4nm, at_6nm_YX))
+    wrong, right = (((p > 0.5) != coarse_label_YX).mean() for p in (as_they_are, at_6nm_YX))
     assert right < wrong
     tiled_YX = Segmenter(provider="cpu", precision="fp32", pixel_size=6.0, tile=416)(coarse_YX)
     assert (tiled_YX == at_6nm_YX).all()
@@ -95,20 +95,22 @@ def test_coarser_pixels_are_found_as_membranes_again_and_tiles_stay_exact():
 
 def test_the_files_own_size_is_taken_and_said(tmp_path):
     image_ZYX, _ = synthetic_stack(2, 96, 128)
-    resolution = (1e3 / 5, 1e3 / 5)  # pixels per micrometre
+    resolution = (1e3 / 6, 1e3 / 6)  # pixels per micrometre
     metadata = {"axes": "ZYX", "unit": "um", "spacing": 0.05}
     tifffile.imwrite(tmp_path / "in.tif", image_ZYX, imagej=True, resolution=resolution, metadata=metadata)
-    summary = Segmenter(provider="cpu").segment_file(tmp_path / "in.tif", tmp_path / "out.tif")
-    assert any("from 5 nm to the model's 4 nm" in note for note in summary.notes)
+    segmenter = Segmenter(provider="cpu")
+    summary = segmenter.segment_file(tmp_path / "in.tif", tmp_path / "out.tif")
+    size_nm = segmenter.contract.pixel_size_nm
+    assert any(f"from 6 nm to the model's {size_nm:g} nm" in note for note in summary.notes)
     found_ZYX = tifffile.imread(tmp_path / "out.tif")
     assert found_ZYX.shape == image_ZYX.shape
-    assert (found_ZYX == Segmenter(provider="cpu", pixel_size=5.0)(image_ZYX)).all()
+    assert (found_ZYX == Segmenter(provider="cpu", pixel_size=6.0)(image_ZYX)).all()
 
 
 def test_an_open_source_is_streamed_at_its_own_size(tmp_path):
     image_ZYX, _ = synthetic_stack(2, 96, 128)
     metadata = {"axes": "ZYX", "unit": "um", "spacing": 0.05}
-    tifffile.imwrite(tmp_path / "in.tif", image_ZYX, imagej=True, resolution=(200, 200), metadata=metadata)
+    tifffile.imwrite(tmp_path / "in.tif", image_ZYX, imagej=True, resolution=(160, 160), metadata=metadata)
     segmenter = Segmenter(provider="cpu")
     segmenter.segment_file(tmp_path / "in.tif", tmp_path / "out.tif", dtype="uint8")
     with open_source(tmp_path / "in.tif") as source:

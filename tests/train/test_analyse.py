@@ -35,7 +35,7 @@ def test_the_submission_is_what_the_segmenter_gives_as_float32_with_the_pixel_si
     result = analyse(
         MODEL, em, tmp_path / "out", provider="cpu", progress=lambda *counts: seen.append(counts)
     )
-    expected_ZYX = Segmenter(MODEL, provider="cpu")(tifffile.imread(em))
+    expected_ZYX = Segmenter(MODEL, provider="cpu", pixel_size=4.0)(tifffile.imread(em))
     with open_stack(result.submission) as reader, open_stack(em) as source:
         assert reader.dtype == np.float32
         assert reader.pixel_size == source.pixel_size

@@ -28,10 +28,10 @@ TERMS = Origin(
 
 @pytest.fixture(scope="module")
 def stacks(tmp_path_factory):
-    """The same sections as files that say 4 nm, 8 nm and nothing, and their labels."""
+    """The same sections as files that say 4, 5 and 8 nm and nothing, and their labels."""
     folder = tmp_path_factory.mktemp("stacks")
     image_ZYX, label_ZYX = synthetic_stack(3, 64, 64)
-    for name, nm in (("4nm", 4.0), ("8nm", 8.0)):
+    for name, nm in (("4nm", 4.0), ("5nm", 5.0), ("8nm", 8.0)):
         size = {"resolution": (1 / nm, 1 / nm), "metadata": {"unit": "nm", "axes": "ZYX"}}
         tifffile.imwrite(folder / f"{name}.tif", image_ZYX, imagej=True, **size)
     tifffile.imwrite(folder / "unknown.tif", image_ZYX, photometric="minisblack")
@@ -50,9 +50,11 @@ def tune(stacks, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(("init", "model"), [("released", default_model()), (RELEASED.name, RELEASED)])
-def test_a_released_model_is_fine_tuned_by_its_name(tune, tmp_path, init, model):
-    result = tune("4nm", "--learning-rate=1e-9", "--crop=64", init=init)
+@pytest.mark.parametrize(
+    ("init", "model", "at"), [("released", default_model(), "5nm"), (RELEASED.name, RELEASED, "4nm")]
+)
+def test_a_released_model_is_fine_tuned_by_its_name(tune, tmp_path, init, model, at):
+    result = tune(at, "--learning-rate=1e-9", "--crop=64", init=init)
     assert result.exit_code == 0, result.stderr
     tuned = load_checkpoint(tmp_path / "run" / "model.pth")
     start = load_checkpoint(model.checkpoint.path)

@@ -40,6 +40,14 @@ def plan_of():
     return plan
 
 
+@pytest.fixture(scope="module")
+def trained_at_nm():
+    """The pixel size of the model of that plan."""
+    from isbi_models import default_model
+
+    return Segmenter(default_model().path, provider="cpu").contract.pixel_size_nm
+
+
 @settings(max_examples=settings().max_examples // 2)
 @given(
     shape=st.tuples(st.integers(8, 60), st.integers(8, 60)),
@@ -47,10 +55,10 @@ def plan_of():
     dtype=st.sampled_from([np.uint8, np.uint16, np.float32]),
     seed=st.integers(0, 99),
 )
-def test_training_sees_what_inference_sees_bit_for_bit(plan_of, shape, from_nm, dtype, seed):
+def test_training_sees_what_inference_sees_bit_for_bit(plan_of, trained_at_nm, shape, from_nm, dtype, seed):
     image_ZYX = noise(shape, seed, dtype)
-    (view,) = SectionInWork(image_ZYX[0], plan_of(shape, from_nm)).views  # of a model trained at 4 nm
-    to_shape = resampled_shape(shape, from_nm, 4.0)
+    (view,) = SectionInWork(image_ZYX[0], plan_of(shape, from_nm)).views
+    to_shape = resampled_shape(shape, from_nm, trained_at_nm)
     (trained_on_YX,) = image_ZYX if to_shape is None else resample_images(image_ZYX, to_shape)
     np.testing.assert_array_equal(trained_on_YX, view.section_YX)
     assert trained_on_YX.dtype == view.section_YX.dtype

@@ -64,8 +64,6 @@ def test_what_an_architecture_cannot_have_is_refused_and_not_dropped(layers):
 def test_the_shipped_recipes_are_those_promised():
     assert recipe_names() == (
         "em",
-        "em-4nm",
-        "em-5nm",
         "em-open",
         "original",
         "released",
@@ -133,9 +131,7 @@ def test_a_settings_file_that_is_not_there_or_no_text_is_an_error(tmp_path):
 
 
 def test_an_unknown_recipe_is_an_error_that_names_those_there_are():
-    with pytest.raises(
-        UsageError, match="no recipe 'relased'; choose from em, em-4nm, em-5nm, em-open, original, released"
-    ):
+    with pytest.raises(UsageError, match="no recipe 'relased'; choose from em, em-open, original, released"):
         recipe_layer("relased")
 
 
