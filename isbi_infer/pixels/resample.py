@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_PIXELS = 2**16
+_PIXELS, _ROWS = 2**16, 64  # that are interpolated at once, the latter at least
 
 Window = tuple[slice, slice]
 
@@ -79,15 +79,16 @@ def _along_rows(
     """Interpolate along the first axis, of whose `size` places the part begins at the first."""
     places, weights = _taps(size, count)
     places, weights = places[:, wanted] - first, weights[:, wanted, None]
-    part_YX = np.ascontiguousarray(part_YX)  # columns of a transposed part lie far apart
     out_YX = np.empty((places.shape[1], part_YX.shape[1]), np.float32)
-    step = max(1, _PIXELS // max(1, part_YX.shape[1]))
+    step = max(_ROWS, _PIXELS // max(1, part_YX.shape[1]))
     for start in range(0, len(out_YX), step):  # what the processor's cache holds
         rows = slice(start, start + step)
+        low, high = int(places[:, rows].min()), int(places[:, rows].max()) + 1
+        near_YX = np.ascontiguousarray(part_YX[low:high])  # columns of a transposed part lie far apart
         total_YX = out_YX[rows]
-        np.multiply(part_YX[places[0, rows]], weights[0, rows], out=total_YX, dtype=np.float32)
-        for place, weight in zip(places[1:, rows], weights[1:, rows], strict=True):
-            total_YX += part_YX[place].astype(np.float32) * weight
+        np.multiply(near_YX[places[0, rows] - low], weights[0, rows], out=total_YX, dtype=np.float32)
+        for place, weight in zip(places[1:, rows] - low, weights[1:, rows], strict=True):
+            total_YX += near_YX[place].astype(np.float32) * weight
     return out_YX
 
 
