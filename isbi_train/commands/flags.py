@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from isbi_train.config.flags import Flag, flag_of
+from isbi_train.config.inputs import located
 from isbi_train.config.settings import Settings
 
 _HEADINGS = {"inputs": "Data", "network": "Network", "train": "Training", "augment": "Augmentation"}
@@ -46,11 +47,7 @@ def with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
         for name, (section, flag, _) in found.items():
             value = values.pop(name)
             if value is not None and value != []:
-                if flag.released and (
-                    Path(value).exists() or Path(value).name != value
-                ):  # else a model's name
-                    value = _absolute(Path(value))
-                flags.setdefault(section, {})[name] = _absolute(value) if flag.path else value
+                flags.setdefault(section, {})[name] = _located(value, flag)
         command(**values, flags=flags)
 
     parameters = [
@@ -100,7 +97,10 @@ def _option_type(flag: Flag, kind: Any) -> Any:
     return scalar
 
 
-def _absolute(value: Any) -> Any:
+def _located(value: Any, flag: Flag) -> Any:
+    """Return a value as it holds wherever the settings are read again: files by their whole paths."""
     if isinstance(value, list):
-        return [_absolute(part) for part in value]
-    return str(value.absolute())
+        return [_located(part, flag) for part in value]
+    if flag.released:
+        return located(value, Path())
+    return str(value.absolute()) if flag.path else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, get_args
 
 from isbi_infer.errors import UsageError
@@ -24,6 +25,13 @@ def label_kind(name: str) -> LabelKind:
         if name == kind or KINDS.get(name) == kind:
             return kind
     raise UsageError(f"labels are {name!r}; expected {', '.join(KINDS)}")
+
+
+def located(model: str, folder: Path) -> str:
+    """Return a released model's name as it is, and a file that is named from a folder by its whole path."""
+    path = folder / model
+    named = not path.suffix and len(Path(model).parts) == 1 and not path.exists()
+    return model if named else str(path.absolute())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +59,7 @@ class Inputs:
     init : str
         Weights to start from: "released", the name of a released model, or a file; empty for fresh ones.
     teachers : tuple of str
-        ONNX models whose probabilities are learnt.
+        Models whose probabilities are learnt: ONNX files, or names of released models.
     unlabelled : str
         TIFF stack that only they label; empty for none.
     sha256 : dict of str to str
@@ -78,7 +86,12 @@ class Inputs:
         "Start from these weights: fine-tuning. A file, released, or a released model's name.",
         released=True,
     )
-    teachers: tuple[str, ...] = flag((), "ONNX model to learn from; repeatable.", name="--teacher", path=True)
+    teachers: tuple[str, ...] = flag(
+        (),
+        "Model to learn from: an ONNX file, or a released model's name; repeatable.",
+        name="--teacher",
+        released=True,
+    )
     unlabelled: str = flag("", "TIFF stack that only the teachers label.", path=True)
     sha256: dict[str, str] = field(default_factory=dict)
 

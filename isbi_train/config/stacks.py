@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from isbi_infer.errors import UsageError
 from isbi_infer.terminal import did_you_mean
-from isbi_train.config.inputs import KINDS
+from isbi_train.config.inputs import KINDS, located
 from isbi_train.config.plain import Plain, require
 from isbi_train.config.settings import read_layer, typed
 
@@ -151,13 +151,6 @@ def _entry(path: Path, number: int, table: Mapping[str, Any]) -> StackEntry:
         entry,
         images=str(folder / entry.images),
         labels=str(folder / entry.labels),
-        teachers=tuple(_beside(folder, teacher) for teacher in entry.teachers),
+        teachers=tuple(located(teacher, folder) for teacher in entry.teachers),
         unlabelled=str(folder / entry.unlabelled) if entry.unlabelled else "",
     )
-
-
-def _beside(folder: Path, teacher: str) -> str:
-    """Return where a teacher's file lies, unless this is the name of a released model."""
-    path = folder / teacher
-    named = not path.suffix and len(Path(teacher).parts) == 1 and not path.exists()
-    return teacher if named else str(path)

@@ -42,16 +42,14 @@ class StoredStack:
         All its sections.
     split : TrainConfig
         Settings that hold out this stack's sections.
+    parts : tuple of LabelledStack
+        The sections that are trained on, a part for each plane.
     """
 
     entry: StackEntry
     whole: LabelledStack
     split: TrainConfig
-
-    def parts(self) -> tuple[tuple[LabelledStack, ...], LabelledStack]:
-        """Return the sections that are trained on, a part for each plane, and those that are held out."""
-        volumes, held_out = _split(self.whole, self.split, self.entry)
-        return tuple(_cut(volume, plane) for volume in volumes for plane in self.entry.planes), held_out
+    parts: tuple[LabelledStack, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +209,8 @@ def load_entry(entry: StackEntry, train: TrainConfig) -> tuple[LabelledStack, Tr
 def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> TrainingStack:
     stack, split = load_entry(entry, train)
     left_out = split.held_out(len(stack))
-    stored = StoredStack(entry, stack, split)
-    parts, held_out = stored.parts()
+    volumes, held_out = _split(stack, split, entry)
+    parts = tuple(_cut(volume, plane) for volume in volumes for plane in entry.planes)
     facts = {
         "name": entry.name,
         "kind": entry.kind,
@@ -232,7 +230,7 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
         resampled(held_out, resample_nm),
         entry.weight,
         facts,
-        stored,
+        StoredStack(entry, stack, split, parts),
     )
 
 

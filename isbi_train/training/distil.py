@@ -6,7 +6,9 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -87,8 +89,25 @@ class Teaching:
     origins: tuple[Origin, ...]
 
     @classmethod
-    def of(cls, inputs: Inputs, stack: LabelledStack, train: TrainConfig) -> Teaching | None:
+    def of(
+        cls,
+        inputs: Inputs,
+        stack: LabelledStack,
+        train: TrainConfig,
+        others: Mapping[str, tuple[LabelledStack, TrainConfig]] = MappingProxyType({}),
+    ) -> Teaching | None:
         """Open and check what the inputs name; None where they name no teacher.
+
+        Parameters
+        ----------
+        inputs : Inputs
+            Names teachers and unlabelled sections.
+        stack : LabelledStack
+            All labelled sections that are taught.
+        train : TrainConfig
+            Says which of them are held out.
+        others : mapping of str to (LabelledStack, TrainConfig)
+            Likewise of the other stacks of a list, by their names; no teacher may have seen what they hold out.
 
         Raises
         ------
@@ -102,7 +121,7 @@ class Teaching:
             )
         if not teachers:
             return None
-        digests = check_teachers(teachers, stack, train)
+        digests = check_teachers(teachers, {"this stack": (stack, train), **others})
         sha256 = {f"teacher {t}": digest for t, digest in enumerate(digests)}
         image_ZYX = stack.image_ZYX[:0]
         if inputs.unlabelled:
@@ -123,22 +142,25 @@ class Teaching:
         UsageError, ModelError, ImageError
             Naming the stack; see `check_teachers` and `read_unlabelled`.
         """
-        stored = [stack.stored for stack in data.stacks if stack.stored]
+        stored = {stack.name: stack.stored for stack in data.stacks if stack.stored}
         found = {}
-        for one in stored:
-            entry = one.entry
+        for name, one in stored.items():
             inputs = Inputs(
-                teachers=entry.teachers, unlabelled=entry.unlabelled, pixel_size_nm=one.whole.pixel_size_nm
+                teachers=one.entry.teachers,
+                unlabelled=one.entry.unlabelled,
+                pixel_size_nm=one.whole.pixel_size_nm,
             )
+            others = {
+                f"stack {other!r}": (stored[other].whole, stored[other].split)
+                for other in stored
+                if other != name
+            }
             try:
-                teaching = cls.of(inputs, one.whole, one.split)
-                for other in stored:
-                    if teaching and other is not one:
-                        check_teachers(teaching.teachers, other.whole, other.split)
+                teaching = cls.of(inputs, one.whole, one.split, others)
             except IsbiError as error:
-                raise type(error)(f"stack {entry.name!r}: {error}") from error
+                raise type(error)(f"stack {name!r}: {error}") from error
             if teaching:
-                found[entry.name] = teaching
+                found[name] = teaching
         return found
 
     def without_unlabelled(self) -> Teaching:
@@ -175,7 +197,7 @@ def teach(
         if teaching is None:
             continue
         found[stack.name] = []
-        as_stored = stack.stored.parts()[0] if stack.stored else stack.parts
+        as_stored = stack.stored.parts if stack.stored else stack.parts
         for seen, training in zip(as_stored, stack.parts, strict=True):
             soft = teaching.teach(seen, display)
             found[stack.name].append(soft.at_the_size_of(training))
@@ -236,17 +258,17 @@ def _file_of(teacher: str) -> Path:
     return released.path if released else Path(teacher)
 
 
-def check_teachers(teachers: tuple[Path, ...], stack: LabelledStack, train: TrainConfig) -> tuple[str, ...]:
+def check_teachers(
+    teachers: tuple[Path, ...], stacks: Mapping[str, tuple[LabelledStack, TrainConfig]]
+) -> tuple[str, ...]:
     """Refuse teachers that have seen the held-out sections, for what they teach would spoil the scores there.
 
     Parameters
     ----------
     teachers : tuple of Path
         ONNX files.
-    stack : LabelledStack
-        All labelled sections.
-    train : TrainConfig
-        Says which are held out.
+    stacks : mapping of str to (LabelledStack, TrainConfig)
+        What a message calls a stack, all its labelled sections, and what says which are held out.
 
     Returns
     -------
@@ -261,15 +283,14 @@ def check_teachers(teachers: tuple[Path, ...], stack: LabelledStack, train: Trai
         If a teacher was trained on sections that are held out here.
     """
     digests = []
-    held_out = train.held_out(len(stack))
     for teacher in teachers:
         segmenter = Segmenter(teacher)
         training = segmenter.contract.provenance.get("training", {})
-        for part in training.get("stacks") or [training]:
-            seen = str(part.get("sections", ""))
+        for part, (name, (stack, train)) in product(training.get("stacks") or [training], stacks.items()):
+            seen, held_out = str(part.get("sections", "")), train.held_out(len(stack))
             if sections_seen(part.get("data_sha256"), seen, stack, held_out):
                 raise UsageError(
-                    f"{teacher}: was trained on sections {seen} of this stack, so its opinion would leak sections "
+                    f"{teacher}: was trained on sections {seen} of {name}, so its opinion would leak sections "
                     f"{held_out.start}:{held_out.stop}, which are held out; choose another teacher or other sections"
                 )
         digests.append(segmenter.model_sha256)
