@@ -71,6 +71,9 @@ class TrainConfig(Plain):
         `isbi_train.data.borders`.
     ignore_band_nm : float
         Width of a band beside membranes, on the side of the cells, that is left out of the loss; 0 leaves out nothing.
+    affinity_weight : float
+        Weight of the affinities in the loss, which a head that is dropped after training learns beside the membranes;
+        0 has none. See `isbi_train.training.affinities`.
     validated_sections : int
         How many held-out sections of each stack are scored by a validation, spread evenly; 0 scores all, and the end of
         a run does.
@@ -104,6 +107,7 @@ class TrainConfig(Plain):
     soft_weight: float = flag(0.5, "Share of the teachers in the targets, 0 to 1.")
     membrane_width_nm: float = 0.0
     ignore_band_nm: float = 0.0
+    affinity_weight: float = 0.0
     validated_sections: int = 0
 
     def __post_init__(self) -> None:
@@ -122,7 +126,7 @@ class TrainConfig(Plain):
             require(value in known, f"{name} {value!r} is not one of {', '.join(known)}")
         require(self.hold_out_start is None or self.hold_out_start >= 0, "hold_out_start is negative")
         names = ("clip_norm", "patience", "border_weight", "steps", "membrane_width_nm", "ignore_band_nm")
-        for name in (*names, "validated_sections"):
+        for name in (*names, "affinity_weight", "validated_sections"):
             require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative")
         for name in ("membrane_weight", "border_sigma_px", "label_smoothing_px"):
             require(getattr(self, name) > 0, f"{name} {getattr(self, name)} is not positive")

@@ -22,7 +22,7 @@ from isbi_train.networks.archive import read_pickled
 from isbi_train.networks.network import UNet
 from isbi_train.networks.parts import check_parts, check_settings
 
-FORMAT, VERSION = "isbi-unet", 4
+FORMAT, VERSION = "isbi-unet", 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +234,8 @@ def checkpoint_of(plain: Any, path: Path) -> Checkpoint:
             plain = {**plain, "network": {**_BEFORE_VERSION_3, **plain["network"]}}
         if version < 4:
             plain = {**plain, **{part: {**meant, **plain[part]} for part, meant in _BEFORE_VERSION_4.items()}}
+        if version < 5:
+            plain = {**plain, "train": {**_BEFORE_VERSION_5, **plain["train"]}}
         check_settings(plain)
         network = NetworkConfig.from_plain(plain["network"])
         checkpoint = Checkpoint(
@@ -278,7 +280,7 @@ _VERSION_1: dict[str, dict[str, Any]] = {
 }
 
 
-# Likewise before versions 3 and 4.
+# Likewise before versions 3 to 5.
 _BEFORE_VERSION_3 = {"separable": False}
 _BEFORE_VERSION_4: dict[str, dict[str, Any]] = {
     "augment": {
@@ -299,6 +301,7 @@ _BEFORE_VERSION_4: dict[str, dict[str, Any]] = {
     },
     "train": {"steps": 0, "membrane_width_nm": 0.0, "ignore_band_nm": 0.0, "validated_sections": 0},
 }
+_BEFORE_VERSION_5 = {"affinity_weight": 0.0}
 
 
 def _from_version_1(plain: dict[str, Any]) -> dict[str, dict[str, Any]]:

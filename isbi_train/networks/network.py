@@ -150,7 +150,26 @@ class UNet(nn.Module):
         Tensor of shape (N, 1, Y, X)
             Logits; positive means cell interior.
         """
-        x_NCYX = self.fold(image_NCYX)
+        return self.logits(self.features(image_NCYX))
+
+    def logits(self, features_NCYX: Tensor) -> Tensor:
+        """Compute logits, as `forward`, from what `features` returns."""
+        logits_NCYX: Tensor = self.unfold(self.head(features_NCYX))
+        return logits_NCYX
+
+    def features(self, image_NCYX: Tensor) -> Tensor:
+        """Compute all but the last convolution.
+
+        Parameters
+        ----------
+        image_NCYX : Tensor of shape (N, 1, Y, X)
+            As for `forward`.
+
+        Returns
+        -------
+        Tensor of shape (N, base, Y / unshuffle, X / unshuffle)
+        """
+        x_NCYX: Tensor = self.fold(image_NCYX)
         if self.config.mirrored:
             x_NCYX = F.pad(x_NCYX, (self.config.mirrored,) * 4, mode="reflect")
         skips = []
@@ -161,8 +180,7 @@ class UNet(nn.Module):
         x_NCYX = self.dropout(self.bottom(x_NCYX))
         for upsample, block in zip(self.upsample, self.decoder, strict=True):
             x_NCYX = block(torch.cat((skips.pop(), upsample(x_NCYX)), dim=1))
-        logits_NCYX: Tensor = self.unfold(self.head(x_NCYX))
-        return logits_NCYX
+        return x_NCYX
 
     def _cropped(self, skip_NCYX: Tensor, level: int) -> Tensor:
         """Take off a skip what lies beyond the image."""

@@ -21,6 +21,8 @@ from isbi_infer.files import check_writable, replacing
 from isbi_infer.terminal import one_line
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from isbi_train.networks.network import UNet
+from isbi_train.training.affinities import WithAffinities
 from isbi_train.training.device import Device
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,8 @@ class TrainingState:
         The trained weights, and their average, which is what is validated and exported.
     network : Module
         What is called in training: `model`, or a wrapper around it.
+    affinities : Module or None
+        The head that training drops, where there is one, see `isbi_train.training.affinities`.
     optimiser, scaler : AdamW and GradScaler
         Both with their state.
     history : list of dict
@@ -98,6 +102,7 @@ class TrainingState:
     average: AveragedModel
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    affinities: nn.Module | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
 
@@ -108,7 +113,7 @@ class TrainingState:
         Parameters
         ----------
         model : Module
-            On its device, with its first weights.
+            On its device, with its first weights. Only a `UNet` has features that affinities can be learnt from.
         train : TrainConfig
             Settings of averaging and optimiser.
         device : Device
@@ -118,15 +123,20 @@ class TrainingState:
         -------
         TrainingState
         """
+        taught = None
+        if train.affinity_weight and isinstance(model, UNet):
+            taught = WithAffinities(model).to(device.torch_device)
+        network = taught or model
         return cls(
             device=device,
             model=model,
-            network=model,
+            network=network,
             average=AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(train.average), use_buffers=True),
             optimiser=torch.optim.AdamW(
-                model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay
+                network.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay
             ),
             scaler=torch.amp.GradScaler(device.torch_device.type, enabled=device.dtype == torch.float16),
+            affinities=taught.head if taught else None,
         )
 
     def set_averaging_decay(self, decay: float) -> None:
@@ -139,8 +149,10 @@ class TrainingState:
             group["lr"] = rate
 
     def _stateful(self) -> dict[str, Any]:
+        head = {} if self.affinities is None else {"affinities": self.affinities}
         return {
             "model": self.model,
+            **head,
             "average": self.average,
             "optimiser": self.optimiser,
             "scaler": self.scaler,

@@ -26,6 +26,7 @@ from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import TrainingData
 from isbi_train.networks.network import UNet
 from isbi_train.networks.origins import ORIGINS
+from isbi_train.training.affinities import affinity_loss
 from isbi_train.training.batches import (
     Pool,
     Sections,
@@ -245,7 +246,7 @@ def _train(
         epoch_steps,
         torch.get_num_threads(),
     )
-    state.network = processes.distribute(state.model, train.batch)
+    state.network = processes.distribute(state.network, train.batch)
     state.set_averaging_decay(averaging_decay(total, train))
     started = time.perf_counter()
 
@@ -328,7 +329,7 @@ def take_step(
     images_NCYX, maps_NKYX : Tensor
         Crops and their maps, see `isbi_train.training.batches.draw_batch`.
     train : TrainConfig
-        Weight of membrane in the loss, and the longest gradient.
+        Weights of membrane and affinities in the loss, and the longest gradient.
     weight_scale : float
         See `isbi_train.training.losses.mean_weight`.
 
@@ -339,14 +340,17 @@ def take_step(
     """
     state.network.train()
     with state.device.autocast():
-        logits_NCYX = state.network(images_NCYX.contiguous(memory_format=torch.channels_last))
+        found = state.network(images_NCYX.contiguous(memory_format=torch.channels_last))
+    logits_NCYX, affinities_NAYX = (found, None) if state.affinities is None else found
     loss = weighted_loss(logits_NCYX, maps_NKYX, train.membrane_weight, weight_scale)
+    if affinities_NAYX is not None:
+        loss = loss + train.affinity_weight * affinity_loss(affinities_NAYX, maps_NKYX)
 
     state.optimiser.zero_grad(set_to_none=True)
     state.scaler.scale(loss).backward()
     state.scaler.unscale_(state.optimiser)
     if train.clip_norm > 0:
-        nn.utils.clip_grad_norm_(state.model.parameters(), train.clip_norm)
+        nn.utils.clip_grad_norm_(state.network.parameters(), train.clip_norm)
     state.scaler.step(state.optimiser)
     state.scaler.update()
     return loss.detach()

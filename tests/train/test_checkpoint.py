@@ -180,8 +180,8 @@ def test_a_checkpoint_of_another_program_is_refused(tmp_path, foreign):
 
 
 def test_a_checkpoint_of_a_newer_version_asks_for_an_update(rewritten):
-    with pytest.raises(ModelError, match=r"version 5, this program reads 1 to 4; update"):
-        load_checkpoint(rewritten(lambda plain: plain.update(version=5)))
+    with pytest.raises(ModelError, match=r"version 6, this program reads 1 to 5; update"):
+        load_checkpoint(rewritten(lambda plain: plain.update(version=6)))
 
 
 def test_an_unknown_normalisation_asks_for_an_update(rewritten):
@@ -235,6 +235,15 @@ def as_version_2(plain):
 @pytest.mark.parametrize("older", [as_version_1, as_version_2])
 def test_no_convolution_was_separable_before_version_3(rewritten, checkpoint, older):
     assert load_checkpoint(rewritten(older)).network == replace(checkpoint.network, separable=False)
+
+
+def as_version_4(plain):
+    plain["version"] = 4
+    del plain["train"]["affinity_weight"]
+
+
+def test_no_run_learnt_affinities_before_version_5(rewritten, checkpoint):
+    assert load_checkpoint(rewritten(as_version_4)).train == replace(checkpoint.train, affinity_weight=0.0)
 
 
 def test_a_separable_checkpoint_comes_back(tmp_path, checkpoint):
