@@ -78,7 +78,7 @@ def contract_for(
     return ModelContract(
         input_name=INPUT,
         input_dtype=variant.io,
-        input_channels=1,
+        input_channels=weights.network.channels,
         output_name=OUTPUT,
         output_dtype=variant.io,
         output_channels=1,

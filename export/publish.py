@@ -80,7 +80,8 @@ class _Source:
     @property
     def tiles(self) -> dict[str, int]:
         stride, halo = tiling(self.weights, self.analysis)
-        return {"stride": stride, "halo": halo, "border": self.weights.border}
+        channels = self.weights.network.channels
+        return {"stride": stride, "halo": halo, "border": self.weights.border, "channels": channels}
 
     @property
     def scored_on(self) -> dict[str, Any] | None:
@@ -274,7 +275,7 @@ def _calibration(
     if all(variant.precision != "int8" for variant in variants):
         return None
     if not calibrate:
-        return synthetic_calibration()
+        return synthetic_calibration(weights.network.neighbours)
     held_out: dict[str, Collection[int]] = {}
     for stack in weights.stacks:
         (left_out,) = ranges(stack.held_out)
@@ -282,7 +283,8 @@ def _calibration(
     if labelled:
         before = held_out.get(labelled.data_sha256, ())
         held_out[labelled.data_sha256] = {*before, *labelled.sections}
-    return read_calibrations(calibrate, held_out, weights.data["pixel_size_nm"] if weights.data else None)
+    model_nm = weights.data["pixel_size_nm"] if weights.data else None
+    return read_calibrations(calibrate, held_out, model_nm, weights.network.neighbours)
 
 
 def _prepare(
@@ -297,7 +299,7 @@ def _prepare(
     exported = Exported(Deployable(weights.load_network()), opset, weights.border, calibration)
     analysis = analyse(exported.graph("float32").SerializeToString())
     stride, _ = tiling(weights, analysis)
-    padding = {"stride": stride, "border": weights.border}
+    padding = {"stride": stride, "border": weights.border, "channels": weights.network.channels}
     probes = make_probes(weights.load_network(), **padding, labelled=labelled, as_bytes=as_bytes)
     return _Source(
         weights=weights,

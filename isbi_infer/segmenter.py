@@ -246,8 +246,9 @@ class Segmenter:
         """
         plan = work if isinstance(work, RunPlan) else self.plan(work)
         backend = backend_of(plan, self._model.backend)
-        blank_NCYX = np.zeros((plan.batch, 1, *plan.section.tile_shape), self.contract.input_dtype)
-        statistics = [np.zeros((plan.batch, 1, 1, 1), np.float32) for _ in self.contract.statistics_inputs]
+        batch = plan.batch, self.contract.input_channels
+        blank_NCYX = np.zeros((*batch, *plan.section.tile_shape), self.contract.input_dtype)
+        statistics = [np.zeros((*batch, 1, 1), np.float32) for _ in self.contract.statistics_inputs]
         backend.run(blank_NCYX, *statistics)
         started = time.perf_counter()
         backend.run(blank_NCYX, *statistics)

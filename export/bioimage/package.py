@@ -94,6 +94,11 @@ def write_package(
             f"{onnx}: from {contract.input_dtype} to {contract.output_dtype}, but other programs "
             "normalise by themselves, so that a bioimage.io package needs the float32 file; export with --io float32"
         )
+    if contract.input_channels > 1:
+        raise ModelError(
+            f"{onnx}: sees {contract.neighbours} sections on either side of one, which other programs do not show it; "
+            "a bioimage.io package needs a model of single sections"
+        )
     weights = {ONNX: _read(onnx)} | ({} if torchscript is None else {TORCHSCRIPT: _read(torchscript)})
     section_YX, probability_YX = _example(contract, weights)
     entries = _weight_entries(weights)

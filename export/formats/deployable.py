@@ -26,7 +26,9 @@ class Deployable(nn.Module):
                 network.set_submodule(name, _without_batch_norm(module))
         # The identity as far as values go, but one standard operation instead of reshapes in the exported graph.
         network.fold = (
-            SpaceToDepth(network.config.unshuffle) if network.config.unshuffle > 1 else nn.Identity()
+            SpaceToDepth(network.config.unshuffle, network.config.channels)
+            if network.config.unshuffle > 1
+            else nn.Identity()
         )
         network.unfold = network.unfold if network.config.unshuffle > 1 else nn.Identity()
         network.dropout = nn.Identity()
@@ -38,8 +40,8 @@ class Deployable(nn.Module):
 
         Parameters
         ----------
-        image_NCYX : Tensor of float32, shape (N, 1, Y, X)
-            Normalised grey values; Y and X are multiples of the stride.
+        image_NCYX : Tensor of float32, shape (N, C, Y, X)
+            Normalised grey values, as the network takes them; Y and X are multiples of the stride.
 
         Returns
         -------
@@ -50,7 +52,7 @@ class Deployable(nn.Module):
 
 
 class SpaceToDepth(nn.Conv2d):
-    """`torch.nn.PixelUnshuffle` of one channel, written as a strided convolution with a fixed kernel.
+    """`torch.nn.PixelUnshuffle`, written as a strided convolution with a fixed kernel.
 
     Every output value is one input value times 1 plus zeros, so the two agree to the bit.
 
@@ -58,12 +60,16 @@ class SpaceToDepth(nn.Conv2d):
     ----------
     factor : int
         Side of the blocks that are folded into channels.
+    channels : int
+        How many there are before, each of which is folded by itself.
     """
 
-    def __init__(self, factor: int) -> None:
-        super().__init__(1, factor**2, factor, stride=factor, bias=False)
+    def __init__(self, factor: int, channels: int = 1) -> None:
+        folded = factor**2
+        super().__init__(channels, channels * folded, factor, stride=factor, bias=False, groups=channels)
         with torch.no_grad():
-            self.weight.copy_(torch.eye(factor**2).reshape(factor**2, 1, factor, factor))
+            kernel = torch.eye(folded).reshape(folded, 1, factor, factor)
+            self.weight.copy_(kernel.repeat(channels, 1, 1, 1))
 
 
 def _without_batch_norm(block: ConvBlock) -> nn.Sequential:

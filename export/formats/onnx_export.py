@@ -34,7 +34,7 @@ def graph_of(model: Deployable, opset: int = OPSET) -> onnx.ModelProto:
         From `INPUT` to `OUTPUT`, without a contract.
     """
     stride = model.network.config.stride
-    example_NCYX = torch.zeros(2, 1, 2 * stride, 3 * stride)
+    example_NCYX = torch.zeros(2, model.network.config.channels, 2 * stride, 3 * stride)
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
     with _quiet_exporter():
         program = torch.onnx.export(

@@ -35,7 +35,7 @@ def program_of(model: Deployable) -> torch.export.ExportedProgram:
         What to export.
     """
     stride = model.network.config.stride
-    example_NCYX = torch.zeros(2, 1, 2 * stride, 3 * stride)
+    example_NCYX = torch.zeros(2, model.network.config.channels, 2 * stride, 3 * stride)
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
     # Otherwise torch assumes of every size that it is not 1, and one section of one stride would be refused.
     symbols: Any = _config  # whose methods torch does not declare

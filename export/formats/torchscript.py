@@ -30,7 +30,7 @@ def write_torchscript(path: Path, model: Deployable, contract: ModelContract) ->
     contract : ModelContract
         Stored under `CONTRACT_KEY`, with the digest of what is written.
     """
-    example_NCYX = torch.zeros(1, 1, 2 * contract.stride, 3 * contract.stride)
+    example_NCYX = torch.zeros(1, contract.input_channels, 2 * contract.stride, 3 * contract.stride)
     # A trace takes these flags over: no TensorFloat-32, which is good for three digits only, on any GPU.
     flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False)
     with warnings.catch_warnings(), torch.inference_mode(), flags:

@@ -41,7 +41,7 @@ def eight_bits(graph: onnx.ModelProto, batches: Sequence[npt.NDArray[np.float32]
     ----------
     graph : onnx.ModelProto
         From `isbi_export.formats.onnx_export.graph_of`; not changed.
-    batches : sequence of ndarray of float32, shape (N, 1, Y, X)
+    batches : sequence of ndarray of float32, shape (N, C, Y, X)
         Normalised grey values that show the ranges of all tensors.
 
     Returns

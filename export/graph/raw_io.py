@@ -25,7 +25,7 @@ def with_raw_io(graph: onnx.ModelProto) -> onnx.ModelProto:
     Returns
     -------
     onnx.ModelProto
-        From uint8 `INPUT`, and float32 `MEAN` and `INVERSE_STD` of shape (N, 1, 1, 1), to uint8 `OUTPUT`.
+        From uint8 `INPUT`, and float32 `MEAN` and `INVERSE_STD` of shape (N, C, 1, 1), to uint8 `OUTPUT`.
     """
     model = onnx.ModelProto()
     model.CopyFrom(graph)
@@ -35,9 +35,9 @@ def with_raw_io(graph: onnx.ModelProto) -> onnx.ModelProto:
         node.output[:] = [_PROBABILITY if name == OUTPUT else name for name in node.output]
     for tensor in (image, result):
         tensor.type.tensor_type.elem_type = TensorProto.UINT8
-    batch = image.type.tensor_type.shape.dim[0].dim_param
+    batch, channels = image.type.tensor_type.shape.dim[:2]
     model.graph.input.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 1, 1, 1])
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch.dim_param, channels.dim_value, 1, 1])
         for name in (MEAN, INVERSE_STD)
     )
     before = [

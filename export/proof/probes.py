@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from isbi_export.proof.runners import Pixels, module_runner
+from isbi_export.proof.runners import Pixels, SectionsStatistics, module_runner
+from isbi_export.seen import gathered, seen_in
 from isbi_export.synthetic import synthetic_sections
 from isbi_infer.errors import ImageError
-from isbi_infer.pixels.normalise import Statistics, intensity_statistics
+from isbi_infer.pixels.normalise import intensity_statistics
 from isbi_infer.plan.scaling import Scaling, choose_scaling
-from isbi_infer.plan.tiles import Window, plan_section, read_mirrored
+from isbi_infer.plan.tiles import Window, plan_section
 from isbi_infer.run.tissue import Tissue
 from isbi_infer.volumes import open_stack
 from isbi_train.data.labels import LabelRule, SectionLabels, section_labels
@@ -35,10 +36,11 @@ class Probe:
     ----------
     data : {"random", "synthetic", "image"}
         What it is.
-    image_NCYX : ndarray, shape (N, 1, Y, X)
-        Grey values as stored; of a section, mirrored by its border and up to the stride.
-    statistics : tuple of Statistics
-        Of the N sections.
+    image_NCYX : ndarray, shape (N, C, Y, X)
+        Grey values as stored; of a section among the neighbours that the network sees, mirrored by its border and up to
+        the stride.
+    statistics : tuple of tuples of Statistics
+        Of the C sections of each of N.
     expected_NCYX : ndarray of float32, shape (N, 1, Y, X)
         Probabilities by the checkpoint.
     crop : (slice, slice)
@@ -51,7 +53,7 @@ class Probe:
 
     data: str
     image_NCYX: Pixels
-    statistics: tuple[Statistics, ...]
+    statistics: tuple[SectionsStatistics, ...]
     expected_NCYX: npt.NDArray[np.float32]
     crop: Window
     tissue: Tissue | None
@@ -155,13 +157,13 @@ def read_labelled(
     )
 
 
-def probe_shapes(stride: int) -> tuple[tuple[int, int, int, int], ...]:
+def probe_shapes(stride: int, channels: int = 1) -> tuple[tuple[int, int, int, int], ...]:
     """Return the shapes of random inputs: the smallest, odd multiples of the stride, not square, batches of 1 and 3."""
     return (
-        (1, 1, stride, stride),
-        (1, 1, 3 * stride, 7 * stride),
-        (3, 1, 5 * stride, 2 * stride),
-        (1, 1, 11 * stride, 11 * stride),
+        (1, channels, stride, stride),
+        (1, channels, 3 * stride, 7 * stride),
+        (3, channels, 5 * stride, 2 * stride),
+        (1, channels, 11 * stride, 11 * stride),
     )
 
 
@@ -170,6 +172,7 @@ def make_probes(
     *,
     stride: int,
     border: int,
+    channels: int = 1,
     labelled: Labelled | None = None,
     as_bytes: bool = False,
 ) -> list[Probe]:
@@ -181,6 +184,8 @@ def make_probes(
         As loaded from the checkpoint, with its BatchNorm, in evaluation mode; it returns logits.
     stride, border : int
         Padding, as in `isbi_infer.plan.tiles.plan_section`.
+    channels : int
+        Sections that the network sees: one in the middle of its neighbours.
     labelled : Labelled, optional
         Sections of the user's.
     as_bytes : bool
@@ -199,7 +204,9 @@ def make_probes(
     run = module_runner(nn.Sequential(network, nn.Sigmoid()).eval())
     everything = (slice(None), slice(None))
 
-    def probe(data: str, image_NCYX: Pixels, statistics: tuple[Statistics, ...], **section: Any) -> Probe:
+    def probe(
+        data: str, image_NCYX: Pixels, statistics: tuple[SectionsStatistics, ...], **section: Any
+    ) -> Probe:
         known = {"crop": everything, "tissue": None, "labels": None} | section
         expected_NCYX = run(image_NCYX, statistics)
         return Probe(
@@ -207,8 +214,9 @@ def make_probes(
         )
 
     probes = []
-    for image_NCYX in _random(stride):
-        probes.append(probe("random", image_NCYX, tuple(map(intensity_statistics, image_NCYX[:, 0]))))
+    for image_NCYX in _random(stride, channels):
+        statistics = tuple(tuple(map(intensity_statistics, image_CYX)) for image_CYX in image_NCYX)
+        probes.append(probe("random", image_NCYX, statistics))
     image_ZYX, label_ZYX = synthetic_sections(SYNTHETIC)
     drawn = [section_labels(label_YX, LabelRule()) for label_YX in label_ZYX]
     stacks = {
@@ -221,23 +229,26 @@ def make_probes(
             (Tissue.of(image_YX, labelled.scaling, nodata=labelled.nodata, as_bytes=as_bytes), labels)
             for image_YX, labels in zip(labelled.image_ZYX, labelled.labels, strict=True)
         ]
-        stacks["image"] = [(tissue, labels) for tissue, labels in found if not tissue.found.blank]
-        if not stacks["image"]:
+        stacks["image"] = found
+        if all(tissue.found.blank for tissue, _ in found):
             raise ImageError("all sections to be scored on are blank; give others with --sections")
     for data, sections in stacks.items():
-        for tissue, labels in sections:
+        seen_of_each = seen_in([tissue for tissue, _ in sections], channels // 2)
+        for (tissue, labels), seen in zip(sections, seen_of_each, strict=True):
+            if tissue.found.blank:
+                continue
             plan = plan_section(tissue.pixels_YX.shape, stride=stride, halo=0, border=border)
             (tile,) = plan.tiles
-            padded_YX = np.ascontiguousarray(read_mirrored(tissue.pixels_YX, plan.pad, tile.reads))
+            padded_CYX, of_seen = gathered(seen, plan, tile)
             section = {"crop": tile.crop, "tissue": tissue, "labels": labels}
-            probes.append(probe(data, padded_YX[None, None], (tissue.statistics,), **section))
+            probes.append(probe(data, padded_CYX[None], (of_seen,), **section))
     return probes
 
 
-def _random(stride: int) -> Iterator[npt.NDArray[np.uint8]]:
+def _random(stride: int, channels: int) -> Iterator[npt.NDArray[np.uint8]]:
     """Draw images of different brightness and contrast; the last one of a batch is constant."""
     generator = np.random.Generator(np.random.PCG64(2012))
-    for shape in probe_shapes(stride):
+    for shape in probe_shapes(stride, channels):
         noise_NCYX = generator.standard_normal(shape, dtype=np.float32)
         contrast_N111 = generator.uniform(5, 60, (shape[0], 1, 1, 1))
         contrast_N111[2:] = 0

@@ -21,16 +21,21 @@ if TYPE_CHECKING:
     from torch import nn
 
 Pixels = npt.NDArray[Any]
-Runner = Callable[[Pixels, Sequence[Statistics]], Pixels]
-"""From grey values (N, 1, Y, X) and the statistics of the N sections to float32 probabilities or bytes (N, 1, Y, X)."""
+SectionsStatistics = tuple[Statistics, ...]
+"""Of a section and of the neighbours that the network sees, C in all."""
+Runner = Callable[[Pixels, Sequence[SectionsStatistics]], Pixels]
+"""From grey values (N, C, Y, X) and their statistics, C for each N, to float32 probabilities or bytes (N, 1, Y, X)."""
 
 
 def normalising(compute: Callable[[npt.NDArray[np.float32]], Pixels]) -> Runner:
     """Run what takes normalised grey values."""
 
-    def run(image_NCYX: Pixels, statistics: Sequence[Statistics]) -> Pixels:
-        pairs = zip(image_NCYX, statistics, strict=True)
-        return compute(np.stack([normalise(image_CYX, found) for image_CYX, found in pairs]))
+    def run(image_NCYX: Pixels, statistics: Sequence[SectionsStatistics]) -> Pixels:
+        normalised_NCYX = np.empty(image_NCYX.shape, np.float32)
+        for image_CYX, found, out_CYX in zip(image_NCYX, statistics, normalised_NCYX, strict=True):
+            for image_YX, of_section, out_YX in zip(image_CYX, found, out_CYX, strict=True):
+                normalise(image_YX, of_section, out_YX)
+        return compute(normalised_NCYX)
 
     return run
 
@@ -38,10 +43,12 @@ def normalising(compute: Callable[[npt.NDArray[np.float32]], Pixels]) -> Runner:
 def as_stored(backend: Backend) -> Runner:
     """Run what takes grey values as stored and normalises them itself."""
 
-    def run(image_NCYX: Pixels, statistics: Sequence[Statistics]) -> Pixels:
-        constants = np.array([(found.mean, found.inverse_std) for found in statistics], np.float32)
-        mean_N111, inverse_std_N111 = constants.T[:, :, None, None, None].copy()
-        return backend.run(np.ascontiguousarray(image_NCYX), mean_N111, inverse_std_N111)
+    def run(image_NCYX: Pixels, statistics: Sequence[SectionsStatistics]) -> Pixels:
+        constants = np.array(
+            [[(section.mean, section.inverse_std) for section in found] for found in statistics], np.float32
+        )
+        mean_NC11, inverse_std_NC11 = np.moveaxis(constants, 2, 0)[..., None, None].copy()
+        return backend.run(np.ascontiguousarray(image_NCYX), mean_NC11, inverse_std_NC11)
 
     return run
 

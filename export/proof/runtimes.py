@@ -101,7 +101,7 @@ def prove_runtimes(
     probes, reference
         As for `isbi_export.proof.parity.compare`.
     tiles : mapping of str to int or None
-        Stride, halo and border, to hold tiles against the whole section; None where the graph is not exact.
+        Stride, halo, border and channels, to hold tiles against the whole section; None where the graph is not exact.
     stage : callable
         Called with each device and precision before it is tried.
 

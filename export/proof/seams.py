@@ -14,7 +14,7 @@ from isbi_infer.pixels.probability import decode
 from isbi_infer.plan.tiles import SectionPlan, plan_section, read_mirrored
 
 
-def seam_errors(run: Runner, *, stride: int, halo: int, border: int) -> dict[int, float]:
+def seam_errors(run: Runner, *, stride: int, halo: int, border: int, channels: int = 1) -> dict[int, float]:
     """Measure the largest difference of a probability from the whole-image result, for every halo up to the exact one.
 
     Parameters
@@ -23,27 +23,31 @@ def seam_errors(run: Runner, *, stride: int, halo: int, border: int) -> dict[int
         What computes; see `isbi_export.proof.runners.Runner`.
     stride, halo, border : int
         Of the network; see `isbi_infer.plan.tiles.plan_section`.
+    channels : int
+        Sections that it sees: one in the middle of its neighbours.
 
     Returns
     -------
     dict of int to float
         By the halo's pixels; the last is of `halo` itself, 0 where tiles are exact to the bit.
     """
-    return _errors(run, range(0, halo + 1, stride), stride, halo, border)
+    return _errors(run, range(0, halo + 1, stride), stride, halo, border, channels)
 
 
-def tile_error(run: Runner, *, stride: int, halo: int, border: int) -> float:
+def tile_error(run: Runner, *, stride: int, halo: int, border: int, channels: int = 1) -> float:
     """Measure the last of `seam_errors` alone: how far tiles with the exact halo are from the whole-image result."""
-    return _errors(run, (halo,), stride, halo, border)[halo]
+    return _errors(run, (halo,), stride, halo, border, channels)[halo]
 
 
-def _errors(run: Runner, halos: Iterable[int], stride: int, halo: int, border: int) -> dict[int, float]:
+def _errors(
+    run: Runner, halos: Iterable[int], stride: int, halo: int, border: int, channels: int
+) -> dict[int, float]:
     side = max(512, 4 * halo)
-    section_YX = synthetic_sections(1, side)[0][0]
+    section_CYX = synthetic_sections(channels, side)[0]
 
     def result(halo_px: int, tile: int | None) -> Pixels:
-        plan = plan_section(section_YX.shape, stride=stride, halo=halo_px, border=border, tile=tile)
-        return decode(segment(run, section_YX, plan))
+        plan = plan_section((side, side), stride=stride, halo=halo_px, border=border, tile=tile)
+        return decode(segment(run, section_CYX, plan))
 
     whole_YX = result(halo, None)
     errors = {}
@@ -53,14 +57,14 @@ def _errors(run: Runner, halos: Iterable[int], stride: int, halo: int, border: i
     return errors
 
 
-def segment(run: Runner, section_YX: Pixels, plan: SectionPlan) -> Pixels:
-    """Compute one section tile by tile.
+def segment(run: Runner, section_CYX: Pixels, plan: SectionPlan) -> Pixels:
+    """Compute one section, among the neighbours that the network sees, tile by tile.
 
     Parameters
     ----------
     run : callable
         What computes; see `isbi_export.proof.runners.Runner`.
-    section_YX : ndarray, shape (Y, X)
+    section_CYX : ndarray, shape (C, Y, X)
         Grey values as stored.
     plan : SectionPlan
         Its tiles.
@@ -70,13 +74,13 @@ def segment(run: Runner, section_YX: Pixels, plan: SectionPlan) -> Pixels:
     ndarray of float32 or uint8, shape (Y, X)
         As `run` returns it.
     """
-    statistics = (normalising_section(section_YX),)
+    statistics = (tuple(map(normalising_section, section_CYX)),)
     out_YX: Pixels | None = None
     for tile in plan.tiles:
-        tile_YX = read_mirrored(section_YX, plan.pad, tile.reads)
-        result_YX = run(tile_YX[None, None], statistics)[0, 0]
+        tile_CYX = np.stack([read_mirrored(section_YX, plan.pad, tile.reads) for section_YX in section_CYX])
+        result_YX = run(tile_CYX[None], statistics)[0, 0]
         if out_YX is None:
-            out_YX = np.empty(section_YX.shape, result_YX.dtype)
+            out_YX = np.empty(section_CYX.shape[1:], result_YX.dtype)
         out_YX[tile.owns] = result_YX[tile.crop]
     assert out_YX is not None
     return out_YX

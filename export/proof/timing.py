@@ -7,6 +7,7 @@ from collections.abc import Collection, Hashable, Mapping
 from math import inf
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from isbi_export.proof.runners import Runner
@@ -21,7 +22,13 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def milliseconds_per_section(
-    runs: Mapping[Key, Runner], *, stride: int, border: int, on_gpu: Collection[Key] = (), **_: int
+    runs: Mapping[Key, Runner],
+    *,
+    stride: int,
+    border: int,
+    channels: int = 1,
+    on_gpu: Collection[Key] = (),
+    **_: int,
 ) -> dict[Key, float]:
     """Measure the processor time of a section of 512 x 512 pixels in one thread, from grey values to probabilities.
 
@@ -35,6 +42,8 @@ def milliseconds_per_section(
         Which of them a GPU computes: of these the time that passes is measured, since the processor only waits.
     stride, border : int
         Padding, as in `isbi_infer.plan.tiles.plan_section`.
+    channels : int
+        Sections that the network sees.
 
     Returns
     -------
@@ -43,8 +52,9 @@ def milliseconds_per_section(
     """
     section_YX = synthetic_sections(1, SIDE)[0][0]
     plan = plan_section(section_YX.shape, stride=stride, halo=0, border=border)
-    padded_NCYX = read_mirrored(section_YX, plan.pad, plan.tiles[0].reads)[None, None]
-    statistics = (normalising_section(section_YX),)
+    padded_YX = read_mirrored(section_YX, plan.pad, plan.tiles[0].reads)
+    padded_NCYX = np.stack([padded_YX] * channels)[None]
+    statistics = ((normalising_section(section_YX),) * channels,)
     best = dict.fromkeys(runs, inf)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

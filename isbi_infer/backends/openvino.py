@@ -198,10 +198,11 @@ class OpenVinoModel(Backend):
     def _smallest(self) -> tuple[int, ...] | None:
         """Return the shape of the tile that a model is probed with; None where it does not say its stride."""
         try:
-            stride = int(json.loads(self._model.get_rt_info(["framework", CONTRACT_KEY]).value)["stride"])
+            contract = json.loads(self._model.get_rt_info(["framework", CONTRACT_KEY]).value)
+            stride, channels = int(contract["stride"]), int(contract["input_channels"])
         except (RuntimeError, ValueError, TypeError, LookupError):
             return None
-        return (1, 1, stride, 2 * stride)
+        return (1, channels, stride, 2 * stride)
 
     def _compute(
         self,

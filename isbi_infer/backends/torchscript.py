@@ -79,13 +79,13 @@ class TorchScriptSession(Backend):
         module, document = load_script(content, device.runtime_name)
         self.inputs, self.outputs = [], []
         self._module, self._twice_below = module, 0.0
-        stride = _stride(document)
+        stride, channels = _stride_and_channels(document)
         if device.kind == "cpu":
             with _loading():
                 self._module = torch.jit.optimize_for_inference(module)
             self._twice_below = _NATIVE_BELOW * stride**2 / _fewest_upsampled(self._module)
         else:
-            blank_NCYX = np.zeros((1, 1, stride, stride), np.float32)
+            blank_NCYX = np.zeros((1, channels, stride, stride), np.float32)
             self.run(blank_NCYX)  # first, since it says what is wrong
             _, found = self._run(blank_NCYX)
             if found != device.runtime_name:
@@ -165,12 +165,13 @@ def load_script(model: bytes, device: str = "cpu") -> tuple[torch.jit.ScriptModu
         return module.eval(), document.decode() if isinstance(document, bytes) else document
 
 
-def _stride(document: str) -> int:
-    """Read the stride off a script's contract, which is checked elsewhere; 1 where there is none."""
+def _stride_and_channels(document: str) -> tuple[int, int]:
+    """Read stride and channels off a script's contract, which is checked elsewhere; 1 where there is none."""
     try:
-        return max(1, int(json.loads(document)["stride"]))
+        contract = json.loads(document)
+        return max(1, int(contract["stride"])), max(1, int(contract["input_channels"]))
     except (ValueError, TypeError, LookupError):
-        return 1
+        return 1, 1
 
 
 def _require_torch() -> None:

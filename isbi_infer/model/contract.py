@@ -30,6 +30,7 @@ from isbi_infer.pixels.texture import Familiar
 
 __all__ = [
     "CONTRACT_KEY",
+    "MOST_NEIGHBOURS",
     "NORMALISATIONS",
     "PRECISIONS",
     "ROBUST",
@@ -60,6 +61,7 @@ _SCHEMA_1: dict[str, Any] = {
     "parity": {},
 }
 _MOST_PIXELS = 2**14
+MOST_NEIGHBOURS = 8  # on either side
 _AGAIN = "export the model again"
 _DIGEST = re.compile("[0-9a-f]{64}")
 _RUNTIME = re.compile("[a-z][a-z0-9_-]* [a-z0-9]+")
@@ -79,9 +81,12 @@ class ModelContract:
         "float32" returns probabilities p in [0, 1], "uint8" returns round(255 p).
     statistics_inputs : tuple of str
         Where the graph normalises: its inputs for each section's mean and inverse standard deviation, both float32 of
-        shape (N, 1, 1, 1). Empty otherwise.
-    input_channels, output_channels : int
-        1 each.
+        shape (N, channels, 1, 1). Empty otherwise.
+    input_channels : int
+        1, or with the sections that the network sees on either side of the one in the middle 3, 5 and so on; a stack
+        is mirrored at its ends.
+    output_channels : int
+        1.
     stride : int
         What tile origins and sizes must be multiples of, in pixels; computed from the network.
     halo : int
@@ -170,7 +175,11 @@ class ModelContract:
             len(self.statistics_inputs) == (2 if self.input_dtype == "uint8" else 0),
             f"{self.input_dtype} input with statistics inputs {list(self.statistics_inputs)}",
         )
-        _check(self.input_channels == self.output_channels == 1, "input and output must have one channel")
+        _check(self.output_channels == 1, "the output must have one channel")
+        _check(
+            self.input_channels % 2 == 1 and 1 <= self.input_channels <= 1 + 2 * MOST_NEIGHBOURS,
+            f"{self.input_channels} input channels; expected 1, or an odd number up to {1 + 2 * MOST_NEIGHBOURS}",
+        )
         _check(self.stride >= 1, f"stride {self.stride} is below 1")
         _check(self.halo >= 0, f"halo {self.halo} is negative")
         _check(self.halo % self.stride == 0, f"halo {self.halo} is not a multiple of stride {self.stride}")
@@ -201,6 +210,11 @@ class ModelContract:
         _check(
             len(set(self.runtimes)) == len(self.runtimes), f"runtimes {list(self.runtimes)} hold one twice"
         )
+
+    @property
+    def neighbours(self) -> int:
+        """How many sections on either side of one the network sees."""
+        return self.input_channels // 2
 
     @property
     def trust_note(self) -> str | None:

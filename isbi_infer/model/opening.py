@@ -302,10 +302,11 @@ def _probe(backend: Backend, contract: ModelContract) -> None:
             f"tensors are {backend.inputs} -> {backend.outputs}, the contract says {inputs} -> "
             f"{contract.output_name!r}"
         )
+    channels = contract.input_channels
     shape = (1, 1, 3 * contract.stride, 4 * contract.stride)
-    ramp = np.linspace(-2, 2, shape[2] * shape[3]).reshape(shape)
+    ramp = np.linspace(-2, 2, shape[2] * shape[3]).reshape(shape).repeat(channels, axis=1)
     if contract.input_dtype == "uint8":
-        mean, inverse_std = (np.full((1, 1, 1, 1), value, np.float32) for value in (127.5, 1 / 64))
+        mean, inverse_std = (np.full((1, channels, 1, 1), value, np.float32) for value in (127.5, 1 / 64))
         result = backend.run((127.5 + 63 * ramp).astype(np.uint8), mean, inverse_std)
     else:
         result = backend.run(ramp.astype(np.float32))

@@ -119,6 +119,7 @@ def plan_run(
             normalisation=contract.normalisation,
             input_dtype=contract.input_dtype,
             output_dtype=contract.output_dtype,
+            neighbours=contract.neighbours,
             familiar=None if contract.familiar is None else Familiar.from_plain(contract.familiar),
         ),
         device=device.name,
@@ -158,7 +159,7 @@ def _layout(
         (source.sections, *source.shape),
         np.dtype(dtype).itemsize,
         memory=available_memory() // 4,
-        working_bytes=working * _OPEN_SECTIONS,
+        working_bytes=working * (_OPEN_SECTIONS + 2 * contract.neighbours),
         block=block,
     )
     share = layout.halo_share(section)

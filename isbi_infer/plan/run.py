@@ -24,7 +24,7 @@ from isbi_infer.plan.tiles import SectionPlan
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Block
 
-SCHEMA = 4
+SCHEMA = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +111,8 @@ class ModelRecord:
         What is done to the grey values of a section.
     input_dtype, output_dtype : {"float32", "uint8"}
         What the model takes and returns.
+    neighbours : int
+        Sections on either side of one that the model sees, too.
     familiar : Familiar or None
         How the sections look that it was trained on, where it says.
     """
@@ -119,6 +121,7 @@ class ModelRecord:
     normalisation: str
     input_dtype: str
     output_dtype: str
+    neighbours: int = 0
     familiar: Familiar | None = None
 
 

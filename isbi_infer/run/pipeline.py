@@ -27,11 +27,12 @@ from isbi_infer.errors import ImageError, ModelError, ResourceError
 from isbi_infer.pixels.probability import encode
 from isbi_infer.pixels.statistics import SectionError
 from isbi_infer.plan.deciding import backend_of
+from isbi_infer.plan.neighbours import Stacked, around
 from isbi_infer.plan.run import RunPlan
 from isbi_infer.plan.tiles import Tile
 from isbi_infer.run.counting import TileCount
 from isbi_infer.run.findings import Findings
-from isbi_infer.run.section import Buffers, Item, Measured, Result, Section, SectionInWork
+from isbi_infer.run.section import Buffers, Item, Measured, Result, Section, SectionInWork, measure
 from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes.protocol import Block, Sink, Source
 
@@ -144,15 +145,22 @@ def _parts(
 ) -> Iterator[tuple[int, SectionInWork]]:
     """Open the sections of blocks one after the other, whole or as far as the block goes."""
     height, width = plan.source.shape
+    neighbours, sections = plan.model.neighbours, source.info.sections
+    stack = Stacked(lambda z: _measured(z, source.read(z), plan), neighbours)
     for block in blocks:
         window = slice(*block.y), slice(*block.x)
         tiles = 0
         for z in range(*block.z):
             if window == (slice(0, height), slice(0, width)):
-                section = _whole(z, source.read(z), plan)
+                seen = stack.around(z, sections)
+                assert seen is not None
+                section = SectionInWork(seen, plan)
+                del seen
             else:
                 assert measured is not None
-                section = SectionInWork.of_window(partial(source.read, z), measured(z), plan, window)
+                near = around(z, sections, neighbours)
+                windows = [(measured(other), partial(source.read, other)) for other in near]
+                section = SectionInWork.of_window(windows, plan, window)
             tiles += section.tiles
             yield z, section
             del section  # it may be done with before the next one is read
@@ -194,7 +202,9 @@ def compute_sections(
     ResourceError
         If there is not enough memory for the smallest tile.
     """
-    works = ((z, _whole(z, section_YX, plan)) for z, section_YX in enumerate(sections))
+    opened = (_measured(z, section_YX, plan) for z, section_YX in enumerate(sections))
+    stack = Stacked.of(opened, plan.model.neighbours)
+    works = ((z, SectionInWork(seen, plan)) for z, seen in enumerate(stack))
     count = TileCount(plan, list(plan.blocks()), progress) if progress else None
     with closing(_computed(plan, works, backend, findings or Findings(plan), count)) as results:
         for result_YX in results:
@@ -227,8 +237,8 @@ def _result(plan: RunPlan, z: int, section: SectionInWork) -> Result:
         raise ModelError(f"on section {z} of {plan.source.name}, {error}") from error
 
 
-def _whole(z: int, section_YX: Section, plan: RunPlan) -> SectionInWork:
-    """Open all of a section; ImageError unless it is what the plan was made for and its grey values are of use."""
+def _measured(z: int, section_YX: Section, plan: RunPlan) -> tuple[Measured, Section | None]:
+    """Measure all of a section; ImageError unless it is what the plan was made for and its grey values are of use."""
     if section_YX.shape != plan.source.shape:
         raise ImageError(
             f"sections differ in shape: {plan.source.shape}, then {section_YX.shape}; split the stack"
@@ -239,7 +249,7 @@ def _whole(z: int, section_YX: Section, plan: RunPlan) -> SectionInWork:
             "use its float32 variant"
         )
     try:
-        return SectionInWork(section_YX, plan)
+        return measure(section_YX, plan)
     except SectionError as error:
         raise error.of(plan.source.name, z) from error
 

@@ -18,7 +18,7 @@ from isbi_infer.pixels.texture import texture_of
 from isbi_infer.plan.run import ModelRecord, RunPlan
 from isbi_infer.plan.symmetry import Symmetry
 from isbi_infer.plan.tiles import SectionPlan, Tile, Window, mirrored_source, read_mirrored
-from isbi_infer.run.tissue import Tissue, tissue_at
+from isbi_infer.run.tissue import Tissue, stand_ins, tissue_at
 
 Section = npt.NDArray[Any]
 Result = npt.NDArray[Any]  # float32 or uint8, as the model returns it
@@ -90,8 +90,11 @@ class View:
 
     Attributes
     ----------
-    section_YX : ndarray
-        The pixels that the tiles need, which begin at `origin` of the view's whole section.
+    sections : list of ndarray, each of shape (Y, X)
+        The pixels that the tiles need, which begin at `origin` of the view's whole section: those of the section, which
+        stands in the middle, and of its neighbours that the network sees.
+    statistics : tuple of Statistics
+        By which each of these is normalised.
     plan : SectionPlan
         The tiles of the whole section.
     tiles : tuple of Tile
@@ -105,12 +108,12 @@ class View:
         plan: SectionPlan,
         window: Window,
         symmetry: Symmetry,
-        statistics: Statistics,
+        statistics: tuple[Statistics, ...],
         model: ModelRecord,
     ) -> None:
         self.symmetry, self.plan, self.statistics = symmetry, plan, statistics
         self.tiles = plan.touching(window)
-        self.section_YX: Section = np.empty((0, 0))
+        self.sections: list[Section] = []
         self.origin = (0, 0)
         self.out_YX: Result = np.empty(_shape(window), model.output_dtype)
         self._window = window
@@ -124,15 +127,16 @@ class View:
         spans = [mirrored_source(self.plan.pad, tile.reads, self.plan.shape) for tile in self.tiles]
         return _around(spans)
 
-    def gather(self, tile: Tile, out_YX: Result) -> None:
-        """Put what a tile reads into `out_YX`, normalised where the model expects that."""
-        raw_YX = read_mirrored(
-            self.section_YX, self.plan.pad, tile.reads, shape=self.plan.shape, origin=self.origin
-        )
-        if self._normalised:
-            normalise(raw_YX, self.statistics, out_YX)
-        else:
-            out_YX[...] = raw_YX
+    def gather(self, tile: Tile, out_CYX: Result) -> None:
+        """Put what a tile reads of each section into `out_CYX`, normalised where the model expects that."""
+        for section_YX, statistics, out_YX in zip(self.sections, self.statistics, out_CYX, strict=True):
+            raw_YX = read_mirrored(
+                section_YX, self.plan.pad, tile.reads, shape=self.plan.shape, origin=self.origin
+            )
+            if self._normalised:
+                normalise(raw_YX, statistics, out_YX)
+            else:
+                out_YX[...] = raw_YX
 
     def keep(self, tile: Tile, result_YX: Result) -> None:
         """Take what a tile owns of the window from the tile's result."""
@@ -155,50 +159,59 @@ class SectionInWork:
         window of the section  ->  of its tissue  ->  at the model's pixel size  ->  in each view  ->  tiles
         pixels that are read   <-                 <-                             <-                <-  what these read
 
+    A network may see the sections before and after one, too: they are cut where that one is. Where a neighbour has no
+    tissue, or another outline of it, the next one on the way to the section stands in for it, at last the section
+    itself.
+
     Parameters
     ----------
-    section_YX : ndarray, shape (Y, X)
-        All of it.
+    seen : sequence of (Measured, ndarray or None)
+        What `measure` returns of the whole section, in the middle, and of the neighbours that the network sees.
     plan : RunPlan
         Decides tiles and views.
     """
 
-    def __init__(self, section_YX: Section, plan: RunPlan) -> None:
-        measured, inner_YX = measure(section_YX, plan)
-        whole = slice(0, section_YX.shape[0]), slice(0, section_YX.shape[1])
-        self._lay_out(measured, plan, whole)
-        if inner_YX is not None:
-            self._fill(inner_YX, (0, 0))
+    def __init__(self, seen: Sequence[tuple[Measured, Section | None]], plan: RunPlan) -> None:
+        height, width = plan.source.shape
+        chosen = stand_ins([measured.statistics for measured, _ in seen])
+        self._lay_out([seen[place][0] for place in chosen], plan, (slice(0, height), slice(0, width)))
+        if self.views:
+            self._fill([inner for place in chosen if (inner := seen[place][1]) is not None], (0, 0))
 
     @classmethod
     def of_window(
-        cls, read: Callable[[Window], Section], measured: Measured, plan: RunPlan, window: Window
+        cls, seen: Sequence[tuple[Measured, Callable[[Window], Section]]], plan: RunPlan, window: Window
     ) -> SectionInWork:
         """Return a window of a section.
 
         Parameters
         ----------
-        read : callable
-            Returns a window of the section's grey values.
-        measured : Measured
-            The whole section, see `measure`.
+        seen : sequence of (Measured, callable)
+            The whole section, see `measure`, in the middle, with what returns a window of its grey values; and the
+            neighbours that the network sees.
         plan : RunPlan
             Decides tiles and views.
         window : (slice, slice)
             In the frame of the section.
         """
         section = cls.__new__(cls)
-        section._lay_out(measured, plan, window)
+        chosen = stand_ins([measured.statistics for measured, _ in seen])
+        section._lay_out([seen[place][0] for place in chosen], plan, window)
         if section.views:
             needed = _around(
                 [view.symmetry.undo_window(view.needs, section._inner_shape) for view in section.views]
             )
             origin = needed[0].start, needed[1].start
-            section._fill(section._read_inner(read, measured.statistics, plan, needed), origin)
+            read = {
+                place: section._read_inner(seen[place][1], seen[place][0].statistics, plan, needed)
+                for place in dict.fromkeys(chosen)
+            }
+            section._fill([read[place] for place in chosen], origin)
         return section
 
-    def _lay_out(self, measured: Measured, plan: RunPlan, window: Window) -> None:
+    def _lay_out(self, seen: Sequence[Measured], plan: RunPlan, window: Window) -> None:
         """Decide which tiles the window needs."""
+        measured = seen[len(seen) // 2]
         self.statistics, self._window, self._dtype = measured.statistics, window, plan.model.output_dtype
         self._scaled = plan.scaling is not None
         self.views: list[View] = []
@@ -214,8 +227,9 @@ class SectionInWork:
             self._inner = (
                 resample_source(self._inner_shape, self._tissue_shape, tissue) if plan.scaling else tissue
             )
-            for symmetry, tiles, seen in laid_out(plan, self._inner_shape, self._inner):
-                self.views.append(View(tiles, seen, symmetry, measured.normalising, plan.model))
+            normalising = tuple(each.normalising for each in seen)
+            for symmetry, tiles, part in laid_out(plan, self._inner_shape, self._inner):
+                self.views.append(View(tiles, part, symmetry, normalising, plan.model))
         self.tiles = self.pending = sum(len(view.tiles) for view in self.views)
 
     def _read_inner(
@@ -231,21 +245,22 @@ class SectionInWork:
         as_bytes = plan.model.input_dtype == "uint8"
         return tissue_at(read, statistics, self._inner_shape, needed, as_bytes=as_bytes)
 
-    def _fill(self, inner_YX: Section, origin: tuple[int, int]) -> None:
-        """Hand the views their pixels, which begin at `origin`."""
-        place = (
-            slice(origin[0], origin[0] + inner_YX.shape[0]),
-            slice(origin[1], origin[1] + inner_YX.shape[1]),
-        )
+    def _fill(self, inner: Sequence[Section], origin: tuple[int, int]) -> None:
+        """Hand the views the pixels of all sections that are seen, which begin at `origin`."""
+        height, width = inner[0].shape
+        place = slice(origin[0], origin[0] + height), slice(origin[1], origin[1] + width)
         for view in self.views:
-            seen = view.symmetry.apply_window(place, self._inner_shape)
-            view.section_YX, view.origin = view.symmetry.apply(inner_YX), (seen[0].start, seen[1].start)
+            part = view.symmetry.apply_window(place, self._inner_shape)
+            view.sections = [view.symmetry.apply(inner_YX) for inner_YX in inner]
+            view.origin = part[0].start, part[1].start
 
     def texture(self) -> tuple[float, ...] | None:
         """Measure how what is read of the section looks; None where there is too little to tell."""
         if not self.views:
             return None
-        return texture_of(self.views[0].section_YX, self.views[0].statistics)
+        view = self.views[0]
+        middle = len(view.sections) // 2
+        return texture_of(view.sections[middle], view.statistics[middle])
 
     def result(self) -> Result:
         """Return the result of the window at the section's own size, 0 where there is no tissue.
@@ -323,23 +338,25 @@ class Buffers:
         Returns
         -------
         (list of ndarray, ndarray)
-            What the backend takes: the batch (N, 1, Y, X), and where it normalises the means and inverse standard
-            deviations (N, 1, 1, 1); and where its result may go. Both are overwritten by the next call.
+            What the backend takes: the batch (N, C, Y, X), and where it normalises the means and inverse standard
+            deviations (N, C, 1, 1); and where its result may go, (N, 1, Y, X). Both are overwritten by the next call.
         """
         reads = items[0].tile.reads
-        shape = (count, 1, reads[0].stop - reads[0].start, reads[1].stop - reads[1].start)
         model = self._plan.model
+        channels = 1 + 2 * model.neighbours
+        shape = (count, channels, reads[0].stop - reads[0].start, reads[1].stop - reads[1].start)
         if self._held is None or self._held[0].shape != shape:
             self._held = None  # first of all, for both may not fit
-            self._held = np.empty(shape, model.input_dtype), np.empty(shape, model.output_dtype)
+            result = np.empty((count, 1, *shape[2:]), model.output_dtype)
+            self._held = np.empty(shape, model.input_dtype), result
         batch_NCYX, result_NCYX = self._held
         for i, item in enumerate(items):
-            item.view.gather(item.tile, batch_NCYX[i, 0])
+            item.view.gather(item.tile, batch_NCYX[i])
         batch_NCYX[len(items) :] = 0
         if model.input_dtype == "float32":
             return [batch_NCYX], result_NCYX
         found = [item.view.statistics for item in items]
-        constants = np.zeros((2, count, 1, 1, 1), np.float32)
-        constants[0, : len(found), 0, 0, 0] = [statistics.mean for statistics in found]
-        constants[1, : len(found), 0, 0, 0] = [statistics.inverse_std for statistics in found]
+        constants = np.zeros((2, count, channels, 1, 1), np.float32)
+        constants[0, : len(found), :, 0, 0] = [[each.mean for each in seen] for seen in found]
+        constants[1, : len(found), :, 0, 0] = [[each.inverse_std for each in seen] for seen in found]
         return [batch_NCYX, *constants], result_NCYX

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,6 +178,32 @@ def tissue_at(
     tissue_YX = tissue_window(read, found, source)
     origin = source[0].start, source[1].start
     return _stored(resample_window(tissue_YX, origin, tissue_shape, shape, window), as_bytes)
+
+
+def stand_ins(seen: Sequence[SectionStatistics]) -> list[int]:
+    """Return which of some sections a network sees at each place: the one that stands there, or one for it.
+
+    For a neighbour without tissue, or with another outline of it, stands the next one on the way to the section in the
+    middle, and at last that section itself: tissue is cut at its outline, and no pixel of a section is where it was in
+    another that is cut elsewhere.
+
+    Parameters
+    ----------
+    seen : sequence of SectionStatistics
+        Of the section in the middle, and of as many neighbours on either side.
+
+    Returns
+    -------
+    list of int
+        Places in `seen`, as many.
+    """
+    middle = len(seen) // 2
+    chosen = [middle] * len(seen)
+    for step in (-1, 1):
+        for place in range(middle + step, middle + step * (middle + 1), step):
+            alike = not seen[place].blank and seen[place].box == seen[middle].box
+            chosen[place] = place if alike else chosen[place - step]
+    return chosen
 
 
 def _resampled_statistics(

@@ -174,7 +174,7 @@ def grain(
 
     Parameters
     ----------
-    noise_NCYX : Tensor of shape (N, 1, Y, X)
+    noise_NCYX : Tensor of shape (N, C, Y, X)
         White, of variance 1; the `kept` crops of a batch.
     config : AugmentConfig
         Gives ``grain_px``.
@@ -185,7 +185,7 @@ def grain(
 
     Returns
     -------
-    Tensor of shape (N, 1, Y, X)
+    Tensor of shape (N, C, Y, X)
         Of variance 1.
     """
     if config.grain_px == 0:
@@ -206,7 +206,7 @@ def compress(
 
     Parameters
     ----------
-    crops_NCYX : Tensor of shape (N, 1, Y, X)
+    crops_NCYX : Tensor of shape (N, C, Y, X)
         Grey values; the `kept` crops of a batch.
     config : AugmentConfig
         Gives ``blocks_probability`` and ``blocks_strength``.
@@ -217,7 +217,7 @@ def compress(
 
     Returns
     -------
-    Tensor of shape (N, 1, Y, X)
+    Tensor of shape (N, C, Y, X)
         Beyond the last whole block as it was.
     """
     if config.blocks_probability == 0:
@@ -233,13 +233,13 @@ def compress(
     frequency = torch.arange(_BLOCK, device=device)
     coarseness = 1 + frequency[:, None] + frequency
     # Steps of 8-bit grey values, as the luminance table of ITU-T T.81, annex K, rises with frequency: 16 to 100.
-    steps = (8 + 6 * coarseness) / _GREYS_PER_STD * strength_N[chosen].to(device)[:, None, None, None, None]
+    steps = (8 + 6 * coarseness) / _GREYS_PER_STD * strength_N[chosen].to(device)[(..., *[None] * 5)]
     chosen = chosen.to(device)
     part = crops_NCYX[chosen]
-    blocks = part[:, 0, :side, :side].unflatten(2, (-1, _BLOCK)).unflatten(1, (-1, _BLOCK)).transpose(2, 3)
+    blocks = part[..., :side, :side].unflatten(3, (-1, _BLOCK)).unflatten(2, (-1, _BLOCK)).transpose(3, 4)
     coefficients = cosines @ blocks @ cosines.T
     blocks = cosines.T @ ((coefficients / steps).round() * steps) @ cosines
-    part[:, 0, :side, :side] = blocks.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    part[..., :side, :side] = blocks.transpose(3, 4).flatten(4, 5).flatten(2, 3)
     return crops_NCYX.index_copy(0, chosen, part)
 
 

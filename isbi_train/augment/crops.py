@@ -138,8 +138,8 @@ def vary_intensity(
 
     Parameters
     ----------
-    crops_NCYX : Tensor of shape (N, 1, Y, X)
-        Normalised grey values.
+    crops_NCYX : Tensor of shape (N, C, Y, X)
+        Normalised grey values, of a section or of several that lie on each other.
     config : AugmentConfig
         The ranges.
     generator : torch.Generator
@@ -149,8 +149,8 @@ def vary_intensity(
 
     Returns
     -------
-    Tensor of shape (N, 1, Y, X)
-        Normalised grey values, about as wide as before.
+    Tensor of shape (N, C, Y, X)
+        Normalised grey values, about as wide as before. Noise differs from section to section.
     """
     n, device = n or len(crops_NCYX), crops_NCYX.device
 
@@ -187,8 +187,10 @@ def random_crops(
 
     Parameters
     ----------
-    images : Tensor of float, shape (N, 1, Y, X), or sequence of N Tensors of shape (1, Y, X)
-        Normalised sections, on the training device; in a sequence each may have a size of its own.
+    images : Tensor of float, shape (N, C, Y, X), or sequence of N Tensors of shape (C, Y, X)
+        Normalised sections, on the training device; in a sequence each may have a size of its own. Where C is not 1,
+        each stands in the middle of its neighbours: tissue is displaced in all of them alike, and dirt, scratches and
+        the like are of the one in the middle.
     maps : Tensor of float, shape (N, K, Y, X), or sequence of N Tensors of shape (K, Y, X)
         The first are labels: 1 = cell interior, 0 = membrane. The others, such as weights, may have any values.
     crop : int
@@ -206,7 +208,7 @@ def random_crops(
     Returns
     -------
     (Tensor, Tensor)
-        Crops of shape (N, 1, crop, crop), and their maps of shape (N, K, crop, crop): labels of 0 and 1, the other
+        Crops of shape (N, C, crop, crop), and their maps of shape (N, K, crop, crop): labels of 0 and 1, the other
         maps interpolated.
     """
     n, device = len(images), images[0].device
@@ -220,9 +222,12 @@ def random_crops(
         sampled = F.grid_sample(both, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     else:
         sampled = sample_sections(list(zip(images, maps, strict=True))[kept], grid)
-    image, others = sampled[:, :1], sampled[:, 2:]
+    channels = images[0].shape[-3]
+    around, others = sampled[:, :channels], sampled[:, channels + 1 :]
+    middle = slice(channels // 2, channels // 2 + 1)
+    image = around[:, middle]
     half = others[:, -1:] / 2 if counted else 0.5
-    label = (sampled[:, 1:2] > half).to(sampled.dtype)
+    label = (sampled[:, channels : channels + 1] > half).to(sampled.dtype)
     for darkening_NYX in (
         folds.darkening_NYX if folds else None,
         draw_dirt(n, crop, config, generator),
@@ -240,6 +245,7 @@ def random_crops(
     if blurred is not None:
         share_NYX, sigma_N = blurred
         image = defocus(image, share_NYX[kept], sigma_N[kept], math.ceil(3 * config.defocus_px))
+    image = torch.cat((around[:, : middle.start], image, around[:, middle.stop :]), dim=1)
     image = vary_intensity(image, config, generator, n=n, kept=kept)
     counts_NCYX = others[:, -1:] > 0.5 if counted else None
     canvas = draw_canvas(n, crop, config, generator)

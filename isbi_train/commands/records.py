@@ -124,7 +124,9 @@ def _examples(network: Any, stride: int, data: TrainingData, train: TrainConfig)
         count = min(each, len(part))
         for z in (2 * np.arange(count) + 1) * len(part) // (2 * count):
             section = part[slice(z, z + 1)]
-            logits_ZYX = predict_whole(network, section.image_ZYX, stride=stride, border=train.border)
+            logits_ZYX = predict_whole(
+                network, part.image_ZYX, stride=stride, border=train.border, only=[int(z)]
+            )
             where = f"held-out section {z}"
             found.append(
                 Example(

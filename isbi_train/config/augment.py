@@ -16,6 +16,7 @@ _PROBABILITIES = (
     "streak_probability",
     "blocks_probability",
     "canvas_probability",
+    "gap_probability",
 )
 _STRENGTHS = (
     "scale_spread",
@@ -104,6 +105,9 @@ class AugmentConfig(Plain):
         Largest coarseness; 1 is the table of JPEG's standard for an 8-bit image.
     canvas_probability : float
         Share of crops with a part that shows no tissue and is left out of the loss.
+    gap_probability : float
+        Share of crops whose section lacks neighbours that the network sees: in half of them all, in the others one, for
+        which the next one on the way to the section stands in.
     """
 
     rotation_deg: float = 180.0
@@ -140,6 +144,7 @@ class AugmentConfig(Plain):
     blocks_probability: float = 0.0
     blocks_strength: float = 1.0
     canvas_probability: float = 0.0
+    gap_probability: float = 0.2
 
     def __post_init__(self) -> None:
         require(0 < self.scale_min <= self.scale_max, f"scale {self.scale_min}..{self.scale_max} is empty")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
+from isbi_infer.model.contract import MOST_NEIGHBOURS
 from isbi_train.config.flags import flag
 from isbi_train.config.plain import Plain, require
 
@@ -37,6 +38,9 @@ class NetworkConfig(Plain):
         Whether every 3x3 convolution but the first is split in two: a 3x3 of each channel by itself, then a 1x1 over
         all channels. About eight times fewer operations and weights there. Chollet 2017, "Xception", CVPR; Howard et
         al. 2017, "MobileNets", arXiv:1704.04861, but without BatchNorm and ReLU between the two.
+    neighbours : int
+        Sections before and after the one that is segmented that the network sees, too, as many on either side; a stack
+        is mirrored at its ends.
     """
 
     arch: str = flag("unet", "Architecture; each has its own defaults for the others.", choices=ARCHITECTURES)
@@ -47,12 +51,17 @@ class NetworkConfig(Plain):
     widest: int = 1024
     batch_norm: bool = True
     separable: bool = False
+    neighbours: int = flag(0, "Sections on either side that the network sees, too.")
 
     def __post_init__(self) -> None:
         require(1 <= self.base <= 512, f"base width {self.base} is not within 1..512")
         require(1 <= self.depth <= 6, f"depth {self.depth} is not within 1..6")
         require(self.unshuffle in (1, 2, 4), f"unshuffle {self.unshuffle} is none of 1, 2 and 4")
         require(0 <= self.dropout < 1, f"dropout {self.dropout} is not within [0, 1)")
+        require(
+            0 <= self.neighbours <= MOST_NEIGHBOURS,
+            f"neighbours {self.neighbours} is not within 0..{MOST_NEIGHBOURS}",
+        )
         require(self.arch in ARCHITECTURES, f"arch {self.arch!r} is not one of {', '.join(ARCHITECTURES)}")
         require(
             self.base <= self.widest <= 512 * 2**6,
@@ -97,9 +106,14 @@ class NetworkConfig(Plain):
         return tuple(min(self.base * 2**level, self.widest) for level in range(self.depth + 1))
 
     @property
+    def channels(self) -> int:
+        """Sections that the network takes at once: one, and its neighbours."""
+        return 1 + 2 * self.neighbours
+
+    @property
     def shapes(self) -> dict[str, Any]:
         """What decides which weights there are, and how they are used; dropout, for one, does not."""
-        names = ("arch", "widths", "unshuffle", "batch_norm", "separable")
+        names = ("arch", "widths", "unshuffle", "batch_norm", "separable", "neighbours")
         return {name: getattr(self, name) for name in names}
 
     @property

@@ -40,6 +40,9 @@ class StackEntry(Plain):
         Its held-out sections, as in `isbi_train.config.TrainConfig`.
     planes : tuple of {"xy", "xz", "yz"}
         Which sections are trained on. The last two cut an isotropic volume across its sections.
+    apart : int
+        How many sections apart those may lie that a network with neighbours sees together: drawn from 1 to this, so
+        that a volume of thin sections stands for thicker ones, too.
     merge_enclosed : bool
         Whether an id that touches one other id only, as that of a mitochondrion within a cell, belongs to it.
     teachers : tuple of str
@@ -60,6 +63,7 @@ class StackEntry(Plain):
     hold_out: int | None = None
     hold_out_start: int | None = None
     planes: tuple[str, ...] = ("xy",)
+    apart: int = 1
     merge_enclosed: bool = False
     teachers: tuple[str, ...] = ()
     unlabelled: str = ""
@@ -80,6 +84,7 @@ class StackEntry(Plain):
         require(
             known, f"planes {list(self.planes)} are none; expected some of {', '.join(PLANES)}, each once"
         )
+        require(self.apart >= 1, f"apart {self.apart} is below 1")
         require(not self.merge_enclosed or self.kind == "ids", f"merge_enclosed is for ids, not {self.kind}")
         require(
             not self.unlabelled or bool(self.teachers),

@@ -224,6 +224,8 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
         "terms": entry.terms,
         "citation": entry.citation,
     }
+    if entry.apart > 1:
+        facts["apart"] = entry.apart
     return TrainingStack(
         entry.name,
         tuple(resampled(part, resample_nm) for part in parts),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from isbi_infer.errors import DependencyError, ModelError, ResourceError, UsageError
 from isbi_infer.headroom import check_headroom_of_torch
 from isbi_infer.model.devices import ProviderName
+from isbi_infer.plan.neighbours import Stacked
 from isbi_infer.plan.scaling import choose_scaling
 from isbi_infer.run.tissue import Tissue
 from isbi_infer.segmenter import Segmenter
@@ -152,26 +152,31 @@ def _torch_sections(
     network = torch.nn.Sequential(checkpoint.load_network(), torch.nn.Sigmoid()).to(device).eval()
     stride, border = checkpoint.network.stride, checkpoint.train.border
 
-    def whole(section_YX: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        tissue = Tissue.of(section_YX, scaling, nodata=source.nodata)
+    neighbours = checkpoint.network.neighbours
+    stack = Stacked(lambda z: Tissue.of(source.read(z), scaling, nodata=source.nodata), neighbours)
+
+    def whole(z: int) -> npt.NDArray[np.float32]:
+        seen = stack.around(z, source.info.sections)
+        assert seen is not None
+        tissue = seen[neighbours]
         if tissue.found.blank:
-            return np.zeros(section_YX.shape, np.float32)
+            return np.zeros(tissue.shape, np.float32)
         try:
             probability_YX = tissue_logits(
-                network, tissue, stride=stride, border=border
+                network, seen, stride=stride, border=border
             )  # its last layer is a sigmoid
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
                 raise ResourceError(
-                    f"{model}: not enough memory on {device} for a whole section of {section_YX.shape}; run "
+                    f"{model}: not enough memory on {device} for a whole section of {tissue.shape}; run "
                     "isbi-export and evaluate the .onnx file, which runs in tiles"
                 ) from error
             raise ModelError(f"{model}: cannot be run ({reason})") from error
         return np.asarray(tissue.whole(probability_YX))
 
     how = f"torch on {device} over whole sections, as training validates; isbi-infer runs the .onnx file"
-    sections = (whole(source.read(z)) for z in range(source.info.sections))
+    sections = map(whole, range(source.info.sections))
     return sections, how, (*source.notes, *notes)
 
 

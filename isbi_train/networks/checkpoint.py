@@ -235,7 +235,7 @@ def checkpoint_of(plain: Any, path: Path) -> Checkpoint:
         if version < 4:
             plain = {**plain, **{part: {**meant, **plain[part]} for part, meant in _BEFORE_VERSION_4.items()}}
         if version < 5:
-            plain = {**plain, "train": {**_BEFORE_VERSION_5, **plain["train"]}}
+            plain = {**plain, **{part: {**meant, **plain[part]} for part, meant in _BEFORE_VERSION_5.items()}}
         check_settings(plain)
         network = NetworkConfig.from_plain(plain["network"])
         checkpoint = Checkpoint(
@@ -301,7 +301,11 @@ _BEFORE_VERSION_4: dict[str, dict[str, Any]] = {
     },
     "train": {"steps": 0, "membrane_width_nm": 0.0, "ignore_band_nm": 0.0, "validated_sections": 0},
 }
-_BEFORE_VERSION_5 = {"affinity_weight": 0.0}
+_BEFORE_VERSION_5: dict[str, dict[str, Any]] = {
+    "network": {"neighbours": 0},
+    "augment": {"gap_probability": 0.2},
+    "train": {"affinity_weight": 0.0},
+}
 
 
 def _from_version_1(plain: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -108,7 +108,7 @@ class UNet(nn.Module):
         # The very first convolution has next to no channels to separate.
         self.encoder = nn.ModuleList(
             ConvBlock(before, after, padding=padding, batch_norm=norm, separable=(split and level > 0, split))
-            for level, (before, after) in enumerate(pairwise((folded, *widths[:-1])))
+            for level, (before, after) in enumerate(pairwise((config.channels * folded, *widths[:-1])))
         )
         self.bottom = ConvBlock(
             widths[-2], widths[-1], padding=padding, batch_norm=norm, separable=(split, split)
@@ -142,8 +142,9 @@ class UNet(nn.Module):
 
         Parameters
         ----------
-        image_NCYX : Tensor of shape (N, 1, Y, X)
-            Normalised grey values; Y and X are multiples of ``config.stride``.
+        image_NCYX : Tensor of shape (N, config.channels, Y, X)
+            Normalised grey values, those of the section itself in the middle of its neighbours'; Y and X are multiples
+            of ``config.stride``.
 
         Returns
         -------
@@ -162,7 +163,7 @@ class UNet(nn.Module):
 
         Parameters
         ----------
-        image_NCYX : Tensor of shape (N, 1, Y, X)
+        image_NCYX : Tensor of shape (N, config.channels, Y, X)
             As for `forward`.
 
         Returns

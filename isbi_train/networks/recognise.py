@@ -57,11 +57,15 @@ def recognise_by_name(found: Tensors) -> tuple[NetworkConfig, Tensors] | None:
     bottom = pointwise or _kernel(found, "bottom.0.weight")
     if not levels or not (first or head):
         return None
-    base, folded = first[:2] if first else head[1::-1]
+    base = first[0] if first else head[1]
+    folded = head[0] if head else first[1]
+    channels = first[1] // folded if first else 1
     depth = max(levels) + 1
     deepest = bottom[0] if bottom else base * 2**depth
     batch_norm = any(name.endswith("running_mean") for name in found)
-    config = _config(base, depth, folded, deepest, batch_norm=batch_norm, separable=bool(pointwise))
+    config = _config(
+        base, depth, folded, deepest, batch_norm=batch_norm, separable=bool(pointwise), channels=channels
+    )
     counters = {name: torch.tensor(0) for name in shapes_of(config) if name.endswith(_COUNTER)}
     return config, fitting_weights({**counters, **found}, config)
 
@@ -246,7 +250,14 @@ def recognise_by_order(found: Tensors, skips_first: bool | None) -> tuple[Networ
 
 
 def _config(
-    base: int, depth: int, folded: int, deepest: int, *, batch_norm: bool, separable: bool = False
+    base: int,
+    depth: int,
+    folded: int,
+    deepest: int,
+    *,
+    batch_norm: bool,
+    separable: bool = False,
+    channels: int = 1,
 ) -> NetworkConfig:
     if folded not in _UNSHUFFLE:
         raise ModelError(
@@ -262,6 +273,7 @@ def _config(
             widest=max(1024, deepest) if deepest == base * 2**depth else deepest,
             batch_norm=batch_norm,
             separable=separable,
+            neighbours=channels // 2,
         )
     except UsageError as error:
         raise ModelError(f"its weights are of no network that there is here: {error}") from error

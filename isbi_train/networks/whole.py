@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
 from isbi_infer.pixels.normalise import normalise
+from isbi_infer.plan.neighbours import Stacked
 from isbi_infer.plan.tiles import plan_section, read_mirrored
-from isbi_infer.run.tissue import Tissue
+from isbi_infer.run.tissue import Tissue, stand_ins
+from isbi_train.networks.network import UNet
 
 _SURELY_MEMBRANE = -110.0  # of which the sigmoid is 0 in float32
 
 
 def predict_whole(
-    network: nn.Module, image_ZYX: npt.NDArray[np.generic], *, stride: int, border: int
+    network: nn.Module,
+    image_ZYX: npt.NDArray[np.generic],
+    *,
+    stride: int,
+    border: int,
+    only: Sequence[int] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Run the network once over each whole section.
+    """Run the network once over each whole section, of which it may see the neighbours.
 
     Parameters
     ----------
@@ -27,19 +36,26 @@ def predict_whole(
         Grey values as stored.
     stride, border : int
         Padding, as in `isbi_infer.plan.tiles.plan_section`.
+    only : sequence of int, optional
+        Numbers of the sections that are wanted, ascending; all when not given.
 
     Returns
     -------
-    ndarray of float32, shape (Z, Y, X)
+    ndarray of float32, shape (Z, Y, X), or of those that are wanted
         Logits; positive means cell interior. Where there is no tissue, so negative that the probability is 0.
     """
-    out_ZYX = np.full(image_ZYX.shape, _SURELY_MEMBRANE, np.float32)
-    for section_YX, out_YX in zip(image_ZYX, out_ZYX, strict=True):
-        tissue = Tissue.of(section_YX)
+    neighbours = network.config.neighbours if isinstance(network, UNet) else 0
+    stack = Stacked(lambda z: Tissue.of(image_ZYX[z]), neighbours)
+    wanted = range(len(image_ZYX)) if only is None else only
+    out_ZYX = np.full((len(wanted), *image_ZYX.shape[1:]), _SURELY_MEMBRANE, np.float32)
+    for z, out_YX in zip(wanted, out_ZYX, strict=True):
+        seen = stack.around(z, len(image_ZYX))
+        assert seen is not None
+        tissue = seen[neighbours]
         if tissue.found.blank:
             continue
         logits_YX, canvas_YX = (
-            tissue_logits(network, tissue, stride=stride, border=border),
+            tissue_logits(network, seen, stride=stride, border=border),
             tissue.found.canvas_YX,
         )
         box = tissue.found.box
@@ -49,26 +65,31 @@ def predict_whole(
     return out_ZYX
 
 
-def tissue_logits(network: nn.Module, tissue: Tissue, *, stride: int, border: int) -> npt.NDArray[np.float32]:
+def tissue_logits(
+    network: nn.Module, seen: Sequence[Tissue], *, stride: int, border: int
+) -> npt.NDArray[np.float32]:
     """Run the network once over the whole tissue of a section.
 
     Parameters
     ----------
     network, stride, border
         As for `predict_whole`.
-    tissue : Tissue
-        Of a section that is not blank.
+    seen : sequence of Tissue
+        Of a section that is not blank, in the middle, and of the neighbours that the network sees.
 
     Returns
     -------
-    ndarray of float32, of the shape of ``tissue.pixels_YX``
+    ndarray of float32, of the shape of the section's ``pixels_YX``
         What the network returns.
     """
     device = next(network.parameters()).device
-    plan = plan_section(tissue.pixels_YX.shape, stride=stride, halo=0, border=border)
+    plan = plan_section(seen[len(seen) // 2].pixels_YX.shape, stride=stride, halo=0, border=border)
     (tile,) = plan.tiles
-    padded_YX = read_mirrored(normalise(tissue.pixels_YX, tissue.statistics), plan.pad, tile.reads)
+    padded = [
+        read_mirrored(normalise(seen[place].pixels_YX, seen[place].statistics), plan.pad, tile.reads)
+        for place in stand_ins([tissue.found for tissue in seen])
+    ]
     with torch.inference_mode():
-        logits_NCYX = network(torch.from_numpy(padded_YX)[None, None].to(device))
+        logits_NCYX = network(torch.from_numpy(np.stack(padded))[None].to(device))
     logits_YX: npt.NDArray[np.float32] = logits_NCYX[0, 0].float().cpu().numpy()[tile.crop]
     return logits_YX

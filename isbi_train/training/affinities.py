@@ -49,8 +49,8 @@ class WithAffinities(nn.Module):
 
         Parameters
         ----------
-        image_NCYX : Tensor of shape (N, 1, Y, X)
-            Normalised grey values.
+        image_NCYX : Tensor of shape (N, C, Y, X)
+            Normalised grey values, as the network takes them.
 
         Returns
         -------

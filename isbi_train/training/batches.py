@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from isbi_infer.pixels.mending import normalising_section
 from isbi_infer.pixels.normalise import normalise
+from isbi_infer.plan.neighbours import mirrored
 from isbi_train.augment.crops import ALL, random_crops
 from isbi_train.config import AugmentConfig, TrainConfig
 from isbi_train.data.borders import learnt_labels
@@ -21,6 +22,8 @@ from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import TrainingStack
 from isbi_train.training.distil import SoftLabels
 from isbi_train.training.losses import MAPS, has_counted, is_plain, mean_weight, target_maps, with_maps
+
+_HALF = 0.5  # of the crops show their neighbours in the other order
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,14 @@ class Sections:
         where not all do.
     weight_scale : float
         See `isbi_train.training.losses.mean_weight`.
+    apart : int
+        How many sections apart those may be drawn that a network sees together.
     """
 
     images_ZCYX: Tensor
     maps_ZKYX: Tensor
     weight_scale: float
+    apart: int = 1
 
     def __len__(self) -> int:
         return len(self.images_ZCYX)
@@ -170,9 +176,10 @@ def bring_stacks(
     """
     parts, shares = [], []
     for stack in stacks:
+        apart = stack.stored.entry.apart if stack.stored else 1
         taught: Sequence[SoftLabels | None] = soft.get(stack.name) or [None] * len(stack.parts)
         brought = [
-            bring_sections(labelled, train, opinion, device, augment)
+            replace(bring_sections(labelled, train, opinion, device, augment), apart=apart)
             for labelled, opinion in zip(stack.parts, taught, strict=True)
         ]
         parts += brought
@@ -203,7 +210,12 @@ def _with_counted(part: Sections) -> Sections:
 
 
 def draw_batch(
-    sections: Sections | Pool, augment: AugmentConfig, train: TrainConfig, step: int, kept: slice = ALL
+    sections: Sections | Pool,
+    augment: AugmentConfig,
+    train: TrainConfig,
+    step: int,
+    kept: slice = ALL,
+    neighbours: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Draw the crops of one step: a function of the seed and the step alone.
 
@@ -217,29 +229,58 @@ def draw_batch(
         Counted from 0.
     kept : slice
         Compute only these crops of the batch.
+    neighbours : int
+        Sections on either side of one that the network sees, too.
 
     Returns
     -------
     (Tensor, Tensor)
-        Images and maps, each of shape (N, 1 or K, crop, crop).
+        Images of shape (N, 1 + 2 neighbours, crop, crop), and maps of shape (N, K, crop, crop).
     """
     generator = torch.Generator().manual_seed(step_seed(train, step))
     images: Tensor | list[Tensor]
     maps: Tensor | list[Tensor]
     if isinstance(sections, Sections):
         chosen = torch.randint(len(sections), (train.batch,), generator=generator).to(sections.device)
-        images, maps = sections.images_ZCYX[chosen], sections.maps_ZKYX[chosen]
+        maps = sections.maps_ZKYX[chosen]
+        if neighbours:
+            images = torch.stack(
+                [_surrounded(sections, z, neighbours, augment, generator) for z in chosen.tolist()]
+            )
+        else:
+            images = sections.images_ZCYX[chosen]
         counted = has_counted(sections.maps_ZKYX)
     else:
         part_N = torch.multinomial(sections.share_P, train.batch, replacement=True, generator=generator)
         place_N = torch.rand(train.batch, generator=generator)
         parts = [sections.parts[part] for part in part_N.tolist()]
         chosen_N = [int(place * len(part)) for place, part in zip(place_N.tolist(), parts, strict=True)]
-        images = [part.images_ZCYX[z] for part, z in zip(parts, chosen_N, strict=True)]
+        images = [
+            _surrounded(part, z, neighbours, augment, generator) if neighbours else part.images_ZCYX[z]
+            for part, z in zip(parts, chosen_N, strict=True)
+        ]
         most = max(part.maps_ZKYX.shape[1] for part in sections.parts)
         maps = [with_maps(part.maps_ZKYX[z], most) for part, z in zip(parts, chosen_N, strict=True)]
         counted = has_counted(sections.parts[0].maps_ZKYX)
     return random_crops(images, maps, train.crop, augment, generator, kept=kept, counted=counted)
+
+
+def _surrounded(
+    part: Sections, z: int, neighbours: int, augment: AugmentConfig, generator: torch.Generator
+) -> Tensor:
+    """Return a section in the middle of its neighbours, of shape (1 + 2 neighbours, Y, X), in either order."""
+    reversed_, gap, which = torch.rand(3, generator=generator).tolist()
+    apart = int(torch.randint(1, part.apart + 1, (1,), generator=generator))
+    seen = [mirrored(z + apart * step, len(part)) for step in range(-neighbours, neighbours + 1)]
+    if gap < augment.gap_probability / 2:
+        seen = [z] * len(seen)
+    elif gap < augment.gap_probability:
+        lacking = int(which * 2 * neighbours)
+        lacking += lacking >= neighbours  # never the section itself
+        seen[lacking] = seen[lacking + (1 if lacking < neighbours else -1)]
+    if reversed_ < _HALF:
+        seen.reverse()
+    return part.images_ZCYX[seen, 0]
 
 
 def steps_per_epoch(pixels: int, train: TrainConfig) -> int:
@@ -265,7 +306,12 @@ def step_seed(train: TrainConfig, step: int) -> int:
 
 
 def batches(
-    sections: Sections | Pool, augment: AugmentConfig, train: TrainConfig, steps: range, kept: slice = ALL
+    sections: Sections | Pool,
+    augment: AugmentConfig,
+    train: TrainConfig,
+    steps: range,
+    kept: slice = ALL,
+    neighbours: int = 0,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Draw the batches of many steps; on CUDA each one while the step before it is computed.
 
@@ -278,13 +324,17 @@ def batches(
     """
     if sections.device.type == "cpu":
         for step in steps:
-            yield step, *draw_batch(sections, augment, train, step, kept)
+            yield step, *draw_batch(sections, augment, train, step, kept, neighbours)
         return
     with ThreadPoolExecutor(1, "draw") as thread:
-        ahead = thread.submit(draw_batch, sections, augment, train, steps.start, kept) if steps else None
+
+        def drawn(step: int) -> Future[tuple[Tensor, Tensor]]:
+            return thread.submit(draw_batch, sections, augment, train, step, kept, neighbours)
+
+        ahead = drawn(steps.start) if steps else None
         for step in steps:
             assert ahead is not None
             image_NCYX, maps_NKYX = ahead.result()
             if step + 1 < steps.stop:
-                ahead = thread.submit(draw_batch, sections, augment, train, step + 1, kept)
+                ahead = drawn(step + 1)
             yield step, image_NCYX, maps_NKYX

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch.nn import functional as F
+
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.model.opening import find_released
 from isbi_infer.plan.scaling import scaling_between
@@ -23,6 +25,8 @@ from isbi_train.networks.weights import load_weights
 from isbi_train.training.distil import sections_seen
 
 log = logging.getLogger(__name__)
+
+_FIRST = "encoder.0.0.weight"  # the first convolution's, (out, in, Y, X)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +86,24 @@ class Start:
         return self.weights.data["pixel_size_nm"] if self.weights.data else None
 
     def load_into(self, model: UNet) -> None:
-        """Give a network these weights; UsageError, listing the differences, if it is another."""
+        """Give a network these weights; UsageError, listing the differences, if it is another.
+
+        A network that sees more neighbours than theirs does not look at these at first.
+        """
         theirs, ours = self.weights.network.shapes, model.config.shapes
+        more = ours["neighbours"] - theirs["neighbours"]
+        if more > 0:
+            theirs = {**theirs, "neighbours": ours["neighbours"]}
         differing = [f"{key}: {theirs[key]!r} -> {ours[key]!r}" for key in theirs if theirs[key] != ours[key]]
         if differing:
             raise UsageError(
                 f"{self.name}: is of another network ({'; '.join(differing)}); give its settings, or leave out what "
                 "sets others"
             )
-        model.load_state_dict(self.weights.state_dict)
+        weights = dict(self.weights.state_dict)
+        if more > 0:
+            weights[_FIRST] = F.pad(weights[_FIRST], (0, 0, 0, 0, *[more * model.config.unshuffle**2] * 2))
+        model.load_state_dict(weights)
 
     def say(self, stack: LabelledStack, held_out: slice) -> None:
         """Log terms, another pixel size, and held-out sections that were trained on before."""

@@ -273,7 +273,9 @@ def _train(
 
     display.stage("step", already=steps.start)
     with stop_between_steps() as stop:
-        for step, images_NCYX, maps_NKYX in batches(sections, augment, train, steps, share):
+        for step, images_NCYX, maps_NKYX in batches(
+            sections, augment, train, steps, share, settings.network.neighbours
+        ):
             rate = learning_rate(step, total, train)
             state.set_learning_rate(rate)
             torch.manual_seed(step_seed(train, step))  # dropout

@@ -47,12 +47,18 @@ class HeldOut:
         """Return the held-out sections of a stack."""
         return cls(stack.name, stack.held_out, learnt_labels(stack.held_out, train))
 
-    def spread(self, count: int) -> HeldOut:
-        """Return so many of the sections, spread evenly; all of them where `count` is 0 or no fewer."""
+    def chosen(self, count: int) -> list[int]:
+        """Return the numbers of so many of the sections, spread evenly; of all where `count` is 0 or no fewer."""
         sections = len(self.scored)
         if not 0 < count < sections:
+            return list(range(sections))
+        return [(2 * number + 1) * sections // (2 * count) for number in range(count)]
+
+    def spread(self, count: int) -> HeldOut:
+        """Return so many of the sections, see `chosen`."""
+        chosen = np.array(self.chosen(count))
+        if len(chosen) == len(self.scored):
             return self
-        chosen = (2 * np.arange(count) + 1) * sections // (2 * count)
         return HeldOut(self.name, self.scored[chosen], self.learnt[chosen])
 
 
@@ -79,7 +85,10 @@ def validate(
         means over the stacks; ``stacks`` has those of each, and ``worst`` is the lowest mean of V_rand and V_info.
     """
     parts = [stack.spread(count) for stack in held_out]
-    logits = (predict_whole(network, part.scored.image_ZYX, stride=stride, border=border) for part in parts)
+    logits = (
+        predict_whole(network, stack.scored.image_ZYX, stride=stride, border=border, only=stack.chosen(count))
+        for stack in held_out
+    )
     return summary_of(logits, parts)
 
 

@@ -77,7 +77,7 @@ def seasoned():
                     module.weight.uniform_(0.5, 1.5)
                     module.bias.normal_(0, 0.3)
             for contrast in (0.7, 1.0, 1.3):
-                network(contrast * torch.randn(2, 1, 8 * config.stride, 8 * config.stride))
+                network(contrast * torch.randn(2, config.channels, 8 * config.stride, 8 * config.stride))
         return network.eval()
 
     return build

@@ -91,7 +91,7 @@ def test_the_reference_is_real_float32_whatever_the_environment_asks_of_onednn(m
         "image = torch.randn(1, 1, 64, 64)\n"
         "with torch.inference_mode(): expected = network.double()(image.double()).numpy()\n"
         "with real_float32():\n"
-        "    found = module_runner(network.float())(image.numpy(), [IntensityStatistics(0.0, 1.0)])\n"
+        "    found = module_runner(network.float())(image.numpy(), [(IntensityStatistics(0.0, 1.0),)])\n"
         "assert torch.backends.mkldnn.enabled\n"
         "assert abs(found - expected).max() < 1e-5, abs(found - expected).max()\n"
     )

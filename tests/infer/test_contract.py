@@ -98,7 +98,7 @@ def test_no_field_has_a_default(field):
         ("polarity", "membrane"),
         ("normalisation", "none"),
         ("normalisation", ["section-zscore"]),
-        ("input_channels", 3),
+        ("input_channels", 2),
         ("output_dtype", "float16"),
         ("pixel_size_nm", 0),
         ("pixel_size_nm", True),

@@ -10,7 +10,7 @@ from scipy import ndimage
 from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.pixels.normalise import intensity_statistics
-from isbi_infer.run.section import SectionInWork
+from isbi_infer.run.section import SectionInWork, measure
 from isbi_train.data.labelled import load_labelled
 from isbi_train.data.labels import instance_interiors
 from isbi_train.data.resample import resample_cells, resample_ids, resample_images, resampled_shape
@@ -57,13 +57,14 @@ def trained_at_nm():
 )
 def test_training_sees_what_inference_sees_bit_for_bit(plan_of, trained_at_nm, shape, from_nm, dtype, seed):
     image_ZYX = noise(shape, seed, dtype)
-    (view,) = SectionInWork(image_ZYX[0], plan_of(shape, from_nm)).views
+    plan = plan_of(shape, from_nm)
+    (view,) = SectionInWork([measure(image_ZYX[0], plan)], plan).views
     to_shape = resampled_shape(shape, from_nm, trained_at_nm)
     (trained_on_YX,) = image_ZYX if to_shape is None else resample_images(image_ZYX, to_shape)
-    np.testing.assert_array_equal(trained_on_YX, view.section_YX)
-    assert trained_on_YX.dtype == view.section_YX.dtype
+    np.testing.assert_array_equal(trained_on_YX, view.sections[0])
+    assert trained_on_YX.dtype == view.sections[0].dtype
     found = intensity_statistics(trained_on_YX)
-    assert (found.mean, found.inverse_std) == (view.statistics.mean, view.statistics.inverse_std)
+    assert (found.mean, found.inverse_std) == (view.statistics[0].mean, view.statistics[0].inverse_std)
 
 
 @given(shape=SHAPES, seed=st.integers(0, 9))
