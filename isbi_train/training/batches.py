@@ -301,8 +301,11 @@ def epochs_in_all(train: TrainConfig) -> int:
 
 
 def step_seed(train: TrainConfig, step: int) -> int:
-    """Return the seed of one step's randomness."""
-    return train.seed * 2**32 + step
+    """Return the seed of one step's randomness.
+
+    It has 32 bits, for torch's generator on the CPU looks at no more; the run's seed and the step are mixed into all.
+    """
+    return int(np.random.SeedSequence((train.seed, step)).generate_state(1)[0])
 
 
 def batches(

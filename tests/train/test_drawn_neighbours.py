@@ -1,0 +1,122 @@
+"""Crops of sections among their neighbours: which ones are drawn, and what is done to which of them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from isbi_infer.plan.neighbours import around, mirrored
+from isbi_train.augment.crops import random_crops, vary_intensity
+from isbi_train.config import AugmentConfig, TrainConfig
+from isbi_train.training.batches import Pool, Sections, draw_batch, step_seed
+
+COUNT, STEPS = 9, 30
+PLAIN = replace(AugmentConfig.none(), gap_probability=0.0)
+TRAIN = TrainConfig(crop=32, batch=4, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def sections():
+    """Each section of its own grey, and with a label that says whether its number is odd."""
+    numbers_Z111 = torch.arange(float(COUNT))[:, None, None, None]
+    grey_ZCYX = numbers_Z111.expand(COUNT, 1, 48, 48) / COUNT
+    maps_ZKYX = (numbers_Z111 % 2).expand(COUNT, 1, 48, 48)
+    return Sections(grey_ZCYX, maps_ZKYX, 1.0)
+
+
+def drawn(sections, augment, neighbours=2):
+    """Return the numbers of the sections that crops show, channel by channel, with the label of each crop."""
+    found = []
+    for step in range(STEPS):
+        images_NCYX, maps_NKYX = draw_batch(sections, augment, TRAIN, step, neighbours=neighbours)
+        assert images_NCYX.shape == (4, 1 + 2 * neighbours, 32, 32)
+        assert torch.allclose(images_NCYX, images_NCYX[:, :, :1, :1], atol=1e-4)
+        for crop_CYX, maps_KYX in zip(images_NCYX, maps_NKYX, strict=True):
+            numbers = [round(COUNT * grey.item()) for grey in crop_CYX[:, 0, 0]]
+            assert (maps_KYX[0] == numbers[neighbours] % 2).all()  # of the section in the middle
+            found.append(numbers)
+    return found
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_crop_shows_a_section_and_its_neighbours_in_either_order(sections, pooled):
+    parts = Pool((sections, sections), torch.tensor([0.5, 0.5]), 1.0) if pooled else sections
+    found = drawn(parts, PLAIN)
+    orders = [[around(z, COUNT, 2), around(z, COUNT, 2)[::-1]] for z in range(COUNT)]
+    assert all(numbers in orders[numbers[2]] for numbers in found)
+    assert {numbers[2] for numbers in found} == set(range(COUNT))
+    assert {orders[numbers[2]].index(numbers) for numbers in found} == {0, 1}
+
+
+def test_neighbours_of_thin_sections_are_drawn_farther_apart(sections):
+    found = drawn(replace(sections, apart=3), PLAIN)
+    apart = set()
+    for numbers in found:
+        z = numbers[2]
+        fits = [
+            step
+            for step in (1, 2, 3)
+            if sorted(numbers) == sorted(mirrored(z + step * k, COUNT) for k in range(-2, 3))
+        ]
+        assert fits, numbers
+        apart.add(fits[0])
+    assert apart == {1, 2, 3}
+
+
+def test_a_gap_is_filled_by_the_next_section_on_the_way_to_the_middle(sections):
+    kinds = set()
+    for numbers in drawn(sections, replace(PLAIN, gap_probability=1.0)):
+        z = numbers[2]
+        if numbers == [z] * 5:
+            kinds.add("all")
+            continue
+        both = [around(z, COUNT, 2), around(z, COUNT, 2)[::-1]]
+        filled = [
+            [*order[:at], order[at + (1 if at < 2 else -1)], *order[at + 1 :]]
+            for order in both
+            for at in (0, 1, 3, 4)
+        ]
+        assert numbers in filled, numbers
+        kinds.add("one")
+    assert kinds == {"all", "one"}
+
+
+def test_dirt_and_scratches_are_of_the_section_alone_and_noise_is_of_each(sections):
+    torch.manual_seed(1)
+    images_NCYX = torch.randn(3, 1, 40, 40).expand(3, 5, 40, 40).contiguous()
+    maps_NKYX = torch.ones(3, 1, 40, 40)
+    dirty = replace(PLAIN, dirt_probability=1.0, knife_probability=1.0, defocus_probability=1.0)
+    found_NCYX, _ = random_crops(images_NCYX, maps_NKYX, 32, dirty, torch.Generator().manual_seed(2))
+    expected_NCYX, _ = random_crops(images_NCYX, maps_NKYX, 32, PLAIN, torch.Generator().manual_seed(2))
+    same = [torch.equal(found_NCYX[:, c], found_NCYX[:, 0]) for c in range(5)]
+    assert same == [True, True, False, True, True]
+    assert found_NCYX.shape == expected_NCYX.shape
+    noisy = replace(PLAIN, noise=1.0, grain_px=1.0, blocks_probability=1.0)
+    noisy_NCYX = vary_intensity(images_NCYX, noisy, torch.Generator().manual_seed(3))
+    assert not any(torch.equal(noisy_NCYX[:, c], noisy_NCYX[:, 0]) for c in range(1, 5))
+
+
+def test_compression_is_that_of_each_section_by_itself():
+    images_NCYX = torch.randn((2, 3, 32, 32), generator=torch.Generator().manual_seed(4))
+    blocky = replace(PLAIN, blocks_probability=1.0)
+    found_NCYX = vary_intensity(images_NCYX, blocky, torch.Generator().manual_seed(5))
+    # as many draws of noise go before it, whatever it is scaled by
+    for channel in range(3):
+        alone_NCYX = vary_intensity(images_NCYX.roll(-channel, 1), blocky, torch.Generator().manual_seed(5))
+        torch.testing.assert_close(alone_NCYX[:, 0], found_NCYX[:, channel])
+
+
+def test_another_seed_draws_other_crops_and_the_same_seed_the_same(sections):
+    first, again, other = (
+        draw_batch(sections, AugmentConfig(), replace(TRAIN, seed=seed), step=3)[0] for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    masks = []
+    for seed in (1, 2):
+        torch.manual_seed(step_seed(replace(TRAIN, seed=seed), 3))  # as dropout draws
+        masks.append(torch.rand(8))
+    assert not torch.equal(*masks)
+    assert (
+        len({step_seed(replace(TRAIN, seed=seed), step) for seed in range(20) for step in range(500)}) > 9_990
+    )
