@@ -17,7 +17,16 @@ from pathlib import Path
 from benchmarks.machine import slug
 from benchmarks.store import Stored, newest
 
-from .accuracy import accuracy_table, planes_table, tilt_table, tissues_table
+from .accuracy import (
+    accuracy_table,
+    folds_table,
+    planes_table,
+    released_table,
+    sections_table,
+    tilt_table,
+    tissues_table,
+    trials_table,
+)
 from .baselines import recipes_table
 from .browser import browser_table
 from .cells import MISSING
@@ -47,7 +56,11 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "accuracy": accuracy_table,
+    "folds": folds_table,
     "planes": planes_table,
+    "released": released_table,
+    "sections": sections_table,
+    "trials": trials_table,
     "tilt": tilt_table,
     "browser": browser_table,
     "goals": goals_table,

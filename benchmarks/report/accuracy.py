@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
+from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.store import Stored
 
-from .cells import MISSING, origin, table
+from .cells import MISSING, origin, spread, table
+
+_PARTS = 5  # of the held-out sections of a stack
 
 
 def accuracy_table(stored: Stored) -> Iterator[str]:
@@ -44,6 +48,109 @@ def accuracy_table(stored: Stored) -> Iterator[str]:
     yield from table(header, rows())
     yield ""
     yield origin(record)
+
+
+def sections_table(stored: Stored) -> Iterator[str]:
+    """Write the default model's scores on parts of the held-out sections, at most five parts of each stack."""
+    if "accuracy" not in stored:
+        yield MISSING
+        return
+    record = stored["accuracy"]
+    by_stack = next(iter(record["measured"]["by_model"].values()))
+
+    def rows() -> Iterator[list[str]]:
+        for name, found in by_stack.items():
+            first = int(record["measured"]["stacks"][name]["sections"].split(":")[0])
+            rand, info = (found["by_section"][key] for key in ("v_rand", "v_info"))
+            step = max(1, ceil(len(rand) / _PARTS))
+            for start in range(0, len(rand), step):
+                part = slice(start, min(start + step, len(rand)))
+                yield [
+                    name,
+                    f"{first + part.start}:{first + part.stop}",
+                    *(f"{fmean(scores[part]):.4f}" for scores in (rand, info)),
+                ]
+
+    yield from table(["held out of", "sections", "V_rand", "V_info"], rows())
+    yield ""
+    yield origin(record)
+
+
+def trials_table(stored: Stored) -> Iterator[str]:
+    """Write what each training came to on every stack; several seeds of one as mean and standard deviation."""
+    if "trials" not in stored:
+        yield MISSING
+        return
+    record = stored["trials"]
+    by_title: dict[str, list[dict[str, Any]]] = {}
+    for trial in record["measured"]["trials"]:
+        by_title.setdefault(trial["title"], []).append(trial)
+
+    def rows() -> Iterator[list[str]]:
+        for title, trials in by_title.items():
+            yield [
+                title,
+                ", ".join(str(trial["seed"]) for trial in trials),
+                *(
+                    ", ".join(
+                        _spread([trial["scores"][name][key] for trial in trials])
+                        for key in ("v_rand", "v_info")
+                    )
+                    for name in record["measured"]["sections"]
+                ),
+            ]
+
+    yield from table(["training", "seeds", *record["measured"]["sections"]], rows())
+    yield ""
+    yield origin(record)
+
+
+def folds_table(stored: Stored) -> Iterator[str]:
+    """Write the scores of every fold of a stack, and their mean and standard deviation."""
+    if "folds" not in stored:
+        yield MISSING
+        return
+    record = stored["folds"]
+    trainings = record["measured"]["trainings"]
+    sections = [fold["sections"] for fold in trainings[0]["folds"]]
+
+    def rows() -> Iterator[list[str]]:
+        for training in trainings:
+            for key, name in (("v_rand", "V_rand"), ("v_info", "V_info")):
+                scores = [fold[key] for fold in training["folds"]]
+                yield [training["title"], name, _spread(scores), *(f"{score:.4f}" for score in scores)]
+
+    yield from table(["training", "", "all", *sections], rows())
+    yield ""
+    yield origin(record)
+
+
+def released_table(stored: Stored) -> Iterator[str]:
+    """Write how long released models take for one stack, by runtime, with and without a known pixel size."""
+    records = {name: record for name, record in stored.items() if name.startswith("released-")}
+    if not records:
+        yield MISSING
+        return
+    models = list(next(iter(records.values()))["measured"]["contenders"])
+
+    def rows() -> Iterator[list[str]]:
+        for record in records.values():
+            asked, measured = record["settings"], record["measured"]
+            size = asked["pixel_size_nm"]
+            yield [
+                f"{asked['runtime']}, {'no pixel size' if size is None else f'{size:g} nm'}",
+                *(
+                    f"{measured['contenders'][model]['wall_median_s']:.2f} s"
+                    if model == measured["baseline"]
+                    else spread(measured["contenders"][model]["wall_ratio"])
+                    for model in models
+                ),
+            ]
+
+    yield from table(["runtime, stack", *(f"`{model}`" for model in models)], rows())
+    for record in records.values():
+        yield ""
+        yield origin(record)
 
 
 def tissues_table(stored: Stored) -> Iterator[str]:
@@ -121,3 +228,7 @@ def planes_table(stored: Stored) -> Iterator[str]:
 def _mean(row: dict[str, Any], key: str) -> str:
     spread = row[f"{key}_spread"]
     return f"{row[key]:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+
+
+def _spread(values: list[float]) -> str:
+    return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")

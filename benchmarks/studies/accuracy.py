@@ -49,7 +49,8 @@ def measure(model: str, precision: str, held_out: LabelledStack) -> dict[str, An
     -------
     dict
         ``v_rand`` and ``v_info`` after border thinning, ``best_threshold_rand`` and ``best_threshold_info``, both
-        scores at 0.5, and ``seconds`` of segmenting.
+        scores at 0.5, ``by_section``, both scores of each section at the best thresholds of them all, and ``seconds``
+        of segmenting.
     """
     segmenter = Segmenter(model, precision=precision, pixel_size=held_out.pixel_size_nm)
     started = time.perf_counter()
@@ -59,6 +60,10 @@ def measure(model: str, precision: str, held_out: LabelledStack) -> dict[str, An
         probability_ZYX, held_out.cell_ZYX, ids=held_out.ids_ZYX, ignored=held_out.ignored_ZYX
     )
     fixed = int(abs(found.thresholds - _FIXED).argmin())
+    by_section = {
+        key: scores.score[scores.thresholds == scores.best_threshold][0].tolist()
+        for key, scores in (("v_rand", found.rand), ("v_info", found.info))
+    }
     return {
         "v_rand": found.v_rand,
         "v_info": found.v_info,
@@ -66,6 +71,7 @@ def measure(model: str, precision: str, held_out: LabelledStack) -> dict[str, An
         "best_threshold_info": found.best_threshold_info,
         "v_rand_at_0.5": float(found.rand.mean[fixed]),
         "v_info_at_0.5": float(found.info.mean[fixed]),
+        "by_section": by_section,
         "seconds": seconds,
         "precision": segmenter.precision,
         "runtime": segmenter.provider,

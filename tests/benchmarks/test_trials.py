@@ -1,0 +1,141 @@
+"""The studies of trained networks: checkpoints on the held-out sections of a list, folds on those of their own."""
+
+import json
+import shutil
+
+import pytest
+import tifffile
+
+from benchmarks.report.accuracy import folds_table, sections_table, trials_table
+from benchmarks.report.cells import MISSING
+from benchmarks.store import newest
+from benchmarks.studies import folds, trials
+from isbi_infer.sample import synthetic_stack
+from isbi_models import default_model
+from isbi_train.evaluation.evaluate import evaluate
+
+pytest.importorskip("torch")
+
+CHECKPOINT = default_model().path.with_suffix(".pth")
+
+
+@pytest.fixture
+def listed(tmp_path):
+    image_ZYX, label_ZYX = synthetic_stack(4, 96, 96)
+    tifffile.imwrite(tmp_path / "image.tif", image_ZYX, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "labels.tif", label_ZYX, photometric="minisblack")
+    path = tmp_path / "stacks.toml"
+    path.write_text(
+        '[[stack]]\nname = "drawn"\nimages = "image.tif"\nlabels = "labels.tif"\npixel_size_nm = 4.0\nhold_out = 1\n'
+    )
+    return path
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Let studies store in a folder of the test."""
+    for study in (trials, folds):
+        real = study.store
+        monkeypatch.setattr(study, "store", lambda *parts, real=real: real(*parts, tmp_path / "results"))
+    return tmp_path / "results"
+
+
+def test_a_checkpoint_is_scored_as_isbi_train_evaluate_scores_it(listed, kept, capsys):
+    trials.main([f"plain={CHECKPOINT}", f"a=b={CHECKPOINT}", "--stacks", str(listed), "--store"])
+
+    expected = evaluate(
+        CHECKPOINT,
+        listed.parent / "labels.tif",
+        image=listed.parent / "image.tif",
+        sections="3:4",
+        pixel_size=4.0,
+    )
+    stored = newest(kept)
+    first, second = stored["trials"]["measured"]["trials"]
+    assert (first["title"], second["title"]) == ("plain", "a=b")
+    assert first["scores"] == second["scores"]
+    assert first["scores"]["drawn"]["v_rand"] == expected.thinned.v_rand
+    assert first["scores"]["drawn"]["v_info"] == expected.thinned.v_info
+    assert f"V_rand {expected.thinned.v_rand:.4f}" in capsys.readouterr().out
+    assert f"{expected.thinned.v_rand:.4f}, {expected.thinned.v_info:.4f} |" in list(trials_table(stored))[2]
+
+
+def test_seeds_of_one_training_are_a_row_with_their_spread():
+    def trial(title, seed, rand):
+        scores = {"a": {"v_rand": rand, "v_info": 0.5}}
+        return {"title": title, "seed": seed, "scores": scores}
+
+    measured = {
+        "sections": {"a": "3:4"},
+        "trials": [trial("x", 1, 0.9), trial("y", 1, 0.7), trial("x", 2, 0.8)],
+    }
+    lines = trials_table({"trials": {"measured": measured}})
+
+    rows = [next(lines) for _ in range(4)][2:]
+    assert rows == ["| x | 1, 2 | 0.8500 ± 0.0707, 0.5000 ± 0.0000 |", "| y | 1 | 0.7000, 0.5000 |"]
+
+
+def test_every_fold_is_scored_on_the_sections_that_it_held_out(listed, kept):
+    folder = listed.parent / "folds"
+    for number in range(2):
+        (folder / f"fold-{number}").mkdir(parents=True)
+        shutil.copy(CHECKPOINT, folder / f"fold-{number}" / "model.pth")
+    per_fold = [{"fold": 0, "sections": "0:2"}, {"fold": 1, "sections": "2:4"}]
+    (folder / "folds.json").write_text(json.dumps({"per_fold": per_fold}))
+
+    folds.main([f"two={folder}", "--stacks", str(listed), "--stack", "drawn", "--store"])
+
+    stored = newest(kept)
+    (training,) = stored["folds"]["measured"]["trainings"]
+    for found in training["folds"]:
+        expected = evaluate(
+            CHECKPOINT,
+            listed.parent / "labels.tif",
+            image=listed.parent / "image.tif",
+            sections=found["sections"],
+            pixel_size=4.0,
+        )
+        assert found["v_rand"] == expected.thinned.v_rand
+    lines = list(folds_table(stored))
+    assert lines[0] == "| training |  | all | 0:2 | 2:4 |"
+    assert f"| {training['folds'][1]['v_rand']:.4f} |" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["x=gone.pth"], "gone.pth: no such file"),
+        (["gone.pth"], "is not TITLE=PATH"),
+    ],
+)
+def test_what_is_no_checkpoint_is_said_before_anything_is_read(listed, capsys, asked, said):
+    with pytest.raises(SystemExit) as stopped:
+        trials.main([*asked, "--stacks", str(listed)])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_unknown_stack_and_a_folder_without_folds_are_named(listed, capsys):
+    for stack, said in (("other", "no stack 'other'; there are drawn"), ("drawn", "no folds.json")):
+        with pytest.raises(SystemExit) as stopped:
+            folds.main([f"x={listed.parent}", "--stacks", str(listed), "--stack", stack])
+        assert stopped.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_sections_are_tabled_in_parts_whose_means_are_the_stacks():
+    stored = newest()
+    measured = stored["accuracy"]["measured"]
+    found = next(iter(measured["by_model"].values()))
+    lines = [line.split(" | ") for line in sections_table(stored) if line.startswith("| ")][1:]
+    for name in measured["stacks"]:
+        rows = [row for row in lines if row[0] == f"| {name}"]
+        assert 1 <= len(rows) <= 5
+        sizes = [int(row[1].split(":")[1]) - int(row[1].split(":")[0]) for row in rows]
+        mean = sum(float(row[2]) * size for row, size in zip(rows, sizes, strict=True)) / sum(sizes)
+        assert mean == pytest.approx(found[name]["v_rand"], abs=1e-4)
+
+
+@pytest.mark.parametrize("drawn", [trials_table, folds_table, sections_table])
+def test_a_table_without_a_stored_result_says_so(drawn):
+    assert list(drawn({})) == [MISSING]
