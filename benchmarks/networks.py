@@ -79,7 +79,7 @@ class Case:
         from isbi_export.formats.onnx_export import OPSET
 
         calibration = Calibration(
-            sections=(Tissue.of(self.stack_ZYX[0]),), source={"data": "synthetic sample"}
+            sections=((Tissue.of(self.stack_ZYX[0]),),), source={"data": "synthetic sample"}
         )
         return Exported(self.module(), OPSET, self._weights.border, calibration)
 

@@ -30,7 +30,6 @@ from isbi_infer.pixels.texture import Familiar
 
 __all__ = [
     "CONTRACT_KEY",
-    "MOST_NEIGHBOURS",
     "NORMALISATIONS",
     "PRECISIONS",
     "ROBUST",
@@ -61,7 +60,7 @@ _SCHEMA_1: dict[str, Any] = {
     "parity": {},
 }
 _MOST_PIXELS = 2**14
-MOST_NEIGHBOURS = 8  # on either side
+_MOST_CHANNELS = 255
 _AGAIN = "export the model again"
 _DIGEST = re.compile("[0-9a-f]{64}")
 _RUNTIME = re.compile("[a-z][a-z0-9_-]* [a-z0-9]+")
@@ -177,8 +176,8 @@ class ModelContract:
         )
         _check(self.output_channels == 1, "the output must have one channel")
         _check(
-            self.input_channels % 2 == 1 and 1 <= self.input_channels <= 1 + 2 * MOST_NEIGHBOURS,
-            f"{self.input_channels} input channels; expected 1, or an odd number up to {1 + 2 * MOST_NEIGHBOURS}",
+            self.input_channels % 2 == 1 and 1 <= self.input_channels <= _MOST_CHANNELS,
+            f"{self.input_channels} input channels; expected 1, or an odd number up to {_MOST_CHANNELS}",
         )
         _check(self.stride >= 1, f"stride {self.stride} is below 1")
         _check(self.halo >= 0, f"halo {self.halo} is negative")

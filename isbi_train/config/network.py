@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
-from isbi_infer.model.contract import MOST_NEIGHBOURS
 from isbi_train.config.flags import flag
 from isbi_train.config.plain import Plain, require
 
 ARCHITECTURES = ("unet", "valid-unet")
+_MOST_NEIGHBOURS = 8  # on either side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +59,8 @@ class NetworkConfig(Plain):
         require(self.unshuffle in (1, 2, 4), f"unshuffle {self.unshuffle} is none of 1, 2 and 4")
         require(0 <= self.dropout < 1, f"dropout {self.dropout} is not within [0, 1)")
         require(
-            0 <= self.neighbours <= MOST_NEIGHBOURS,
-            f"neighbours {self.neighbours} is not within 0..{MOST_NEIGHBOURS}",
+            0 <= self.neighbours <= _MOST_NEIGHBOURS,
+            f"neighbours {self.neighbours} is not within 0..{_MOST_NEIGHBOURS}",
         )
         require(self.arch in ARCHITECTURES, f"arch {self.arch!r} is not one of {', '.join(ARCHITECTURES)}")
         require(

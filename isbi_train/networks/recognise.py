@@ -58,7 +58,8 @@ def recognise_by_name(found: Tensors) -> tuple[NetworkConfig, Tensors] | None:
     if not levels or not (first or head):
         return None
     base = first[0] if first else head[1]
-    folded = head[0] if head else first[1]
+    several = bool(first and head) and first[1] % head[0] == 0  # sections are seen, each folded by itself
+    folded = head[0] if several or not first else first[1]
     channels = first[1] // folded if first else 1
     depth = max(levels) + 1
     deepest = bottom[0] if bottom else base * 2**depth

@@ -129,7 +129,7 @@ def test_calibration_takes_sections_from_all_of_a_stack_but_those_held_out(stack
     path, image_ZYX, sha256 = stack
     found = read_calibration(path, {sha256: range(25, 30), "another": range(30)})
     assert found.source == {"data_sha256": sha256, "sections": [0, 3, 6, 9, 12, 15, 18, 21]}
-    np.testing.assert_array_equal([tissue.pixels_YX for tissue in found.sections], image_ZYX[0:24:3])
+    np.testing.assert_array_equal([tissue.pixels_YX for (tissue,) in found.sections], image_ZYX[0:24:3])
     with pytest.raises(UsageError, match="all of its 30 sections are held out"):
         read_calibration(path, {sha256: range(30)})
     assert read_calibration(path, {sha256: range(2, 30)}).source["sections"] == [0, 1]
@@ -142,7 +142,7 @@ def test_calibration_takes_as_many_sections_of_each_of_several_stacks(stack, tmp
     first, second = found.source["stacks"]
     assert first == {"data_sha256": sha256, "sections": [0, 7, 14, 21]}
     assert second["sections"] == [0, 1, 2, 3]
-    assert [tissue.pixels_YX.shape for tissue in found.sections] == [(40, 24)] * 4 + [(32, 24)] * 4
+    assert [tissue.pixels_YX.shape for (tissue,) in found.sections] == [(40, 24)] * 4 + [(32, 24)] * 4
 
 
 def test_calibration_shows_sections_as_they_are_shown_when_segmented(stack):
@@ -180,7 +180,7 @@ def test_calibration_sees_sections_at_the_model_s_pixel_size(stack):
     size = {"resolution": (1 / 8, 1 / 8), "metadata": {"unit": "nm", "axes": "ZYX"}}
     tifffile.imwrite(path, image_ZYX, imagej=True, **size)
     found = read_calibration(path, {}, 4.0)
-    first = found.sections[0]
+    ((first,), *_) = found.sections
     np.testing.assert_array_equal(first.pixels_YX, resample(image_ZYX[0], (80, 48)))
     assert found.notes == (f"{path}: resampled from 8 nm to the model's 4 nm, and back",)
 

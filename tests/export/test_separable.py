@@ -35,7 +35,7 @@ def exported(tmp_path_factory, seasoned):
         folder = folders[config] = tmp_path_factory.mktemp("separable")
         network = seasoned(config)
         weights = Weights(network=config, state_dict=network.state_dict())
-        calibration = Calibration(sections=tuple(map(Tissue.of, image_ZYX)), source={})
+        calibration = Calibration(sections=tuple((Tissue.of(image_YX),) for image_YX in image_ZYX), source={})
         made = Exported(Deployable(network), OPSET, 0, calibration)
         analysis = analyse(made.graph("float32").SerializeToString())
         for variant in VARIANTS:
