@@ -142,6 +142,8 @@ class Checkpoint(Weights):
     ----------
     progress : dict
         Trained weights, optimiser, scaler and history; empty where only the averaged weights are kept.
+    version : int
+        Of the file that it was read from.
     """
 
     augment: AugmentConfig
@@ -150,6 +152,7 @@ class Checkpoint(Weights):
     data: dict[str, Any]
     scores: dict[str, Any]
     progress: dict[str, Any] = field(default_factory=dict)
+    version: int = VERSION
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -243,6 +246,7 @@ def checkpoint_of(plain: Any, path: Path) -> Checkpoint:
             augment=AugmentConfig.from_plain(plain["augment"]),
             train=TrainConfig.from_plain(plain["train"]),
             state_dict=fitting_weights(plain["state_dict"], network),
+            version=version,
             **{key: plain[key] for key in ("epoch", "data", "scores", "progress")},
         )
         _ = checkpoint.stacks  # which reads a list that may be damaged

@@ -31,6 +31,7 @@ MODEL, BEST, PROGRESS, HISTORY = "model.pth", "best.pth", "progress.pth", "histo
 PREVIOUS, SETTINGS = "progress.previous.pth", "settings.toml"
 HISTORY_TABLE = "history.csv"
 _ABSENT = "none"
+_SEED_REACHES_CROPS = 5  # the first version of checkpoints of which that is so
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,11 @@ class RunSettings:
 
     def check_same(self, saved: Checkpoint) -> None:
         """Raise UsageError, listing the differences, unless a checkpoint is of this very run."""
+        if saved.version < _SEED_REACHES_CROPS:
+            raise UsageError(
+                "cannot resume, the run was begun by a version that drew other crops; another folder starts a new one, "
+                f"with --init {MODEL} from its weights"
+            )
         then = {
             **saved.network.to_plain(),
             **saved.augment.to_plain(),

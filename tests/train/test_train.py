@@ -114,6 +114,20 @@ def test_steps_on_one_batch_lower_its_loss(labelled, network, train_config, seed
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_a_run_begun_by_a_version_that_drew_other_crops_is_not_resumed(train, tmp_path):
+    train(tmp_path, epochs=1)
+    plain = torch.load(tmp_path / "progress.pth", weights_only=True)
+    plain["version"] = 4
+    del plain["train"]["affinity_weight"], plain["network"]["neighbours"], plain["augment"]["gap_probability"]
+    torch.save(plain, tmp_path / "progress.pth")
+    before = (tmp_path / "progress.pth").read_bytes()
+    with pytest.raises(
+        UsageError, match=r"drew other crops; another folder starts a new one, with --init model\.pth"
+    ):
+        train(tmp_path, epochs=1, resume=True)
+    assert (tmp_path / "progress.pth").read_bytes() == before
+
+
 def test_one_step_changes_the_weights_and_not_their_average(labelled, network, train_config):
     train = train_config()
     sections = bring_sections(labelled, train, None, torch.device("cpu"))
