@@ -90,7 +90,7 @@ def trials_table(stored: Stored) -> Iterator[str]:
         for title, trials in by_title.items():
             yield [
                 title,
-                ", ".join(str(trial["seed"]) for trial in trials),
+                ", ".join(str(seed) for trial in trials for seed in trial.get("seeds", [trial.get("seed")])),
                 *(
                     ", ".join(
                         _spread([trial["scores"][name][key] for trial in trials])

@@ -3,7 +3,8 @@
     python -m benchmarks.studies.trials --stacks stacks.toml "9,000 steps"=a/model.pth "9,000 steps"=b/model.pth
 
 What was tried, and what it came to. Checkpoints are run by torch in float32, once over each whole section, with what
-`isbi-train evaluate` runs them with; those that share a title are seeds of one training.
+`isbi-train evaluate` runs them with; those that share a title are seeds of one training. `--mean TITLE` scores the mean
+of their probabilities, too: what an ensemble of them would say, and the most that one taught by it can learn of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.store import store
 from isbi_infer.errors import UsageError
@@ -24,7 +27,7 @@ from isbi_train.evaluation.predict import predict
 from isbi_train.networks.checkpoint import load_checkpoint
 
 from .accuracy import held_out_sections
-from .planes import scores_of
+from .planes import Probability, scores_of
 
 NAME = "trials"
 
@@ -37,28 +40,34 @@ def title_and_path(text: str) -> tuple[str, Path]:
     return title, Path(path)
 
 
-def measure(checkpoint: Path, held_out: dict[str, LabelledStack]) -> dict[str, Any]:
-    """Score one checkpoint on stacks of known pixel size.
+def predicted(checkpoint: Path, held_out: dict[str, LabelledStack]) -> dict[str, Probability]:
+    """Return the probability of cell interior, by the name of the stack; stacks are of known pixel size."""
+    return {
+        name: predict(checkpoint, ArraySource(stack.image_ZYX), pixel_size=stack.pixel_size_nm)[0]
+        for name, stack in held_out.items()
+    }
 
-    Returns
-    -------
-    dict
-        ``seed``, ``steps``, ``learning_rate``, ``pixel_size_nm`` and ``sha256`` of the checkpoint, and ``scores``, by
-        the name of the stack; see `planes.scores_of`.
-    """
+
+def scored(found: dict[str, Probability], held_out: dict[str, LabelledStack]) -> dict[str, dict[str, float]]:
+    """Score probabilities, by the name of the stack; see `planes.scores_of`."""
+    return {name: scores_of(probability_ZYX, held_out[name]) for name, probability_ZYX in found.items()}
+
+
+def facts_of(checkpoint: Path) -> dict[str, Any]:
+    """Return ``seed``, ``steps``, ``learning_rate``, ``pixel_size_nm`` and ``sha256`` of a checkpoint."""
     loaded = load_checkpoint(checkpoint)
-    scores = {}
-    for name, stack in held_out.items():
-        probability_ZYX, _ = predict(checkpoint, ArraySource(stack.image_ZYX), pixel_size=stack.pixel_size_nm)
-        scores[name] = scores_of(probability_ZYX, stack)
     return {
         "seed": loaded.train.seed,
         "steps": loaded.train.steps,
         "learning_rate": loaded.train.learning_rate,
         "pixel_size_nm": loaded.data["pixel_size_nm"],
         "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
-        "scores": scores,
     }
+
+
+def mean_of(found: Sequence[dict[str, Probability]]) -> dict[str, Probability]:
+    """Return the mean of several networks' probabilities, by the name of the stack."""
+    return {name: np.mean([one[name] for one in found], axis=0, dtype=np.float32) for name in found[0]}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,6 +83,13 @@ def parser() -> argparse.ArgumentParser:
         help="what the training was, and its .pth; the same title again is another seed",
     )
     found.add_argument("--stacks", type=Path, required=True, help="list of labelled stacks, in TOML")
+    found.add_argument(
+        "--mean",
+        action="append",
+        default=[],
+        metavar="TITLE",
+        help="score the mean of this training's seeds too; repeatable",
+    )
     found.add_argument("--store", action="store_true", help="write benchmarks/results/")
     return found
 
@@ -85,21 +101,37 @@ def main(argv: Sequence[str] | None = None) -> None:
         for _, checkpoint in asked.trials:
             if not checkpoint.is_file():
                 raise UsageError(f"{checkpoint}: no such file")
+        titles = [title for title, _ in asked.trials]
+        for title in asked.mean:
+            if titles.count(title) < 2:
+                raise UsageError(f"--mean {title!r}: names no training of two seeds or more")
         held_out, sections = {}, {}
         for entry in read_list(asked.stacks):
             held_out[entry.name], sections[entry.name] = held_out_sections(entry)
-        trials = []
+        trials: list[dict[str, Any]] = []
+        averaged: dict[str, list[dict[str, Probability]]] = {title: [] for title in asked.mean}
         for title, checkpoint in asked.trials:
-            found = {"title": title, **measure(checkpoint, held_out)}
-            trials.append(found)
-            for name, scores in found["scores"].items():
-                print(
-                    f"{title}, seed {found['seed']}, {name}: V_rand {scores['v_rand']:.4f}, "
-                    f"V_info {scores['v_info']:.4f}",
-                    flush=True,
-                )
+            found = predicted(checkpoint, held_out)
+            trials.append({"title": title, **facts_of(checkpoint), "scores": scored(found, held_out)})
+            _say(trials[-1])
+            if title in averaged:
+                averaged[title].append(found)
+        for title, of_seeds in averaged.items():
+            seeds = [trial["seed"] for trial in trials if trial["title"] == title]
+            scores = scored(mean_of(of_seeds), held_out)
+            trials.append({"title": f"the mean of these: {title}", "seeds": seeds, "scores": scores})
+            _say(trials[-1])
         if asked.store:
             print(store(NAME, {"sections": sections, "trials": trials}, {}))
+
+
+def _say(trial: dict[str, Any]) -> None:
+    which = f"seed {trial['seed']}" if "seed" in trial else f"seeds {trial['seeds']}"
+    for name, scores in trial["scores"].items():
+        print(
+            f"{trial['title']}, {which}, {name}: V_rand {scores['v_rand']:.4f}, V_info {scores['v_info']:.4f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

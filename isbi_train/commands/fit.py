@@ -60,6 +60,12 @@ def fit(
         int | None, typer.Option(help="Cross-validate over so many blocks of neighbouring sections.")
     ] = None,
     fold: Annotated[int | None, typer.Option(help="With --folds: train this one only, from 0.")] = None,
+    folds_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="With --folds and --stacks: the stack of the list that is cut into them."
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="Processor threads. [default: all cores; 1 a process where several train]"),
@@ -88,8 +94,9 @@ def fit(
     torchrun --nproc-per-node 2 -m isbi_train fit ...
     """
     with exit_codes("isbi-train", debug=debug), surroundings_of_torch(out), ExitStack() as shown:
-        if fold is not None and folds is None:
-            raise UsageError("--fold is one of --folds N; give N too")
+        for given, flag in ((fold, "--fold is one"), (folds_of, "--folds-of names the stack")):
+            if given is not None and folds is None:
+                raise UsageError(f"{flag} of --folds N; give N too")
         if resume and folds is not None:
             raise UsageError("--folds always goes on where it stopped; leave --resume out")
         require_packages("train", "torch", "numba", "tomli_w")
@@ -97,7 +104,7 @@ def fit(
         first = os.environ.get("RANK", "0") == "0"  # of several processes, which torchrun numbers
         display = shown.enter_context(show_progress("starting", quiet=quiet or not first))
         from isbi_train.commands.records import Records, keep_fold_pages
-        from isbi_train.data.inputs import read_labelled, read_list_of
+        from isbi_train.data.inputs import entries_of, read_labelled, read_list_of
         from isbi_train.data.labelled import LabelledStack
         from isbi_train.data.stacks import TrainingData
         from isbi_train.training.device import use_threads
@@ -111,12 +118,20 @@ def fit(
             settings = saved
         chosen, start = settings_from([*_layers(recipe, settings, assignments or []), ("flags", flags)])
         inputs, note = chosen.inputs, ""
-        if folds is not None and inputs.stacks:
-            raise UsageError("--folds cuts one stack into blocks; give it with --data, without --stacks")
-        stack = read_list_of(chosen) if inputs.stacks else read_labelled(inputs)
-        if start and isinstance(stack, LabelledStack):
-            inputs, note = at_its_pixel_size(inputs, stack, start)
-            stack = read_labelled(inputs) if inputs != chosen.inputs else stack
+        if folds is not None and bool(inputs.stacks) != (folds_of is not None):
+            raise UsageError(
+                "--folds cuts one stack into blocks; name it with --folds-of, or give it alone with --data"
+                if inputs.stacks
+                else "--folds-of names a stack of a list; give the list with --stacks"
+            )
+        stack: LabelledStack | TrainingData | None = None  # each fold of a list reads its own
+        if not inputs.stacks:
+            stack = read_labelled(inputs)
+            if start:
+                inputs, note = at_its_pixel_size(inputs, stack, start)
+                stack = read_labelled(inputs) if inputs != chosen.inputs else stack
+        elif folds is None:
+            stack = read_list_of(chosen)
         with torchrun_processes() as processes:
             level = logging.WARNING if quiet else logging.INFO
             shown.enter_context(printed_log("isbi_train", level if processes.is_main else logging.ERROR))
@@ -124,28 +139,34 @@ def fit(
             parts: dict[str, Any] = {
                 "network": chosen.network,
                 "augment": chosen.augment,
-                "train": chosen.train,
                 "inputs": inputs,
                 "processes": processes,
                 "display": display,
             }
             if note and processes.is_main:
                 print(f"isbi-train: note: {printable(note)}", file=sys.stderr)
-            if isinstance(stack, LabelledStack) and folds is not None:
-                from isbi_train.training.folds import cross_validate
+            if folds is not None:
+                from isbi_train.training.folds import FoldsOfList, FoldsOfOne, cross_validate
+
+                cut: FoldsOfOne | FoldsOfList
+                if isinstance(stack, LabelledStack):
+                    cut = FoldsOfOne(stack, chosen.train, folds)
+                else:
+                    size, name = inputs.resample_nm, folds_of or ""
+                    cut = FoldsOfList(entries_of(inputs), name, chosen.train, folds, size, inputs.stacks)
 
                 def say_fold(fold: int, entry: dict[str, Any]) -> None:
                     records.of_fold(fold).add(entry)
                     if not quiet:
                         _say_fold(fold, entry)
 
-                found = cross_validate(stack, out, folds=folds, only=fold, report=say_fold, **parts)
+                found = cross_validate(cut, out, only=fold, report=say_fold, **parts)
                 shown.close()
                 if processes.is_main:
-                    keep_fold_pages(records, stack, chosen.train, folds)
+                    keep_fold_pages(records, cut)
                 if processes.is_main and not quiet:
                     _say_folds(out, found)
-            else:
+            elif stack is not None:
                 from isbi_train.training.train import fit as run
 
                 def say(entry: dict[str, Any]) -> None:
@@ -153,7 +174,7 @@ def fit(
                     if not quiet:
                         _say(entry)
 
-                model = run(stack, out, resume=resume, report=say, **parts)
+                model = run(stack, out, train=chosen.train, resume=resume, report=say, **parts)
                 shown.close()
                 if processes.is_main:
                     if isinstance(stack, LabelledStack):

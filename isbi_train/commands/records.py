@@ -14,9 +14,9 @@ from isbi_infer.terminal import require_packages
 
 if TYPE_CHECKING:
     from isbi_train.config import TrainConfig
-    from isbi_train.data.labelled import LabelledStack
     from isbi_train.data.stacks import TrainingData
     from isbi_train.plots.training_page import Example
+    from isbi_train.training.folds import FoldsOfList, FoldsOfOne
 
 FOLDER = "tensorboard"
 
@@ -99,17 +99,18 @@ class Records:
             raise OutputError(f"{self.run / FOLDER}: cannot be written ({error.strerror})") from error
 
 
-def keep_fold_pages(records: Records, stack: LabelledStack, train: TrainConfig, folds: int) -> None:
+def keep_fold_pages(records: Records, cut: FoldsOfOne | FoldsOfList) -> None:
     """Write the pages of those folds of a cross-validation that are there, with examples of what each held out."""
-    from isbi_train.data.sections import blocks
     from isbi_train.data.stacks import TrainingData
-    from isbi_train.training.folds import fold_config, fold_folder
+    from isbi_train.training.folds import fold_folder
     from isbi_train.training.state import BEST
 
-    for fold, held_out in enumerate(blocks(len(stack), folds)):
+    for fold in range(len(cut.blocks)):
         if (fold_folder(records.run, fold) / BEST).exists():
-            settings = fold_config(train, held_out)
-            records.of_fold(fold).finish(TrainingData.of_one(stack, settings), settings)
+            data, train = cut.fold(fold)
+            if not isinstance(data, TrainingData):
+                data = TrainingData.of_one(data, train)
+            records.of_fold(fold).finish(data, train)
 
 
 def _examples(network: Any, stride: int, data: TrainingData, train: TrainConfig) -> Sequence[Example]:

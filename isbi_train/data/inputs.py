@@ -7,7 +7,7 @@ from pathlib import Path
 from isbi_infer.errors import UsageError
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import Settings
-from isbi_train.config.stacks import read_list
+from isbi_train.config.stacks import StackEntry, read_list
 from isbi_train.data.labelled import LabelledStack, load_labelled
 from isbi_train.data.stacks import TrainingData, read_stacks
 
@@ -65,10 +65,14 @@ def read_list_of(settings: Settings) -> TrainingData:
         Naming a stack that cannot be trained on, see `isbi_train.data.stacks.read_stacks`.
     """
     inputs = settings.inputs
+    return read_stacks(entries_of(inputs), settings.train, inputs.resample_nm, inputs.stacks)
+
+
+def entries_of(inputs: Inputs) -> tuple[StackEntry, ...]:
+    """Return the stacks of a run's list but those that are left out; UsageError as `read_list_of`."""
     named = [name for name in ("data", "labels") if getattr(inputs, name)]
     if named:
         raise UsageError(f"{inputs.stacks}: lists all stacks, so leave out --{named[0]}")
     if inputs.pixel_size_nm is not None:
         raise UsageError(f"{inputs.stacks}: has the pixel size of each stack, so leave out --pixel-size")
-    entries = read_list(Path(inputs.stacks), inputs.leave_out)
-    return read_stacks(entries, settings.train, inputs.resample_nm, inputs.stacks)
+    return read_list(Path(inputs.stacks), inputs.leave_out)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from isbi_infer.files import replacing
 from isbi_infer.terminal.progress import Display
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
+from isbi_train.config.stacks import StackEntry
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.sections import blocks
+from isbi_train.data.stacks import TrainingData, load_entry, read_stacks
 from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
 from isbi_train.training.state import BEST, MODEL
@@ -26,20 +28,105 @@ FOLDS = "folds.json"
 SCORES = ("v_rand_thin", "v_info_thin", "loss")
 
 
+@dataclass(frozen=True, slots=True)
+class FoldsOfOne:
+    """A labelled stack, of which each fold holds out one block.
+
+    Attributes
+    ----------
+    stack : LabelledStack
+        All its sections.
+    train : TrainConfig
+        Settings of every fold; what they hold out is replaced.
+    count : int
+        How many folds.
+    """
+
+    stack: LabelledStack
+    train: TrainConfig
+    count: int
+
+    @property
+    def blocks(self) -> list[slice]:
+        """What each fold holds out; UsageError if there are fewer sections than folds."""
+        return blocks(len(self.stack), self.count)
+
+    def fold(self, number: int) -> tuple[LabelledStack, TrainConfig]:
+        """Return what a fold trains on, and its settings."""
+        return self.stack, fold_config(self.train, self.blocks[number])
+
+    def scores(self, found: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """Return those scores of a checkpoint that are of the sections that its fold held out."""
+        return dict(found)
+
+
+@dataclass(frozen=True)
+class FoldsOfList:
+    """A list of labelled stacks, of one of which each fold holds out one block; the others are as the list says.
+
+    Attributes
+    ----------
+    entries : tuple of StackEntry
+        The list.
+    name : str
+        The stack that is cut into blocks.
+    train : TrainConfig
+        Settings of every fold.
+    count : int
+        How many folds.
+    resample_nm : float or None
+        Side of a pixel to train at, in nanometres.
+    origin : str
+        The list's file, for messages.
+    """
+
+    entries: tuple[StackEntry, ...]
+    name: str
+    train: TrainConfig
+    count: int
+    resample_nm: float | None
+    origin: str
+
+    @cached_property
+    def blocks(self) -> list[slice]:
+        """What each fold holds out; UsageError if there is no such stack, or it has fewer sections than folds."""
+        names = [entry.name for entry in self.entries]
+        if self.name not in names:
+            raise UsageError(
+                f"{self.origin}: holds no stack {self.name!r} to cut into folds; it has {', '.join(names)}"
+            )
+        stack, _ = load_entry(self.entries[names.index(self.name)], self.train)
+        return blocks(len(stack), self.count)
+
+    def fold(self, number: int) -> tuple[TrainingData, TrainConfig]:
+        """Return what a fold trains on, and its settings; IsbiError as `isbi_train.data.stacks.read_stacks`."""
+        block = self.blocks[number]
+        entries = [
+            replace(entry, hold_out=block.stop - block.start, hold_out_start=block.start)
+            if entry.name == self.name
+            else entry
+            for entry in self.entries
+        ]
+        return read_stacks(entries, self.train, self.resample_nm, self.origin), self.train
+
+    def scores(self, found: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """Return those scores of a checkpoint that are of the sections that its fold held out."""
+        block = self.blocks[number]
+        return {**found["stacks"][self.name], "sections": f"{block.start}:{block.stop}"}
+
+
 def fold_config(train: TrainConfig, held_out: slice) -> TrainConfig:
     """Return the settings that hold out one block of sections."""
     return replace(train, hold_out=held_out.stop - held_out.start, hold_out_start=held_out.start)
 
 
 def cross_validate(
-    stack: LabelledStack,
+    cut: FoldsOfOne | FoldsOfList,
     out: Path,
     *,
-    folds: int,
     only: int | None = None,
     network: NetworkConfig,
     augment: AugmentConfig,
-    train: TrainConfig,
     inputs: Inputs | None = None,
     report: Callable[[int, dict[str, Any]], None] | None = None,
     processes: ProcessGroup = SINGLE_PROCESS,
@@ -51,16 +138,14 @@ def cross_validate(
 
     Parameters
     ----------
-    stack : LabelledStack
-        All labelled sections.
+    cut : FoldsOfOne or FoldsOfList
+        The stack that is cut into blocks, and what each fold trains on.
     out : Path
         Folder for ``fold-0``, ``fold-1`` ..., each as `isbi_train.training.train.fit` leaves it, and ``folds.json``.
-    folds : int
-        How many blocks.
     only : int, optional
         Train this one only.
-    network, augment, train, inputs
-        As for `isbi_train.training.train.fit`; what `train` holds out is replaced.
+    network, augment, inputs
+        As for `isbi_train.training.train.fit`.
     report : callable, optional
         Called with the fold and what `isbi_train.training.train.fit` reports.
     processes : ProcessGroup
@@ -78,18 +163,19 @@ def cross_validate(
     UsageError
         If there are fewer sections than folds, or no such fold; and see `isbi_train.training.train.fit`.
     """
-    held_out = blocks(len(stack), folds)
+    folds = len(cut.blocks)
     chosen = range(folds) if only is None else [only]
     if only is not None and not 0 <= only < folds:
         raise UsageError(f"there is no fold {only} of {folds}; they are counted from 0 to {folds - 1}")
     for fold in chosen:
         folder = fold_folder(out, fold)
+        data, train = cut.fold(fold)
         fit(
-            stack,
+            data,
             folder,
             network=network,
             augment=augment,
-            train=fold_config(train, held_out[fold]),
+            train=train,
             inputs=inputs,
             resume=folder.exists(),
             report=partial(report, fold) if report else None,
@@ -98,7 +184,7 @@ def cross_validate(
         )
     if not processes.is_main:
         return {}
-    found = collect_scores(out, folds)
+    found = collect_scores(out, cut)
     with replacing(out / FOLDS) as temporary:
         temporary.write_text(json.dumps(found, indent=1))
     return found
@@ -109,33 +195,37 @@ def fold_folder(out: Path, fold: int) -> Path:
     return out / f"fold-{fold}"
 
 
-def collect_scores(out: Path, folds: int) -> dict[str, Any]:
+def collect_scores(out: Path, cut: FoldsOfOne | FoldsOfList) -> dict[str, Any]:
     """Collect and average the scores of the folds that have some.
 
     Parameters
     ----------
-    out : Path
+    out, cut
         See `cross_validate`.
-    folds : int
-        How many there should be.
 
     Returns
     -------
     dict
-        ``folds``; ``per_fold``, each with ``fold``, ``epoch``, the scores of its last weights, and those of its best
-        validation as ``best``; ``mean`` and ``spread`` (the sample standard deviation, None for one fold) of the last
-        weights' scores. Best validations are chosen by the very scores they show, so they are not averaged.
+        ``folds``; ``per_fold``, each with ``fold``, ``epoch``, its ``sections``, the scores of its last weights on
+        them, and those of its best validation as ``best``; ``mean`` and ``spread`` (the sample standard deviation,
+        None for one fold) of the last weights' scores. Best validations are chosen by the very scores they show, so
+        they are not averaged.
     """
     per_fold = []
-    for fold in range(folds):
+    for fold in range(len(cut.blocks)):
         folder = fold_folder(out, fold)
         if not (folder / MODEL).exists():
             continue
         last, best = (load_checkpoint(folder / name) for name in (MODEL, BEST))
         per_fold.append(
-            {"fold": fold, "epoch": last.epoch, **last.scores, "best": {"epoch": best.epoch, **best.scores}}
+            {
+                "fold": fold,
+                "epoch": last.epoch,
+                **cut.scores(last.scores, fold),
+                "best": {"epoch": best.epoch, **cut.scores(best.scores, fold)},
+            }
         )
-    return {"folds": folds, "per_fold": per_fold, **averaged(per_fold)}
+    return {"folds": len(cut.blocks), "per_fold": per_fold, **averaged(per_fold)}
 
 
 def averaged(per_fold: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import tifffile
 
@@ -10,9 +11,15 @@ from benchmarks.report.accuracy import folds_table, sections_table, trials_table
 from benchmarks.report.cells import MISSING
 from benchmarks.store import newest
 from benchmarks.studies import folds, trials
+from benchmarks.studies.accuracy import held_out_sections
+from isbi_infer.model.opening import find_released
 from isbi_infer.sample import synthetic_stack
 from isbi_models import default_model
+from isbi_train.config.stacks import read_list
+from isbi_train.data.arrays import ArraySource
 from isbi_train.evaluation.evaluate import evaluate
+from isbi_train.evaluation.predict import predict
+from isbi_train.scores.metrics import thinned_scores
 
 pytest.importorskip("torch")
 
@@ -75,6 +82,26 @@ def test_seeds_of_one_training_are_a_row_with_their_spread():
     assert rows == ["| x | 1, 2 | 0.8500 ± 0.0707, 0.5000 ± 0.0000 |", "| y | 1 | 0.7000, 0.5000 |"]
 
 
+def test_the_mean_of_seeds_is_scored_as_what_they_say_together(listed, kept):
+    other = listed.parent / "other.pth"
+    shutil.copy(find_released("em-open").path.with_suffix(".pth"), other)
+    asked = [f"x={CHECKPOINT}", f"x={other}", "--mean", "x", "--stacks", str(listed), "--store"]
+    trials.main(asked)
+
+    *single, together = newest(kept)["trials"]["measured"]["trials"]
+    assert (together["title"], together["seeds"]) == ("the mean of these: x", [one["seed"] for one in single])
+    (entry,) = read_list(listed)
+    held_out, _ = held_out_sections(entry)
+    found = [
+        predict(path, ArraySource(held_out.image_ZYX), pixel_size=4.0)[0].astype(np.float64)
+        for path in (CHECKPOINT, other)
+    ]
+    expected = thinned_scores(sum(found) / 2, held_out.cell_ZYX)
+    assert together["scores"]["drawn"]["v_rand"] == pytest.approx(expected.v_rand, abs=1e-3)
+    assert together["scores"]["drawn"]["v_info"] == pytest.approx(expected.v_info, abs=1e-3)
+    assert together["scores"] not in [one["scores"] for one in single]
+
+
 def test_every_fold_is_scored_on_the_sections_that_it_held_out(listed, kept):
     folder = listed.parent / "folds"
     for number in range(2):
@@ -106,6 +133,7 @@ def test_every_fold_is_scored_on_the_sections_that_it_held_out(listed, kept):
     [
         (["x=gone.pth"], "gone.pth: no such file"),
         (["gone.pth"], "is not TITLE=PATH"),
+        ([f"x={CHECKPOINT}", "--mean", "x"], "names no training of two seeds or more"),
     ],
 )
 def test_what_is_no_checkpoint_is_said_before_anything_is_read(listed, capsys, asked, said):

@@ -3,6 +3,7 @@
 import json
 import statistics
 
+import lists_at_hand
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 
 from isbi_infer.errors import UsageError
 from isbi_train.config import AugmentConfig, TrainConfig
+from isbi_train.config.stacks import read_list
 from isbi_train.data.sections import blocks, hold_out, ranges
 from isbi_train.networks.checkpoint import load_checkpoint
-from isbi_train.training.folds import cross_validate
+from isbi_train.training.folds import FoldsOfList, FoldsOfOne, cross_validate
 
 
 @given(sections=st.integers(2, 200), data=st.data())
@@ -100,7 +102,8 @@ def test_cross_validation_trains_every_block_once_and_goes_on_where_it_stopped(
     class LeftOffError(Exception):
         pass
 
-    settings = {"network": network, "augment": AugmentConfig(), "train": train_config(epochs=2)}
+    settings = {"network": network, "augment": AugmentConfig()}
+    cut = FoldsOfOne(labelled, train_config(epochs=2), 2)
     seen = []
 
     def report(fold, entry):
@@ -109,8 +112,8 @@ def test_cross_validation_trains_every_block_once_and_goes_on_where_it_stopped(
             raise LeftOffError
 
     with pytest.raises(LeftOffError):
-        cross_validate(labelled, tmp_path, folds=2, **settings, report=report)
-    found = cross_validate(labelled, tmp_path, folds=2, **settings, report=report)
+        cross_validate(cut, tmp_path, **settings, report=report)
+    found = cross_validate(cut, tmp_path, **settings, report=report)
     assert seen == [(0, 1), (0, 2), (1, 1), (1, 2)]
     assert json.loads((tmp_path / "folds.json").read_text()) == found
     assert [entry["sections"] for entry in found["per_fold"]] == ["0:2", "2:4"]
@@ -123,17 +126,41 @@ def test_cross_validation_trains_every_block_once_and_goes_on_where_it_stopped(
     assert found["spread"]["loss"] == pytest.approx(statistics.stdev(losses))
 
     with pytest.raises(UsageError, match=r"cannot resume.*epochs: 2 -> 3"):
-        cross_validate(labelled, tmp_path, folds=2, **{**settings, "train": train_config(epochs=3)})
+        cross_validate(FoldsOfOne(labelled, train_config(epochs=3), 2), tmp_path, **settings)
 
 
 def test_one_fold_alone_is_trained_and_summed_up_with_those_there_are(
     labelled, network, train_config, tmp_path
 ):
-    settings = {"network": network, "augment": AugmentConfig(), "train": train_config(epochs=1)}
-    found = cross_validate(labelled, tmp_path, folds=4, only=2, **settings)
+    settings = {"network": network, "augment": AugmentConfig()}
+    cut = FoldsOfOne(labelled, train_config(epochs=1), 4)
+    found = cross_validate(cut, tmp_path, only=2, **settings)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fold-2", "folds.json"]
     assert [entry["fold"] for entry in found["per_fold"]] == [2]
     assert found["spread"]["v_rand_thin"] is None
     for only in (4, -1):
         with pytest.raises(UsageError, match=f"no fold {only} of 4"):
-            cross_validate(labelled, tmp_path, folds=4, only=only, **settings)
+            cross_validate(cut, tmp_path, only=only, **settings)
+
+
+def test_each_fold_of_a_list_holds_out_a_block_of_one_stack_and_is_scored_on_it(
+    network, train_config, tmp_path
+):
+    listed = lists_at_hand.write_list(tmp_path) / "stacks.toml"
+    cut = FoldsOfList(read_list(listed), "fly", train_config(**lists_at_hand.SHORT), 2, 8.0, "stacks.toml")
+    found = cross_validate(cut, tmp_path / "run", network=network, augment=AugmentConfig())
+    assert [entry["sections"] for entry in found["per_fold"]] == ["0:2", "2:4"]
+    for fold, entry in enumerate(found["per_fold"]):
+        model = load_checkpoint(tmp_path / "run" / f"fold-{fold}" / "model.pth")
+        assert [stack["held_out"] for stack in model.data["stacks"]] == [entry["sections"], "6:8"]
+        assert {key: entry[key] for key in ("loss", "v_rand_thin", "v_info_thin")} == model.scores["stacks"][
+            "fly"
+        ]
+    assert found["mean"]["loss"] == pytest.approx(statistics.fmean(e["loss"] for e in found["per_fold"]))
+
+
+def test_folds_of_a_stack_that_a_list_lacks_are_refused(train_config, tmp_path):
+    listed = lists_at_hand.write_list(tmp_path) / "stacks.toml"
+    cut = FoldsOfList(read_list(listed), "worm", train_config(), 2, 8.0, "stacks.toml")
+    with pytest.raises(UsageError, match=r"stacks.toml: holds no stack 'worm' .* it has fly, mouse"):
+        cut.fold(0)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import forked
+import lists_at_hand
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -153,6 +154,9 @@ def test_bad_settings_are_one_line_and_exit_code_2(tmp_path):
         (["--recipe", "relaesed"], "did you mean released?"),
         (["--set", "train.epoch=3"], "did you mean epochs?"),
         (["--fold", "1"], "give N too"),
+        (["--folds-of", "fly"], "give N too"),
+        (["--folds", "2", "--folds-of", "fly", "--data", tmp_path], "give the list with --stacks"),
+        (["--folds", "2", "--stacks", file], "name it with --folds-of"),
         (["--set", "noise"], "expected SECTION.KEY=VALUE"),
         (["--epochs", "0"], "epochs 0 is below 1"),
         ([], "add --data"),
@@ -172,6 +176,18 @@ def test_folds_are_reported_with_mean_and_spread(tmp_path, sample, write_labelle
     mean, spread = found["mean"]["v_rand_thin"], found["spread"]["v_rand_thin"]
     assert f"V_rand {mean:.4f} +- {spread:.4f} over 2 of 2 folds" in done.stdout
     assert f"fold 1  sections 2:4  epoch 2  V_rand {found['per_fold'][1]['v_rand_thin']:.4f}" in done.stdout
+
+
+def test_folds_of_one_stack_of_a_list_are_reported(tmp_path):
+    listed, out = lists_at_hand.write_list(tmp_path) / "stacks.toml", tmp_path / "run"
+    size = ("--resample", 8, "--steps", 4, "--epochs", 1)
+    done = isbi_train(
+        "fit", "--stacks", listed, "--out", out, *TINY, *size, "--folds", 2, "--folds-of", "fly"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((out / "folds.json").read_text())
+    assert f"fold 1  sections 2:4  epoch 1  V_rand {found['per_fold'][1]['v_rand_thin']:.4f}" in done.stdout
+    assert all((out / f"fold-{fold}" / "training.html").exists() for fold in range(2))
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, "PASSIVE"), ("active", "ACTIVE")])
