@@ -226,6 +226,7 @@ def write_blank(folder, sections):
 def cluster(folder, threads=(1,)):
     """Start a scheduler and workers of so many threads; yield the scheduler's file, and it as psutil sees it."""
     import psutil
+    from distributed import Client
 
     folder.mkdir(exist_ok=True)
 
@@ -246,6 +247,8 @@ def cluster(folder, threads=(1,)):
         while not (address.exists() and address.read_text(encoding="utf-8").strip()):
             assert scheduler.poll() is None
             time.sleep(0.1)
+        with Client(scheduler_file=str(address), set_as_default=False) as client:
+            client.wait_for_workers(len(threads), timeout=60)
         yield address, psutil.Process(scheduler.pid)
 
 
