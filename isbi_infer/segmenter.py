@@ -28,7 +28,8 @@ from isbi_infer.plan.memory import parse_bytes
 from isbi_infer.plan.run import RunPlan, SourceRecord, Wishes
 from isbi_infer.plan.summary import Estimate, RunSummary
 from isbi_infer.run.findings import Findings
-from isbi_infer.run.pipeline import compute_sections, run_plan
+from isbi_infer.run.pipeline import compute_blocks, compute_sections, run_plan
+from isbi_infer.run.section import Result
 from isbi_infer.run.stack import segment_stack
 from isbi_infer.run.volume import VolumeOptions, check_same, plan_of, segment_volume, verify_volume
 from isbi_infer.terminal.progress import Progress
@@ -341,7 +342,9 @@ class Segmenter:
             yield first_YX
             yield from waiting
 
-        yield from self._results(plan, all_sections())
+        findings = Findings(plan)
+        results = compute_sections(plan, all_sections(), self._model.backend, findings)
+        yield from self._encoded(plan, results, findings)
 
     def stream_source(
         self,
@@ -349,18 +352,33 @@ class Segmenter:
         *,
         emit: Emit = "cell",
         dtype: OutputDtype = "float32",
+        only: Sequence[int] | None = None,
         progress: Progress | None = None,
     ) -> Iterator[npt.NDArray[Any]]:
-        """Segment an open source lazily, with the source's own pixel size; see `stream` and `plan_source`."""
+        """Segment an open source lazily, with the source's own pixel size; see `stream` and `plan_source`.
+
+        Parameters
+        ----------
+        source : Source
+            The sections.
+        emit, dtype : str
+            As in a call.
+        only : sequence of int, optional
+            Numbers of the sections that are wanted, from 0; all when not given.
+        progress : callable, optional
+            As in a call.
+        """
         check_encoding(emit, dtype)
         plan = self.plan_source(source, emit=emit, dtype=dtype)
-        return self._results(plan, (source.read(z) for z in range(source.info.sections)), progress)
+        findings = Findings(plan, only=only)
+        blocks = plan.sections(only)
+        results = compute_blocks(plan, source, blocks, self._model.backend, findings, progress)
+        return self._encoded(plan, results, findings)
 
-    def _results(
-        self, plan: RunPlan, sections: Iterable[npt.NDArray[Any]], progress: Progress | None = None
+    def _encoded(
+        self, plan: RunPlan, results: Generator[Result, None, None], findings: Findings
     ) -> Generator[npt.NDArray[Any], None, None]:
-        findings = Findings(plan)
-        with closing(compute_sections(plan, sections, self._model.backend, findings, progress)) as results:
+        with closing(results):
             for result_YX in results:
                 yield encode(result_YX, plan.emit, plan.dtype)
         for note in findings.notes():
@@ -491,6 +509,7 @@ class Segmenter:
         *,
         emit: Emit = "cell",
         dtype: OutputDtype = "float32",
+        only: Sequence[int] | None = None,
         progress: Progress | None = None,
         findings: Findings | None = None,
     ) -> tuple[str, ...]:
@@ -504,6 +523,8 @@ class Segmenter:
             Each is handed every section of the result, in order; they are not finished here.
         emit, dtype : str
             As in `segment_file`.
+        only : sequence of int, optional
+            Numbers of the sections that are wanted, from 0; all when not given.
         progress : callable, optional
             As in `segment_file`. What it raises ends the run.
         findings : Findings, optional
@@ -516,7 +537,9 @@ class Segmenter:
         """
         check_encoding(emit, dtype)
         plan = self.plan_source(source, emit=emit, dtype=dtype)
-        found = run_plan(plan, source, self._model.backend, sinks, progress, findings=findings)
+        findings = findings or Findings(plan, only=only)
+        blocks = plan.sections(only)
+        found = run_plan(plan, source, self._model.backend, sinks, progress, blocks=blocks, findings=findings)
         return (*plan.notes, *found)
 
     def verify(

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from isbi_export.publish import publish
 from isbi_infer import Segmenter
 from isbi_infer.errors import ModelError
 from isbi_infer.model.contract import read_contract
+from isbi_infer.model.devices import DEVICES, open_backend
 from isbi_infer.run.volume import VolumeOptions
 from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_source
@@ -30,6 +32,10 @@ NETWORK = NetworkConfig(base=4, depth=1, unshuffle=2, neighbours=2)
 TRAIN = TrainConfig(
     epochs=3, crop=32, batch=2, hold_out=2, average=0.5, learning_rate=1e-2, precision="float32", device="cpu"
 )
+
+
+def device(name, model_format="onnx"):
+    return next(row for row in DEVICES if row.name == name and model_format in row.formats)
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +153,64 @@ def test_resampled_sections_see_resampled_neighbours(exported, trained, stack, t
     np.testing.assert_allclose(*scored, atol=1e-5)
 
 
+@pytest.mark.parametrize("file", ["model.pth", "model.onnx", "model.pt"])
+def test_scored_sections_see_the_neighbours_that_a_run_shows_them(exported, trained, stack, tmp_path, file):
+    tifffile.imwrite(tmp_path / "in.tif", stack.image_ZYX, photometric="minisblack")
+    label_ZYX = stack.cell_ZYX.astype(np.uint8) * 255
+    label_ZYX[4] = 0  # which nobody annotated
+    tifffile.imwrite(tmp_path / "labels.tif", label_ZYX, photometric="minisblack")
+    model = trained if file == "model.pth" else exported / file
+    image = tmp_path / "in.tif"
+    whole = evaluate(model, tmp_path / "labels.tif", image=image, pixel_size=4.0, provider="cpu")
+    found = evaluate(
+        model, tmp_path / "labels.tif", image=image, pixel_size=4.0, provider="cpu", sections="2:6"
+    )
+    assert list(whole.sections) == [0, 1, 2, 3, 5, 6]
+    assert list(found.sections) == [2, 3, 5]
+    np.testing.assert_array_equal(found.probability_ZYX, whole.probability_ZYX[2:5])
+
+
 def test_grey_values_that_the_graph_normalises_are_each_sections_own(exported, stack, expected_ZYX):
     brighter_ZYX = stack.image_ZYX // 2 + np.arange(7, dtype=np.uint8)[:, None, None] * 10
     as_bytes = Segmenter(exported / "model.uint8.onnx", provider="cpu", pixel_size=4)
     plain = Segmenter(exported / "model.onnx", provider="cpu", pixel_size=4)
     found_ZYX = as_bytes(brighter_ZYX, dtype="uint8")
     assert np.abs(found_ZYX.astype(int) - np.rint(255 * plain(brighter_ZYX))).max() <= 1
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.uint8.onnx"])
+def test_openvino_sees_them_too(exported, stack, expected_ZYX, file):
+    pytest.importorskip("openvino")
+    contract = read_contract((exported / file).read_bytes())
+    row = device("openvino")
+    session = open_backend((exported / file).read_bytes(), row)
+    plain = open_backend((exported / file).read_bytes(), device("cpu"))
+    rng = np.random.default_rng(0)
+    batch_NCYX = (20 * rng.random((2, 5, 64, 64)) + 90).astype(contract.input_dtype)
+    statistics = [np.full((2, 5, 1, 1), value, np.float32) for value in (100, 12)][
+        : len(contract.statistics_inputs)
+    ]
+    found_NCYX = session.run(batch_NCYX, *statistics)
+    steps = (
+        1 / 255 if file == "model.onnx" else 1
+    )  # of probability; a grey value out of 255 may round otherwise
+    theirs_NCYX = plain.run(batch_NCYX, *statistics)
+    np.testing.assert_allclose(np.float32(found_NCYX), np.float32(theirs_NCYX), atol=2 * steps)
+
+
+def test_input_and_output_may_stay_on_the_device(exported):
+    model, row = (exported / "model.onnx").read_bytes(), device("cpu")
+    bound = open_backend(model, replace(row, memory_space="cpu"))
+    batch_NCYX = np.random.default_rng(0).standard_normal((2, 5, 64, 64), dtype=np.float32)
+    np.testing.assert_array_equal(bound.run(batch_NCYX), open_backend(model, row).run(batch_NCYX))
+
+
+def test_torchscript_computes_a_lone_small_tile_as_part_of_the_whole(exported):
+    script = open_backend((exported / "model.pt").read_bytes(), device("cpu", "torchscript"))
+    assert script._twice_below > 0
+    side = int(script._twice_below**0.5) // NETWORK.stride * NETWORK.stride
+    tiles_NCYX = np.random.default_rng(0).standard_normal((2, 5, side, side), dtype=np.float32)
+    np.testing.assert_array_equal(script.run(tiles_NCYX[:1]), script.run(tiles_NCYX)[:1])
 
 
 def test_torchscript_sees_them_too(exported, stack, expected_ZYX):

@@ -206,7 +206,8 @@ class OnnxSession(Backend):
         if batch_NCYX.shape not in self._bound:
             make = self._onnxruntime.OrtValue.ortvalue_from_shape_and_type
             values = {name: make(list(x.shape), x.dtype.type, memory_space, 0) for name, x in feeds.items()}
-            y = make(list(batch_NCYX.shape), self._output_dtype, memory_space, 0)
+            count, _, *size = batch_NCYX.shape  # whatever the network sees, it says one thing of a pixel
+            y = make([count, 1, *size], self._output_dtype, memory_space, 0)
             binding = self._session.io_binding()
             for name, value in values.items():
                 binding.bind_ortvalue_input(name, value)

@@ -260,7 +260,7 @@ class OpenVinoModel(Backend):
             else:
                 return compiled
         try:
-            statistics = [(shape[0], 1, 1, 1)] * (len(self.inputs) - 1)
+            statistics = [(*shape[:2], 1, 1)] * (len(self.inputs) - 1)
             self._model.reshape(dict(zip(range(len(self.inputs)), [shape, *statistics], strict=True)))
             compiled = self._core.compile_model(self._model, _DEVICE, self._settings)
         except RuntimeError as error:

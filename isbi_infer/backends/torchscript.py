@@ -101,7 +101,7 @@ class TorchScriptSession(Backend):
         stop: Stop | None,
     ) -> Pixels:
         count = len(batch_NCYX)
-        if count == 1 and batch_NCYX[0].size <= self._twice_below:
+        if count == 1 and batch_NCYX[0, 0].size <= self._twice_below:
             batch_NCYX = np.concatenate([batch_NCYX, batch_NCYX])
         result_NCYX, _ = self._run(batch_NCYX)
         return result_NCYX[:count]

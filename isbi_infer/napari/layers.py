@@ -88,8 +88,6 @@ class LayerSource:
         A greyscale image.
     pixel_size : PixelSize or None
         Of its pixels.
-    only : int, optional
-        The one section that is read; all when not given.
 
     Raises
     ------
@@ -101,20 +99,18 @@ class LayerSource:
     notes: tuple[str, ...] = ()
     line: int | None = 1
 
-    def __init__(self, layer: Any, pixel_size: PixelSize | None, only: int | None = None) -> None:
+    def __init__(self, layer: Any, pixel_size: PixelSize | None) -> None:
         check_greyscale(layer)
         self.name = str(layer.name)
         self._pixels = pixels_of(layer)
-        self._only = only
-        shape = tuple(self._pixels.shape) if only is None else tuple(self._pixels.shape[-2:])
-        self.info = StackInfo(shape=shape, pixel_size=pixel_size)
+        self.info = StackInfo(shape=tuple(self._pixels.shape), pixel_size=pixel_size)
         self.dtype = np.dtype(self._pixels.dtype).newbyteorder("=")
 
     def read(self, z: int, window: Window | None = None) -> Section:
         """Read a section or a window of it."""
         where: tuple[Any, ...] = window if window is not None else (slice(None), slice(None))
         if len(self._pixels.shape) == 3:
-            where = (z if self._only is None else self._only, *where)
+            where = (z, *where)
         try:
             section_YX = np.array(self._pixels[where], self.dtype)
         except (OSError, ValueError, KeyError) as error:

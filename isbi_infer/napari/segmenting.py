@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -87,11 +87,21 @@ class _Kept:
     def finish(self) -> tuple[str, ...]:
         return ()
 
-    def __enter__(self) -> _Kept:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+class _KeptSection(_Kept):
+    """A sink that keeps the one section that it is handed."""
+
+    def __init__(self) -> None:
+        self.section_YX: npt.NDArray[np.float32] = np.empty((0, 0), np.float32)
+
+    def write(self, block: Block, values_ZYX: npt.NDArray[Any]) -> None:
+        self.section_YX = values_ZYX[0]
 
 
 def open_segmenter(wanted: Wanted, pixels: int) -> Segmenter:
@@ -179,11 +189,10 @@ def segment_shown(wanted: Wanted, sections: ShownSections, job: Job) -> None:
         for z in job.asked():
             if sections.section(z) is not None:
                 continue
-            source = LayerSource(wanted.layer, wanted.pixel_size, only=z)
-            out_ZYX = np.empty((1, *source.info.shape), np.float32)
+            kept = _KeptSection()
             job.report("note", f"section {z}")
-            notes = segmenter.segment_source(source, [_Kept(out_ZYX)], progress=job.step)
-            sections.put(z, out_ZYX[0])
+            notes = segmenter.segment_source(whole, [kept], only=[z], progress=job.step)
+            sections.put(z, kept.section_YX)
             job.report("section", value=(z, notes))
 
 

@@ -8,6 +8,10 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
+class _BeyondLastError(Exception):
+    """There are no more sections; unlike an IndexError, nothing that reads them raises it."""
+
+
 def mirrored(z: int, sections: int) -> int:
     """Return the number of the section that stands at a place of a stack mirrored about its first and last one.
 
@@ -45,7 +49,7 @@ class Stacked(Generic[Item]):
     Parameters
     ----------
     read : callable
-        Returns what belongs to a section, by its number; IndexError beyond the last one.
+        Returns what belongs to a section, by its number. What it raises is raised where the section is wanted.
     neighbours : int
         How many are seen on either side.
     """
@@ -62,7 +66,7 @@ class Stacked(Generic[Item]):
         def following(_: int) -> Item:
             for item in waiting:
                 return item
-            raise IndexError("no more sections")
+            raise _BeyondLastError
 
         return cls(following, neighbours)
 
@@ -99,7 +103,7 @@ class Stacked(Generic[Item]):
         for number in range(max(0, z - self._neighbours), last + 1):
             try:
                 self._get(number)
-            except IndexError:
+            except _BeyondLastError:
                 return number
         return last + 1
 

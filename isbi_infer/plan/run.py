@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -214,6 +214,11 @@ class RunPlan:
         height, width = self.source.shape
         for z in range(self.source.sections):
             yield Block(z, (z, z + 1), (0, height), (0, width))
+
+    def sections(self, only: Sequence[int] | None = None) -> list[Block]:
+        """Return whole sections, in order: some by their numbers from 0, or all; see `blocks`."""
+        wanted = None if only is None else set(only)
+        return [block for block in self.blocks() if wanted is None or block.z[0] in wanted]
 
     @property
     def provenance(self) -> str:

@@ -49,18 +49,23 @@ class Findings:
         Says how many sections there are, and how those look that the model was trained on.
     every_section : bool
         Keep what was measured of each section, not only of those of which something is to be said; see `figures`.
+    only : sequence of int, optional
+        Numbers of the sections that are computed; all when not given.
     """
 
-    def __init__(self, plan: RunPlan, *, every_section: bool = False) -> None:
+    def __init__(
+        self, plan: RunPlan, *, every_section: bool = False, only: Sequence[int] | None = None
+    ) -> None:
         self._guard = threading.Lock()
         self.every_section = every_section
         self._found: dict[int, SectionStatistics] = {}
         self._measured: dict[int, SectionStatistics] = {}
         self._sharpness: dict[int, list[float]] = {}  # of the parts that a section was read in
         self._familiar: Familiar | None = plan.model.familiar
-        sections = _LOOKED_AT if plan.source.sections is None else plan.source.sections
-        looked_at = min(sections, _LOOKED_AT)
-        self._looked_at = {(2 * i + 1) * sections // (2 * looked_at) for i in range(looked_at)}
+        known = _LOOKED_AT if plan.source.sections is None else plan.source.sections
+        computed = range(known) if only is None else only
+        looked_at = min(len(computed), _LOOKED_AT)
+        self._looked_at = {computed[(2 * i + 1) * len(computed) // (2 * looked_at)] for i in range(looked_at)}
         self._distances: dict[int, tuple[float, str]] = {}
         self._blocks = self._empty_blocks = 0
 

@@ -206,7 +206,46 @@ def compute_sections(
     stack = Stacked.of(opened, plan.model.neighbours)
     works = ((z, SectionInWork(seen, plan)) for z, seen in enumerate(stack))
     count = TileCount(plan, list(plan.blocks()), progress) if progress else None
-    with closing(_computed(plan, works, backend, findings or Findings(plan), count)) as results:
+    yield from _told(_computed(plan, works, backend, findings or Findings(plan), count), count)
+
+
+def compute_blocks(
+    plan: RunPlan,
+    source: Source,
+    blocks: Sequence[Block],
+    backend: Backend,
+    findings: Findings,
+    progress: Progress | None = None,
+) -> Generator[Result, None, None]:
+    """Compute sections of a source lazily, each among its neighbours there.
+
+    Parameters
+    ----------
+    plan, source, backend, findings, progress
+        As in `run_plan`.
+    blocks : sequence of Block
+        Of the plan, whole sections each, in order.
+
+    Returns
+    -------
+    generator of ndarray of float32 or uint8, shape (Y, X)
+        One result per section, in order, as the model returns it.
+
+    Raises
+    ------
+    ImageError
+        If a section cannot be read, or is not of the plan's shape.
+    ResourceError
+        If there is not enough memory for the smallest tile.
+    """
+    works = _parts(plan, source, blocks, None, findings)
+    count = TileCount(plan, blocks, progress) if progress else None
+    yield from _told(_computed(plan, works, backend, findings, count), count)
+
+
+def _told(results: Generator[Result, None, None], count: TileCount | None) -> Generator[Result, None, None]:
+    """Hand results on, and tell of each that it is there."""
+    with closing(results):
         for result_YX in results:
             if count:
                 count.section_done()

@@ -22,7 +22,6 @@ from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.model.devices import ProviderName
 from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes import TiffSource, open_stack
-from isbi_train.data.arrays import ArraySource
 from isbi_train.data.labels import LabelRule, Survey, section_labels, stacked, survey_labels
 from isbi_train.evaluation.predict import MODEL_SUFFIXES, predict
 from isbi_train.scores.inputs import check_scoring_input
@@ -204,18 +203,17 @@ def evaluate(
             notes.append(f"{labels}: {survey.note()}")
         read = [section_labels(truth.read(z), rule) for z in chosen]
         pixels_ZYX = read_sections(stack, chosen)
+        if image is None:
+            image_ZYX, probability_ZYX = None, pixels_ZYX
+        else:
+            image_ZYX = pixels_ZYX
+            probability_ZYX, how = predict(
+                prediction, stack, provider=provider, pixel_size=pixel_size, only=chosen, progress=progress
+            )
+            notes.extend(note for note in how if note not in stack.notes)
     cell_ZYX = np.stack([each.cell_YX for each in read])
     ids_ZYX = stacked(each.ids_YX for each in read)
     ignored_ZYX = stacked(each.ignored_YX for each in read)
-    if image is None:
-        image_ZYX, probability_ZYX = None, pixels_ZYX
-    else:
-        image_ZYX = pixels_ZYX
-        source = ArraySource(image_ZYX, name=str(image), pixel_size=stack.pixel_size, nodata=stack.nodata)
-        probability_ZYX, how = predict(
-            prediction, source, provider=provider, pixel_size=pixel_size, progress=progress
-        )
-        notes.extend(how)
     try:
         pair = check_scoring_input(probability_ZYX, cell_ZYX, ids=ids_ZYX, ignored=ignored_ZYX)
     except ImageError as error:

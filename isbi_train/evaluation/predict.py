@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
 
@@ -41,13 +41,14 @@ def predict(
     *,
     provider: ProviderName = "auto",
     pixel_size: float | None = None,
+    only: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
-    """Run a model over a stack and return all of it; see `predict_sections`.
+    """Run a model over a stack and return all that is wanted; see `predict_sections`.
 
     Parameters
     ----------
-    model, source, provider, pixel_size
+    model, source, provider, pixel_size, only
         As for `predict_sections`.
     progress : callable, optional
         As for `predict_sections`.
@@ -60,12 +61,12 @@ def predict(
         How it was made.
     """
     sections, notes = predict_sections(
-        model, source, provider=provider, pixel_size=pixel_size, progress=progress
+        model, source, provider=provider, pixel_size=pixel_size, only=only, progress=progress
     )
-    shape = source.info.shape[-2:]
-    out_ZYX = np.empty((source.info.sections, *shape), np.float32)
-    for z, section_YX in enumerate(sections):
-        out_ZYX[z] = section_YX
+    count = source.info.sections if only is None else len(only)
+    out_ZYX = np.empty((count, *source.info.shape[-2:]), np.float32)
+    for out_YX, section_YX in zip(out_ZYX, sections, strict=True):
+        out_YX[:] = section_YX
     return out_ZYX, notes
 
 
@@ -75,6 +76,7 @@ def predict_sections(
     *,
     provider: ProviderName = "auto",
     pixel_size: float | None = None,
+    only: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Sections, tuple[str, ...]]:
     """Run a model over a stack lazily; sections of another pixel size than the model's are resampled, and back.
@@ -90,6 +92,9 @@ def predict_sections(
         As for :class:`isbi_infer.Segmenter`; torch knows "auto", "cpu" and "cuda".
     pixel_size : float, optional
         Side of its pixels in nanometres, where it does not say or is wrong.
+    only : sequence of int, optional
+        Numbers of the sections that are wanted, ascending from 0; all when not given. A model that sees neighbouring
+        sections sees those of the stack.
     progress : callable, optional
         Called with how many are done and their total: what `unit_of` says.
 
@@ -112,12 +117,14 @@ def predict_sections(
         If the pixel size is invalid, or cannot be used with this model.
     """
     if is_checkpoint_file(model):
-        sections, how, notes = _torch_sections(model, source, provider, pixel_size)
-        sections = _counted(sections, source.info.sections, progress) if progress else sections
+        wanted = range(source.info.sections) if only is None else only
+        sections, how, notes = _torch_sections(model, source, provider, pixel_size, wanted)
+        sections = _counted(sections, len(wanted), progress) if progress else sections
     else:
-        pixels = prod(source.info.shape)
+        count = source.info.sections if only is None else len(only)
+        pixels = count * prod(source.info.shape[-2:])
         segmenter = Segmenter(model, provider=provider, pixel_size=pixel_size, pixels=pixels)
-        sections = segmenter.stream_source(source, progress=progress)
+        sections = segmenter.stream_source(source, only=only, progress=progress)
         notes = segmenter.plan_source(source).notes
         how = f"isbi_infer.Segmenter on {segmenter.provider}"
     return _checked(model, sections), (f"{model}: run by {how}", *notes)
@@ -138,7 +145,7 @@ def _checked(model: Path, sections: Sections) -> Sections:
 
 
 def _torch_sections(
-    model: Path, source: Source, provider: ProviderName, pixel_size: float | None
+    model: Path, source: Source, provider: ProviderName, pixel_size: float | None, wanted: Sequence[int]
 ) -> tuple[Sections, str, tuple[str, ...]]:
     require_packages("train", "torch")
     check_headroom_of_torch()
@@ -176,8 +183,7 @@ def _torch_sections(
         return np.asarray(tissue.whole(probability_YX))
 
     how = f"torch on {device} over whole sections, as training validates; isbi-infer runs the .onnx file"
-    sections = map(whole, range(source.info.sections))
-    return sections, how, (*source.notes, *notes)
+    return map(whole, wanted), how, (*source.notes, *notes)
 
 
 def _device(provider: ProviderName) -> str:

@@ -191,7 +191,9 @@ def test_the_weights_that_are_kept_are_those_that_were_scored(stack, tiny, tmp_p
     network.load_state_dict(torch.load(tmp_path / "fold-2" / WEIGHTS, weights_only=True))
     split = Split.of(stack, slice(2, 3), AUGMENT, TRAIN)
     stored = json.loads((tmp_path / "fold-2" / RESULT).read_text())
-    expected = scored(network, split, TINY.stride)  # whose weights lie otherwise in memory, so sums round otherwise
+    expected = scored(
+        network, split, TINY.stride
+    )  # whose weights lie otherwise in memory, so sums round otherwise
     assert {score: stored[score] for score in expected} == pytest.approx(expected, rel=1e-5)
     assert stored["steps"] == plan_of(stack, tmp_path).steps(split.our_steps)
     assert found["per_fold"] == [{"fold": 2, **stored}]

@@ -40,6 +40,16 @@ def test_sections_that_come_one_by_one_have_the_neighbours_that_those_of_a_file_
     assert read == list(range(sections))
 
 
+@pytest.mark.parametrize("neighbours", [0, 2])
+def test_an_error_of_the_one_who_hands_over_sections_is_not_taken_for_their_end(neighbours):
+    def coming():
+        yield from range(3)
+        raise IndexError("of another list")
+
+    with pytest.raises(IndexError, match="of another list"):
+        list(Stacked.of(coming(), neighbours))
+
+
 def test_no_more_is_read_ahead_than_is_seen():
     read = []
     coming = Stacked.of((read.append(z) or z for z in range(100)), 2)
