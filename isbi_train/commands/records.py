@@ -126,7 +126,7 @@ def _examples(network: Any, stride: int, data: TrainingData, train: TrainConfig)
         for z in (2 * np.arange(count) + 1) * len(part) // (2 * count):
             section = part[slice(z, z + 1)]
             logits_ZYX = predict_whole(
-                network, part.image_ZYX, stride=stride, border=train.border, only=[int(z)]
+                network, part.image_ZYX, stride=stride, border=train.border, only=[int(z)], runs=part.runs
             )
             where = f"held-out section {z}"
             found.append(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from isbi_infer.errors import UsageError
+from isbi_infer.files import replacing
 from isbi_infer.terminal import did_you_mean
 from isbi_train.config.inputs import KINDS, located
 from isbi_train.config.plain import Plain, require
@@ -132,6 +133,25 @@ def read_list(path: Path, leave_out: Sequence[str] = ()) -> tuple[StackEntry, ..
     if not left:
         raise UsageError(f"{path}: all its stacks are left out; expected at least one to train on")
     return left
+
+
+def write_list(path: Path, entries: Sequence[StackEntry]) -> None:
+    """Write a list of labelled stacks that `read_list` reads, in place only when it is whole.
+
+    Parameters
+    ----------
+    path : Path
+        The TOML file.
+    entries : sequence of StackEntry
+        With absolute paths.
+    """
+    import tomli_w
+
+    tables = [
+        {key: value for key, value in entry.to_plain().items() if value is not None} for entry in entries
+    ]
+    with replacing(path) as temporary:
+        temporary.write_text(tomli_w.dumps({_TABLE: tables}), encoding="utf-8")
 
 
 def _entry(path: Path, number: int, table: Mapping[str, Any]) -> StackEntry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ class LabelledStack:
         Ids of cells, 0 = none; None where the labels hold none.
     notes : tuple of str
         What a user must know about the files: what their readers said, and sections that are left out.
+    places : tuple of int or None
+        Numbers of the sections in the stack that they were taken from; None where they follow each other.
     """
 
     image_ZYX: npt.NDArray[np.generic]
@@ -63,18 +66,30 @@ class LabelledStack:
     ignored_ZYX: npt.NDArray[np.bool_] | None = None
     ids_ZYX: npt.NDArray[np.uint32] | None = None
     notes: tuple[str, ...] = ()
+    places: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.image_ZYX)
 
     def __getitem__(self, sections: slice | npt.NDArray[np.intp]) -> LabelledStack:
+        places = np.arange(len(self)) if self.places is None else np.array(self.places, int)
+        chosen = places[sections]
+        in_order = bool((np.diff(chosen) == 1).all())
         return replace(
             self,
             image_ZYX=self.image_ZYX[sections],
             cell_ZYX=self.cell_ZYX[sections],
             ignored_ZYX=None if self.ignored_ZYX is None else self.ignored_ZYX[sections],
             ids_ZYX=None if self.ids_ZYX is None else self.ids_ZYX[sections],
+            places=None if in_order else tuple(chosen.tolist()),
         )
+
+    @property
+    def runs(self) -> list[slice]:
+        """Sections that follow each other in the stack that they were taken from: neighbours are among these only."""
+        places = np.arange(len(self)) if self.places is None else np.array(self.places, int)
+        starts = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist()]
+        return [slice(*ends) for ends in pairwise([*starts, len(self)])]
 
     def annotated(self) -> LabelledStack:
         """Return the sections of which something is known; their numbers are then others than in the file."""

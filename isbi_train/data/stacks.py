@@ -265,6 +265,7 @@ def _cut(stack: LabelledStack, plane: str) -> LabelledStack:
     return replace(
         stack,
         image_ZYX=stack.image_ZYX.transpose(axes),
+        places=stack.places if plane == "xy" else None,
         cell_ZYX=stack.cell_ZYX.transpose(axes),
         ignored_ZYX=None if stack.ignored_ZYX is None else stack.ignored_ZYX.transpose(axes),
         ids_ZYX=None if stack.ids_ZYX is None else stack.ids_ZYX.transpose(axes),

@@ -25,6 +25,7 @@ def predict_whole(
     stride: int,
     border: int,
     only: Sequence[int] | None = None,
+    runs: Sequence[slice] = (),
 ) -> npt.NDArray[np.float32]:
     """Run the network once over each whole section, of which it may see the neighbours.
 
@@ -38,6 +39,9 @@ def predict_whole(
         Padding, as in `isbi_infer.plan.tiles.plan_section`.
     only : sequence of int, optional
         Numbers of the sections that are wanted, ascending; all when not given.
+    runs : sequence of slice
+        Sections that follow each other, where not all do, see `isbi_train.data.labelled.LabelledStack.runs`: each of
+        these is a stack of its own.
 
     Returns
     -------
@@ -45,11 +49,15 @@ def predict_whole(
         Logits; positive means cell interior. Where there is no tissue, so negative that the probability is 0.
     """
     neighbours = network.config.neighbours if isinstance(network, UNet) else 0
-    stack = Stacked(lambda z: Tissue.of(image_ZYX[z]), neighbours)
     wanted = range(len(image_ZYX)) if only is None else only
+    run = slice(0, 0)
+    stack = _stacked(image_ZYX, neighbours)
     out_ZYX = np.full((len(wanted), *image_ZYX.shape[1:]), _SURELY_MEMBRANE, np.float32)
     for z, out_YX in zip(wanted, out_ZYX, strict=True):
-        seen = stack.around(z, len(image_ZYX))
+        if z >= run.stop:
+            run = next((run for run in runs if run.start <= z < run.stop), slice(0, len(image_ZYX)))
+            stack = _stacked(image_ZYX[run], neighbours)
+        seen = stack.around(z - run.start, run.stop - run.start)
         assert seen is not None
         tissue = seen[neighbours]
         if tissue.found.blank:
@@ -63,6 +71,10 @@ def predict_whole(
             logits_YX if canvas_YX is None else np.where(canvas_YX[box], _SURELY_MEMBRANE, logits_YX)
         )
     return out_ZYX
+
+
+def _stacked(image_ZYX: npt.NDArray[np.generic], neighbours: int) -> Stacked[Tissue]:
+    return Stacked(lambda z: Tissue.of(image_ZYX[z]), neighbours)
 
 
 def tissue_logits(

@@ -82,6 +82,8 @@ def cells(label_N1YX: Tensor) -> Tensor:
 def affinity_loss(logits_NAYX: Tensor, maps_NKYX: Tensor) -> Tensor:
     """Average the binary cross-entropy of affinities over all pairs of pixels; where one does not count, it is 0.
 
+    Nor does a pair that lies in one cell or in two depending on pixels that do not count.
+
     Parameters
     ----------
     logits_NAYX : Tensor of shape (N, A, Y / unshuffle, X / unshuffle)
@@ -95,14 +97,18 @@ def affinity_loss(logits_NAYX: Tensor, maps_NKYX: Tensor) -> Tensor:
         A scalar, float32.
     """
     coarse = maps_NKYX.shape[-1] // logits_NAYX.shape[-1]
-    cell_NYX = cells(maps_NKYX[:, :1])[:, ::coarse, ::coarse]
-    counts_NYX = torch.ones_like(cell_NYX, dtype=torch.bool)
+    label_N1YX = maps_NKYX[:, :1]
+    cell_NYX = cells(label_N1YX)[:, ::coarse, ::coarse]
+    counts_NYX, at_most_NYX = torch.ones_like(cell_NYX, dtype=torch.bool), cell_NYX
     if has_counted(maps_NKYX):
-        counts_NYX = maps_NKYX[:, -1, ::coarse, ::coarse] > 0.5
+        counted_N1YX = maps_NKYX[:, -1:]
+        counts_NYX = counted_N1YX[:, 0, ::coarse, ::coarse] > 0.5
+        at_most_NYX = cells(torch.maximum(label_N1YX, 1 - counted_N1YX))[:, ::coarse, ::coarse]
     losses = []
     for logits_NYX, (here, there) in zip(logits_NAYX.float().unbind(1), _pairs(coarse), strict=True):
         same_NYX = (cell_NYX[here] == cell_NYX[there]) & (cell_NYX[here] > 0)
-        both_NYX = (counts_NYX[here] & counts_NYX[there]).float()
+        apart_NYX = (at_most_NYX[here] != at_most_NYX[there]) | (at_most_NYX[here] == 0)
+        both_NYX = (counts_NYX[here] & counts_NYX[there] & (same_NYX | apart_NYX)).float()
         total = F.binary_cross_entropy_with_logits(
             logits_NYX[here], same_NYX.float(), weight=both_NYX, reduction="sum"
         )

@@ -41,15 +41,22 @@ class Sections:
         See `isbi_train.training.losses.mean_weight`.
     apart : int
         How many sections apart those may be drawn that a network sees together.
+    runs : tuple of slice
+        Sections that follow each other in the stack that they are of; a network sees no others together.
     """
 
     images_ZCYX: Tensor
     maps_ZKYX: Tensor
     weight_scale: float
     apart: int = 1
+    runs: tuple[slice, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images_ZCYX)
+
+    def run_of(self, z: int) -> slice:
+        """Return the run that a section is of; all sections where none are named."""
+        return next((run for run in self.runs if run.start <= z < run.stop), slice(0, len(self)))
 
     @property
     def pixels(self) -> int:
@@ -146,7 +153,11 @@ def bring_sections(
         maps_ZKYX = np.concatenate((maps_ZKYX, counted_Z1YX), axis=1)
     maps = torch.from_numpy(maps_ZKYX)
     weight_scale = mean_weight(maps, train.membrane_weight)
-    return Sections(torch.from_numpy(images_ZYX)[:, None].to(device), maps.to(device), weight_scale)
+    runs = training.runs
+    if len(images_ZYX) > len(training):
+        runs.append(slice(len(training), len(images_ZYX)))
+    images = torch.from_numpy(images_ZYX)[:, None].to(device)
+    return Sections(images, maps.to(device), weight_scale, runs=tuple(runs))
 
 
 def bring_stacks(
@@ -271,7 +282,11 @@ def _surrounded(
     """Return a section in the middle of its neighbours, of shape (1 + 2 neighbours, Y, X), in either order."""
     reversed_, gap, which = torch.rand(3, generator=generator).tolist()
     apart = int(torch.randint(1, part.apart + 1, (1,), generator=generator))
-    seen = [mirrored(z + apart * step, len(part)) for step in range(-neighbours, neighbours + 1)]
+    run = part.run_of(z)
+    seen = [
+        run.start + mirrored(z - run.start + apart * step, run.stop - run.start)
+        for step in range(-neighbours, neighbours + 1)
+    ]
     if gap < augment.gap_probability / 2:
         seen = [z] * len(seen)
     elif gap < augment.gap_probability:

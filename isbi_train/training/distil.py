@@ -243,11 +243,13 @@ def soft_labels(
         for sum_ZYX, stack_ZYX in zip(sums, (images_ZYX, unlabelled_image_ZYX), strict=True):
             if not len(stack_ZYX):
                 continue
-            source = ArraySource(stack_ZYX, pixel_size=size)
-            for note in segmenter.plan_source(source).notes:
-                log.info("teacher %s: %s", teacher, note)
-            for z, probability_YX in enumerate(segmenter.stream_source(source, progress=display)):
-                sum_ZYX[z] += probability_YX
+            runs = training.runs if stack_ZYX is images_ZYX else [slice(0, len(stack_ZYX))]
+            for run in runs if segmenter.contract.neighbours else [slice(0, len(stack_ZYX))]:
+                source = ArraySource(stack_ZYX[run], pixel_size=size)
+                for note in segmenter.plan_source(source).notes:
+                    log.info("teacher %s: %s", teacher, note)
+                for z, probability_YX in enumerate(segmenter.stream_source(source, progress=display)):
+                    sum_ZYX[run.start + z] += probability_YX
     labelled_ZYX, unlabelled_ZYX = ((total / len(teachers)).astype(np.float32) for total in sums)
     return SoftLabels(labelled_ZYX, unlabelled_image_ZYX, unlabelled_ZYX)
 

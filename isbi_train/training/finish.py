@@ -42,7 +42,10 @@ def finish(path: Path, train: TrainConfig, data: TrainingData, held_out: Sequenc
         return
     network, stride = checkpoint.load_network(), checkpoint.network.stride
     logits = [
-        predict_whole(network, part.scored.image_ZYX, stride=stride, border=train.border) for part in held_out
+        predict_whole(
+            network, part.scored.image_ZYX, stride=stride, border=train.border, runs=part.scored.runs
+        )
+        for part in held_out
     ]
     if train.calibrate:
         checkpoint, logits = calibrated(checkpoint, logits, held_out)

@@ -10,16 +10,16 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from isbi_infer.errors import UsageError
+from isbi_infer.errors import IsbiError, UsageError
 from isbi_infer.files import replacing
 from isbi_infer.terminal.progress import Display
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
-from isbi_train.config.stacks import StackEntry
+from isbi_train.config.stacks import StackEntry, write_list
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.sections import blocks
 from isbi_train.data.stacks import TrainingData, load_entry, read_stacks
-from isbi_train.networks.checkpoint import load_checkpoint
+from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint
 from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
 from isbi_train.training.state import BEST, MODEL
 from isbi_train.training.train import fit
@@ -55,9 +55,9 @@ class FoldsOfOne:
         """Return what a fold trains on, and its settings."""
         return self.stack, fold_config(self.train, self.blocks[number])
 
-    def scores(self, found: Mapping[str, Any], number: int) -> dict[str, Any]:
-        """Return those scores of a checkpoint that are of the sections that its fold held out."""
-        return dict(found)
+    def scores(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
+        """Return those scores of a fold that are of the sections it held out; None if it is of another stack."""
+        return None if "stacks" in checkpoint.data else dict(checkpoint.scores)
 
 
 @dataclass(frozen=True)
@@ -95,24 +95,28 @@ class FoldsOfList:
             raise UsageError(
                 f"{self.origin}: holds no stack {self.name!r} to cut into folds; it has {', '.join(names)}"
             )
-        stack, _ = load_entry(self.entries[names.index(self.name)], self.train)
+        try:
+            stack, _ = load_entry(self.entries[names.index(self.name)], self.train)
+        except IsbiError as error:
+            raise type(error)(f"{self.origin}: stack {self.name!r}: {error}") from error
         return blocks(len(stack), self.count)
 
     def fold(self, number: int) -> tuple[TrainingData, TrainConfig]:
         """Return what a fold trains on, and its settings; IsbiError as `isbi_train.data.stacks.read_stacks`."""
-        block = self.blocks[number]
-        entries = [
-            replace(entry, hold_out=block.stop - block.start, hold_out_start=block.start)
-            if entry.name == self.name
-            else entry
-            for entry in self.entries
-        ]
-        return read_stacks(entries, self.train, self.resample_nm, self.origin), self.train
+        return read_stacks(self.listed(number), self.train, self.resample_nm, self.origin), self.train
 
-    def scores(self, found: Mapping[str, Any], number: int) -> dict[str, Any]:
-        """Return those scores of a checkpoint that are of the sections that its fold held out."""
+    def listed(self, number: int) -> list[StackEntry]:
+        """Return the list of a fold."""
         block = self.blocks[number]
-        return {**found["stacks"][self.name], "sections": f"{block.start}:{block.stop}"}
+        changed = {"hold_out": block.stop - block.start, "hold_out_start": block.start}
+        return [replace(entry, **changed) if entry.name == self.name else entry for entry in self.entries]
+
+    def scores(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
+        """Return those scores of a fold that are of the sections it held out; None if it is of another stack."""
+        held_out = {stack["name"]: stack["held_out"] for stack in checkpoint.data.get("stacks", ())}
+        if self.name not in held_out:
+            return None
+        return {**checkpoint.scores["stacks"][self.name], "sections": held_out[self.name]}
 
 
 def fold_config(train: TrainConfig, held_out: slice) -> TrainConfig:
@@ -141,7 +145,8 @@ def cross_validate(
     cut : FoldsOfOne or FoldsOfList
         The stack that is cut into blocks, and what each fold trains on.
     out : Path
-        Folder for ``fold-0``, ``fold-1`` ..., each as `isbi_train.training.train.fit` leaves it, and ``folds.json``.
+        Folder for ``fold-0``, ``fold-1`` ..., each as `isbi_train.training.train.fit` leaves it, and ``folds.json``;
+        of a list also ``fold-0.toml`` ..., the list of each fold.
     only : int, optional
         Train this one only.
     network, augment, inputs
@@ -161,15 +166,24 @@ def cross_validate(
     Raises
     ------
     UsageError
-        If there are fewer sections than folds, or no such fold; and see `isbi_train.training.train.fit`.
+        If there are fewer sections than folds, or no such fold, or finished folds in the folder are of another
+        cross-validation; and see `isbi_train.training.train.fit`.
     """
     folds = len(cut.blocks)
     chosen = range(folds) if only is None else [only]
     if only is not None and not 0 <= only < folds:
         raise UsageError(f"there is no fold {only} of {folds}; they are counted from 0 to {folds - 1}")
+    check_of_this_cut(out, cut)
     for fold in chosen:
         folder = fold_folder(out, fold)
+        resume = folder.exists()
         data, train = cut.fold(fold)
+        if isinstance(cut, FoldsOfList):  # by a list of its own the fold can be run again
+            listed = out.absolute() / f"{folder.name}.toml"
+            inputs = replace(inputs or Inputs(), stacks=str(listed), leave_out=())
+            if processes.is_main:
+                out.mkdir(parents=True, exist_ok=True)
+                write_list(listed, cut.listed(fold))
         fit(
             data,
             folder,
@@ -177,11 +191,12 @@ def cross_validate(
             augment=augment,
             train=train,
             inputs=inputs,
-            resume=folder.exists(),
+            resume=resume,
             report=partial(report, fold) if report else None,
             processes=processes,
             display=display,
         )
+        del data  # the next fold reads its own
     if not processes.is_main:
         return {}
     found = collect_scores(out, cut)
@@ -193,6 +208,21 @@ def cross_validate(
 def fold_folder(out: Path, fold: int) -> Path:
     """Name the folder of one fold."""
     return out / f"fold-{fold}"
+
+
+def check_of_this_cut(out: Path, cut: FoldsOfOne | FoldsOfList) -> None:
+    """Raise UsageError if a finished fold in a folder held out another block than it would now."""
+    for fold, block in enumerate(cut.blocks):
+        path = fold_folder(out, fold) / MODEL
+        if not path.exists():
+            continue
+        found = cut.scores(load_checkpoint(path))
+        if found is None or found["sections"] != f"{block.start}:{block.stop}":
+            held_out = found["sections"] if found else "sections of another stack"
+            raise UsageError(
+                f"{path.parent}: held out {held_out}, not {block.start}:{block.stop}, so it is of another "
+                "cross-validation; give --out another folder"
+            )
 
 
 def collect_scores(out: Path, cut: FoldsOfOne | FoldsOfList) -> dict[str, Any]:
@@ -221,8 +251,8 @@ def collect_scores(out: Path, cut: FoldsOfOne | FoldsOfList) -> dict[str, Any]:
             {
                 "fold": fold,
                 "epoch": last.epoch,
-                **cut.scores(last.scores, fold),
-                "best": {"epoch": best.epoch, **cut.scores(best.scores, fold)},
+                **(cut.scores(last) or {}),
+                "best": {"epoch": best.epoch, **(cut.scores(best) or {})},
             }
         )
     return {"folds": len(cut.blocks), "per_fold": per_fold, **averaged(per_fold)}

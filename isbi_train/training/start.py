@@ -105,11 +105,19 @@ class Start:
             weights[_FIRST] = F.pad(weights[_FIRST], (0, 0, 0, 0, *[more * model.config.unshuffle**2] * 2))
         model.load_state_dict(weights)
 
-    def say(self, stack: LabelledStack, held_out: slice) -> None:
-        """Log terms, another pixel size, and held-out sections that were trained on before."""
+    def say(self, pixel_size_nm: float | None, stacks: Mapping[str, tuple[LabelledStack, slice]]) -> None:
+        """Log terms, another pixel size, and held-out sections that were trained on before.
+
+        Parameters
+        ----------
+        pixel_size_nm : float or None
+            At which the run trains.
+        stacks : mapping of str to (LabelledStack, slice)
+            By what to call it: all sections of a stack as stored, and which of them are held out.
+        """
         for origin in self.origins:
             log.info("starting from %s: its terms go along with the result", origin)
-        ours, theirs = stack.pixel_size_nm, self.pixel_size_nm
+        ours, theirs = pixel_size_nm, self.pixel_size_nm
         if ours and theirs and scaling_between(theirs, ours, ours):
             log.warning(
                 "%s was trained at %g nm, these sections are of %g nm: it must learn another scale",
@@ -117,16 +125,17 @@ class Start:
                 theirs,
                 ours,
             )
-        for part in self.weights.stacks:
-            if sections_seen(part.data_sha256, part.sections, stack, held_out):
-                log.warning(
-                    "%s was trained on sections %s of this stack, so the scores on sections %d:%d are not of "
-                    "unseen ones",
-                    self.name,
-                    part.sections,
-                    held_out.start,
-                    held_out.stop,
-                )
+        for called, (stack, held_out) in stacks.items():
+            for part in self.weights.stacks:
+                if sections_seen(part.data_sha256, part.sections, stack, held_out):
+                    log.warning(
+                        "%s was trained on sections %s of %s, so the scores on sections %d:%d are not of unseen ones",
+                        self.name,
+                        part.sections,
+                        called,
+                        held_out.start,
+                        held_out.stop,
+                    )
 
 
 def settings_from(

@@ -149,12 +149,18 @@ def fit(
         train = train.counted(len(stack))
         everything = TrainingData.of_one(stack, train)
         notes, split_lines = list(stack.notes), [train.split_line(len(stack))]
+        known = {"this stack": (stack, train.held_out(len(stack)))}
         teaching = Teaching.of(inputs, stack, train)
         teachings = {"": teaching} if teaching else {}
     else:
         everything = stack
         notes = [note for part in stack.stacks for note in part.held_out.notes]
         split_lines = [part.line() for part in stack.stacks]
+        known = {
+            part.name: (part.stored.whole, part.stored.split.held_out(len(part.stored.whole)))
+            for part in stack.stacks
+            if part.stored
+        }
         if inputs.teachers or inputs.unlabelled:
             raise UsageError(
                 "in a list each stack has its own teachers and unlabelled sections; name them there, and leave out "
@@ -201,8 +207,8 @@ def fit(
                 log.warning("%s", note)
             for line in split_lines:
                 log.info("%s", line)
-            if start and isinstance(stack, LabelledStack):
-                start.say(stack, train.held_out(len(stack)))
+            if start:
+                start.say(everything.facts["pixel_size_nm"], known)
             log.info("%s", _what_trains(model, everything, train, device))
             soft = teach(everything, teachings, display)
             display.stage("preparing the sections")

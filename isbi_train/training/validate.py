@@ -86,7 +86,14 @@ def validate(
     """
     parts = [stack.spread(count) for stack in held_out]
     logits = (
-        predict_whole(network, stack.scored.image_ZYX, stride=stride, border=border, only=stack.chosen(count))
+        predict_whole(
+            network,
+            stack.scored.image_ZYX,
+            stride=stride,
+            border=border,
+            only=stack.chosen(count),
+            runs=stack.scored.runs,
+        )
         for stack in held_out
     )
     return summary_of(logits, parts)

@@ -34,13 +34,16 @@ def by_definition(logits_NAYX, maps_NKYX, coarse):
         total, pairs = 0.0, 0
         for crop, logits_YX in zip(maps_NKYX.numpy(), logits_NAYX[:, number].double().numpy(), strict=True):
             numbered_YX, _ = ndimage.label(crop[0])
+            at_most_YX = numbered_YX if len(crop) == 1 else ndimage.label(np.maximum(crop[0], 1 - crop[1]))[0]
             for y in range(0, SIDE - dy, coarse):
                 for x in range(0, SIDE - dx, coarse):
                     one, other = (y, x), (y + dy, x + dx)
                     together = numbered_YX[one] == numbered_YX[other] != 0
+                    maybe = at_most_YX[one] == at_most_YX[other] != 0
                     logit = logits_YX[y // coarse, x // coarse] * (1 if together else -1)
                     pairs += 1
-                    if len(crop) == 1 or (crop[1][one] and crop[1][other]):
+                    known = len(crop) == 1 or (crop[1][one] and crop[1][other])
+                    if known and together == maybe:
                         total += np.logaddexp(0, -logit)
         losses.append(total / pairs)
     return np.mean(losses)
@@ -56,6 +59,16 @@ def test_the_loss_is_that_of_every_pair_of_pixels_in_one_cell_or_not(seed, count
     )
     found = affinity_loss(logits_NAYX, maps_NKYX).item()
     assert found == pytest.approx(by_definition(logits_NAYX, maps_NKYX, coarse), rel=1e-5)
+
+
+@pytest.mark.parametrize(("between", "counted", "taught"), [(1, 1, 1), (0, 1, -1), (1, 0, 0), (0, 0, 0)])
+def test_what_does_not_count_decides_of_no_pair(between, counted, taught):
+    maps_NKYX = torch.ones((1, 2, SIDE, SIDE))
+    maps_NKYX[0, 0, 18:22], maps_NKYX[0, 1, 18:22] = between * counted, counted
+    logits_NAYX = torch.zeros((1, 2 * len(REACHES_PX), SIDE, SIDE), requires_grad=True)
+    affinity_loss(logits_NAYX, maps_NKYX).backward()
+    slope = logits_NAYX.grad[0, 0, 16, 5].item()  # of a pixel above, whose partner lies 8 pixels below
+    assert np.sign(-slope) == taught
 
 
 def test_cells_are_what_hangs_together_by_sides_and_crops_have_cells_of_their_own():

@@ -2,13 +2,18 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from isbi_infer.plan.neighbours import around, mirrored
 from isbi_train.augment.crops import random_crops, vary_intensity
-from isbi_train.config import AugmentConfig, TrainConfig
-from isbi_train.training.batches import Pool, Sections, draw_batch, step_seed
+from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.sections import hold_out
+from isbi_train.networks.network import UNet
+from isbi_train.networks.whole import predict_whole
+from isbi_train.training.batches import Pool, Sections, bring_sections, draw_batch, step_seed
 
 COUNT, STEPS = 9, 30
 PLAIN = replace(AugmentConfig.none(), gap_probability=0.0)
@@ -61,6 +66,37 @@ def test_neighbours_of_thin_sections_are_drawn_farther_apart(sections):
         assert fits, numbers
         apart.add(fits[0])
     assert apart == {1, 2, 3}
+
+
+def test_sections_that_do_not_follow_each_other_are_no_neighbours(sections):
+    found = drawn(replace(sections, apart=3, runs=(slice(0, 4), slice(4, 5), slice(5, COUNT))), PLAIN)
+    for numbers in found:
+        run = range(4) if numbers[2] < 4 else range(4, 5) if numbers[2] == 4 else range(5, COUNT)
+        assert set(numbers) <= set(run)
+    assert {numbers[2] for numbers in found} == set(range(COUNT))
+
+
+def test_runs_end_where_sections_are_held_out_or_nobody_annotated_them(labelled):
+    five = np.resize(labelled.image_ZYX, (9, *labelled.image_ZYX.shape[1:]))
+    ignored_ZYX = np.zeros(five.shape, bool)
+    ignored_ZYX[6] = True
+    stack = LabelledStack(five, np.resize(labelled.cell_ZYX, five.shape), 4.0, ignored_ZYX)
+    training, held_out = hold_out(stack, TrainConfig(hold_out=2, hold_out_start=2))
+    assert training.places == (0, 1, 4, 5, 7, 8)
+    assert training.runs == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    assert (held_out.places, held_out.runs) == (None, [slice(0, 2)])
+    brought = bring_sections(training, TRAIN, None, torch.device("cpu"))
+    assert brought.runs == tuple(training.runs)
+
+
+def test_validation_shows_no_neighbours_from_beyond_a_run(labelled):
+    torch.manual_seed(0)
+    network = UNet(NetworkConfig(base=2, depth=1, unshuffle=2, neighbours=1)).eval()
+    four_ZYX = labelled.image_ZYX
+    found = predict_whole(network, four_ZYX, stride=4, border=0, runs=[slice(0, 1), slice(1, 4)])
+    for run in (slice(0, 1), slice(1, 4)):
+        np.testing.assert_array_equal(found[run], predict_whole(network, four_ZYX[run], stride=4, border=0))
+    assert not np.array_equal(found, predict_whole(network, four_ZYX, stride=4, border=0))
 
 
 def test_a_gap_is_filled_by_the_next_section_on_the_way_to_the_middle(sections):

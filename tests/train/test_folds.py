@@ -6,15 +6,22 @@ import statistics
 import lists_at_hand
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer.errors import UsageError
 from isbi_train.config import AugmentConfig, TrainConfig
+from isbi_train.config.inputs import Inputs
+from isbi_train.config.settings import read_layer, resolve
 from isbi_train.config.stacks import read_list
+from isbi_train.data.inputs import read_list_of
 from isbi_train.data.sections import blocks, hold_out, ranges
 from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.training.folds import FoldsOfList, FoldsOfOne, cross_validate
+from isbi_train.training.train import fit
+
+PARTS = ("network", "augment", "train", "inputs")
 
 
 @given(sections=st.integers(2, 200), data=st.data())
@@ -157,6 +164,54 @@ def test_each_fold_of_a_list_holds_out_a_block_of_one_stack_and_is_scored_on_it(
             "fly"
         ]
     assert found["mean"]["loss"] == pytest.approx(statistics.fmean(e["loss"] for e in found["per_fold"]))
+
+
+def test_a_fold_of_a_list_is_run_again_by_the_settings_in_its_folder(network, train_config, tmp_path):
+    listed = lists_at_hand.write_list(tmp_path) / "stacks.toml"
+    inputs = Inputs(stacks=str(listed), resample_nm=8.0)
+    cut = FoldsOfList(read_list(listed), "fly", train_config(**lists_at_hand.SHORT), 2, 8.0, "stacks.toml")
+    run = tmp_path / "run"
+    cross_validate(cut, run, only=1, network=network, augment=AugmentConfig(), inputs=inputs)
+    stored = resolve([("its settings", read_layer(run / "fold-1" / "settings.toml"))])
+    again = fit(read_list_of(stored), tmp_path / "again", **{part: getattr(stored, part) for part in PARTS})
+    one, other = (load_checkpoint(path) for path in (run / "fold-1" / "model.pth", again))
+    assert one.data == other.data
+    assert all(torch.equal(one.state_dict[key], other.state_dict[key]) for key in one.state_dict)
+
+
+def test_finished_folds_of_another_cross_validation_are_refused_before_any_work(
+    labelled, network, train_config, tmp_path
+):
+    listed = lists_at_hand.write_list(tmp_path) / "stacks.toml"
+    train, parts = train_config(**lists_at_hand.SHORT), {"network": network, "augment": AugmentConfig()}
+    plain = train_config(epochs=1)
+
+    def of_list(name, count):
+        return FoldsOfList(read_list(listed), name, train, count, 8.0, "stacks.toml")
+
+    cross_validate(of_list("fly", 2), tmp_path / "list", only=0, **parts)
+    cross_validate(FoldsOfOne(labelled, plain, 2), tmp_path / "one", only=0, **parts)
+    for cut, folder, said in (
+        (of_list("fly", 4), "list", "fold-0: held out 0:2, not 0:1, so it is of another cross-validation"),
+        (of_list("mouse", 2), "list", "held out 6:8, not 0:4"),
+        (FoldsOfOne(labelled, plain, 2), "list", "held out sections of another stack, not 0:2"),
+        (FoldsOfOne(labelled, plain, 4), "one", "held out 0:2, not 0:1"),
+        (of_list("fly", 2), "one", "held out sections of another stack"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            cross_validate(cut, tmp_path / folder, only=1, **parts)
+        assert not (tmp_path / folder / "fold-1").exists()
+
+
+def test_a_start_that_has_seen_what_a_list_holds_out_is_named(network, train_config, tmp_path, caplog):
+    listed = lists_at_hand.write_list(tmp_path) / "stacks.toml"
+    train, parts = train_config(**lists_at_hand.SHORT), {"network": network, "augment": AugmentConfig()}
+    cut = FoldsOfList(read_list(listed), "fly", train, 2, 8.0, "stacks.toml")
+    first = fit(cut.fold(0)[0], tmp_path / "first", train=train, **parts)
+    with caplog.at_level("WARNING", "isbi_train"):
+        cross_validate(cut, tmp_path / "run", only=1, inputs=Inputs(init=str(first)), **parts)
+    (said,) = [line for line in caplog.messages if "was trained on sections" in line]
+    assert said.endswith("sections 2:4 of fly, so the scores on sections 2:4 are not of unseen ones")
 
 
 def test_folds_of_a_stack_that_a_list_lacks_are_refused(train_config, tmp_path):
