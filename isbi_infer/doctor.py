@@ -175,8 +175,9 @@ def check_device(row: Device, models: Mapping[str, bytes], remedy: str | None) -
         try:
             backend = open_backend(content, row, arithmetic)
             # Not its digest: that the model is damaged says nothing about the device.
-            stride = parse_contract(read_model_file(content).metadata[CONTRACT_KEY]).stride
-            backend.run(np.zeros((1, 1, stride, stride), np.float32))
+            contract = parse_contract(read_model_file(content).metadata[CONTRACT_KEY])
+            shape = (1, contract.input_channels, contract.stride, contract.stride)
+            backend.run(np.zeros(shape, np.float32))
         except IsbiError as error:
             failure = failure or error
         else:

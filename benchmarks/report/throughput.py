@@ -146,7 +146,7 @@ def files_table(stored: Stored) -> Iterable[str]:
         ),
     )
     yield ""
-    yield "OME-Zarr is read for training; `isbi-infer` reads and writes TIFF, so writing OME-Zarr has no row."
+    yield "What reading and writing OME-Zarr costs a run stands in [Scale](scale.md#what-ome-zarr-costs)."
     yield ""
     yield origin(found[-1][1])
 

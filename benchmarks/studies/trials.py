@@ -101,9 +101,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for _, checkpoint in asked.trials:
             if not checkpoint.is_file():
                 raise UsageError(f"{checkpoint}: no such file")
-        titles = [title for title, _ in asked.trials]
         for title in asked.mean:
-            if titles.count(title) < 2:
+            seeds = {checkpoint.resolve() for named, checkpoint in asked.trials if named == title}
+            if len(seeds) < 2:
                 raise UsageError(f"--mean {title!r}: names no training of two seeds or more")
         held_out, sections = {}, {}
         for entry in read_list(asked.stacks):

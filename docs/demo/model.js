@@ -54,7 +54,8 @@ export function readContract(content) {
   }
   const known =
     document.schema === SCHEMA && document.input_dtype === "float32" && document.output_dtype === "float32";
-  if (!known || document.exact !== true) {
+  const alone = (document.input_channels ?? 1) === 1; // sees no neighbouring sections
+  if (!known || !alone || document.exact !== true) {
     throw new UserError("This model asks for more than the page can do; use it with the isbi-infer command.");
   }
   return document;

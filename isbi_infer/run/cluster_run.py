@@ -244,10 +244,10 @@ def _forget(cluster: Cluster, name: str) -> None:
 
 
 def _memory(plan: RunPlan, threads: int) -> int:
-    """Return the bytes that a worker of so many threads needs: the network's activations, and a block of results."""
+    """Return the bytes that a worker needs: of its network's activations, of a block of results and what these see."""
     assert plan.layout is not None
     depth, height, width = plan.layout.block
-    sections = 4 * depth * height * width * 2
+    sections = 4 * (2 * depth + 2 * plan.model.neighbours) * height * width
     return plan.memory_bytes * min(threads, plan.workers) // max(1, plan.workers) + sections
 
 

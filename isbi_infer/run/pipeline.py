@@ -392,7 +392,7 @@ class _Run:
         except _Stopped:
             return
         except BaseException as error:
-            self._read_error = error  # raised after the sections before it
+            self._read_error = error  # raised after the sections that were read whole, with their neighbours
         for _ in range(self._plan.workers):
             self._put(None)
         with self._changed:
