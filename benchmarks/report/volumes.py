@@ -268,7 +268,8 @@ def _costs(stored: Stored) -> Iterator[tuple[str, str, float, float, str]]:
         pixels = prod(settings["shape"]) * settings["pixels_computed_per_pixel"]
         times = record["measured"]["contenders"][contender]["cpu_s"]
         hours = [time / pixels * _TERA / _HOUR for time in times]
-        what = f"{record['machine']['cpu']}, {settings['provider']} {settings['precision']}"
+        model = f"{settings['flops_per_pixel'] / 1e3:.0f} thousand operations a pixel"
+        what = f"{record['machine']['cpu']}, {settings['provider']} {settings['precision']}, {model}"
         yield what, "core", min(hours), max(hours), link(record)
     if "networks-released" in stored:
         yield _limit_of_h100(stored["networks-released"])
