@@ -464,6 +464,7 @@ class Segmenter:
         options = options or VolumeOptions()
         plan = plan or self.plan_source(stack, emit=emit, dtype=dtype, chunked=chunked, block=options.block)
         notes = plan.notes
+        findings = findings or Findings(plan)
         if chunked:
             notes += segment_volume(
                 plan,
@@ -499,6 +500,7 @@ class Segmenter:
             seconds=seconds,
             megapixels_per_second=prod(stack.info.shape) / seconds / 1e6,
             model_sha256=self.model_sha256,
+            unlike=max(findings.unlike().values(), default=None),
             notes=notes,
         )
 

@@ -79,6 +79,9 @@ class RunSummary:
         Input pixels over `seconds`.
     model_sha256 : str
         Of the model file.
+    unlike : float or None
+        How far sections are from what the model was trained on, 1 being as far as that goes: the farthest of those that
+        were looked at. None where that is not known.
     notes : tuple of str
         What was done to the input that a reader must know.
     """
@@ -91,6 +94,7 @@ class RunSummary:
     seconds: float
     megapixels_per_second: float
     model_sha256: str
+    unlike: float | None
     notes: tuple[str, ...]
 
     def to_plain(self) -> dict[str, Any]:

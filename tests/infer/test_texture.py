@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -13,6 +14,7 @@ from isbi_infer.pixels.texture import LIMIT, Familiar, Look, texture_of
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.pipeline import compute_sections
 from isbi_infer.sample import synthetic_stack
+from isbi_infer.volumes import open_source
 
 STACK_ZYX = synthetic_stack(6, 192, 256)[0].astype(np.float32)
 
@@ -134,3 +136,17 @@ def test_of_a_long_stack_a_few_sections_are_looked_at(segmenter):
     looked_at = [z for z in range(1000) if findings.looks_at(z)]
     assert len(looked_at) == 8
     assert (looked_at[0], looked_at[-1]) == (62, 937)
+
+
+@pytest.mark.parametrize("sigma", [0, 3])
+def test_what_a_run_did_has_the_farthest_section_in_figures(segmenter, tmp_path, sigma):
+    stack_ZYX = STACK_ZYX.astype(np.uint8).copy()
+    if sigma:
+        stack_ZYX[2] = ndimage.gaussian_filter(stack_ZYX[2], sigma)
+    tifffile.imwrite(tmp_path / "in.tif", stack_ZYX, photometric="minisblack")
+    with open_source(tmp_path / "in.tif") as source:
+        plan = segmenter.plan_source(source)
+        plan = replace(plan, model=replace(plan.model, familiar=Familiar.of([LOOK])))
+        found = segmenter.segment_file(source, tmp_path / "out.tif", plan=plan).to_plain()["unlike"]
+    assert (found > 1) == bool(sigma)
+    assert found == max(found_in(segmenter, stack_ZYX, Familiar.of([LOOK])).unlike().values())
