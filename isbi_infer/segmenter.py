@@ -371,7 +371,7 @@ class Segmenter:
         check_encoding(emit, dtype)
         plan = self.plan_source(source, emit=emit, dtype=dtype)
         findings = Findings(plan, only=only)
-        blocks = plan.sections(only)
+        blocks = plan.section_blocks(only)
         results = compute_blocks(plan, source, blocks, self._model.backend, findings, progress)
         return self._encoded(plan, results, findings)
 
@@ -540,7 +540,7 @@ class Segmenter:
         check_encoding(emit, dtype)
         plan = self.plan_source(source, emit=emit, dtype=dtype)
         findings = findings or Findings(plan, only=only)
-        blocks = plan.sections(only)
+        blocks = plan.section_blocks(only)
         found = run_plan(plan, source, self._model.backend, sinks, progress, blocks=blocks, findings=findings)
         return (*plan.notes, *found)
 

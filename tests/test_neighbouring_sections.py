@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +20,12 @@ from isbi_infer import Segmenter
 from isbi_infer.errors import ModelError
 from isbi_infer.model.contract import read_contract
 from isbi_infer.model.devices import DEVICES, open_backend
+from isbi_infer.napari.jobs import Job
+from isbi_infer.napari.layers import ShownSections
+from isbi_infer.napari.segmenting import Wanted, segment_shown
 from isbi_infer.run.volume import VolumeOptions
 from isbi_infer.sample import synthetic_stack
-from isbi_infer.volumes import open_source
+from isbi_infer.volumes import PixelSize, open_source
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.data.labelled import LabelledStack
@@ -168,6 +174,28 @@ def test_scored_sections_see_the_neighbours_that_a_run_shows_them(exported, trai
     assert list(whole.sections) == [0, 1, 2, 3, 5, 6]
     assert list(found.sections) == [2, 3, 5]
     np.testing.assert_array_equal(found.probability_ZYX, whole.probability_ZYX[2:5])
+
+
+def test_a_section_that_is_shown_alone_sees_its_neighbours_in_the_layer(exported, stack, expected_ZYX):
+    class Image(SimpleNamespace):  # as napari's
+        pass
+
+    layer = Image(name="tissue", data=stack.image_ZYX, rgb=False, multiscale=False, ndim=3)
+    wanted = Wanted(
+        layer=layer,
+        model=str(exported / "model.onnx"),
+        provider="cpu",
+        pixel_size=PixelSize(y_nm=4.0, x_nm=4.0),
+    )
+    sections = ShownSections(stack.image_ZYX.shape, lambda z: None)
+    job = Job(partial(segment_shown, wanted, sections))
+    job.ask(3)
+    job.start()
+    while job.running and not sections.there:
+        time.sleep(0.01)
+    job.cancel()
+    assert job.join(60)
+    np.testing.assert_array_equal(sections.section(3), expected_ZYX[3])
 
 
 def test_grey_values_that_the_graph_normalises_are_each_sections_own(exported, stack, expected_ZYX):

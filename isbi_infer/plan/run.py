@@ -215,7 +215,7 @@ class RunPlan:
         for z in range(self.source.sections):
             yield Block(z, (z, z + 1), (0, height), (0, width))
 
-    def sections(self, only: Sequence[int] | None = None) -> list[Block]:
+    def section_blocks(self, only: Sequence[int] | None = None) -> list[Block]:
         """Return whole sections, in order: some by their numbers from 0, or all; see `blocks`."""
         wanted = None if only is None else set(only)
         return [block for block in self.blocks() if wanted is None or block.z[0] in wanted]

@@ -56,7 +56,8 @@ def test_the_layers_that_come_back_lie_on_the_image_and_hold_what_segmenter_retu
     press(panel, qtbot)
     assert re.match(r"3 sections by \w+ on cpu", panel.said)
     probability, outlines = viewer.layers["tissue probability"], viewer.layers["tissue outlines"]
-    np.testing.assert_array_equal(probability.data, Segmenter(provider="cpu")(stack_ZYX))
+    expected_ZYX = Segmenter(provider="cpu", pixel_size=4)(stack_ZYX)
+    np.testing.assert_array_equal(probability.data, expected_ZYX)
     assert probability.contrast_limits == [0, 1]
     assert set(np.unique(outlines.data)) == {0, 1}
     for layer in (probability, outlines):
