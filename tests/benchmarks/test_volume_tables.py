@@ -18,6 +18,7 @@ def run():
             "precision": "int8",
             "shape": [1, SIDE, SIDE],
             "pixels_computed_per_pixel": 1.0,
+            "flops_per_pixel": 57_628.0,
         },
         "measured": {
             "contenders": {contender: {"cpu_s": list(SECONDS)}},
@@ -41,7 +42,8 @@ def test_a_block_as_large_as_the_section_computes_and_reads_nothing_twice_and_sm
 
 def test_hours_of_a_teravoxel_are_those_of_the_stored_rounds():
     (line,) = list(volume_costs_table({"volumes-run": run()}))[2:]
-    _, each, petabyte, *_ = cells(line)
+    what, each, petabyte, *_ = cells(line)
+    assert what == "X, cpu int8, 58 thousand operations a pixel"
     assert each == "1,000 to 2,000 core hours"  # 3.6 and 7.2 s for a megapixel
     assert petabyte.endswith("thousand core hours")
 
