@@ -191,6 +191,7 @@ class Segmenter:
         dtype: OutputDtype = "float32",
         chunked: bool = False,
         block: tuple[int, int, int] | None = None,
+        only: Sequence[int] | None = None,
     ) -> RunPlan:
         """Plan a run over an open source, with the source's own pixel size; see `plan`.
 
@@ -204,8 +205,11 @@ class Segmenter:
             Whether the result goes into OME-Zarr.
         block : (int, int, int), optional
             Pixels along (Z, Y, X) that are computed and stored there as one.
+        only : sequence of int, optional
+            Numbers of the sections that will be computed; all when not given.
         """
-        return self._plan(record_source(source), emit, dtype, source.notes, chunked, block)
+        computed = None if only is None else len(only)
+        return self._plan(record_source(source), emit, dtype, source.notes, chunked, block, computed)
 
     def _plan(
         self,
@@ -215,6 +219,7 @@ class Segmenter:
         notes: tuple[str, ...] = (),
         chunked: bool = False,
         block: tuple[int, int, int] | None = None,
+        computed: int | None = None,
     ) -> RunPlan:
         return plan_run(
             record,
@@ -225,6 +230,7 @@ class Segmenter:
             notes=notes,
             chunked=chunked,
             block=block,
+            computed=computed,
         )
 
     def nearest_level(self, source: Source) -> Source:
@@ -364,12 +370,12 @@ class Segmenter:
         emit, dtype : str
             As in a call.
         only : sequence of int, optional
-            Numbers of the sections that are wanted, from 0; all when not given.
+            Numbers of the sections that are wanted, ascending from 0; all when not given. UsageError for others.
         progress : callable, optional
             As in a call.
         """
         check_encoding(emit, dtype)
-        plan = self.plan_source(source, emit=emit, dtype=dtype)
+        plan = self.plan_source(source, emit=emit, dtype=dtype, only=only)
         findings = Findings(plan, only=only)
         blocks = plan.section_blocks(only)
         results = compute_blocks(plan, source, blocks, self._model.backend, findings, progress)
@@ -526,7 +532,7 @@ class Segmenter:
         emit, dtype : str
             As in `segment_file`.
         only : sequence of int, optional
-            Numbers of the sections that are wanted, from 0; all when not given.
+            Numbers of the sections that are wanted, ascending from 0; all when not given. UsageError for others.
         progress : callable, optional
             As in `segment_file`. What it raises ends the run.
         findings : Findings, optional
@@ -538,7 +544,7 @@ class Segmenter:
             What the reader of the result must know.
         """
         check_encoding(emit, dtype)
-        plan = self.plan_source(source, emit=emit, dtype=dtype)
+        plan = self.plan_source(source, emit=emit, dtype=dtype, only=only)
         findings = findings or Findings(plan, only=only)
         blocks = plan.section_blocks(only)
         found = run_plan(plan, source, self._model.backend, sinks, progress, blocks=blocks, findings=findings)

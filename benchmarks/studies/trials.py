@@ -102,9 +102,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             if not checkpoint.is_file():
                 raise UsageError(f"{checkpoint}: no such file")
         for title in asked.mean:
-            seeds = {checkpoint.resolve() for named, checkpoint in asked.trials if named == title}
-            if len(seeds) < 2:
-                raise UsageError(f"--mean {title!r}: names no training of two seeds or more")
+            seeds = [checkpoint.resolve() for named, checkpoint in asked.trials if named == title]
+            if len(seeds) < 2 or len(set(seeds)) < len(seeds):
+                raise UsageError(f"--mean {title!r}: names no training of two seeds or more, each once")
         held_out, sections = {}, {}
         for entry in read_list(asked.stacks):
             held_out[entry.name], sections[entry.name] = held_out_sections(entry)

@@ -243,12 +243,14 @@ class OpenVinoModel(Backend):
             return self._fixed[shape]
 
     def _compiled(self, shape: tuple[int, ...]) -> Any:
+        statistics = [(*shape[:2], 1, 1)] * (len(self.inputs) - 1)
         key = {
             "model": self._digest,
             "runtime": self.version,
             "processor": [processor_kind(), processor_name(), *self._capabilities],
             "settings": self._settings,
             "shape": shape,
+            "statistics": statistics,
         }
         kept = read_compiled(key)
         if kept is not None:
@@ -260,7 +262,6 @@ class OpenVinoModel(Backend):
             else:
                 return compiled
         try:
-            statistics = [(*shape[:2], 1, 1)] * (len(self.inputs) - 1)
             self._model.reshape(dict(zip(range(len(self.inputs)), [shape, *statistics], strict=True)))
             compiled = self._core.compile_model(self._model, _DEVICE, self._settings)
         except RuntimeError as error:

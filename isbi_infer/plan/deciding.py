@@ -49,6 +49,7 @@ def plan_run(
     notes: tuple[str, ...] = (),
     chunked: bool = False,
     block: Shape | None = None,
+    computed: int | None = None,
 ) -> RunPlan:
     """Decide a run.
 
@@ -68,6 +69,8 @@ def plan_run(
         Whether the result is stored in chunks.
     block : (int, int, int), optional
         Pixels along (Z, Y, X) that are computed and stored as one in a chunked result.
+    computed : int, optional
+        How many of the sections are computed; all when not given.
 
     Returns
     -------
@@ -100,7 +103,8 @@ def plan_run(
         if any(view.turns % 2 for view in views)
         else None
     )
-    tiles = None if source.sections is None else source.sections * len(section.tiles) * len(views)
+    sections = source.sections if computed is None else computed
+    tiles = None if sections is None else sections * len(section.tiles) * len(views)
     tile_pixels = prod(section.tile_shape)
     batch = wishes.batch or 1
     if wishes.batch is None and device.batch_pixels is not None:

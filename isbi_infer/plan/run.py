@@ -10,6 +10,7 @@ import json
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, SupportsFloat, SupportsIndex
 
 from isbi_infer._version import __version__
@@ -216,9 +217,22 @@ class RunPlan:
             yield Block(z, (z, z + 1), (0, height), (0, width))
 
     def section_blocks(self, only: Sequence[int] | None = None) -> list[Block]:
-        """Return whole sections, in order: some by their numbers from 0, or all; see `blocks`."""
-        wanted = None if only is None else set(only)
-        return [block for block in self.blocks() if wanted is None or block.z[0] in wanted]
+        """Return whole sections, in order: some by their numbers from 0, ascending, or all; see `blocks`.
+
+        Raises
+        ------
+        UsageError
+            If there is no such section, or the numbers do not ascend.
+        """
+        if only is None:
+            return list(self.blocks())
+        sections = self.source.sections or 0
+        if any(not 0 <= z < sections for z in only) or any(z >= later for z, later in pairwise(only)):
+            raise UsageError(
+                f"sections {list(only)} cannot be computed; expected ascending numbers from 0 to {sections - 1}"
+            )
+        height, width = self.source.shape
+        return [Block(z, (z, z + 1), (0, height), (0, width)) for z in only]
 
     @property
     def provenance(self) -> str:

@@ -81,7 +81,7 @@ class RunSummary:
         Of the model file.
     unlike : float or None
         How far sections are from what the model was trained on, 1 being as far as that goes: the farthest of those that
-        were looked at. None where that is not known.
+        this run looked at, without what an earlier or another one made of a volume. None where none was.
     notes : tuple of str
         What was done to the input that a reader must know.
     """

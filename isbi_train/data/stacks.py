@@ -210,7 +210,8 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
     stack, split = load_entry(entry, train)
     left_out = split.held_out(len(stack))
     volumes, held_out = _split(stack, split, entry)
-    parts = tuple(_cut(volume, plane) for volume in volumes for plane in entry.planes)
+    cut = [(_cut(volume, plane), plane) for volume in volumes for plane in entry.planes]
+    parts = tuple(part.annotated() if plane == "xy" else part for part, plane in cut)
     facts = {
         "name": entry.name,
         "kind": entry.kind,

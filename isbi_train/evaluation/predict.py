@@ -85,7 +85,8 @@ def predict_sections(
     ----------
     model : Path
         An ONNX (``.onnx``) or TorchScript (``.pt``) file goes through :class:`isbi_infer.Segmenter`, the path that
-        ships. A checkpoint (``.pth``) is run by torch once over each whole section, as training validates.
+        ships. A checkpoint (``.pth``) is run by torch once over each whole section, as training validates; neighbours
+        that it sees are those of the stack, in training only those that are held out, too.
     source : Source
         An open stack. Its own pixel size is taken, as ``isbi-infer`` takes it.
     provider : str
@@ -182,7 +183,10 @@ def _torch_sections(
             raise ModelError(f"{model}: cannot be run ({reason})") from error
         return np.asarray(tissue.whole(probability_YX))
 
-    how = f"torch on {device} over whole sections, as training validates; isbi-infer runs the .onnx file"
+    among = " but among all sections of the stack" if neighbours else ""
+    how = (
+        f"torch on {device} over whole sections, as training validates{among}; isbi-infer runs the .onnx file"
+    )
     return map(whole, wanted), how, (*source.notes, *notes)
 
 

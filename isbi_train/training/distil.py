@@ -244,10 +244,12 @@ def soft_labels(
             if not len(stack_ZYX):
                 continue
             runs = training.runs if stack_ZYX is images_ZYX else [slice(0, len(stack_ZYX))]
-            for run in runs if segmenter.contract.neighbours else [slice(0, len(stack_ZYX))]:
+            if not segmenter.contract.neighbours:
+                runs = [slice(0, len(stack_ZYX))]
+            for note in segmenter.plan_source(ArraySource(stack_ZYX, pixel_size=size)).notes:
+                log.info("teacher %s: %s", teacher, note)
+            for run in runs:
                 source = ArraySource(stack_ZYX[run], pixel_size=size)
-                for note in segmenter.plan_source(source).notes:
-                    log.info("teacher %s: %s", teacher, note)
                 for z, probability_YX in enumerate(segmenter.stream_source(source, progress=display)):
                     sum_ZYX[run.start + z] += probability_YX
     labelled_ZYX, unlabelled_ZYX = ((total / len(teachers)).astype(np.float32) for total in sums)

@@ -15,20 +15,20 @@ from isbi_infer.files import replacing
 from isbi_infer.terminal.progress import Display
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
-from isbi_train.config.stacks import StackEntry, write_list
+from isbi_train.config.stacks import StackEntry
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.sections import blocks
 from isbi_train.data.stacks import TrainingData, load_entry, read_stacks
 from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint
 from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
-from isbi_train.training.state import BEST, MODEL
+from isbi_train.training.state import BEST, LIST, MODEL
 from isbi_train.training.train import fit
 
 FOLDS = "folds.json"
 SCORES = ("v_rand_thin", "v_info_thin", "loss")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FoldsOfOne:
     """A labelled stack, of which each fold holds out one block.
 
@@ -46,10 +46,14 @@ class FoldsOfOne:
     train: TrainConfig
     count: int
 
-    @property
+    @cached_property
     def blocks(self) -> list[slice]:
         """What each fold holds out; UsageError if there are fewer sections than folds."""
         return blocks(len(self.stack), self.count)
+
+    @cached_property
+    def _sha256(self) -> dict[str, str]:
+        return self.stack.sha256()
 
     def fold(self, number: int) -> tuple[LabelledStack, TrainConfig]:
         """Return what a fold trains on, and its settings."""
@@ -57,7 +61,8 @@ class FoldsOfOne:
 
     def scores(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
         """Return those scores of a fold that are of the sections it held out; None if it is of another stack."""
-        return None if "stacks" in checkpoint.data else dict(checkpoint.scores)
+        same = "stacks" not in checkpoint.data and checkpoint.data.get("sha256") == self._sha256
+        return dict(checkpoint.scores) if same else None
 
 
 @dataclass(frozen=True)
@@ -87,9 +92,14 @@ class FoldsOfList:
     resample_nm: float | None
     origin: str
 
-    @cached_property
+    @property
     def blocks(self) -> list[slice]:
         """What each fold holds out; UsageError if there is no such stack, or it has fewer sections than folds."""
+        return blocks(self._cut[0], self.count)
+
+    @cached_property
+    def _cut(self) -> tuple[int, dict[str, str]]:
+        """How many sections are cut into blocks, and their digest."""
         names = [entry.name for entry in self.entries]
         if self.name not in names:
             raise UsageError(
@@ -99,24 +109,21 @@ class FoldsOfList:
             stack, _ = load_entry(self.entries[names.index(self.name)], self.train)
         except IsbiError as error:
             raise type(error)(f"{self.origin}: stack {self.name!r}: {error}") from error
-        return blocks(len(stack), self.count)
+        return len(stack), stack.sha256()
 
     def fold(self, number: int) -> tuple[TrainingData, TrainConfig]:
         """Return what a fold trains on, and its settings; IsbiError as `isbi_train.data.stacks.read_stacks`."""
-        return read_stacks(self.listed(number), self.train, self.resample_nm, self.origin), self.train
-
-    def listed(self, number: int) -> list[StackEntry]:
-        """Return the list of a fold."""
         block = self.blocks[number]
         changed = {"hold_out": block.stop - block.start, "hold_out_start": block.start}
-        return [replace(entry, **changed) if entry.name == self.name else entry for entry in self.entries]
+        entries = [replace(entry, **changed) if entry.name == self.name else entry for entry in self.entries]
+        return read_stacks(entries, self.train, self.resample_nm, self.origin), self.train
 
     def scores(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
         """Return those scores of a fold that are of the sections it held out; None if it is of another stack."""
-        held_out = {stack["name"]: stack["held_out"] for stack in checkpoint.data.get("stacks", ())}
-        if self.name not in held_out:
-            return None
-        return {**checkpoint.scores["stacks"][self.name], "sections": held_out[self.name]}
+        for stack in checkpoint.data.get("stacks", ()):
+            if stack["name"] == self.name and stack["sha256"] == self._cut[1]:
+                return {**checkpoint.scores["stacks"][self.name], "sections": stack["held_out"]}
+        return None
 
 
 def fold_config(train: TrainConfig, held_out: slice) -> TrainConfig:
@@ -146,7 +153,7 @@ def cross_validate(
         The stack that is cut into blocks, and what each fold trains on.
     out : Path
         Folder for ``fold-0``, ``fold-1`` ..., each as `isbi_train.training.train.fit` leaves it, and ``folds.json``;
-        of a list also ``fold-0.toml`` ..., the list of each fold.
+        of a list each has its own, ``stacks.toml``.
     only : int, optional
         Train this one only.
     network, augment, inputs
@@ -179,11 +186,7 @@ def cross_validate(
         resume = folder.exists()
         data, train = cut.fold(fold)
         if isinstance(cut, FoldsOfList):  # by a list of its own the fold can be run again
-            listed = out.absolute() / f"{folder.name}.toml"
-            inputs = replace(inputs or Inputs(), stacks=str(listed), leave_out=())
-            if processes.is_main:
-                out.mkdir(parents=True, exist_ok=True)
-                write_list(listed, cut.listed(fold))
+            inputs = replace(inputs or Inputs(), stacks=str(folder.absolute() / LIST), leave_out=())
         fit(
             data,
             folder,
@@ -211,7 +214,7 @@ def fold_folder(out: Path, fold: int) -> Path:
 
 
 def check_of_this_cut(out: Path, cut: FoldsOfOne | FoldsOfList) -> None:
-    """Raise UsageError if a finished fold in a folder held out another block than it would now."""
+    """Raise UsageError if a finished fold in a folder is of another stack, or held out another block than now."""
     for fold, block in enumerate(cut.blocks):
         path = fold_folder(out, fold) / MODEL
         if not path.exists():

@@ -28,7 +28,7 @@ from isbi_train.training.device import Device
 log = logging.getLogger(__name__)
 
 MODEL, BEST, PROGRESS, HISTORY = "model.pth", "best.pth", "progress.pth", "history.json"
-PREVIOUS, SETTINGS = "progress.previous.pth", "settings.toml"
+PREVIOUS, SETTINGS, LIST = "progress.previous.pth", "settings.toml", "stacks.toml"
 HISTORY_TABLE = "history.csv"
 _ABSENT = "none"
 _SEED_REACHES_CROPS = 5  # the first version of checkpoints of which that is so
@@ -318,7 +318,7 @@ def make_run_folder(out: Path) -> None:
         raise OutputError(
             f"{out}: no such folder can be made ({error.strerror}); choose another one"
         ) from error
-    for name in (MODEL, BEST, PROGRESS, PREVIOUS, HISTORY, HISTORY_TABLE, SETTINGS):
+    for name in (MODEL, BEST, PROGRESS, PREVIOUS, HISTORY, HISTORY_TABLE, SETTINGS, LIST):
         check_writable(out / name)
 
 

@@ -22,6 +22,7 @@ from isbi_infer.terminal.progress import Display
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import Settings, write_settings
+from isbi_train.config.stacks import write_list
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import TrainingData
 from isbi_train.networks.network import UNet
@@ -45,6 +46,7 @@ from isbi_train.training.losses import loss as weighted_loss
 from isbi_train.training.start import Start
 from isbi_train.training.state import (
     BEST,
+    LIST,
     MODEL,
     PROGRESS,
     SETTINGS,
@@ -201,6 +203,9 @@ def fit(
             log.warning("%s: no %s to resume from, starting a new run", out, PROGRESS)
         written = Settings(network=network, augment=augment, train=train, inputs=inputs)
         processes.run_on_main(partial(write_settings, out / SETTINGS, written))
+        if inputs.stacks == str(out.absolute() / LIST):
+            entries = [part.stored.entry for part in everything.stacks if part.stored]
+            processes.run_on_main(partial(write_list, out / LIST, entries))
         held_out = [HeldOut.of(part, train) for part in everything.stacks]
         if not state.finished(epochs_in_all(train), train.patience):
             for note in notes:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from isbi_infer import ImageError, ModelError, ResourceError, Segmenter, UsageEr
 from isbi_infer.backends.cores import available_cores
 from isbi_infer.model.contract import PRECISIONS
 from isbi_infer.sample import synthetic_stack
+from isbi_infer.volumes import open_source
 from isbi_models import default_model, released_models
 
 MODEL = "isbi2012-unet-b32"  # of the tests of tiles: its halo leaves room for small ones
@@ -276,3 +278,24 @@ def test_a_truncated_model_is_a_model_error(tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(ModelError):
             Segmenter(path)
+
+
+@pytest.fixture
+def five(tmp_path):
+    tifffile.imwrite(tmp_path / "five.tif", synthetic_stack(5, 64, 64)[0], photometric="minisblack")
+    with open_source(tmp_path / "five.tif") as source:
+        yield source
+
+
+@pytest.mark.parametrize("only", [[2, 1], [1, 1], [-1], [5]])
+def test_sections_that_are_not_there_or_out_of_order_are_refused(segmenter, five, only):
+    with pytest.raises(UsageError, match="expected ascending numbers from 0 to 4"):
+        segmenter.stream_source(five, only=only)
+
+
+def test_some_sections_of_a_source_are_those_of_all_and_are_planned_for_as_so_many(segmenter, five):
+    every_ZYX = np.stack(list(segmenter.stream_source(five)))
+    np.testing.assert_array_equal(list(segmenter.stream_source(five, only=[1, 4])), every_ZYX[[1, 4]])
+    assert list(segmenter.stream_source(five, only=[])) == []
+    one, alone = segmenter.plan_source(five, only=[3]), segmenter.plan((1, 64, 64))
+    assert (one.workers, one.all_cores, one.batch) == (alone.workers, alone.all_cores, alone.batch)

@@ -197,6 +197,7 @@ def test_finished_folds_of_another_cross_validation_are_refused_before_any_work(
         (FoldsOfOne(labelled, plain, 2), "list", "held out sections of another stack, not 0:2"),
         (FoldsOfOne(labelled, plain, 4), "one", "held out 0:2, not 0:1"),
         (of_list("fly", 2), "one", "held out sections of another stack"),
+        (FoldsOfOne(labelled[::-1], plain, 2), "one", "held out sections of another stack, not 0:2"),
     ):
         with pytest.raises(UsageError, match=said):
             cross_validate(cut, tmp_path / folder, only=1, **parts)
