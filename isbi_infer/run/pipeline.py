@@ -217,7 +217,7 @@ def compute_blocks(
     findings: Findings,
     progress: Progress | None = None,
 ) -> Generator[Result, None, None]:
-    """Compute sections of a source lazily, each among its neighbours there.
+    """Compute sections of a source lazily, each among its neighbours there; see `compute_sections`.
 
     Parameters
     ----------
@@ -229,14 +229,7 @@ def compute_blocks(
     Returns
     -------
     generator of ndarray of float32 or uint8, shape (Y, X)
-        One result per section, in order, as the model returns it.
-
-    Raises
-    ------
-    ImageError
-        If a section cannot be read, or is not of the plan's shape.
-    ResourceError
-        If there is not enough memory for the smallest tile.
+        One for each block, as the model returns it.
     """
     works = _parts(plan, source, blocks, None, findings)
     count = TileCount(plan, blocks, progress) if progress else None
