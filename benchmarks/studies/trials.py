@@ -4,7 +4,7 @@
 
 What was tried, and what it came to. Checkpoints are run by torch in float32, once over each whole section, with what
 `isbi-train evaluate` runs them with; those that share a title are seeds of one training. `--mean TITLE` scores the mean
-of their probabilities, too: what an ensemble of them would say, and the most that one taught by it can learn of it.
+of their probabilities, too: what an ensemble of them says.
 """
 
 from __future__ import annotations

@@ -103,7 +103,8 @@ def fit(
         check_headroom_of_torch()
         first = os.environ.get("RANK", "0") == "0"  # of several processes, which torchrun numbers
         display = shown.enter_context(show_progress("starting", quiet=quiet or not first))
-        from isbi_train.commands.records import Records, keep_fold_pages
+        from isbi_train.commands.records import Records
+        from isbi_train.config import TrainConfig
         from isbi_train.data.inputs import entries_of, read_labelled, read_list_of
         from isbi_train.data.labelled import LabelledStack
         from isbi_train.data.stacks import TrainingData
@@ -160,10 +161,11 @@ def fit(
                     if not quiet:
                         _say_fold(fold, entry)
 
-                found = cross_validate(cut, out, only=fold, report=say_fold, **parts)
+                def keep_page(fold: int, data: TrainingData, train: TrainConfig) -> None:
+                    records.of_fold(fold).finish(data, train)
+
+                found = cross_validate(cut, out, only=fold, report=say_fold, finished=keep_page, **parts)
                 shown.close()
-                if processes.is_main:
-                    keep_fold_pages(records, cut)
                 if processes.is_main and not quiet:
                     _say_folds(out, found)
             elif stack is not None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from isbi_train.config import TrainConfig
     from isbi_train.data.stacks import TrainingData
     from isbi_train.plots.training_page import Example
-    from isbi_train.training.folds import FoldsOfList, FoldsOfOne
 
 FOLDER = "tensorboard"
 
@@ -97,20 +96,6 @@ class Records:
                             writer.add_scalar(tag, scores[key], entry["epoch"])
         except OSError as error:
             raise OutputError(f"{self.run / FOLDER}: cannot be written ({error.strerror})") from error
-
-
-def keep_fold_pages(records: Records, cut: FoldsOfOne | FoldsOfList) -> None:
-    """Write the pages of those folds of a cross-validation that are there, with examples of what each held out."""
-    from isbi_train.data.stacks import TrainingData
-    from isbi_train.training.folds import fold_folder
-    from isbi_train.training.state import BEST
-
-    for fold in range(len(cut.blocks)):
-        if (fold_folder(records.run, fold) / BEST).exists():
-            data, train = cut.fold(fold)
-            if not isinstance(data, TrainingData):
-                data = TrainingData.of_one(data, train)
-            records.of_fold(fold).finish(data, train)
 
 
 def _examples(network: Any, stride: int, data: TrainingData, train: TrainConfig) -> Sequence[Example]:

@@ -140,6 +140,7 @@ def cross_validate(
     augment: AugmentConfig,
     inputs: Inputs | None = None,
     report: Callable[[int, dict[str, Any]], None] | None = None,
+    finished: Callable[[int, TrainingData, TrainConfig], None] | None = None,
     processes: ProcessGroup = SINGLE_PROCESS,
     display: Display | None = None,
 ) -> dict[str, Any]:
@@ -160,6 +161,8 @@ def cross_validate(
         As for `isbi_train.training.train.fit`.
     report : callable, optional
         Called with the fold and what `isbi_train.training.train.fit` reports.
+    finished : callable, optional
+        Called in the main process with each fold that is trained, its data and its settings.
     processes : ProcessGroup
         The processes that train together.
     display : Display, optional
@@ -199,6 +202,10 @@ def cross_validate(
             processes=processes,
             display=display,
         )
+        if finished and processes.is_main:
+            whole = TrainingData.of_one(data, train) if isinstance(data, LabelledStack) else data
+            finished(fold, whole, train)
+            del whole
         del data  # the next fold reads its own
     if not processes.is_main:
         return {}
