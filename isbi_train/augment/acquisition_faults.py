@@ -20,6 +20,9 @@ from isbi_train.config import AugmentConfig
 
 _MARKS = 3
 _BLOCK = 8
+_BLACK_STD = (
+    4.0  # standard deviations of a section that its black lies below its mean, about, in 8-bit images
+)
 _GREYS_PER_STD = 40.0  # of an 8-bit image; its standard deviation is 25 to 50 grey values
 
 
@@ -197,6 +200,30 @@ def grain(
     smooth_NCYX = blur(noise_NCYX[grainy], sigma_N[grainy], radius=3)
     smooth_NCYX = smooth_NCYX / smooth_NCYX.std((1, 2, 3), keepdim=True).clamp_min(1e-3)
     return noise_NCYX.index_copy(0, grainy, smooth_NCYX)
+
+
+def shot_noise(noise_NCYX: Tensor, crops_NCYX: Tensor, share: float) -> Tensor:
+    """Make noise stronger where an image is bright, as counting electrons does.
+
+    The variance of a count is the count, so that of a recorded grey value rises linearly with it from where no electron
+    arrives; what an amplifier adds is the same everywhere.
+
+    Parameters
+    ----------
+    noise_NCYX : Tensor of shape (N, C, Y, X)
+        Of variance 1.
+    crops_NCYX : Tensor of the same shape
+        The grey values that it will be added to, in standard deviations from the section's mean.
+    share : float
+        Of the variance, 0 to 1, that is counting's.
+
+    Returns
+    -------
+    Tensor of the same shape
+        Of variance 1 at the section's mean.
+    """
+    counted = (1 + crops_NCYX / _BLACK_STD).clamp_min(0)
+    return noise_NCYX * (1 - share + share * counted).sqrt()
 
 
 def compress(

@@ -21,6 +21,7 @@ from isbi_train.augment.acquisition_faults import (
     draw_shading,
     draw_streaks,
     grain,
+    shot_noise,
 )
 from isbi_train.augment.section_faults import (
     blur,
@@ -169,6 +170,8 @@ def vary_intensity(
         crops_NCYX = crops_NCYX + shading_NYX[kept, None].to(device)
     noise = torch.randn((n, *crops_NCYX.shape[1:]), generator=generator)[kept].to(device)
     noise = grain(noise, config, generator, n=n, kept=kept)
+    if config.shot:
+        noise = shot_noise(noise, crops_NCYX, config.shot)
     crops_NCYX = crops_NCYX + noise * draw(0, config.noise)
     return compress(crops_NCYX, config, generator, n=n, kept=kept)
 

@@ -81,6 +81,9 @@ class AugmentConfig(Plain):
         Largest standard deviation of the Gaussian blur there.
     shading : float
         Largest change of brightness over a crop, either way, in standard deviations of the section.
+    shot : float
+        Share of the noise's variance that rises with the grey value, as that of counted electrons does, 0 to 1: none is
+        left of it 4 standard deviations below the section's mean, about where no electron arrives.
     grain_px : float
         Largest correlation of the noise, as the standard deviation of a Gaussian blur; half of the crops have none.
     seam_probability : float
@@ -132,6 +135,7 @@ class AugmentConfig(Plain):
     defocus_probability: float = 0.03
     defocus_px: float = 3.0
     shading: float = 0.0
+    shot: float = 0.0
     grain_px: float = 0.0
     seam_probability: float = 0.0
     seam_shift_px: float = 4.0
@@ -147,6 +151,7 @@ class AugmentConfig(Plain):
     gap_probability: float = 0.2
 
     def __post_init__(self) -> None:
+        require(0 <= self.shot <= 1, f"shot {self.shot} is not within [0, 1]")
         require(0 < self.scale_min <= self.scale_max, f"scale {self.scale_min}..{self.scale_max} is empty")
         require(self.elastic_spacing_px >= 8, f"elastic spacing {self.elastic_spacing_px} px is below 8")
         for name in ("rotation_deg", "elastic_px", "contrast", "brightness", "gamma", "blur_px", "noise"):
@@ -174,6 +179,7 @@ class AugmentConfig(Plain):
             blur_px=0,
             noise=0,
             shading=0,
+            shot=0,
             grain_px=0,
             **dict.fromkeys(_PROBABILITIES, 0),
         )

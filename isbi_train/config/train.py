@@ -35,6 +35,9 @@ class TrainConfig(Plain):
     average : float
         Highest decay per step of the exponentially averaged weights, which are what is validated and exported; in
         short runs it is lower, so that a run is at least five times as long as what the average remembers.
+    average_share : float
+        Share of the run that the averaged weights remember, in place of `average`, so that the average reaches equally
+        far back in runs of every length; 0.2 at most, and 0 takes `average`.
     hold_out : int or None
         How many neighbouring sections are kept for validation; None takes a sixth of them, rounded, and at least one:
         5 of ISBI 2012's 30.
@@ -87,6 +90,7 @@ class TrainConfig(Plain):
     weight_decay: float = 1e-2
     warmup_steps: int = 200
     average: float = 0.998
+    average_share: float = 0.0
     hold_out: int | None = flag(None, "How many sections are kept for validation; else a sixth of them.")
     hold_out_start: int | None = flag(None, "The first of them, from 0; else they are the last.")
     checkpoint_epochs: int = 2
@@ -119,6 +123,7 @@ class TrainConfig(Plain):
         require(self.weight_decay >= 0, f"weight decay {self.weight_decay} is negative")
         require(self.learning_rate > 0, f"learning rate {self.learning_rate} is not positive")
         require(0 <= self.average < 1, f"average {self.average} is not within [0, 1)")
+        require(0 <= self.average_share <= 0.2, f"average_share {self.average_share} is not within [0, 0.2]")
         require(self.border >= 0, f"border {self.border} is negative")
         require(self.warmup_steps >= 0, f"warm-up of {self.warmup_steps} steps is negative")
         for name, known in (("precision", PRECISIONS), ("device", DEVICES)):

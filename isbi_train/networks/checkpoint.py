@@ -22,7 +22,7 @@ from isbi_train.networks.archive import read_pickled
 from isbi_train.networks.network import UNet
 from isbi_train.networks.parts import check_parts, check_settings
 
-FORMAT, VERSION = "isbi-unet", 5
+FORMAT, VERSION = "isbi-unet", 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,12 +233,9 @@ def checkpoint_of(plain: Any, path: Path) -> Checkpoint:
         check_parts(plain)
         if version == 1:
             plain = {**plain, **_from_version_1(plain)}
-        if version < 3:
-            plain = {**plain, "network": {**_BEFORE_VERSION_3, **plain["network"]}}
-        if version < 4:
-            plain = {**plain, **{part: {**meant, **plain[part]} for part, meant in _BEFORE_VERSION_4.items()}}
-        if version < 5:
-            plain = {**plain, **{part: {**meant, **plain[part]} for part, meant in _BEFORE_VERSION_5.items()}}
+        for before, settings in _BEFORE_VERSION.items():
+            if version < before:
+                plain = {**plain, **{part: {**meant, **plain[part]} for part, meant in settings.items()}}
         check_settings(plain)
         network = NetworkConfig.from_plain(plain["network"])
         checkpoint = Checkpoint(
@@ -284,31 +281,34 @@ _VERSION_1: dict[str, dict[str, Any]] = {
 }
 
 
-# Likewise before versions 3 to 5.
-_BEFORE_VERSION_3 = {"separable": False}
-_BEFORE_VERSION_4: dict[str, dict[str, Any]] = {
-    "augment": {
-        "scale_spread": 0.0,
-        "shading": 0.0,
-        "grain_px": 0.0,
-        "seam_probability": 0.0,
-        "seam_shift_px": 4.0,
-        "seam_brightness": 0.5,
-        "knife_probability": 0.0,
-        "knife_width_px": 1.5,
-        "knife_contrast": 2.0,
-        "streak_probability": 0.0,
-        "streak_contrast": 0.6,
-        "blocks_probability": 0.0,
-        "blocks_strength": 1.0,
-        "canvas_probability": 0.0,
+# Likewise before each later version.
+_BEFORE_VERSION: dict[int, dict[str, dict[str, Any]]] = {
+    3: {"network": {"separable": False}},
+    4: {
+        "augment": {
+            "scale_spread": 0.0,
+            "shading": 0.0,
+            "grain_px": 0.0,
+            "seam_probability": 0.0,
+            "seam_shift_px": 4.0,
+            "seam_brightness": 0.5,
+            "knife_probability": 0.0,
+            "knife_width_px": 1.5,
+            "knife_contrast": 2.0,
+            "streak_probability": 0.0,
+            "streak_contrast": 0.6,
+            "blocks_probability": 0.0,
+            "blocks_strength": 1.0,
+            "canvas_probability": 0.0,
+        },
+        "train": {"steps": 0, "membrane_width_nm": 0.0, "ignore_band_nm": 0.0, "validated_sections": 0},
     },
-    "train": {"steps": 0, "membrane_width_nm": 0.0, "ignore_band_nm": 0.0, "validated_sections": 0},
-}
-_BEFORE_VERSION_5: dict[str, dict[str, Any]] = {
-    "network": {"neighbours": 0},
-    "augment": {"gap_probability": 0.2},
-    "train": {"affinity_weight": 0.0},
+    5: {
+        "network": {"neighbours": 0},
+        "augment": {"gap_probability": 0.2},
+        "train": {"affinity_weight": 0.0},
+    },
+    6: {"augment": {"shot": 0.0}, "train": {"average_share": 0.0}},
 }
 
 

@@ -22,6 +22,7 @@ from isbi_train.networks.checkpoint import Weights, file_sha256
 from isbi_train.networks.network import UNet
 from isbi_train.networks.origins import Origin, origins_of
 from isbi_train.networks.weights import load_weights
+from isbi_train.networks.widen import can_widen, widen
 from isbi_train.training.distil import sections_seen
 
 log = logging.getLogger(__name__)
@@ -88,21 +89,27 @@ class Start:
     def load_into(self, model: UNet) -> None:
         """Give a network these weights; UsageError, listing the differences, if it is another.
 
-        A network that sees more neighbours than theirs does not look at these at first.
+        A network that sees more neighbours than theirs does not look at these at first, and one that has more channels
+        computes what theirs does at first.
         """
-        theirs, ours = self.weights.network.shapes, model.config.shapes
-        more = ours["neighbours"] - theirs["neighbours"]
+        network, weights = self.weights.network, dict(self.weights.state_dict)
+        more = model.config.neighbours - network.neighbours
         if more > 0:
-            theirs = {**theirs, "neighbours": ours["neighbours"]}
+            network = replace(network, neighbours=model.config.neighbours)
+            weights[_FIRST] = F.pad(weights[_FIRST], (0, 0, 0, 0, *[more * network.unshuffle**2] * 2))
+        theirs, ours = network.shapes, model.config.shapes
+        if can_widen(network, model.config):
+            if theirs != ours:
+                levels = ["-".join(map(str, shapes["widths"])) for shapes in (theirs, ours)]
+                log.info("%s has %s channels by level: %s now, new ones beside its own", self.name, *levels)
+            model.load_state_dict(widen(weights, model.state_dict()))
+            return
         differing = [f"{key}: {theirs[key]!r} -> {ours[key]!r}" for key in theirs if theirs[key] != ours[key]]
         if differing:
             raise UsageError(
                 f"{self.name}: is of another network ({'; '.join(differing)}); give its settings, or leave out what "
                 "sets others"
             )
-        weights = dict(self.weights.state_dict)
-        if more > 0:
-            weights[_FIRST] = F.pad(weights[_FIRST], (0, 0, 0, 0, *[more * model.config.unshuffle**2] * 2))
         model.load_state_dict(weights)
 
     def say(self, pixel_size_nm: float | None, stacks: Mapping[str, tuple[LabelledStack, slice]]) -> None:

@@ -81,7 +81,8 @@ def averaging_decay(total: int, config: TrainConfig) -> float:
     The weights after the first step then hold less than exp(-5), 0.7 %, of the average at the end of a run of any
     length. A run of 2,500 steps keeps its 0.998 as it is.
     """
-    return min(config.average, max(0.0, 1 - _MEMORIES / total))
+    average = 1 - 1 / (config.average_share * total) if config.average_share else config.average
+    return max(0.0, min(average, 1 - _MEMORIES / total))
 
 
 def fit(

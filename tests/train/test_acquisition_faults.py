@@ -1,5 +1,6 @@
 """What goes wrong with a section in the microscope: each fault does what its name says, and nothing where it is off."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,9 @@ from isbi_train.augment.acquisition_faults import (
     draw_shading,
     draw_streaks,
     grain,
+    shot_noise,
 )
+from isbi_train.augment.crops import vary_intensity
 from isbi_train.config import AugmentConfig
 
 CROP = 48
@@ -97,6 +100,31 @@ def test_grain_correlates_neighbours_and_keeps_the_variance():
     assert (part[:, :, 1:] * part[:, :, :-1]).mean() > 0.1
     plain = noise_NCYX[:, 0]
     assert (plain[:, :, 1:] * plain[:, :, :-1]).mean().abs() < 0.02
+
+
+@given(seeds, st.floats(0, 1))
+def test_counted_electrons_make_bright_tissue_noisier_and_black_one_silent(seed, share):
+    noise = torch.randn(1, 1, 64, 64, generator=generator(seed))
+    variance = {
+        grey: (shot_noise(noise, torch.full_like(noise, grey), share).var() / noise.var()).item()
+        for grey in (-8.0, -4.0, -2.0, 0.0, 4.0)
+    }
+    assert variance[0.0] == pytest.approx(1)
+    for grey in (-4.0, -2.0, 4.0):
+        assert variance[grey] == pytest.approx(1 + share * grey / 4, abs=1e-3)
+    assert variance[-8.0] == pytest.approx(1 - share, abs=1e-3)  # nothing is blacker than black
+
+
+def test_crops_are_noisier_where_they_are_bright_only_if_asked():
+    flat = torch.cat((torch.full((8, 1, CROP, CROP), -2.0), torch.full((8, 1, CROP, CROP), 2.0)))
+    still = replace(AugmentConfig.none(), noise=0.5)
+    for shot in (0.0, 1.0):
+        varied = vary_intensity(flat, replace(still, shot=shot), generator())
+        again = vary_intensity(flat, still, generator())
+        dark, bright = (varied - flat)[:8].std((1, 2, 3)), (varied - flat)[8:].std((1, 2, 3))
+        as_before = (again - flat).std((1, 2, 3))
+        ratio = (bright / as_before[8:]).mean() / (dark / as_before[:8]).mean()
+        assert ratio == pytest.approx(1.0 if shot == 0 else math.sqrt(3), rel=1e-3)
 
 
 def test_lossy_blocks_change_grey_values_block_by_block_and_weaker_ones_less():

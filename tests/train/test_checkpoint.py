@@ -180,8 +180,8 @@ def test_a_checkpoint_of_another_program_is_refused(tmp_path, foreign):
 
 
 def test_a_checkpoint_of_a_newer_version_asks_for_an_update(rewritten):
-    with pytest.raises(ModelError, match=r"version 6, this program reads 1 to 5; update"):
-        load_checkpoint(rewritten(lambda plain: plain.update(version=6)))
+    with pytest.raises(ModelError, match=r"version 7, this program reads 1 to 6; update"):
+        load_checkpoint(rewritten(lambda plain: plain.update(version=7)))
 
 
 def test_an_unknown_normalisation_asks_for_an_update(rewritten):
@@ -244,6 +244,17 @@ def as_version_4(plain):
 
 def test_no_run_learnt_affinities_before_version_5(rewritten, checkpoint):
     assert load_checkpoint(rewritten(as_version_4)).train == replace(checkpoint.train, affinity_weight=0.0)
+
+
+def as_version_5(plain):
+    plain["version"] = 5
+    del plain["augment"]["shot"], plain["train"]["average_share"]
+
+
+def test_noise_was_the_same_everywhere_and_averages_had_a_fixed_decay_before_version_6(rewritten, checkpoint):
+    loaded = load_checkpoint(rewritten(as_version_5))
+    assert loaded.augment == replace(checkpoint.augment, shot=0.0)
+    assert loaded.train == replace(checkpoint.train, average_share=0.0)
 
 
 def test_a_separable_checkpoint_comes_back(tmp_path, checkpoint):

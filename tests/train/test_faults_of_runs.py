@@ -271,12 +271,12 @@ def test_a_new_run_where_there_is_one_is_refused_and_nothing_is_lost(
 
 def test_fine_tuning_another_network_lists_the_differences(labelled, train_config, trained, tmp_path):
     settings = {
-        "network": NetworkConfig(base=4, depth=2),
+        "network": NetworkConfig(base=1, depth=2),
         "augment": AugmentConfig(),
         "train": train_config(),
     }
     with pytest.raises(
-        UsageError, match=r"model\.pth: is of another network \(widths: \(2, 4, 8\) -> \(4, 8, 16\)\)"
+        UsageError, match=r"model\.pth: is of another network \(widths: \(2, 4, 8\) -> \(1, 2, 4\)\)"
     ):
         fit(labelled, tmp_path / "run", **settings, inputs=Inputs(init=str(trained / "model.pth")))
     assert not (tmp_path / "run").exists()

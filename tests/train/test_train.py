@@ -79,10 +79,13 @@ def test_the_rate_is_half_its_peak_halfway_down():
     assert learning_rate(49, 1100, config) == pytest.approx(0.1)
 
 
-@given(total=st.integers(2, 10**6), average=st.floats(0, 1, exclude_max=True))
-def test_the_first_weights_are_less_than_a_hundredth_of_the_average_of_a_run_of_any_length(total, average):
-    decay = averaging_decay(total, TrainConfig(average=average))
-    assert 0 <= decay <= average
+@given(st.integers(2, 10**6), st.floats(0, 1, exclude_max=True), st.floats(0, 0.2))
+def test_the_first_weights_are_less_than_a_hundredth_of_the_average_of_a_run_of_any_length(
+    total, average, share
+):
+    decay = averaging_decay(total, TrainConfig(average=average, average_share=share))
+    assert 0 <= decay < 1
+    assert share or decay <= average
     assert decay ** (total - 1) < math.exp(-5)
 
 
@@ -96,6 +99,12 @@ def test_the_average_of_a_run_forgets_its_first_weights(train_config, total):
         state.average.update_parameters(model)
     share = state.average.module.weight.item()
     assert share == 1 if total == 1 else share < math.exp(-5)
+
+
+@pytest.mark.parametrize("total", [100, 1000, 9000])
+def test_an_average_by_share_reaches_equally_far_back_in_runs_of_every_length(total):
+    decay = averaging_decay(total, TrainConfig(average=0.5, average_share=0.1))
+    assert 1 / (1 - decay) == pytest.approx(0.1 * total)
 
 
 @pytest.mark.parametrize(("total", "average"), [(2500, 0.998), (9000, 0.998), (840, 0.992), (25_936, 0.0)])
