@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from math import ceil
 from statistics import fmean, stdev
 from typing import Any
@@ -78,13 +79,14 @@ def sections_table(stored: Stored) -> Iterator[str]:
 
 def trials_table(stored: Stored) -> Iterator[str]:
     """Write what each training came to on every stack; several seeds of one as mean and standard deviation."""
-    if "trials" not in stored:
+    records = [stored[name] for name in sorted(stored) if name.partition("-")[0] == "trials"]
+    if not records:
         yield MISSING
         return
-    record = stored["trials"]
     by_title: dict[str, list[dict[str, Any]]] = {}
-    for trial in record["measured"]["trials"]:
+    for trial in chain.from_iterable(record["measured"]["trials"] for record in records):
         by_title.setdefault(trial["title"], []).append(trial)
+    sections = records[0]["measured"]["sections"]
 
     def rows() -> Iterator[list[str]]:
         for title, trials in by_title.items():
@@ -96,13 +98,14 @@ def trials_table(stored: Stored) -> Iterator[str]:
                         _spread([trial["scores"][name][key] for trial in trials])
                         for key in ("v_rand", "v_info")
                     )
-                    for name in record["measured"]["sections"]
+                    for name in sections
                 ),
             ]
 
-    yield from table(["training", "seeds", *record["measured"]["sections"]], rows())
-    yield ""
-    yield origin(record)
+    yield from table(["training", "seeds", *sections], rows())
+    for record in records:
+        yield ""
+        yield origin(record)
 
 
 def folds_table(stored: Stored) -> Iterator[str]:

@@ -4,7 +4,8 @@
 
 What was tried, and what it came to. Checkpoints are run by torch in float32, once over each whole section, with what
 `isbi-train evaluate` runs them with; those that share a title are seeds of one training. `--mean TITLE` scores the mean
-of their probabilities, too: what an ensemble of them says.
+of their probabilities, too: what an ensemble of them says. Those that are stored stay in the table when others are
+measured later, if these have another `--group`: checkpoints need not be kept.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TITLE",
         help="score the mean of this training's seeds too; repeatable",
     )
+    found.add_argument("--group", default="", help="store beside the trials of other groups, under this name")
     found.add_argument("--store", action="store_true", help="write benchmarks/results/")
     return found
 
@@ -122,7 +124,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             trials.append({"title": f"the mean of these: {title}", "seeds": seeds, "scores": scores})
             _say(trials[-1])
         if asked.store:
-            print(store(NAME, {"sections": sections, "trials": trials}, {}))
+            named = f"{NAME}-{asked.group}" if asked.group else NAME
+            print(store(named, {"sections": sections, "trials": trials}, {}))
 
 
 def _say(trial: dict[str, Any]) -> None:

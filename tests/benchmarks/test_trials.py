@@ -82,6 +82,16 @@ def test_seeds_of_one_training_are_a_row_with_their_spread():
     assert rows == ["| x | 1, 2 | 0.8500 ± 0.0707, 0.5000 ± 0.0000 |", "| y | 1 | 0.7000, 0.5000 |"]
 
 
+def test_trials_of_another_group_stand_beside_those_stored_before(listed, kept):
+    for group in ([], ["--group", "wider"], ["--group", "wider"]):
+        trials.main([f"x {' '.join(group)}={CHECKPOINT}", "--stacks", str(listed), "--store", *group])
+    stored = newest(kept)
+    assert set(stored) == {"trials", "trials-wider"}
+    found = "\n".join(trials_table(stored))
+    assert found.count("| x --group wider | ") == 1
+    assert all(record["file"] in found for record in stored.values())
+
+
 def test_the_mean_of_seeds_is_scored_as_what_they_say_together(listed, kept):
     other = listed.parent / "other.pth"
     shutil.copy(find_released("em-open").path.with_suffix(".pth"), other)
