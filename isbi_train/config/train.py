@@ -77,6 +77,12 @@ class TrainConfig(Plain):
     affinity_weight : float
         Weight of the affinities in the loss, which a head that is dropped after training learns beside the membranes;
         0 has none. See `isbi_train.training.affinities`.
+    deep_weight : float
+        Weight of what each coarser level of the decoder says by itself of membranes, by heads that are dropped after
+        training; 0 has none. See `isbi_train.training.heads.deep_loss`.
+    cldice_weight : float
+        Weight of gaps in membranes, and of false ones, measured along their middle lines; 0 leaves the loss to pixels.
+        See `isbi_train.training.topology`.
     validated_sections : int
         How many held-out sections of each stack are scored by a validation, spread evenly; 0 scores all, and the end of
         a run does.
@@ -112,6 +118,8 @@ class TrainConfig(Plain):
     membrane_width_nm: float = 0.0
     ignore_band_nm: float = 0.0
     affinity_weight: float = 0.0
+    deep_weight: float = 0.0
+    cldice_weight: float = 0.0
     validated_sections: int = 0
 
     def __post_init__(self) -> None:
@@ -131,7 +139,7 @@ class TrainConfig(Plain):
             require(value in known, f"{name} {value!r} is not one of {', '.join(known)}")
         require(self.hold_out_start is None or self.hold_out_start >= 0, "hold_out_start is negative")
         names = ("clip_norm", "patience", "border_weight", "steps", "membrane_width_nm", "ignore_band_nm")
-        for name in (*names, "affinity_weight", "validated_sections"):
+        for name in (*names, "affinity_weight", "deep_weight", "cldice_weight", "validated_sections"):
             require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative")
         for name in ("membrane_weight", "border_sigma_px", "label_smoothing_px"):
             require(getattr(self, name) > 0, f"{name} {getattr(self, name)} is not positive")

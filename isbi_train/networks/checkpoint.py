@@ -308,7 +308,7 @@ _BEFORE_VERSION: dict[int, dict[str, dict[str, Any]]] = {
         "augment": {"gap_probability": 0.2},
         "train": {"affinity_weight": 0.0},
     },
-    6: {"augment": {"shot": 0.0}, "train": {"average_share": 0.0}},
+    6: {"augment": {"shot": 0.0}, "train": {"average_share": 0.0, "deep_weight": 0.0, "cldice_weight": 0.0}},
 }
 
 

@@ -170,6 +170,22 @@ class UNet(nn.Module):
         -------
         Tensor of shape (N, base, Y / unshuffle, X / unshuffle)
         """
+        return self.levels(image_NCYX)[-1]
+
+    def levels(self, image_NCYX: Tensor) -> list[Tensor]:
+        """Compute what each level of the decoder makes of an image.
+
+        Parameters
+        ----------
+        image_NCYX : Tensor of shape (N, config.channels, Y, X)
+            As for `forward`.
+
+        Returns
+        -------
+        list of Tensor
+            From the deepest level to the first, which is what `features` returns; each has twice the height and width
+            of the one before.
+        """
         x_NCYX: Tensor = self.fold(image_NCYX)
         if self.config.mirrored:
             x_NCYX = F.pad(x_NCYX, (self.config.mirrored,) * 4, mode="reflect")
@@ -179,9 +195,11 @@ class UNet(nn.Module):
             skips.append(self._cropped(x_NCYX, level))
             x_NCYX = F.max_pool2d(x_NCYX, 2)
         x_NCYX = self.dropout(self.bottom(x_NCYX))
+        decoded = []
         for upsample, block in zip(self.upsample, self.decoder, strict=True):
             x_NCYX = block(torch.cat((skips.pop(), upsample(x_NCYX)), dim=1))
-        return x_NCYX
+            decoded.append(x_NCYX)
+        return decoded
 
     def _cropped(self, skip_NCYX: Tensor, level: int) -> Tensor:
         """Take off a skip what lies beyond the image."""

@@ -16,10 +16,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from isbi_train.networks.network import UNet
 from isbi_train.training.losses import has_counted
 
 REACHES_PX = (
@@ -27,39 +26,6 @@ REACHES_PX = (
     16,
     32,
 )  # down and to the right each: at 5 nm 40 to 160 nm, of a membrane's width to that of a neurite
-
-
-class WithAffinities(nn.Module):
-    """A U-Net together with the head that training drops.
-
-    Parameters
-    ----------
-    network : UNet
-        Its own weights are not changed.
-    """
-
-    def __init__(self, network: UNet) -> None:
-        super().__init__()
-        self.network = network
-        self.head = nn.Conv2d(network.config.base, 2 * len(REACHES_PX), 1)
-        nn.init.normal_(self.head.weight, std=1e-2)
-
-    def forward(self, image_NCYX: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute logits.
-
-        Parameters
-        ----------
-        image_NCYX : Tensor of shape (N, C, Y, X)
-            Normalised grey values, as the network takes them.
-
-        Returns
-        -------
-        (Tensor of shape (N, 1, Y, X), Tensor of shape (N, A, Y / unshuffle, X / unshuffle))
-            Logits of "cell interior"; and of "in one cell", of each pixel and of that which lies each of `REACHES_PX`
-            below it, then of that to its right.
-        """
-        features_NCYX = self.network.features(image_NCYX)
-        return self.network.logits(features_NCYX), self.head(features_NCYX)
 
 
 def cells(label_N1YX: Tensor) -> Tensor:
@@ -87,7 +53,7 @@ def affinity_loss(logits_NAYX: Tensor, maps_NKYX: Tensor) -> Tensor:
     Parameters
     ----------
     logits_NAYX : Tensor of shape (N, A, Y / unshuffle, X / unshuffle)
-        See `WithAffinities.forward`.
+        See `isbi_train.training.heads.WithHeads.forward`.
     maps_NKYX : Tensor of shape (N, K, Y, X)
         See `isbi_train.training.losses.loss`.
 

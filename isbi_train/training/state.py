@@ -21,9 +21,8 @@ from isbi_infer.files import check_writable, replacing
 from isbi_infer.terminal import one_line
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from isbi_train.networks.network import UNet
-from isbi_train.training.affinities import WithAffinities
 from isbi_train.training.device import Device
+from isbi_train.training.heads import WithHeads
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +91,8 @@ class TrainingState:
         The trained weights, and their average, which is what is validated and exported.
     network : Module
         What is called in training: `model`, or a wrapper around it.
-    affinities : Module or None
-        The head that training drops, where there is one, see `isbi_train.training.affinities`.
+    heads : ModuleDict
+        Those that training drops, by name, see `isbi_train.training.heads`.
     optimiser, scaler : AdamW and GradScaler
         Both with their state.
     history : list of dict
@@ -108,7 +107,7 @@ class TrainingState:
     average: AveragedModel
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    affinities: nn.Module | None = None
+    heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
 
@@ -119,7 +118,7 @@ class TrainingState:
         Parameters
         ----------
         model : Module
-            On its device, with its first weights. Only a `UNet` has features that affinities can be learnt from.
+            On its device, with its first weights. Only a `UNet` can have heads besides its own.
         train : TrainConfig
             Settings of averaging and optimiser.
         device : Device
@@ -129,10 +128,8 @@ class TrainingState:
         -------
         TrainingState
         """
-        taught = None
-        if train.affinity_weight and isinstance(model, UNet):
-            taught = WithAffinities(model).to(device.torch_device)
-        network = taught or model
+        taught = WithHeads.around(model, train)
+        network = model if taught is None else taught.to(device.torch_device)
         return cls(
             device=device,
             model=model,
@@ -142,7 +139,7 @@ class TrainingState:
                 network.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay
             ),
             scaler=torch.amp.GradScaler(device.torch_device.type, enabled=device.dtype == torch.float16),
-            affinities=taught.head if taught else None,
+            heads=nn.ModuleDict() if taught is None else taught.heads,
         )
 
     def set_averaging_decay(self, decay: float) -> None:
@@ -155,10 +152,9 @@ class TrainingState:
             group["lr"] = rate
 
     def _stateful(self) -> dict[str, Any]:
-        head = {} if self.affinities is None else {"affinities": self.affinities}
         return {
             "model": self.model,
-            **head,
+            **self.heads,
             "average": self.average,
             "optimiser": self.optimiser,
             "scaler": self.scaler,

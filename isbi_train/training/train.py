@@ -27,7 +27,6 @@ from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import TrainingData
 from isbi_train.networks.network import UNet
 from isbi_train.networks.origins import ORIGINS
-from isbi_train.training.affinities import affinity_loss
 from isbi_train.training.batches import (
     Pool,
     Sections,
@@ -42,6 +41,7 @@ from isbi_train.training.device import Device, choose_device
 from isbi_train.training.distil import Teaching, teach
 from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
 from isbi_train.training.finish import finish
+from isbi_train.training.heads import heads_loss
 from isbi_train.training.losses import loss as weighted_loss
 from isbi_train.training.start import Start
 from isbi_train.training.state import (
@@ -57,6 +57,7 @@ from isbi_train.training.state import (
     make_run_folder,
 )
 from isbi_train.training.stopping import stop_between_steps
+from isbi_train.training.topology import cldice_loss
 from isbi_train.training.validate import HeldOut, validate
 
 log = logging.getLogger(__name__)
@@ -343,7 +344,7 @@ def take_step(
     images_NCYX, maps_NKYX : Tensor
         Crops and their maps, see `isbi_train.training.batches.draw_batch`.
     train : TrainConfig
-        Weights of membrane and affinities in the loss, and the longest gradient.
+        Weights in the loss, and the longest gradient.
     weight_scale : float
         See `isbi_train.training.losses.mean_weight`.
 
@@ -355,10 +356,12 @@ def take_step(
     state.network.train()
     with state.device.autocast():
         found = state.network(images_NCYX.contiguous(memory_format=torch.channels_last))
-    logits_NCYX, affinities_NAYX = (found, None) if state.affinities is None else found
+    logits_NCYX, others = found if state.heads else (found, {})
     loss = weighted_loss(logits_NCYX, maps_NKYX, train.membrane_weight, weight_scale)
-    if affinities_NAYX is not None:
-        loss = loss + train.affinity_weight * affinity_loss(affinities_NAYX, maps_NKYX)
+    if others:
+        loss = loss + heads_loss(others, maps_NKYX, train, weight_scale)
+    if train.cldice_weight:
+        loss = loss + train.cldice_weight * cldice_loss(logits_NCYX, maps_NKYX)
 
     state.optimiser.zero_grad(set_to_none=True)
     state.scaler.scale(loss).backward()

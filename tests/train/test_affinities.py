@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from isbi_train.config import AugmentConfig
-from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.networks.network import UNet
-from isbi_train.training.affinities import REACHES_PX, WithAffinities, affinity_loss, cells
+from isbi_train.training.affinities import REACHES_PX, affinity_loss, cells
 
 few = settings(max_examples=settings().max_examples // 10)
 SIDE = 40
@@ -81,45 +80,6 @@ def test_cells_are_what_hangs_together_by_sides_and_crops_have_cells_of_their_ow
     assert (found_NYX[1] == found_NYX[1, 0, 0]).all()
 
 
-def test_the_head_reads_the_features_and_leaves_the_logits_as_they_are(network):
-    torch.manual_seed(5)
-    plain = UNet(network).eval()
-    taught, image_NCYX = WithAffinities(plain).eval(), torch.randn(2, 1, 32, 48)
-    logits_NCYX, affinities_NAYX = taught(image_NCYX)
-    assert torch.equal(logits_NCYX, plain(image_NCYX))
-    assert affinities_NAYX.shape == (2, 2 * len(REACHES_PX), 16, 24)
-
-
-def test_a_run_with_affinities_learns_from_them_and_keeps_the_network_alone(train, network, tmp_path):
-    plain, taught = (train(tmp_path / str(weight), affinity_weight=weight) for weight in (0.0, 0.5))
-    without, found = load_checkpoint(plain), load_checkpoint(taught)
-    assert found.state_dict.keys() == UNet(network).state_dict().keys()
-    assert any(not torch.equal(found.state_dict[name], weight) for name, weight in without.state_dict.items())
-    assert (without.train.affinity_weight, found.train.affinity_weight) == (0.0, 0.5)
-    assert replace(found.train, affinity_weight=0.0) == without.train
-
-
-def test_a_run_with_affinities_goes_on_as_if_it_had_never_stopped(train, tmp_path, monkeypatch):
-    from isbi_train.training import train as module
-
-    calls, take_step = [], module.take_step
-
-    def stop(*arguments):
-        calls.append(1)
-        if len(calls) == 12:
-            raise KeyboardInterrupt
-        return take_step(*arguments)
-
-    expected = load_checkpoint(train(tmp_path / "whole", affinity_weight=0.5))
-    monkeypatch.setattr(module, "take_step", stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "stopped", affinity_weight=0.5)
-    monkeypatch.undo()
-    found = load_checkpoint(train(tmp_path / "stopped", affinity_weight=0.5, resume=True))
-    for name, weight in expected.state_dict.items():
-        assert torch.equal(found.state_dict[name], weight), name
-
-
 def test_steps_on_one_batch_lower_the_loss_of_affinities(labelled, network, train_config):
     from isbi_train.training.batches import bring_sections, draw_batch
     from isbi_train.training.device import choose_device
@@ -134,7 +94,7 @@ def test_steps_on_one_batch_lower_the_loss_of_affinities(labelled, network, trai
 
     def measured():
         with torch.no_grad():
-            return affinity_loss(state.network(images_NCYX)[1], maps_NKYX).item()
+            return affinity_loss(state.network(images_NCYX)[1]["affinities"][0], maps_NKYX).item()
 
     before = measured()
     for _ in range(60):
