@@ -16,7 +16,9 @@ import pytest
 from isbi_infer.backends.base import Backend
 from isbi_infer.model.opening import open_model
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
+from isbi_infer.pixels.texture import texture_of
 from isbi_infer.plan.tiles import read_mirrored
+from isbi_infer.run.findings import LOOKED_AT
 
 from .machine import load_average
 from .measure import Spread, timed
@@ -91,6 +93,20 @@ def test_segmenter_against_raw_onnxruntime_ratio(compare, keep, segmenter, stack
         workers=contenders["raw ONNX Runtime"].workers,
         model_sha256=segmenter.model_sha256,
     )
+
+
+def test_looking_at_sections_against_a_run_ratio(compare, keep, segmenter, small_ZYX):
+    """What it takes to see whether tissue looks unlike the training data, of as many sections as a run looks at."""
+    looked_at = small_ZYX[:: max(1, len(small_ZYX) // LOOKED_AT)][:LOOKED_AT]
+    known = [(section_YX, intensity_statistics(section_YX)) for section_YX in looked_at]
+
+    def look():
+        return [texture_of(section_YX, statistics) for section_YX, statistics in known]
+
+    run, looking = f"a run of {len(small_ZYX)} sections", f"looking at {len(looked_at)} of them"
+    found, results = compare("looks", {run: lambda: segmenter(small_ZYX), looking: look}, run)
+    assert None not in results[looking] or min(small_ZYX.shape[1:]) < 96
+    keep("looks", found, shape=small_ZYX.shape, model_sha256=segmenter.model_sha256)
 
 
 @dataclass

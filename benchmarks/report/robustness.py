@@ -8,27 +8,30 @@ from benchmarks.store import Stored
 
 from .cells import MISSING, origin, table
 
-_SCORES = ("v_rand", "v_info")
+_SCORES = {"v_rand": "V_rand", "v_info": "V_info"}
 
 
 def robustness_table(stored: Stored) -> Iterator[str]:
-    """Write the scores of every change, and what each costs against the sections as they are."""
+    """Write both scores of every change by model, and what each costs against the sections as they are."""
     if "robustness" not in stored:
         yield MISSING
         return
     record = stored["robustness"]
-    by_change = record["measured"]["by_change"]
-    plain = next(iter(by_change.values()))
+    by_model = {model: found["by_change"] for model, found in record["measured"]["by_model"].items()}
+    plain = {model: next(iter(by_change.values())) for model, by_change in by_model.items()}
     yield from table(
-        ["sections 25-29", "V_rand", "V_info", "V_rand, difference", "V_info, difference"],
+        ["sections 25-29", *(f"`{model}`, {title}" for model in by_model for title in _SCORES.values())],
         (
             [
                 name,
-                *(f"{scores[score]:.4f}" for score in _SCORES),
-                *(f"{scores[score] - plain[score]:+.4f}" for score in _SCORES),
+                *(
+                    f"{by_model[model][name][score]:.4f} ({by_model[model][name][score] - plain[model][score]:+.4f})"
+                    for model in by_model
+                    for score in _SCORES
+                ),
             ]
-            for name, scores in by_change.items()
+            for name in next(iter(by_model.values()))
         ),
     )
     yield ""
-    yield f"{record['settings']['precision']} model, sha256 {record['settings']['model_sha256'][:12]}; {origin(record)}"
+    yield origin(record)

@@ -8,7 +8,7 @@ repetition gives the same figures.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from isbi_infer.terminal import exit_codes
 from isbi_train.data.labelled import LabelledStack, load_labelled
 from isbi_train.scores.metrics import thinned_scores
 
+NAME = "robustness"
+MODELS = ("em", "isbi2012-unet-b32")
 HELD_OUT = slice(25, 30)
 PIXEL_NM = 4.0  # of the challenge's sections
 
@@ -79,15 +81,15 @@ CHANGES: dict[str, Change] = {
 PIXEL_SIZES_NM = (3.0, 4.6, 5.0, 6.0)
 
 
-def measure(model: Path | None, held_out: LabelledStack, precision: str) -> dict[str, dict[str, float]]:
+def measure(model: str | None, held_out: LabelledStack, precision: str) -> dict[str, dict[str, float]]:
     """Score a model on sections as they are, changed, and at other pixel sizes.
 
     Parameters
     ----------
-    model : Path or None
-        None for the released one, in `precision`.
+    model : str or None
+        As `isbi_infer.Segmenter` takes it; None for the default.
     held_out : LabelledStack
-        The sections, 8-bit, of 4 nm pixels.
+        The sections, 8-bit, of 4 nm pixels, which the model is told.
     precision : str
         As for `isbi_infer.Segmenter`.
 
@@ -98,14 +100,14 @@ def measure(model: Path | None, held_out: LabelledStack, precision: str) -> dict
         result is brought back to 4 nm, so that all are scored against the same labels.
     """
 
-    def opened(pixel_size: float | None = None) -> Segmenter:
+    def opened(pixel_size: float | None) -> Segmenter:
         return Segmenter(model, precision=precision, pixel_size=pixel_size)
 
     def scored(probability_ZYX: Any) -> dict[str, float]:
         found = thinned_scores(probability_ZYX, held_out.cell_ZYX)
         return {"v_rand": found.v_rand, "v_info": found.v_info}
 
-    segmenter, shape = opened(), held_out.image_ZYX.shape[1:]
+    segmenter, shape = opened(PIXEL_NM), held_out.image_ZYX.shape[1:]
     found = {name: scored(segmenter(change(held_out.image_ZYX))) for name, change in CHANGES.items()}
     for pixel_nm in PIXEL_SIZES_NM:
         there = tuple(round(side * PIXEL_NM / pixel_nm) for side in shape)
@@ -122,30 +124,41 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.studies.robustness", description=__doc__.splitlines()[0]
     )
     found.add_argument("--data", type=Path, required=True, help="folder of the challenge's training stack")
-    found.add_argument("--model", type=Path, help="another model than the released one")
-    found.add_argument("--precision", default="auto", help="of the released model [the fastest]")
+    found.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        help="name of a released model, or a file; repeatable [those that were trained on the challenge's tissue]",
+    )
+    found.add_argument("--precision", default="auto", help="of all models [the fastest that passed its gate]")
     found.add_argument(
         "--store", action="store_true", help="write benchmarks/results/MACHINE-DATE-robustness.json"
     )
     return found
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Score, print, and store where that is asked for."""
     asked = parser().parse_args(argv)
     with exit_codes(parser().prog):
         held_out = load_labelled(asked.data)[HELD_OUT]
-        found = measure(asked.model, held_out, asked.precision)
-        for name, scores in found.items():
-            print(f"{name:40} V_rand {scores['v_rand']:.4f}  V_info {scores['v_info']:.4f}")
-        if asked.store:
-            used = Segmenter(asked.model, precision=asked.precision)
-            settings = {
-                "sections": "25:30",
+        by_model = {}
+        for model in asked.model or MODELS:
+            used = Segmenter(model, precision=asked.precision)
+            by_change = measure(model, held_out, asked.precision)
+            by_model[Path(model).name] = {
+                "by_change": by_change,
                 "model_sha256": used.model_sha256,
-                "precision": used.contract.precision,
+                "precision": used.precision,
+                "runtime": used.provider,
             }
-            print(store("robustness", {"by_change": found}, settings))
+            for name, scores in by_change.items():
+                print(
+                    f"{Path(model).name:24} {name:40} V_rand {scores['v_rand']:.4f}  V_info {scores['v_info']:.4f}",
+                    flush=True,
+                )
+        if asked.store:
+            print(store(NAME, {"by_model": by_model}, {"sections": "25:30", "precision": asked.precision}))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from isbi_infer.terminal import counted
 
 _LISTED = 8
 _TOLD_ONE_BY_ONE = 3
-_LOOKED_AT = 8  # sections of a run whose texture is measured, a millisecond each
+LOOKED_AT = 8  # sections of a run whose texture is measured, a millisecond each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +62,9 @@ class Findings:
         self._measured: dict[int, SectionStatistics] = {}
         self._sharpness: dict[int, list[float]] = {}  # of the parts that a section was read in
         self._familiar: Familiar | None = plan.model.familiar
-        known = _LOOKED_AT if plan.source.sections is None else plan.source.sections
+        known = LOOKED_AT if plan.source.sections is None else plan.source.sections
         computed = range(known) if only is None else only
-        looked_at = min(len(computed), _LOOKED_AT)
+        looked_at = min(len(computed), LOOKED_AT)
         self._looked_at = {computed[(2 * i + 1) * len(computed) // (2 * looked_at)] for i in range(looked_at)}
         self._distances: dict[int, tuple[float, str]] = {}
         self._blocks = self._empty_blocks = 0
