@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from isbi_infer import Segmenter
 from isbi_infer.backends.base import Backend
 from isbi_infer.model.opening import open_model
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
@@ -95,8 +96,9 @@ def test_segmenter_against_raw_onnxruntime_ratio(compare, keep, segmenter, stack
     )
 
 
-def test_looking_at_sections_against_a_run_ratio(compare, keep, segmenter, small_ZYX):
+def test_looking_at_sections_against_a_run_ratio(compare, keep, small_ZYX, options):
     """What it takes to see whether tissue looks unlike the training data, of as many sections as a run looks at."""
+    segmenter = Segmenter()
     looked_at = small_ZYX[:: max(1, len(small_ZYX) // LOOKED_AT)][:LOOKED_AT]
     known = [(section_YX, intensity_statistics(section_YX)) for section_YX in looked_at]
 
@@ -105,8 +107,15 @@ def test_looking_at_sections_against_a_run_ratio(compare, keep, segmenter, small
 
     run, looking = f"a run of {len(small_ZYX)} sections", f"looking at {len(looked_at)} of them"
     found, results = compare("looks", {run: lambda: segmenter(small_ZYX), looking: look}, run)
-    assert None not in results[looking] or min(small_ZYX.shape[1:]) < 96
-    keep("looks", found, shape=small_ZYX.shape, model_sha256=segmenter.model_sha256)
+    assert options.quick or None not in results[looking]
+    keep(
+        "looks",
+        found,
+        shape=small_ZYX.shape,
+        model_sha256=segmenter.model_sha256,
+        runtime=segmenter.provider,
+        computed_in=segmenter.precision,
+    )
 
 
 @dataclass

@@ -69,7 +69,7 @@ TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "default-stack": lambda stored: peers_table(stored, DEFAULT),
     "default-section": lambda stored: peers_table(stored, "default-4096"),
     "graph-optimisation": lambda stored: ratios_table(stored, "graph-optimisation"),
-    "looks": lambda stored: ratios_table(stored, "looks"),
+    "looks": lambda stored: ratios_table(stored, "looks", digits=4),
     "network-runtimes": network_runtimes_table,
     "peers-one-core": lambda stored: peers_table(stored, PEERS),
     "peers": lambda stored: peers_table(stored, "peers-4096"),

@@ -83,10 +83,15 @@ def trials_table(stored: Stored) -> Iterator[str]:
     if not records:
         yield MISSING
         return
+    sections = records[0]["measured"]["sections"]
+    differing = [record["file"] for record in records if record["measured"]["sections"] != sections]
+    if differing:
+        raise ValueError(f"{', '.join(differing)}: of other sections than {records[0]['file']}")
     by_title: dict[str, list[dict[str, Any]]] = {}
     for trial in chain.from_iterable(record["measured"]["trials"] for record in records):
-        by_title.setdefault(trial["title"], []).append(trial)
-    sections = records[0]["measured"]["sections"]
+        same = by_title.setdefault(trial["title"], [])
+        if "sha256" not in trial or trial["sha256"] not in [one.get("sha256") for one in same]:
+            same.append(trial)
 
     def rows() -> Iterator[list[str]]:
         for title, trials in by_title.items():

@@ -34,4 +34,9 @@ def robustness_table(stored: Stored) -> Iterator[str]:
         ),
     )
     yield ""
+    yield "; ".join(
+        f"`{model}`: {found['precision']} by {found['runtime']}, sha256 {found['model_sha256'][:12]}"
+        for model, found in record["measured"]["by_model"].items()
+    )
+    yield ""
     yield origin(record)

@@ -153,7 +153,7 @@ def start_up_table(stored: Stored) -> Iterable[str]:
     yield origin(record)
 
 
-def ratios_table(stored: Stored, name: str) -> Iterable[str]:
+def ratios_table(stored: Stored, name: str, digits: int = 2) -> Iterable[str]:
     """Write a comparison as it was stored: the time of each contender, and how many times as long it takes."""
     if name not in stored:
         yield MISSING
@@ -165,8 +165,8 @@ def ratios_table(stored: Stored, name: str) -> Iterable[str]:
             [
                 contender,
                 f"{times['wall_median_s']:.3f}",
-                spread(times["wall_ratio"]),
-                spread(times["cpu_ratio"]),
+                spread(times["wall_ratio"], digits),
+                spread(times["cpu_ratio"], digits),
             ]
             for contender, times in record["measured"]["contenders"].items()
         ),

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from benchmarks.store import store
 from isbi_infer import Segmenter
+from isbi_infer.errors import UsageError
 from isbi_infer.pixels.resample import resample
 from isbi_infer.terminal import exit_codes
 from isbi_train.data.labelled import LabelledStack, load_labelled
@@ -141,6 +142,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Score, print, and store where that is asked for."""
     asked = parser().parse_args(argv)
     with exit_codes(parser().prog):
+        names = [Path(model).name for model in asked.model]
+        if len(set(names)) < len(names):
+            raise UsageError(f"two models of one name: {', '.join(names)}; rename one")
         held_out = load_labelled(asked.data)[HELD_OUT]
         by_model = {}
         for model in asked.model or MODELS:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,13 @@ def title_and_path(text: str) -> tuple[str, Path]:
     if not title or not path:
         raise argparse.ArgumentTypeError(f"{text!r} is not TITLE=PATH")
     return title, Path(path)
+
+
+def word(text: str) -> str:
+    """Return what may be part of a file's name; ArgumentTypeError for anything else."""
+    if not re.fullmatch(r"\w[\w.-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one word of letters, digits, dots and dashes")
+    return text
 
 
 def predicted(checkpoint: Path, held_out: dict[str, LabelledStack]) -> dict[str, Probability]:
@@ -91,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TITLE",
         help="score the mean of this training's seeds too; repeatable",
     )
-    found.add_argument("--group", default="", help="store beside the trials of other groups, under this name")
+    found.add_argument("--group", type=word, help="store beside the trials of other groups, under this name")
     found.add_argument("--store", action="store_true", help="write benchmarks/results/")
     return found
 

@@ -18,7 +18,7 @@ from isbi_infer.terminal import counted
 
 _LISTED = 8
 _TOLD_ONE_BY_ONE = 3
-LOOKED_AT = 8  # sections of a run whose texture is measured, a millisecond each
+LOOKED_AT = 8  # sections of a run whose texture is measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,9 +20,7 @@ from isbi_train.config import AugmentConfig
 
 _MARKS = 3
 _BLOCK = 8
-_BLACK_STD = (
-    4.0  # standard deviations of a section that its black lies below its mean, about, in 8-bit images
-)
+_BLACK_STD = 4.0  # black lies about so many standard deviations below a section's mean
 _GREYS_PER_STD = 40.0  # of an 8-bit image; its standard deviation is 25 to 50 grey values
 
 

@@ -60,7 +60,8 @@ class AugmentConfig(Plain):
     blur_px : float
         Largest standard deviation of a Gaussian blur.
     noise : float
-        Largest standard deviation of Gaussian noise, in standard deviations of the section.
+        Largest standard deviation of Gaussian noise, in standard deviations of the section; with `shot` that where the
+        section has its mean.
     fold_probability : float
         Share of crops with a fold: a dark band that hides some tissue, so that the two sides are displaced.
     fold_width_px : float
@@ -151,12 +152,11 @@ class AugmentConfig(Plain):
     gap_probability: float = 0.2
 
     def __post_init__(self) -> None:
-        require(0 <= self.shot <= 1, f"shot {self.shot} is not within [0, 1]")
         require(0 < self.scale_min <= self.scale_max, f"scale {self.scale_min}..{self.scale_max} is empty")
         require(self.elastic_spacing_px >= 8, f"elastic spacing {self.elastic_spacing_px} px is below 8")
         for name in ("rotation_deg", "elastic_px", "contrast", "brightness", "gamma", "blur_px", "noise"):
             require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative")
-        for name in _PROBABILITIES:
+        for name in (*_PROBABILITIES, "shot"):
             require(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)} is not within [0, 1]")
         for name in ("fold_width_px", "dirt_radius_px", "defocus_px", "knife_width_px", "blocks_strength"):
             require(getattr(self, name) > 0, f"{name} {getattr(self, name)} is not positive")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isbi_train.config import NetworkConfig, TrainConfig
+from isbi_train.config.plain import require
 from isbi_train.networks.network import UNet
 from isbi_train.training.affinities import REACHES_PX, affinity_loss
 from isbi_train.training.losses import loss
@@ -40,7 +41,14 @@ class WithHeads(nn.Module):
 
     @classmethod
     def around(cls, network: nn.Module, train: TrainConfig) -> WithHeads | None:
-        """Give a network the heads that a run asks for; None where it asks for none, or the network is no U-Net."""
+        """Give a network the heads that a run asks for; None where it asks for none, or the network is no U-Net.
+
+        UsageError where the network cannot have them.
+        """
+        require(
+            not train.deep_weight or not isinstance(network, UNet) or network.config.depth > 1,
+            "deep_weight needs a network of depth 2 or more, which has coarser levels",
+        )
         wanted = train.affinity_weight or train.deep_weight
         return cls(network, train) if wanted and isinstance(network, UNet) else None
 
@@ -71,15 +79,15 @@ class WithHeads(nn.Module):
 
 
 def _coarser(network: NetworkConfig) -> tuple[int, ...]:
-    """Return the channels of the decoder's levels above the finest, from the deepest."""
+    """Return the channels of the decoder's coarser levels, from the deepest."""
     return tuple(reversed(network.widths[1:-1]))
 
 
 def deep_loss(levels: list[Tensor], maps_NKYX: Tensor, membrane_weight: float, weight_scale: float) -> Tensor:
     """Average the loss of what each level says of the pixels under its elements; a finer one counts twice as much.
 
-    Source: Lee, Xie, Gallagher, Zhang and Tu 2015, Deeply-Supervised Nets, AISTATS; the weights are those of Isensee et
-    al. 2021, nnU-Net, Nature Methods 18:203-211.
+    Source: Lee, Xie, Gallagher, Zhang and Tu 2015, Deeply-Supervised Nets, AISTATS; weights that are halved from level
+    to level as in Isensee et al. 2021, nnU-Net, Nature Methods 18:203-211.
 
     Parameters
     ----------

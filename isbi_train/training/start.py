@@ -15,6 +15,7 @@ from isbi_infer.model.opening import find_released
 from isbi_infer.plan.scaling import scaling_between
 from isbi_infer.terminal import nearest_file
 from isbi_models import default_model
+from isbi_train.config import NetworkConfig
 from isbi_train.config.inputs import RELEASED, Inputs
 from isbi_train.config.settings import Settings, resolve
 from isbi_train.data.labelled import LabelledStack
@@ -99,9 +100,6 @@ class Start:
             weights[_FIRST] = F.pad(weights[_FIRST], (0, 0, 0, 0, *[more * network.unshuffle**2] * 2))
         theirs, ours = network.shapes, model.config.shapes
         if can_widen(network, model.config):
-            if theirs != ours:
-                levels = ["-".join(map(str, shapes["widths"])) for shapes in (theirs, ours)]
-                log.info("%s has %s channels by level: %s now, new ones beside its own", self.name, *levels)
             model.load_state_dict(widen(weights, model.state_dict()))
             return
         differing = [f"{key}: {theirs[key]!r} -> {ours[key]!r}" for key in theirs if theirs[key] != ours[key]]
@@ -112,11 +110,18 @@ class Start:
             )
         model.load_state_dict(weights)
 
-    def say(self, pixel_size_nm: float | None, stacks: Mapping[str, tuple[LabelledStack, slice]]) -> None:
-        """Log terms, another pixel size, and held-out sections that were trained on before.
+    def say(
+        self,
+        network: NetworkConfig,
+        pixel_size_nm: float | None,
+        stacks: Mapping[str, tuple[LabelledStack, slice]],
+    ) -> None:
+        """Log terms, more channels, another pixel size, and held-out sections that were trained on before.
 
         Parameters
         ----------
+        network : NetworkConfig
+            What is trained.
         pixel_size_nm : float or None
             At which the run trains.
         stacks : mapping of str to (LabelledStack, slice)
@@ -124,6 +129,12 @@ class Start:
         """
         for origin in self.origins:
             log.info("starting from %s: its terms go along with the result", origin)
+        if network.widths != self.weights.network.widths:
+            log.warning(
+                "%s has %s channels by level, this network %s: the new ones learn from nothing",
+                self.name,
+                *("-".join(map(str, config.widths)) for config in (self.weights.network, network)),
+            )
         ours, theirs = pixel_size_nm, self.pixel_size_nm
         if ours and theirs and scaling_between(theirs, ours, ours):
             log.warning(

@@ -215,7 +215,7 @@ def fit(
             for line in split_lines:
                 log.info("%s", line)
             if start:
-                start.say(everything.facts["pixel_size_nm"], known)
+                start.say(network, everything.facts["pixel_size_nm"], known)
             log.info("%s", _what_trains(model, everything, train, device))
             soft = teach(everything, teachings, display)
             display.stage("preparing the sections")

@@ -51,7 +51,16 @@ def test_every_change_is_scored_by_model_stored_and_tabled(data, tmp_path, monke
     assert all(f"`{model}`, V_info" in head for model in MODELS)
     plain, darker = (by_model["em"]["by_change"][name]["v_rand"] for name in names[:2])
     assert f"| {darker:.4f} ({darker - plain:+.4f}) |" in rows[1]
+    assert all(f"sha256 {found['model_sha256'][:12]}" in "\n".join(rows) for found in by_model.values())
     assert "gamma 2" in capsys.readouterr().out
+
+
+def test_two_models_of_one_name_are_refused_before_any_work(tmp_path, capsys):
+    asked = ["--data", str(tmp_path), "--model", "a/model.onnx", "--model", "b/model.onnx"]
+    with pytest.raises(SystemExit) as error:
+        robustness.main(asked)
+    assert error.value.code == 2
+    assert "two models of one name" in capsys.readouterr().err
 
 
 def test_a_table_without_a_stored_result_says_so():

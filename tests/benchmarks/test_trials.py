@@ -92,6 +92,27 @@ def test_trials_of_another_group_stand_beside_those_stored_before(listed, kept):
     assert all(record["file"] in found for record in stored.values())
 
 
+def test_groups_of_other_sections_are_no_table_and_a_checkpoint_of_two_groups_is_one_seed():
+    def record(sections, *trials):
+        return {"file": "a.json", "measured": {"sections": sections, "trials": list(trials)}}
+
+    one = {"title": "x", "seed": 1, "sha256": "a", "scores": {"a": {"v_rand": 0.9, "v_info": 0.5}}}
+    stored = {"trials": record({"a": "3:4"}, one), "trials-more": record({"a": "3:4"}, one)}
+    lines = trials_table(stored)
+    assert [next(lines) for _ in range(3)][2] == "| x | 1 | 0.9000, 0.5000 |"
+    stored["trials-more"] = record({"a": "2:4"}, one)
+    with pytest.raises(ValueError, match="of other sections"):
+        list(trials_table(stored))
+
+
+@pytest.mark.parametrize("group", ["a/b", "two words", "", "../x"])
+def test_a_group_is_one_word(group, listed, capsys):
+    with pytest.raises(SystemExit) as error:
+        trials.main([f"x={CHECKPOINT}", "--stacks", str(listed), "--group", group])
+    assert error.value.code == 2
+    assert "is not one word" in capsys.readouterr().err
+
+
 def test_the_mean_of_seeds_is_scored_as_what_they_say_together(listed, kept):
     other = listed.parent / "other.pth"
     shutil.copy(find_released("em-open").path.with_suffix(".pth"), other)

@@ -32,7 +32,8 @@ TRAIN = {
     "device": "cpu",
     "precision": "float32",
 }
-TRAIN |= {"learning_rate": 5e-3, "warmup_steps": 2, "average": 0.5, "affinity_weight": 0.3}
+TRAIN |= {"learning_rate": 5e-3, "warmup_steps": 2, "average": 0.5}
+TRAIN |= {"affinity_weight": 0.3, "deep_weight": 0.3, "cldice_weight": 0.3}
 FLAGS = [f"network.{key}={value}" for key, value in NETWORK.items()]
 FLAGS = [f"--set={flag}" for flag in FLAGS + [f"train.{key}={value}" for key, value in TRAIN.items()]]
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from isbi_infer.errors import UsageError
 from isbi_train.config import NetworkConfig, TrainConfig
 from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.networks.network import UNet
-from isbi_train.training.affinities import REACHES_PX
+from isbi_train.training.affinities import REACHES_PX, affinity_loss
 from isbi_train.training.heads import WithHeads, deep_loss, heads_loss
 from isbi_train.training.losses import loss
 
@@ -41,6 +42,39 @@ def test_a_run_that_asks_for_no_heads_has_none(network):
     assert WithHeads.around(torch.nn.Identity(), BOTH) is None
 
 
+def test_a_network_without_coarser_levels_cannot_be_deeply_supervised(network):
+    with pytest.raises(UsageError, match="deep_weight needs a network of depth 2"):
+        WithHeads.around(UNet(replace(network, depth=1)), BOTH)
+
+
+def test_a_run_with_affinities_of_version_5_goes_on(train, tmp_path, monkeypatch):
+    from isbi_train.training import train as module
+
+    calls, take_step = [], module.take_step
+
+    def stop(*arguments):
+        calls.append(1)
+        if len(calls) == 12:
+            raise KeyboardInterrupt
+        return take_step(*arguments)
+
+    expected = load_checkpoint(train(tmp_path / "whole", affinity_weight=0.5))
+    monkeypatch.setattr(module, "take_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", affinity_weight=0.5)
+    monkeypatch.undo()
+    saved = tmp_path / "stopped" / "progress.pth"
+    plain = torch.load(saved, weights_only=True)
+    plain["version"] = 5
+    del plain["augment"]["shot"]
+    for name in ("average_share", "deep_weight", "cldice_weight"):
+        del plain["train"][name]
+    torch.save(plain, saved)
+    found = load_checkpoint(train(tmp_path / "stopped", affinity_weight=0.5, resume=True))
+    for name, weight in expected.state_dict.items():
+        assert torch.equal(found.state_dict[name], weight), name
+
+
 def test_what_a_coarse_level_says_is_held_against_every_pixel_that_it_stands_for():
     generator = torch.Generator().manual_seed(1)
     maps_NKYX = (torch.rand((2, 1, 8, 12), generator=generator) > 0.4).float()
@@ -62,12 +96,10 @@ def test_losses_of_heads_add_up_by_their_weights(network):
     torch.manual_seed(5)
     maps_NKYX = (torch.rand(2, 1, 64, 64) > 0.4).float()
     _, found = WithHeads(UNet(network), BOTH)(torch.randn(2, 1, 64, 64))
-    together = heads_loss(found, maps_NKYX, BOTH, 1.0)
-    single = [heads_loss({name: found[name]}, maps_NKYX, BOTH, 1.0) for name in found]
-    assert len(single) == 2
-    assert together.item() == pytest.approx(sum(single).item(), rel=1e-6)
-    twice = replace(BOTH, affinity_weight=1.0, deep_weight=0.5)
-    assert heads_loss(found, maps_NKYX, twice, 1.0).item() == pytest.approx(2 * together.item(), rel=1e-6)
+    together = heads_loss(found, maps_NKYX, BOTH, 1.7)
+    apart = affinity_loss(found["affinities"][0], maps_NKYX)
+    coarse = deep_loss(found["deep"], maps_NKYX, 3.0, 1.7)
+    assert together.item() == pytest.approx((0.5 * apart + 0.25 * coarse).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)

@@ -387,8 +387,10 @@ def test_training_sections_do_influence_the_weights(train, trained, tmp_path, la
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_narrow_arithmetic_trains_to_finite_float32_weights(train, tmp_path, precision):
-    train(tmp_path, epochs=1, precision=precision)
+@pytest.mark.parametrize("weight", [0.0, 0.3], ids=["membranes", "heads and gaps"])
+def test_narrow_arithmetic_trains_to_finite_float32_weights(train, tmp_path, precision, weight):
+    more = dict.fromkeys(("affinity_weight", "deep_weight", "cldice_weight"), weight)
+    train(tmp_path, epochs=1, precision=precision, **more)
     for name, weight in weights(tmp_path).items():
         assert weight.isfinite().all(), name
         assert weight.dtype in (torch.float32, torch.int64), name

@@ -1,6 +1,5 @@
 """Training on in a wider network: it computes what the narrower one did, and learns with all of its channels."""
 
-import logging
 from dataclasses import replace
 
 import pytest
@@ -8,9 +7,12 @@ import torch
 from networks_at_hand import CONFIG, fresh
 
 from isbi_infer.errors import UsageError
+from isbi_train.config import AugmentConfig
+from isbi_train.config.inputs import Inputs
 from isbi_train.networks.network import UNet
 from isbi_train.networks.widen import can_widen, widen
 from isbi_train.training.start import Start
+from isbi_train.training.train import fit
 
 WIDER = [
     replace(CONFIG, base=3),
@@ -50,34 +52,50 @@ def test_new_channels_are_listened_to_after_a_step_and_learn_after_two():
 
 
 @pytest.mark.parametrize(
-    "wide",
+    ("narrow", "wide"),
     [
-        replace(CONFIG, base=1),
-        replace(CONFIG, base=4, depth=3),
-        replace(CONFIG, base=4, unshuffle=4),
-        replace(CONFIG, base=4, batch_norm=False),
-        replace(CONFIG, base=4, separable=True),
-        replace(CONFIG, base=3, widest=4),
+        ({"base": 2}, {"base": 1}),
+        ({"base": 2}, {"base": 4, "depth": 3}),
+        ({"base": 2}, {"base": 4, "unshuffle": 4}),
+        ({"base": 2}, {"base": 4, "batch_norm": False}),
+        ({"base": 2}, {"base": 4, "neighbours": 1}),
+        ({"base": 2, "widest": 8}, {"base": 3, "widest": 4}),
+        ({"base": 2, "separable": True}, {"base": 4, "separable": True}),
+        ({"arch": "valid-unet", "unshuffle": 1}, {"arch": "valid-unet", "unshuffle": 1, "base": 4}),
     ],
 )
-def test_networks_that_differ_otherwise_are_not_widened(wide):
-    assert not can_widen(replace(CONFIG, base=2, widest=8), wide)
+def test_networks_that_differ_otherwise_are_not_widened(narrow, wide):
+    assert not can_widen(replace(CONFIG, **narrow), replace(CONFIG, **wide))
 
 
-def test_a_run_says_that_its_network_has_more_channels_than_its_start(caplog):
-    caplog.set_level(logging.INFO)
+def test_a_wider_network_with_neighbours_looks_at_neither_at_first():
     start = Start.read("em-open")
     network = start.weights.network
-    wide = UNet(replace(network, widest=network.widest + 32))
+    narrow, wide = (
+        UNet(network).eval(),
+        UNet(replace(network, widest=network.widest + 32, neighbours=1)).eval(),
+    )
+    start.load_into(narrow)
     start.load_into(wide)
-    assert "em-open has 32-64-96-96-96 channels by level: 32-64-128-128-128 now" in caplog.text
-    assert torch.equal(wide.encoder[0][0].weight, start.weights.state_dict["encoder.0.0.weight"])
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        found, expected = wide(image), narrow(image[:, 1:2])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_start_of_the_same_network_says_nothing_and_one_of_fewer_channels_is_an_error(caplog):
-    caplog.set_level(logging.INFO)
+def test_a_run_says_that_its_network_has_more_channels_than_its_start(
+    labelled, network, train_config, trained, tmp_path, caplog
+):
+    settings = {"augment": AugmentConfig(), "train": train_config(epochs=1)}
+    start = Inputs(init=str(trained / "model.pth"))
+    for wide, said in ((replace(network, base=2 * network.base), 1), (network, 0)):
+        caplog.clear()
+        fit(labelled, tmp_path / str(said), network=wide, **settings, inputs=start)
+        assert caplog.text.count("has 2-4-8 channels by level, this network 4-8-16") == said
+        assert caplog.text.count("channels by level") == said
+
+
+def test_fewer_channels_than_those_of_the_start_are_an_error():
     start = Start.read("em-open")
-    start.load_into(UNet(start.weights.network))
-    assert not caplog.text
     with pytest.raises(UsageError, match=r"is of another network \(widths:"):
         start.load_into(UNet(replace(start.weights.network, widest=64)))
