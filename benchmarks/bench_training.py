@@ -72,9 +72,8 @@ class Training:
         """Take a step on a batch, the ready one by default, and return its loss."""
         from isbi_train.training.train import take_step
 
-        image_NCYX, maps_NKYX = batch or self.ready
         train, scale = self.recipe.settings.train, self.recipe.sections.weight_scale
-        loss = take_step(self.state, image_NCYX, maps_NKYX, train, scale)
+        loss = take_step(self.state, *(batch or self.ready), train, scale)
         self.state.average.update_parameters(self.state.model)
         return loss.item()
 
@@ -171,5 +170,5 @@ def test_step(benchmark, recipe, options):
 
 def test_drawing(benchmark, recipe, options):
     benchmark.group = "training"
-    image_NCYX, _ = benchmark.pedantic(recipe.batch, rounds=options.rounds, warmup_rounds=1, iterations=1)
+    image_NCYX, *_ = benchmark.pedantic(recipe.batch, rounds=options.rounds, warmup_rounds=1, iterations=1)
     assert image_NCYX.shape == (recipe.crops, 1, *2 * [recipe.settings.train.crop])

@@ -37,6 +37,9 @@ class StackEntry(Plain):
         Side of a pixel, where the file does not say it or is wrong.
     weight : float
         How often crops are drawn of it, relative to the other stacks' weights.
+    membrane_weight : float or None
+        Weight of its membrane pixels in the loss, in place of that of `isbi_train.config.TrainConfig`: more where 0.5
+        leaves gaps, less where it draws too much, so that one threshold is good for all stacks.
     hold_out, hold_out_start : int or None
         Its held-out sections, as in `isbi_train.config.TrainConfig`.
     planes : tuple of {"xy", "xz", "yz"}
@@ -61,6 +64,7 @@ class StackEntry(Plain):
     ignore: float | None = None
     pixel_size_nm: float | None = None
     weight: float = 1.0
+    membrane_weight: float | None = None
     hold_out: int | None = None
     hold_out_start: int | None = None
     planes: tuple[str, ...] = ("xy",)
@@ -78,6 +82,10 @@ class StackEntry(Plain):
         require(self.kind in KINDS, f"kind {self.kind!r} is not one of {', '.join(KINDS)}")
         require(
             self.weight > 0, f"weight {self.weight:g} draws nothing of it; give more than 0, or leave it out"
+        )
+        require(
+            self.membrane_weight is None or self.membrane_weight > 0,
+            f"membrane_weight {self.membrane_weight} is not positive",
         )
         require(self.hold_out is None or self.hold_out >= 1, f"hold_out {self.hold_out} is below 1")
         require(self.hold_out_start is None or self.hold_out_start >= 0, "hold_out_start is negative")

@@ -227,6 +227,8 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
     }
     if entry.apart > 1:
         facts["apart"] = entry.apart
+    if entry.membrane_weight is not None:
+        facts["membrane_weight"] = entry.membrane_weight
     return TrainingStack(
         entry.name,
         tuple(resampled(part, resample_nm) for part in parts),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,8 @@ class Sections:
     maps_ZKYX : Tensor of float32, shape (Z, K, Y, X)
         `isbi_train.training.losses.MAPS`, or the labels alone where nothing else is needed; then which pixels count,
         where not all do.
+    membrane_weight : float
+        Weight of a membrane pixel in the loss.
     weight_scale : float
         See `isbi_train.training.losses.mean_weight`.
     apart : int
@@ -47,6 +50,7 @@ class Sections:
 
     images_ZCYX: Tensor
     maps_ZKYX: Tensor
+    membrane_weight: float
     weight_scale: float
     apart: int = 1
     runs: tuple[slice, ...] = ()
@@ -97,6 +101,24 @@ class Pool:
     def device(self) -> torch.device:
         """Where the sections lie."""
         return self.parts[0].device
+
+
+class Batch(NamedTuple):
+    """The crops of one step.
+
+    Attributes
+    ----------
+    images_NCYX : Tensor of shape (N, 1 + 2 neighbours, crop, crop)
+        Normalised grey values.
+    maps_NKYX : Tensor of shape (N, K, crop, crop)
+        See `Sections`.
+    membrane_weight_N111 : Tensor of shape (N, 1, 1, 1)
+        Weight of a membrane pixel of each crop in the loss; that of a cell pixel is 1.
+    """
+
+    images_NCYX: Tensor
+    maps_NKYX: Tensor
+    membrane_weight_N111: Tensor
 
 
 def normalised(image_ZYX: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
@@ -157,7 +179,7 @@ def bring_sections(
     if len(images_ZYX) > len(training):
         runs.append(slice(len(training), len(images_ZYX)))
     images = torch.from_numpy(images_ZYX)[:, None].to(device)
-    return Sections(images, maps.to(device), weight_scale, runs=tuple(runs))
+    return Sections(images, maps.to(device), train.membrane_weight, weight_scale, runs=tuple(runs))
 
 
 def bring_stacks(
@@ -188,9 +210,11 @@ def bring_stacks(
     parts, shares = [], []
     for stack in stacks:
         apart = stack.stored.entry.apart if stack.stored else 1
+        own = stack.stored.entry.membrane_weight if stack.stored else None
+        weighted = train if own is None else replace(train, membrane_weight=own)
         taught: Sequence[SoftLabels | None] = soft.get(stack.name) or [None] * len(stack.parts)
         brought = [
-            replace(bring_sections(labelled, train, opinion, device, augment), apart=apart)
+            replace(bring_sections(labelled, weighted, opinion, device, augment), apart=apart)
             for labelled, opinion in zip(stack.parts, taught, strict=True)
         ]
         parts += brought
@@ -227,7 +251,7 @@ def draw_batch(
     step: int,
     kept: slice = ALL,
     neighbours: int = 0,
-) -> tuple[Tensor, Tensor]:
+) -> Batch:
     """Draw the crops of one step: a function of the seed and the step alone.
 
     Parameters
@@ -245,8 +269,7 @@ def draw_batch(
 
     Returns
     -------
-    (Tensor, Tensor)
-        Images of shape (N, 1 + 2 neighbours, crop, crop), and maps of shape (N, K, crop, crop).
+    Batch
     """
     generator = torch.Generator().manual_seed(step_seed(train, step))
     images: Tensor | list[Tensor]
@@ -261,6 +284,7 @@ def draw_batch(
         else:
             images = sections.images_ZCYX[chosen]
         counted = has_counted(sections.maps_ZKYX)
+        weights = [sections.membrane_weight] * train.batch
     else:
         part_N = torch.multinomial(sections.share_P, train.batch, replacement=True, generator=generator)
         place_N = torch.rand(train.batch, generator=generator)
@@ -273,7 +297,10 @@ def draw_batch(
         most = max(part.maps_ZKYX.shape[1] for part in sections.parts)
         maps = [with_maps(part.maps_ZKYX[z], most) for part, z in zip(parts, chosen_N, strict=True)]
         counted = has_counted(sections.parts[0].maps_ZKYX)
-    return random_crops(images, maps, train.crop, augment, generator, kept=kept, counted=counted)
+        weights = [part.membrane_weight for part in parts]
+    cropped = random_crops(images, maps, train.crop, augment, generator, kept=kept, counted=counted)
+    weight_N111 = torch.tensor(weights)[kept, None, None, None].to(sections.device)
+    return Batch(*cropped, weight_N111)
 
 
 def _surrounded(
@@ -330,29 +357,29 @@ def batches(
     steps: range,
     kept: slice = ALL,
     neighbours: int = 0,
-) -> Iterator[tuple[int, Tensor, Tensor]]:
+) -> Iterator[tuple[int, Batch]]:
     """Draw the batches of many steps; on CUDA each one while the step before it is computed.
 
     On the CPU that would gain nothing, for drawing and computing would share its cores.
 
     Yields
     ------
-    (int, Tensor, Tensor)
+    (int, Batch)
         A step, and what `draw_batch` gives for it.
     """
     if sections.device.type == "cpu":
         for step in steps:
-            yield step, *draw_batch(sections, augment, train, step, kept, neighbours)
+            yield step, draw_batch(sections, augment, train, step, kept, neighbours)
         return
     with ThreadPoolExecutor(1, "draw") as thread:
 
-        def drawn(step: int) -> Future[tuple[Tensor, Tensor]]:
+        def drawn(step: int) -> Future[Batch]:
             return thread.submit(draw_batch, sections, augment, train, step, kept, neighbours)
 
         ahead = drawn(steps.start) if steps else None
         for step in steps:
             assert ahead is not None
-            image_NCYX, maps_NKYX = ahead.result()
+            batch = ahead.result()
             if step + 1 < steps.stop:
                 ahead = drawn(step + 1)
-            yield step, image_NCYX, maps_NKYX
+            yield step, batch

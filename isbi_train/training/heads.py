@@ -83,7 +83,9 @@ def _coarser(network: NetworkConfig) -> tuple[int, ...]:
     return tuple(reversed(network.widths[1:-1]))
 
 
-def deep_loss(levels: list[Tensor], maps_NKYX: Tensor, membrane_weight: float, weight_scale: float) -> Tensor:
+def deep_loss(
+    levels: list[Tensor], maps_NKYX: Tensor, membrane_weight: float | Tensor, weight_scale: float
+) -> Tensor:
     """Average the loss of what each level says of the pixels under its elements; a finer one counts twice as much.
 
     Source: Lee, Xie, Gallagher, Zhang and Tu 2015, Deeply-Supervised Nets, AISTATS; weights that are halved from level
@@ -93,7 +95,7 @@ def deep_loss(levels: list[Tensor], maps_NKYX: Tensor, membrane_weight: float, w
     ----------
     levels : list of Tensor, each of shape (N, 1, y, x)
         Logits, from the deepest level; sizes divide those of the maps.
-    maps_NKYX, membrane_weight, weight_scale : Tensor, float, float
+    maps_NKYX, membrane_weight, weight_scale : Tensor, float or Tensor, float
         See `isbi_train.training.losses.loss`.
 
     Returns
@@ -111,7 +113,11 @@ def deep_loss(levels: list[Tensor], maps_NKYX: Tensor, membrane_weight: float, w
 
 
 def heads_loss(
-    found: dict[str, list[Tensor]], maps_NKYX: Tensor, train: TrainConfig, weight_scale: float
+    found: dict[str, list[Tensor]],
+    maps_NKYX: Tensor,
+    membrane_weight: float | Tensor,
+    train: TrainConfig,
+    weight_scale: float,
 ) -> Tensor:
     """Add up what the heads have to learn, each with its weight.
 
@@ -119,7 +125,7 @@ def heads_loss(
     ----------
     found : dict of str to list of Tensor
         See `WithHeads.forward`.
-    maps_NKYX, weight_scale : Tensor and float
+    maps_NKYX, membrane_weight, weight_scale : Tensor, float or Tensor, float
         See `isbi_train.training.losses.loss`.
     train : TrainConfig
         Gives the weights.
@@ -133,7 +139,5 @@ def heads_loss(
     if AFFINITIES in found:
         total = total + train.affinity_weight * affinity_loss(found[AFFINITIES][0], maps_NKYX)
     if DEEP in found:
-        total = total + train.deep_weight * deep_loss(
-            found[DEEP], maps_NKYX, train.membrane_weight, weight_scale
-        )
+        total = total + train.deep_weight * deep_loss(found[DEEP], maps_NKYX, membrane_weight, weight_scale)
     return total

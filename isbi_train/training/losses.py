@@ -163,7 +163,7 @@ def target_maps(
     return maps_ZKYX
 
 
-def targets_and_weights(maps_NKYX: Tensor, membrane_weight: float) -> tuple[Tensor, Tensor]:
+def targets_and_weights(maps_NKYX: Tensor, membrane_weight: float | Tensor) -> tuple[Tensor, Tensor]:
     """Return each pixel's target probability of cell and its weight, both of shape (N, 1, Y, X)."""
     target_N1YX = maps_NKYX[:, :1]
     added_N1YX = torch.zeros_like(target_N1YX)
@@ -185,7 +185,9 @@ def mean_weight(maps_ZKYX: Tensor, membrane_weight: float) -> float:
     return total / len(maps_ZKYX)
 
 
-def loss(logits_N1YX: Tensor, maps_NKYX: Tensor, membrane_weight: float, weight_scale: float) -> Tensor:
+def loss(
+    logits_N1YX: Tensor, maps_NKYX: Tensor, membrane_weight: float | Tensor, weight_scale: float
+) -> Tensor:
     """Average the weighted binary cross-entropy over a batch.
 
     Parameters
@@ -194,8 +196,8 @@ def loss(logits_N1YX: Tensor, maps_NKYX: Tensor, membrane_weight: float, weight_
         Of cell interior.
     maps_NKYX : Tensor of shape (N, K, Y, X)
         `MAPS`, or the labels alone, and then which pixels count, where not all do.
-    membrane_weight : float
-        Weight of a pixel whose target is 0; that of 1 is 1.
+    membrane_weight : float or Tensor of shape (N, 1, 1, 1)
+        Weight of a pixel whose target is 0, of all crops or of each; that of 1 is 1.
     weight_scale : float
         What weights are divided by, see `mean_weight`.
 
@@ -204,8 +206,6 @@ def loss(logits_N1YX: Tensor, maps_NKYX: Tensor, membrane_weight: float, weight_
     Tensor
         A scalar, float32.
     """
-    if maps_NKYX.shape[1] == 1 and membrane_weight == 1:
-        return F.binary_cross_entropy_with_logits(logits_N1YX.float(), maps_NKYX)
     target_N1YX, weight_N1YX = targets_and_weights(maps_NKYX, membrane_weight)
     return F.binary_cross_entropy_with_logits(
         logits_N1YX.float(), target_N1YX, weight=weight_N1YX / weight_scale

@@ -286,13 +286,11 @@ def _train(
 
     display.stage("step", already=steps.start)
     with stop_between_steps() as stop:
-        for step, images_NCYX, maps_NKYX in batches(
-            sections, augment, train, steps, share, settings.network.neighbours
-        ):
+        for step, batch in batches(sections, augment, train, steps, share, settings.network.neighbours):
             rate = learning_rate(step, total, train)
             state.set_learning_rate(rate)
             torch.manual_seed(step_seed(train, step))  # dropout
-            loss = take_step(state, images_NCYX, maps_NKYX, train, sections.weight_scale)
+            loss = take_step(state, *batch, train, sections.weight_scale)
             state.losses.append(processes.mean(loss))
             state.average.update_parameters(state.model)
 
@@ -333,7 +331,12 @@ def _what_trains(model: UNet, data: TrainingData, train: TrainConfig, device: De
 
 
 def take_step(
-    state: TrainingState, images_NCYX: Tensor, maps_NKYX: Tensor, train: TrainConfig, weight_scale: float
+    state: TrainingState,
+    images_NCYX: Tensor,
+    maps_NKYX: Tensor,
+    membrane_weight: Tensor,
+    train: TrainConfig,
+    weight_scale: float,
 ) -> Tensor:
     """Take one step of the optimiser.
 
@@ -341,10 +344,10 @@ def take_step(
     ----------
     state : TrainingState
         Its weights change; their average does not.
-    images_NCYX, maps_NKYX : Tensor
-        Crops and their maps, see `isbi_train.training.batches.draw_batch`.
+    images_NCYX, maps_NKYX, membrane_weight : Tensor
+        Crops, their maps, and the weights of their membranes, see `isbi_train.training.batches.Batch`.
     train : TrainConfig
-        Weights in the loss, and the longest gradient.
+        Weights of what is learnt besides, and the longest gradient.
     weight_scale : float
         See `isbi_train.training.losses.mean_weight`.
 
@@ -357,9 +360,9 @@ def take_step(
     with state.device.autocast():
         found = state.network(images_NCYX.contiguous(memory_format=torch.channels_last))
     logits_NCYX, others = found if state.heads else (found, {})
-    loss = weighted_loss(logits_NCYX, maps_NKYX, train.membrane_weight, weight_scale)
+    loss = weighted_loss(logits_NCYX, maps_NKYX, membrane_weight, weight_scale)
     if others:
-        loss = loss + heads_loss(others, maps_NKYX, train, weight_scale)
+        loss = loss + heads_loss(others, maps_NKYX, membrane_weight, train, weight_scale)
     if train.cldice_weight:
         loss = loss + train.cldice_weight * cldice_loss(logits_NCYX, maps_NKYX)
 

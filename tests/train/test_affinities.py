@@ -88,15 +88,15 @@ def test_steps_on_one_batch_lower_the_loss_of_affinities(labelled, network, trai
 
     train = train_config(learning_rate=1e-2, affinity_weight=1.0)
     sections = bring_sections(labelled, train, None, torch.device("cpu"))
-    images_NCYX, maps_NKYX = draw_batch(sections, AugmentConfig.none(), train, step=0)
+    batch = draw_batch(sections, AugmentConfig.none(), train, step=0)
     torch.manual_seed(1)
     state = TrainingState.start(UNet(replace(network, dropout=0.0)), train, choose_device(train))
 
     def measured():
         with torch.no_grad():
-            return affinity_loss(state.network(images_NCYX)[1]["affinities"][0], maps_NKYX).item()
+            return affinity_loss(state.network(batch.images_NCYX)[1]["affinities"][0], batch.maps_NKYX).item()
 
     before = measured()
     for _ in range(60):
-        take_step(state, images_NCYX, maps_NKYX, train, sections.weight_scale)
+        take_step(state, *batch, train, sections.weight_scale)
     assert measured() < 0.9 * before

@@ -111,7 +111,7 @@ def test_labelled_and_unlabelled_sections_get_their_targets(teacher, unlabelled,
     mixed_ZYX = 0.75 * training.cell_ZYX + 0.25 * soft.labelled_ZYX
     np.testing.assert_allclose(target[:3, 0], mixed_ZYX, atol=1e-5)
     np.testing.assert_allclose(target[3:, 0], soft.unlabelled_ZYX, atol=1e-5)
-    image_NCYX, maps_NKYX = draw_batch(sections, AugmentConfig(), train, 0)
+    image_NCYX, maps_NKYX, _ = draw_batch(sections, AugmentConfig(), train, 0)
     assert image_NCYX.shape == (2, 1, 32, 32)
     assert maps_NKYX.shape == (2, 4, 32, 32)
 

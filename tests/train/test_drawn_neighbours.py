@@ -26,14 +26,14 @@ def sections():
     numbers_Z111 = torch.arange(float(COUNT))[:, None, None, None]
     grey_ZCYX = numbers_Z111.expand(COUNT, 1, 48, 48) / COUNT
     maps_ZKYX = (numbers_Z111 % 2).expand(COUNT, 1, 48, 48)
-    return Sections(grey_ZCYX, maps_ZKYX, 1.0)
+    return Sections(grey_ZCYX, maps_ZKYX, 1.0, 1.0)
 
 
 def drawn(sections, augment, neighbours=2):
     """Return the numbers of the sections that crops show, channel by channel, with the label of each crop."""
     found = []
     for step in range(STEPS):
-        images_NCYX, maps_NKYX = draw_batch(sections, augment, TRAIN, step, neighbours=neighbours)
+        images_NCYX, maps_NKYX, _ = draw_batch(sections, augment, TRAIN, step, neighbours=neighbours)
         assert images_NCYX.shape == (4, 1 + 2 * neighbours, 32, 32)
         assert torch.allclose(images_NCYX, images_NCYX[:, :, :1, :1], atol=1e-4)
         for crop_CYX, maps_KYX in zip(images_NCYX, maps_NKYX, strict=True):

@@ -96,7 +96,7 @@ def test_losses_of_heads_add_up_by_their_weights(network):
     torch.manual_seed(5)
     maps_NKYX = (torch.rand(2, 1, 64, 64) > 0.4).float()
     _, found = WithHeads(UNet(network), BOTH)(torch.randn(2, 1, 64, 64))
-    together = heads_loss(found, maps_NKYX, BOTH, 1.7)
+    together = heads_loss(found, maps_NKYX, 3.0, BOTH, 1.7)
     apart = affinity_loss(found["affinities"][0], maps_NKYX)
     coarse = deep_loss(found["deep"], maps_NKYX, 3.0, 1.7)
     assert together.item() == pytest.approx((0.5 * apart + 0.25 * coarse).item(), rel=1e-6)

@@ -66,6 +66,7 @@ def test_a_list_names_files_beside_it_wherever_it_is_read_from(folder, monkeypat
         ("{a}\nweight = 0", r"stack 'a': weight 0 draws nothing of it"),
         ("{a}\nweight = -1", r"stack 'a': weight -1 draws nothing of it"),
         ("{a}\nkind = 'cell'", r"stack 'a': kind 'cell' is not one of cells, membranes, ids"),
+        ("{a}\nmembrane_weight = 0", r"stack 'a': membrane_weight 0\.0 is not positive"),
         ("{a}\nplanes = ['zx']", r"stack 'a': planes \['zx'\] are none; expected some of xy, xz, yz"),
         ("{a}\nplanes = []", r"stack 'a': planes \[\] are none"),
         ("{a}\nhold_out = 0", r"stack 'a': hold_out 0 is below 1"),
@@ -163,7 +164,7 @@ def test_a_held_out_pixel_is_never_trained_on_along_any_plane(folder, train_conf
 def part(value, sections, side):
     """Sections that are all `value`, in image and label."""
     images = torch.full((sections, 1, side, side), float(value))
-    return Sections(images, images.to(torch.uint8), 1.0)
+    return Sections(images, images.to(torch.uint8), 1.0, 1.0)
 
 
 @few
@@ -182,8 +183,8 @@ def test_crops_are_drawn_by_weight_and_not_by_size(train_config, weights, seed):
 
 def test_every_section_of_a_part_is_drawn(train_config):
     images = torch.arange(5.0)[:, None, None, None].expand(5, 1, 16, 16) / 4
-    pool = Pool((Sections(images, images, 1.0), part(2, 1, 16)), torch.tensor([0.9, 0.1]), 1.0)
-    crops_NCYX, _ = draw_batch(pool, AugmentConfig.none(), train_config(batch=200, crop=8), 0)
+    pool = Pool((Sections(images, images, 1.0, 1.0), part(2, 1, 16)), torch.tensor([0.9, 0.1]), 1.0)
+    crops_NCYX, *_ = draw_batch(pool, AugmentConfig.none(), train_config(batch=200, crop=8), 0)
     assert set((4 * crops_NCYX.mean((1, 2, 3))).round().int().tolist()) == {0, 1, 2, 3, 4, 8}
 
 
@@ -262,12 +263,42 @@ def test_labels_of_what_is_ignored_reach_no_crop(labelled, train_config, seed):
     assert 0.2 < drawn[0][:, 1].mean() < 0.9
 
 
+def test_membranes_of_a_stack_weigh_what_its_list_says(folder, train_config):
+    config = train_config(batch=40, membrane_weight=3.0)
+    data = read(folder, config)
+    own = [
+        replace(s, stored=replace(s.stored, entry=replace(s.stored.entry, membrane_weight=w)))
+        for s, w in zip(data.stacks, (None, 7.0), strict=True)
+    ]
+    pool = bring_stacks(own, config, {}, CPU, AugmentConfig.none())
+    assert [part.membrane_weight for part in pool.parts] == [3.0, 7.0, 7.0, 7.0]  # of a volume each plane
+    for part in pool.parts:
+        assert part.weight_scale == pytest.approx(mean_weight(part.maps_ZKYX, part.membrane_weight))
+    batch = draw_batch(pool, AugmentConfig.none(), config, 0)
+    assert set(batch.membrane_weight_N111.flatten().tolist()) == {3.0, 7.0}
+    logits = torch.randn(batch.maps_NKYX[:, :1].shape, generator=torch.Generator().manual_seed(1))
+    together = loss(logits, batch.maps_NKYX, batch.membrane_weight_N111, pool.weight_scale)
+    single = [
+        loss(logits[[i]], batch.maps_NKYX[[i]], float(batch.membrane_weight_N111[i]), pool.weight_scale)
+        for i in range(40)
+    ]
+    assert together.item() == pytest.approx(torch.stack(single).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("key", ["membrane_weight", "weight"])
+def test_a_run_is_not_resumed_with_other_weights_of_a_stack(folder, train_config, key):
+    config = train_config()
+    plain, other = read(folder, config).facts, read(folder, config, **{key: 2.0}).facts
+    assert plain != other
+    assert {stack.get(key) for stack in other["stacks"]} == {2.0}
+
+
 @pytest.mark.parametrize("scale", [0.4, 1.0, 2.5])
 def test_membranes_are_learnt_at_every_magnification(folder, train_config, scale):
     config = train_config(batch=16, membrane_width_nm=32.0, ignore_band_nm=8.0)
     augment = replace(AugmentConfig.none(), scale_min=scale, scale_max=scale)
     pool = bring_stacks(read(folder, config, leave_out=["fly"]).stacks, config, {}, CPU, augment)
-    _, maps_NKYX = draw_batch(pool, augment, config, 0)
+    _, maps_NKYX, _ = draw_batch(pool, augment, config, 0)
     cell, counted = maps_NKYX.unbind(1)
     assert ((cell == 0) & (counted == 1)).float().mean() > 0.15
 
@@ -286,7 +317,7 @@ def test_what_a_stack_ignores_reaches_no_crop_as_counted(labelled, train_config)
         torch.arange(64.0).expand(sections.images_ZCYX.shape) / 32 - 1
     )  # within the grey values that gamma keeps
     plain = replace(AugmentConfig.none(), rotation_deg=180, flip=True, scale_min=0.5, scale_max=2)
-    images_NCYX, maps_NKYX = draw_batch(replace(sections, images_ZCYX=x_ZCYX), plain, config, 0)
+    images_NCYX, maps_NKYX, _ = draw_batch(replace(sections, images_ZCYX=x_ZCYX), plain, config, 0)
     assert torch.equal(maps_NKYX[:, 1:] == 1, images_NCYX < -1 / 64)
     assert 0.2 < maps_NKYX[:, 1].mean() < 0.8
 
