@@ -9,6 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 
+class Server(ThreadingHTTPServer):
+    """Lets many connections wait, as readers of volumes open many: one too many is tried again after a second."""
+
+    request_queue_size = 128
+
+
 class Served:
     """What a server saw: the requests, in order, and which of them asked for a part of a file."""
 
@@ -84,7 +90,7 @@ def serving(folder, *, bucket="", delay_s=0.0, fail_every=0):
             if with_content:
                 self.wfile.write(content)
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with Server(("127.0.0.1", 0), Handler) as server:
         served = Served(f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

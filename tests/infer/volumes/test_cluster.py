@@ -118,6 +118,7 @@ if OmeZarrSink.halve.__name__ == "halve":  # Dask loads this twice
 """
 
 
+@pytest.mark.more
 def test_the_pyramid_is_made_by_the_workers(tmp_path, tiff, whole, monkeypatch):
     halved = tmp_path / "halved"
     monkeypatch.setenv("HALVED", str(halved))

@@ -1,12 +1,9 @@
 """OME-Zarr in and out: the same probabilities as the TIFF run, whatever the version, the axes and the levels."""
 
-import functools
-import http.server
 import json
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ import tensorstore
 import tifffile
 import yaozarrs
 import zarr
+from servers import serving
 from volume_files import halved, pixels, write_omezarr
 
 from isbi_infer import Segmenter
@@ -201,19 +199,9 @@ def test_what_other_programs_write_is_read(tmp_path, driver):
 
 @pytest.fixture
 def served(tmp_path):
-    """A server of a folder, for the length of a test."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    handler = functools.partial(Quiet, directory=tmp_path)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    """The address of a server of a folder, for the length of a test."""
+    with serving(tmp_path) as server:
+        yield server.address
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
