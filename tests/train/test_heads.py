@@ -9,12 +9,35 @@ from isbi_infer.errors import UsageError
 from isbi_train.config import NetworkConfig, TrainConfig
 from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.networks.network import UNet
+from isbi_train.training import train as training
 from isbi_train.training.affinities import REACHES_PX, affinity_loss
 from isbi_train.training.heads import WithHeads, deep_loss, heads_loss
 from isbi_train.training.losses import loss
 
 BOTH = TrainConfig(affinity_weight=0.5, deep_weight=0.25, membrane_weight=3.0)
 WEIGHTS = ["affinity_weight", "deep_weight", "cldice_weight"]
+
+
+@pytest.fixture
+def stopped(train, monkeypatch):
+    """Train into a folder, and stop in the middle of an epoch."""
+
+    def run(out, **changes):
+        calls, take_step = [], training.take_step
+
+        def stop(*arguments):
+            calls.append(1)
+            if len(calls) == 12:
+                raise KeyboardInterrupt
+            return take_step(*arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(training, "take_step", stop)
+            with pytest.raises(KeyboardInterrupt):
+                train(out, **changes)
+        return out
+
+    return run
 
 
 def test_heads_read_the_levels_and_leave_the_logits_as_they_are(network):
@@ -47,23 +70,9 @@ def test_a_network_without_coarser_levels_cannot_be_deeply_supervised(network):
         WithHeads.around(UNet(replace(network, depth=1)), BOTH)
 
 
-def test_a_run_with_affinities_of_version_5_goes_on(train, tmp_path, monkeypatch):
-    from isbi_train.training import train as module
-
-    calls, take_step = [], module.take_step
-
-    def stop(*arguments):
-        calls.append(1)
-        if len(calls) == 12:
-            raise KeyboardInterrupt
-        return take_step(*arguments)
-
+def test_a_run_with_affinities_of_version_5_goes_on(train, stopped, tmp_path):
     expected = load_checkpoint(train(tmp_path / "whole", affinity_weight=0.5))
-    monkeypatch.setattr(module, "take_step", stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "stopped", affinity_weight=0.5)
-    monkeypatch.undo()
-    saved = tmp_path / "stopped" / "progress.pth"
+    saved = stopped(tmp_path / "stopped", affinity_weight=0.5) / "progress.pth"
     plain = torch.load(saved, weights_only=True)
     plain["version"] = 5
     del plain["augment"]["shot"]
@@ -112,22 +121,10 @@ def test_a_run_that_learns_more_keeps_the_network_alone(train, network, tmp_path
     assert replace(found.train, **{name: 0.0}) == without.train
 
 
-def test_a_run_with_heads_goes_on_as_if_it_had_never_stopped(train, tmp_path, monkeypatch):
-    from isbi_train.training import train as module
-
-    calls, take_step, weights = [], module.take_step, dict.fromkeys(WEIGHTS, 0.5)
-
-    def stop(*arguments):
-        calls.append(1)
-        if len(calls) == 12:
-            raise KeyboardInterrupt
-        return take_step(*arguments)
-
+def test_a_run_with_heads_goes_on_as_if_it_had_never_stopped(train, stopped, tmp_path):
+    weights = dict.fromkeys(WEIGHTS, 0.5)
     expected = load_checkpoint(train(tmp_path / "whole", **weights))
-    monkeypatch.setattr(module, "take_step", stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "stopped", **weights)
-    monkeypatch.undo()
+    stopped(tmp_path / "stopped", **weights)
     found = load_checkpoint(train(tmp_path / "stopped", **weights, resume=True))
     for name, weight in expected.state_dict.items():
         assert torch.equal(found.state_dict[name], weight), name
