@@ -58,11 +58,13 @@ def test_canvas_around_a_section_leaves_its_result_unchanged_to_the_last_bit(sta
 
 
 @pytest.mark.parametrize("scale", [1, 64])
-def test_twenty_hot_pixels_cost_no_score(stack, segment, scale):
-    image_ZYX, labels_ZYX = stack
+def test_twenty_hot_pixels_in_256_by_256_cost_no_score(segment, scale):
+    image_ZYX, labels_ZYX = synthetic_stack(
+        sections=3, height=512, width=512
+    )  # in less one segment is worth 0.005
     hot_ZYX = image_ZYX.astype(np.uint16) * scale
     for z, section_YX in enumerate(hot_ZYX):
-        section_YX.ravel()[np.random.default_rng(z).choice(section_YX.size, 20, replace=False)] = 65535
+        section_YX.ravel()[np.random.default_rng(z).choice(section_YX.size, 80, replace=False)] = 65535
     expected = scores([segment(section_YX) for section_YX in image_ZYX], labels_ZYX)
     assert scores([segment(section_YX) for section_YX in hot_ZYX], labels_ZYX) == pytest.approx(
         expected, abs=0.002
