@@ -98,6 +98,8 @@ def test_segmenter_against_raw_onnxruntime_ratio(compare, keep, segmenter, stack
 
 def test_looking_at_sections_against_a_run_ratio(compare, keep, small_ZYX, options):
     """What it takes to see whether tissue looks unlike the training data, of as many sections as a run looks at."""
+    if options.provider != "cpu":
+        pytest.skip("the default is timed on the processor")
     segmenter = Segmenter()
     looked_at = small_ZYX[:: max(1, len(small_ZYX) // LOOKED_AT)][:LOOKED_AT]
     known = [(section_YX, intensity_statistics(section_YX)) for section_YX in looked_at]

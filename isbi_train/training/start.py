@@ -99,16 +99,15 @@ class Start:
             network = replace(network, neighbours=model.config.neighbours)
             weights[_FIRST] = F.pad(weights[_FIRST], (0, 0, 0, 0, *[more * network.unshuffle**2] * 2))
         theirs, ours = network.shapes, model.config.shapes
-        if can_widen(network, model.config):
-            model.load_state_dict(widen(weights, model.state_dict()))
-            return
-        differing = [f"{key}: {theirs[key]!r} -> {ours[key]!r}" for key in theirs if theirs[key] != ours[key]]
-        if differing:
+        if theirs != ours and not can_widen(network, model.config):
+            differing = [
+                f"{key}: {theirs[key]!r} -> {ours[key]!r}" for key in theirs if theirs[key] != ours[key]
+            ]
             raise UsageError(
                 f"{self.name}: is of another network ({'; '.join(differing)}); give its settings, or leave out what "
                 "sets others"
             )
-        model.load_state_dict(weights)
+        model.load_state_dict(weights if theirs == ours else widen(weights, model.state_dict()))
 
     def say(
         self,
