@@ -20,6 +20,7 @@ from benchmarks.store import Stored, newest
 from .accuracy import (
     accuracy_table,
     folds_table,
+    half_table,
     planes_table,
     released_table,
     sections_table,
@@ -61,6 +62,7 @@ TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "released": released_table,
     "sections": sections_table,
     "trials": trials_table,
+    "trials-at-half": half_table,
     "tilt": tilt_table,
     "browser": browser_table,
     "goals": goals_table,

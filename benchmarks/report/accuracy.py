@@ -113,6 +113,38 @@ def trials_table(stored: Stored) -> Iterator[str]:
         yield origin(record)
 
 
+def half_table(stored: Stored) -> Iterator[str]:
+    """Write what trials come to at 0.5, which nobody chose by these scores, as far as that was stored."""
+    records = [stored[name] for name in sorted(stored) if name.partition("-")[0] == "trials"]
+    known = [
+        (record, trial)
+        for record in records
+        for trial in record["measured"]["trials"]
+        if all("v_rand_at_0.5" in scores for scores in trial["scores"].values())
+    ]
+    if not known:
+        yield MISSING
+        return
+    sections = known[0][0]["measured"]["sections"]
+    yield from table(
+        ["training, at 0.5", *sections],
+        (
+            [
+                trial["title"],
+                *(
+                    ", ".join(f"{trial['scores'][name][f'{key}_at_0.5']:.4f}" for key in ("v_rand", "v_info"))
+                    for name in sections
+                ),
+            ]
+            for _, trial in known
+        ),
+    )
+    for record in records:
+        if any(record is one for one, _ in known):
+            yield ""
+            yield origin(record)
+
+
 def folds_table(stored: Stored) -> Iterator[str]:
     """Write the scores of every fold of a stack, and their mean and standard deviation."""
     if "folds" not in stored:

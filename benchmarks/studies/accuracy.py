@@ -21,6 +21,7 @@ from isbi_train.config.stacks import StackEntry, read_list
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import load_entry
 from isbi_train.scores.metrics import thinned_scores
+from isbi_train.scores.thinned import ThinnedScores
 
 NAME = "accuracy"
 _FIXED = 0.5  # a threshold that nobody chose
@@ -31,6 +32,19 @@ def held_out_sections(entry: StackEntry) -> tuple[LabelledStack, str]:
     stack, split = load_entry(entry, TrainConfig())
     chosen = split.held_out(len(stack))
     return stack[chosen].annotated(), f"{chosen.start}:{chosen.stop}"
+
+
+def summary(found: ThinnedScores) -> dict[str, float]:
+    """Return both scores at the best of the thresholds, which ones these are, and both scores at 0.5."""
+    fixed = int(abs(found.thresholds - _FIXED).argmin())
+    return {
+        "v_rand": float(found.v_rand),
+        "v_info": float(found.v_info),
+        "best_threshold_rand": float(found.best_threshold_rand),
+        "best_threshold_info": float(found.best_threshold_info),
+        "v_rand_at_0.5": float(found.rand.mean[fixed]),
+        "v_info_at_0.5": float(found.info.mean[fixed]),
+    }
 
 
 def measure(model: str, precision: str, held_out: LabelledStack) -> dict[str, Any]:
@@ -59,18 +73,12 @@ def measure(model: str, precision: str, held_out: LabelledStack) -> dict[str, An
     found = thinned_scores(
         probability_ZYX, held_out.cell_ZYX, ids=held_out.ids_ZYX, ignored=held_out.ignored_ZYX
     )
-    fixed = int(abs(found.thresholds - _FIXED).argmin())
     by_section = {
         key: scores.score[scores.thresholds == scores.best_threshold][0].tolist()
         for key, scores in (("v_rand", found.rand), ("v_info", found.info))
     }
     return {
-        "v_rand": found.v_rand,
-        "v_info": found.v_info,
-        "best_threshold_rand": found.best_threshold_rand,
-        "best_threshold_info": found.best_threshold_info,
-        "v_rand_at_0.5": float(found.rand.mean[fixed]),
-        "v_info_at_0.5": float(found.info.mean[fixed]),
+        **summary(found),
         "by_section": by_section,
         "seconds": seconds,
         "precision": segmenter.precision,

@@ -24,7 +24,7 @@ from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import PLANES
 from isbi_train.scores.metrics import thinned_scores
 
-from .accuracy import held_out_sections
+from .accuracy import held_out_sections, summary
 
 NAME = "planes"
 
@@ -60,16 +60,10 @@ def together(by_plane: dict[str, Probability]) -> Probability:
 
 
 def scores_of(probability_ZYX: Probability, held_out: LabelledStack) -> dict[str, float]:
-    """Return ``v_rand`` and ``v_info`` after border thinning, with the thresholds that are best."""
-    found = thinned_scores(
-        probability_ZYX, held_out.cell_ZYX, ids=held_out.ids_ZYX, ignored=held_out.ignored_ZYX
+    """Return the scores after border thinning, see `accuracy.summary`."""
+    return summary(
+        thinned_scores(probability_ZYX, held_out.cell_ZYX, ids=held_out.ids_ZYX, ignored=held_out.ignored_ZYX)
     )
-    return {
-        "v_rand": float(found.v_rand),
-        "v_info": float(found.v_info),
-        "best_threshold_rand": float(found.best_threshold_rand),
-        "best_threshold_info": float(found.best_threshold_info),
-    }
 
 
 def parser() -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from benchmarks.report.accuracy import folds_table, sections_table, trials_table
+from benchmarks.report.accuracy import folds_table, half_table, sections_table, trials_table
 from benchmarks.report.cells import MISSING
 from benchmarks.store import newest
 from benchmarks.studies import folds, trials
@@ -80,6 +80,18 @@ def test_seeds_of_one_training_are_a_row_with_their_spread():
 
     rows = [next(lines) for _ in range(4)][2:]
     assert rows == ["| x | 1, 2 | 0.8500 ± 0.0707, 0.5000 ± 0.0000 |", "| y | 1 | 0.7000, 0.5000 |"]
+
+
+def test_what_trials_come_to_at_half_is_tabled_where_it_was_stored(listed, kept):
+    trials.main([f"x={CHECKPOINT}", "--stacks", str(listed), "--store"])
+    stored = newest(kept)
+    (trial,) = stored["trials"]["measured"]["trials"]
+    scores = trial["scores"]["drawn"]
+    assert scores["v_rand_at_0.5"] <= scores["v_rand"]
+    row = f"| x | {scores['v_rand_at_0.5']:.4f}, {scores['v_info_at_0.5']:.4f} |"
+    assert list(half_table(stored))[2] == row
+    del scores["v_rand_at_0.5"]
+    assert list(half_table(stored)) == [MISSING]
 
 
 def test_trials_of_another_group_stand_beside_those_stored_before(listed, kept):
