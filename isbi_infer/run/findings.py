@@ -6,7 +6,7 @@ In a few sentences, however many sections there are.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -75,8 +75,20 @@ class Findings:
             self._blocks += 1
             self._empty_blocks += empty
 
-    def add(self, section: int, statistics: SectionStatistics) -> None:
-        """Take note of a section, by its number from 0."""
+    def add(
+        self, section: int, statistics: SectionStatistics, texture: Callable[[], tuple[float, ...] | None]
+    ) -> None:
+        """Take note of a section, or of a part of one.
+
+        Parameters
+        ----------
+        section : int
+            Its number, from 0.
+        statistics : SectionStatistics
+            Of the whole section.
+        texture : callable
+            Measures how it looks, see `isbi_infer.pixels.texture.texture_of`; called only where that is wanted.
+        """
         noteworthy = bool(statistics.notes(section))
         if noteworthy or self.every_section:
             without_mask = statistics.without_mask()  # which is as large as the section
@@ -84,13 +96,14 @@ class Findings:
                 self._measured[section] = without_mask
                 if noteworthy:
                     self._found[section] = without_mask
+        if self.looks_at(section):
+            self._add_texture(section, texture())
 
     def looks_at(self, section: int) -> bool:
         """Return whether a section's texture is wanted: of a few, spread evenly, if the model knows any, or of each."""
         return self.every_section or (self._familiar is not None and section in self._looked_at)
 
-    def add_texture(self, section: int, texture: tuple[float, ...] | None) -> None:
-        """Take note of how a section looks, see `isbi_infer.pixels.texture.texture_of`."""
+    def _add_texture(self, section: int, texture: tuple[float, ...] | None) -> None:
         if texture is None:
             return
         if self.every_section:
