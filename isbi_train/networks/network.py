@@ -123,7 +123,8 @@ class UNet(nn.Module):
         )
         self.head = nn.Conv2d(config.base, folded, 1)
         self.unfold: nn.Module = nn.PixelShuffle(config.unshuffle)
-        self._initialise()
+        if not self.head.weight.is_meta:
+            self._initialise()
 
     def _initialise(self) -> None:
         """He et al. 2015, "Delving Deep into Rectifiers", ICCV: twice the variance behind a ReLU, which halves it."""
