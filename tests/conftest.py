@@ -1,6 +1,6 @@
 """Settings for all tests.
 
-`forked` beside this file is found by its name.
+`forked` and `drawn` beside this file are found by their names.
 """
 
 import fcntl

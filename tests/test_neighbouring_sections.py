@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from drawn import synthetic_stack
 
 from isbi_export.bioimage.package import write_package
 from isbi_export.publish import publish
@@ -24,7 +25,6 @@ from isbi_infer.napari.jobs import Job
 from isbi_infer.napari.layers import ShownSections
 from isbi_infer.napari.segmenting import Wanted, segment_shown
 from isbi_infer.run.volume import VolumeOptions
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import PixelSize, open_source
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs

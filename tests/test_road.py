@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from drawn import synthetic_stack
 
 from isbi_infer.model.contract import read_contract
-from isbi_infer.sample import synthetic_stack
 from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.networks.whole import predict_whole
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
 from benchmarks.report.accuracy import accuracy_table
 from benchmarks.report.cells import MISSING
 from benchmarks.store import newest
 from benchmarks.studies import accuracy
 from isbi_infer import Segmenter
-from isbi_infer.sample import synthetic_stack
 from isbi_models import default_model
 from isbi_train.scores.metrics import thinned_scores
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn import synthetic_stack
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,6 @@ from benchmarks.studies.baselines.networks import OURS, Network, networks, recip
 from benchmarks.studies.baselines.plan import FOLDS, LAST, PLAN, Plan, held_out_blocks, make_plan, settings
 from benchmarks.studies.baselines.training import Split, same_share, scored, train_and_score
 from isbi_infer.errors import UsageError
-from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.networks.network import UNet

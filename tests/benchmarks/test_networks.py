@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from drawn import synthetic_stack
 
 from benchmarks.networks import Case, contenders
 from benchmarks.report.goals import goals_table
 from benchmarks.report.networks import networks_table
-from isbi_infer.sample import synthetic_stack
 from isbi_train.config import NetworkConfig
 
 LIMITS = {"cpu": {"gflop_s": {"fp32": {"2": 100.0}}, "copy_gb_s": {"2": 1.0}}}

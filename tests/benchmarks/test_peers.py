@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn import synthetic_stack
 
 from benchmarks.gpu import busy_share, mean_share
 from benchmarks.peers import OURS, WHOLE, Task, contenders, differences
 from benchmarks.peers.with_monai import windows
 from isbi_infer import Segmenter
-from isbi_infer.sample import synthetic_stack
 
 ROOT = Path(__file__).parents[2]
 WATCHED = """

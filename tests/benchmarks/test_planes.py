@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
 from benchmarks.report.accuracy import planes_table
 from benchmarks.report.cells import MISSING
 from benchmarks.store import newest
 from benchmarks.studies.planes import along_planes, main, together
 from isbi_infer import Segmenter
-from isbi_infer.sample import synthetic_stack
 
 LISTED = (
     '[[stack]]\nname = "a"\nimages = "a.tif"\nlabels = "b.tif"\nkind = "cells"\n'

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from drawn import synthetic_stack
 from matplotlib.image import imread
 
 from benchmarks.report.baselines import BASELINES, NOT_TRAINED, recipes_table, released_row
@@ -13,7 +14,6 @@ from benchmarks.studies.baselines.costs import _forward, training_cost
 from benchmarks.studies.baselines.networks import Network
 from benchmarks.studies.baselines.picture import Panel, baseline_panels, draw, main
 from isbi_infer.errors import UsageError
-from isbi_infer.sample import synthetic_stack
 from isbi_models import released_models
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.network import UNet

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
 from benchmarks.report.cells import MISSING
 from benchmarks.report.robustness import robustness_table
 from benchmarks.store import newest
 from benchmarks.studies import robustness
 from isbi_infer import Segmenter
-from isbi_infer.sample import synthetic_stack
 from isbi_train.data.labelled import load_labelled
 from isbi_train.scores.metrics import thinned_scores
 

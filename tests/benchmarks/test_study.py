@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tifffile
 import torch
+from drawn import synthetic_stack
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from benchmarks.store import newest, store
 from benchmarks.studies.networks import __main__ as study_main
 from benchmarks.studies.networks.candidates import NETWORKS, finished_run, read_study, train, training_seconds
 from isbi_infer.errors import ModelError, UsageError
-from isbi_infer.sample import synthetic_stack
 from isbi_train.data.labelled import load_labelled
 from isbi_train.networks.checkpoint import load_checkpoint
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
 from benchmarks.report.accuracy import tissues_table
 from benchmarks.report.cells import MISSING
 from benchmarks.studies import tissues
-from isbi_infer.sample import synthetic_stack
 
 
 def trial(network="em", left_out="all", seed=1, rand=0.9):

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
 from benchmarks.report.accuracy import folds_table, half_table, sections_table, trials_table
 from benchmarks.report.cells import MISSING
@@ -13,7 +14,6 @@ from benchmarks.store import newest
 from benchmarks.studies import folds, trials
 from benchmarks.studies.accuracy import held_out_sections
 from isbi_infer.model.opening import find_released
-from isbi_infer.sample import synthetic_stack
 from isbi_models import default_model
 from isbi_train.config.stacks import read_list
 from isbi_train.data.arrays import ArraySource

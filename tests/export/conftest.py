@@ -6,10 +6,10 @@ from contextlib import nullcontext
 import onnx
 import pytest
 import torch
+from drawn import synthetic_stack
 
 from isbi_export.formats.onnx_export import OPSET, graph_of
 from isbi_export.publish import publish
-from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.networks.checkpoint import Checkpoint, save_checkpoint

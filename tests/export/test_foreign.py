@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from drawn import synthetic_stack
 from onnx import TensorProto, helper, numpy_helper
 
 from isbi_export.foreign import ForeignModel, add_contract
 from isbi_infer import ModelError, Segmenter
 from isbi_infer.model.contract import parse_contract, read_contract
-from isbi_infer.sample import synthetic_stack
 
 ABSENT = ("torch", "onnxscript", "scipy", "skimage", "numba", "matplotlib", "yaml", "isbi_train")
 

@@ -10,6 +10,7 @@ from math import inf, nan
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +30,6 @@ from isbi_export.variants import Variant
 from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_infer.pixels.resample import resample
-from isbi_infer.sample import synthetic_stack
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from drawn import synthetic_stack
 from PIL import Image
 
 from isbi_export.bioimage.package import package_terms, write_package
@@ -22,7 +23,6 @@ from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.model.contract import read_contract
 from isbi_infer.model.devices import open_backend
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
-from isbi_infer.sample import synthetic_stack
 from isbi_models import default_model
 from isbi_train.networks.origins import Origin, origins_of_contract
 

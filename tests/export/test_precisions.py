@@ -4,9 +4,9 @@ import shutil
 
 import numpy as np
 import pytest
+from drawn import synthetic_stack
 
 from isbi_infer import ImageError, ModelError, Segmenter, UsageError
-from isbi_infer.sample import synthetic_stack
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
 from isbi_export.proof.parity import reference_scores
 from isbi_export.proof.probes import make_probes, read_labelled
 from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError
 from isbi_infer.model.contract import read_contract
-from isbi_infer.sample import synthetic_stack
 from isbi_models import released_models
 from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.scores.metrics import thinned_scores

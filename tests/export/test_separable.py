@@ -2,6 +2,7 @@
 
 import onnx
 import pytest
+from drawn import synthetic_stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from isbi_export.graph.metadata import write_onnx
 from isbi_export.variants import plan_variants
 from isbi_infer import Segmenter
 from isbi_infer.run.tissue import Tissue
-from isbi_infer.sample import synthetic_stack
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.checkpoint import Weights
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from drawn import synthetic_stack
 from onnx import TensorProto, helper, numpy_helper
 
 from isbi_export.formats.exported import WRITERS
@@ -27,7 +28,6 @@ from isbi_infer.model.contract import parse_contract
 from isbi_infer.model.devices import open_backend
 from isbi_infer.model.opening import open_model
 from isbi_infer.pixels.probability import encode
-from isbi_infer.sample import synthetic_stack
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.checkpoint import load_checkpoint
 

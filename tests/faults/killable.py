@@ -1,8 +1,8 @@
 """A tiny training in a process that can be killed, which begins with torch imported."""
 
+from drawn import synthetic_stack
 from forked import SERVER
 
-from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.training.train import fit

@@ -8,9 +8,8 @@ import sys
 
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from tiny_files import tiny_onnx
-
-from isbi_infer.sample import synthetic_stack
 
 NAMESPACE = ("unshare", "--mount")
 

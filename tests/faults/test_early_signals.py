@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
-from isbi_infer.sample import synthetic_stack
 from isbi_models import released_models
 
 CHECKPOINT = next(iter(released_models().values())).checkpoint.path

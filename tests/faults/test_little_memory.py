@@ -8,10 +8,10 @@ import sys
 import pytest
 import tifffile
 import zarr
+from drawn import synthetic_stack
 
 from isbi_infer.errors import ResourceError
 from isbi_infer.headroom import check_headroom, is_lack_of_memory, says_lack_of_memory
-from isbi_infer.sample import synthetic_stack
 from isbi_models import released_models
 
 CHECKPOINT = next(iter(released_models().values())).checkpoint.path

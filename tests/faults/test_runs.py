@@ -6,10 +6,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from tiny_files import tiny_onnx
 
 from isbi_infer import ImageError, Segmenter
-from isbi_infer.sample import synthetic_stack
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
 from isbi_infer import Segmenter
 from isbi_infer.pixels.mending import normalising_section
 from isbi_infer.pixels.normalise import normalise
 from isbi_infer.pixels.statistics import section_statistics
-from isbi_infer.sample import synthetic_stack
 from isbi_models import released_models
 
 MODEL = next(iter(released_models().values())).files["float32"].path

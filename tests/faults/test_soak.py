@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from tiny_files import tiny_checkpoint, tiny_onnx
 
 from isbi_export.publish import publish
 from isbi_infer import Segmenter
-from isbi_infer.sample import synthetic_stack
 from isbi_train.networks.checkpoint import save_checkpoint
 
 pytestmark = pytest.mark.skipif(

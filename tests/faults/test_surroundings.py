@@ -13,8 +13,8 @@ import onnxruntime
 import pytest
 import tifffile
 import torch
+from drawn import synthetic_stack
 
-from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.networks.checkpoint import Checkpoint, save_checkpoint
 from isbi_train.networks.network import UNet

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorstore
 import zarr
+from drawn import synthetic_stack
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_files import CONTRACT, tiny_checkpoint, tiny_onnx
@@ -18,7 +19,6 @@ from tiny_files import CONTRACT, tiny_checkpoint, tiny_onnx
 from isbi_infer import Segmenter
 from isbi_infer.errors import IsbiError
 from isbi_infer.model.contract import parse_contract
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_source
 from isbi_train.networks.checkpoint import save_checkpoint
 from isbi_train.networks.weights import load_weights

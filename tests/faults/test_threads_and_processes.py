@@ -11,9 +11,9 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from drawn import synthetic_stack
 
 from isbi_infer import Segmenter
-from isbi_infer.sample import synthetic_stack
 
 PROVIDERS = ["cpu", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
 
@@ -72,7 +72,7 @@ def test_standard_output_is_untouched_while_sessions_open_in_threads(capfd):
 PROGRAM = """
 import json, multiprocessing, sys
 from isbi_infer import Segmenter
-from isbi_infer.sample import synthetic_stack
+from drawn import synthetic_stack
 
 def inherited(_):
     return segmenter(image_ZYX).tobytes()

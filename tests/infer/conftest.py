@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from drawn import synthetic_stack
 
 from isbi_infer import Segmenter
-from isbi_infer.sample import synthetic_stack
 
 FOLDER = str(Path(__file__).parent)
 if FOLDER not in sys.path:

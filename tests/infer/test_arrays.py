@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn import synthetic_stack
 
 from isbi_infer import ImageError, Segmenter, UsageError
-from isbi_infer.sample import synthetic_stack
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from drawn import synthetic_stack
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer.pixels.canvas import find_canvas, has_structure
-from isbi_infer.sample import synthetic_stack
 
 TURNS = [(turns, flipped) for turns in range(4) for flipped in (False, True)]
 

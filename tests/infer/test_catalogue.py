@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn import synthetic_stack
 
 from isbi_infer import Segmenter
 from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.model.opening import find_released
-from isbi_infer.sample import synthetic_stack
 from isbi_models import default_model, released_models
 
 PROGRAM = Path(sys.executable).with_name("isbi-infer")

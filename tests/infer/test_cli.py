@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
 from isbi_infer import Segmenter
-from isbi_infer.sample import synthetic_stack
 
 PROGRAM = Path(sys.executable).with_name("isbi-infer")
 NARROW = "isbi2012-unet-b32"  # a model whose halo leaves room for small tiles

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from drawn import synthetic_stack
 
 from isbi_infer import DependencyError, Segmenter
-from isbi_infer.sample import synthetic_stack
 
 pytestmark = pytest.mark.cuda
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from drawn import synthetic_stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -16,7 +17,6 @@ from isbi_infer import ModelError, Segmenter
 from isbi_infer.model.devices import open_backend
 from isbi_infer.model.opening import open_model
 from isbi_infer.run.pipeline import compute_sections
-from isbi_infer.sample import synthetic_stack
 
 KINDS = [  # depth, upsampling, unshuffle
     (1, "nearest", 1),

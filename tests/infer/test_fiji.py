@@ -5,10 +5,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
 from isbi_infer import Segmenter
 from isbi_infer.neurons.labelling import Labelling, LabelSink
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import Block, PixelSize, StackInfo, write_stack
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
 from isbi_infer import Segmenter, UsageError
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_stack
 
 PROGRAM = Path(sys.executable).with_name("isbi-infer")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from skimage import measure
 
 from isbi_infer import cli
-from isbi_infer.sample import synthetic_stack
 from isbi_train.data.labels import LabelRule
 from isbi_train.evaluation.evaluate import evaluate
 from isbi_train.scores.metrics import pixel_scores, thinned_scores

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from drawn import synthetic_stack
 
 from isbi_infer.model.opening import open_model
 from isbi_infer.pixels import mending
@@ -7,7 +8,6 @@ from isbi_infer.pixels.mending import in_window, tissue_of
 from isbi_infer.pixels.normalise import normalise
 from isbi_infer.pixels.statistics import section_statistics
 from isbi_infer.plan.tiles import plan_section, read_mirrored
-from isbi_infer.sample import synthetic_stack
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from drawn import synthetic_stack
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer.pixels.statistics import section_statistics
 from isbi_infer.plan.neighbours import Stacked, around, mirrored
 from isbi_infer.run.tissue import stand_ins
-from isbi_infer.sample import synthetic_stack
 
 
 @given(sections=st.integers(1, 9), neighbours=st.integers(0, 8))

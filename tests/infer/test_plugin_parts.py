@@ -5,12 +5,12 @@ import threading
 
 import numpy as np
 import pytest
+from drawn import synthetic_stack
 
 from isbi_infer import ImageError, Segmenter, UsageError
 from isbi_infer.napari.fine_tuning import follow, sections_named, unused
 from isbi_infer.napari.jobs import Job
 from isbi_infer.napari.layers import OutlinesOf, ShownSections, SourceArray
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import StackInfo, open_source, write_stack
 
 

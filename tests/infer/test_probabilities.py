@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -18,7 +19,6 @@ from isbi_infer import Segmenter
 from isbi_infer.errors import ModelError
 from isbi_infer.model.contract import read_contract
 from isbi_infer.pixels.probability import checked
-from isbi_infer.sample import synthetic_stack
 from isbi_models import default_model
 
 CONTRACT = replace(

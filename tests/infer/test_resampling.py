@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer import Segmenter, UsageError
 from isbi_infer.pixels.resample import resample
 from isbi_infer.plan.scaling import choose_scaling
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_source
 from isbi_infer.volumes.pixel_size import PixelSize
 

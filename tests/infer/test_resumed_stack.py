@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
 from isbi_infer.errors import OutputError
 from isbi_infer.run.stack import KeptSections
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes.protocol import Block
 
 PROGRAM = Path(sys.executable).with_name("isbi-infer")

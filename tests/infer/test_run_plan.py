@@ -10,6 +10,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from drawn import synthetic_stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,6 @@ from isbi_infer.plan.scaling import Scaling
 from isbi_infer.plan.symmetry import ALL_EIGHT, IDENTITY
 from isbi_infer.plan.tiles import plan_section
 from isbi_infer.run.pipeline import compute_sections
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import PixelSize
 
 sizes = st.integers(1, 3000)

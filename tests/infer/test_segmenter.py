@@ -6,13 +6,13 @@ import numpy as np
 import onnxruntime
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isbi_infer import ImageError, ModelError, ResourceError, Segmenter, UsageError
 from isbi_infer.backends.cores import available_cores
 from isbi_infer.model.contract import PRECISIONS
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_source
 from isbi_models import default_model, released_models
 

@@ -2,12 +2,12 @@ import warnings
 
 import numpy as np
 import pytest
+from drawn import synthetic_stack
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_infer.pixels.statistics import section_statistics
-from isbi_infer.sample import synthetic_stack
 
 DTYPES = [np.uint8, np.uint16, np.int16, np.int32, np.uint32, np.float32, np.float64]
 seeds = st.integers(0, 2**32 - 1)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -13,7 +14,6 @@ from isbi_infer.pixels.normalise import intensity_statistics
 from isbi_infer.pixels.texture import LIMIT, Familiar, Look, texture_of
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.pipeline import compute_sections
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_source
 
 STACK_ZYX = synthetic_stack(6, 192, 256)[0].astype(np.float32)

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from drawn import synthetic_stack
 
 from isbi_infer.pixels import flat, windows
 from isbi_infer.pixels.normalise import intensity_statistics
@@ -13,7 +14,6 @@ from isbi_infer.pixels.windows import Windowed
 from isbi_infer.plan.scaling import Scaling
 from isbi_infer.run.measured import PackedMask
 from isbi_infer.run.tissue import Tissue, measure_windows
-from isbi_infer.sample import synthetic_stack
 
 WIDTH = 420
 

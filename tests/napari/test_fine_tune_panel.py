@@ -10,9 +10,10 @@ if "napari" not in sys.modules:
     pytest.skip("napari and its fixtures are not there; run: make test-napari", allow_module_level=True)
 pytest.importorskip("torch")
 
+from drawn import synthetic_stack
+
 from isbi_infer.napari.fine_tune_panel import FineTunePanel
 from isbi_infer.napari.segment_panel import SegmentPanel
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_stack
 
 PLACED = {"scale": (50, 4, 4), "units": ("nm",) * 3}

@@ -13,13 +13,13 @@ if "napari" not in sys.modules:
     pytest.skip("napari and its fixtures are not there; run: make test-napari", allow_module_level=True)
 
 import tifffile
+from drawn import synthetic_stack
 from napari.layers import Labels
 from npe2 import PluginManifest
 
 from isbi_infer import Segmenter
 from isbi_infer.napari.score import score_against_labels
 from isbi_infer.napari.viewer import add_stack
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_source
 
 RESULT = {"isbi-infer": {"kind": "probability"}}

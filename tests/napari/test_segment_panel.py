@@ -10,12 +10,12 @@ if "napari" not in sys.modules:
     pytest.skip("napari and its fixtures are not there; run: make test-napari", allow_module_level=True)
 
 import dask.array as da
+from drawn import synthetic_stack
 from napari.layers import Image, Points
 
 from isbi_infer import ImageError, Segmenter
 from isbi_infer.napari.layers import LayerSource, pixel_size_of
 from isbi_infer.napari.segment_panel import ALL, SHOWN, SegmentPanel
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import PixelSize
 
 SIDE = 96

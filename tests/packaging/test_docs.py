@@ -17,10 +17,10 @@ import pytest
 import tifffile
 import torch
 import zarr
+from drawn import synthetic_stack
 from markdown_it import MarkdownIt
 from skimage.measure import label
 
-from isbi_infer.sample import synthetic_stack
 from isbi_train.config import NetworkConfig
 from isbi_train.networks.network import UNet
 

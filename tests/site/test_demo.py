@@ -4,8 +4,8 @@ import numpy as np
 import psutil
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_stack
 from isbi_models import default_model
 

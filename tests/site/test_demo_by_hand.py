@@ -5,9 +5,8 @@ import base64
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from PIL import Image
-
-from isbi_infer.sample import synthetic_stack
 
 CM = {"photometric": "minisblack", "resolution": (2.5e6, 2.5e6), "resolutionunit": "CENTIMETER"}
 NARROW = 390  # pixels of a phone

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import tifffile
 import torch
+from drawn import synthetic_stack
 
-from isbi_infer.sample import synthetic_stack
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.networks.checkpoint import Checkpoint

@@ -2,8 +2,7 @@
 
 import numpy as np
 import tifffile
-
-from isbi_infer.sample import synthetic_stack
+from drawn import synthetic_stack
 
 SHORT = {
     "epochs": 2,

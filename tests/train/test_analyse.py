@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from matplotlib.image import imread
 
 from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, ModelError, OutputError, UsageError
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_stack
 from isbi_models import default_model
 from isbi_train.evaluation.predict import predict

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from drawn import synthetic_stack
 from matplotlib.image import imread
 from scipy.ndimage import map_coordinates
 
 from isbi_infer.errors import OutputError, UsageError
-from isbi_infer.sample import synthetic_stack
 from isbi_train.augment.examples import PairMaker, write_pairs
 from isbi_train.config import AugmentConfig
 from isbi_train.data.labelled import LabelledStack

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from typer.testing import CliRunner
 
-from isbi_infer.sample import synthetic_stack
 from isbi_models import default_model
 from isbi_train.cli import app
 

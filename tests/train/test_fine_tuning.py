@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import tifffile
 import torch
+from drawn import synthetic_stack
 from typer.testing import CliRunner
 
 from isbi_infer.errors import ModelError
-from isbi_infer.sample import synthetic_stack
 from isbi_models import default_model, released_models
 from isbi_train.cli import app
 from isbi_train.config import AugmentConfig

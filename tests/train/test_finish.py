@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from drawn import synthetic_stack
 
 from isbi_infer.pixels.texture import Familiar
-from isbi_infer.sample import synthetic_stack
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import TrainingData
 from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint

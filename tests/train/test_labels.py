@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from drawn import synthetic_stack
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from isbi_infer.errors import DependencyError, ImageError, UsageError
-from isbi_infer.sample import synthetic_stack
 from isbi_train.config import TrainConfig
 from isbi_train.data.labelled import load_labelled
 from isbi_train.data.labels import cell_mask, instance_interiors

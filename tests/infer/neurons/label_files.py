@@ -1,8 +1,8 @@
 """Results to be labelled, as they are stored, and what is read of labels."""
 
 import numpy as np
+from drawn import synthetic_stack
 
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import PixelSize, StackInfo, open_source
 from isbi_infer.volumes.protocol import Block
 from isbi_infer.volumes.zarr.writer import OmeZarrSink

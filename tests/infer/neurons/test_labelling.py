@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
 from isbi_infer.errors import ResourceError, UsageError
 from isbi_infer.neurons.labelling import Labelling, LabelSink, ids_by_size, label_array, label_dtype
 from isbi_infer.neurons.segments import pixels_of_size, segment_section
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Block, StackInfo
 from isbi_train.scores.instances import label_scores

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_files import SIZE, store, stored, unsure
@@ -16,7 +17,6 @@ from isbi_infer.errors import UsageError
 from isbi_infer.neurons import volume
 from isbi_infer.neurons.labelling import Labelling, label_array
 from isbi_infer.neurons.volume import VolumeLabels, label_layout
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import StackInfo, open_source, write_stack
 
 pytest.importorskip("tensorstore")

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
 from isbi_infer import cli
-from isbi_infer.sample import synthetic_stack
 
 SIZE = {"photometric": "minisblack", "resolution": (2.5e6, 2.5e6), "resolutionunit": "CENTIMETER"}  # 4 nm
 

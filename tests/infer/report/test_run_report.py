@@ -10,12 +10,12 @@ from html import unescape
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from PIL import Image
 
 from isbi_infer.report.after import Looks
 from isbi_infer.report.figures import BINS, FiguresSink
 from isbi_infer.report.run_report import MOST_BYTES, sections_shown
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_source
 from isbi_infer.volumes.protocol import Block
 

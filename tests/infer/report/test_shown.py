@@ -6,12 +6,12 @@ import re
 
 import numpy as np
 import pytest
+from drawn import synthetic_stack
 from PIL import Image
 
 import isbi_infer
 from isbi_infer import ImageError, show
 from isbi_infer.report.pictures import OUTLINE
-from isbi_infer.sample import synthetic_stack
 
 
 @pytest.fixture(scope="module")

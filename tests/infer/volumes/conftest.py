@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import tifffile
+from drawn import synthetic_stack
 
 from isbi_infer import Segmenter
-from isbi_infer.sample import synthetic_stack
 
 for folder in (Path(__file__).parent, Path(__file__).parents[2] / "faults"):
     if str(folder) not in sys.path:

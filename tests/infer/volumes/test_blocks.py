@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from volume_files import pixels, write_omezarr
 
 from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError
 from isbi_infer.run.volume import VolumeOptions
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_source
 
 PROGRAM = Path(sys.executable).with_name("isbi-infer")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from drawn import synthetic_stack
 from volume_files import pixels
 
 from isbi_infer import Segmenter
@@ -13,7 +14,6 @@ from isbi_infer.errors import UsageError
 from isbi_infer.plan.blocks import Layout
 from isbi_infer.run.mask import TissueMask, opened_mask
 from isbi_infer.run.volume import VolumeOptions
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import open_source
 
 SHAPE = (2, 300, 512)

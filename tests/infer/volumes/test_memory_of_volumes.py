@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn import synthetic_stack
 from volume_files import write_omezarr
 
 from isbi_infer.backends.allocator import share_one_arena
-from isbi_infer.sample import synthetic_stack
 from isbi_models import default_model
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux counts peaks")

@@ -12,13 +12,13 @@ import tensorstore
 import tifffile
 import yaozarrs
 import zarr
+from drawn import synthetic_stack
 from servers import serving
 from volume_files import halved, pixels, write_omezarr
 
 from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, OutputError, UsageError
 from isbi_infer.run.volume import VolumeOptions
-from isbi_infer.sample import synthetic_stack
 from isbi_infer.volumes import PixelSize, open_source
 
 CHALLENGE = Path(__file__).parents[3] / ".." / "shared" / "data" / "isbi2012" / "test-volume.tif"
