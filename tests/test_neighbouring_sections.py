@@ -1,14 +1,12 @@
 """The road of a network that sees neighbouring sections: trained, exported, and the same bits however it is run."""
 
 import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import numpy as np
 import pytest
 import tifffile
@@ -295,8 +293,8 @@ def test_on_the_command_line_it_is_one_flag(stack, tmp_path):
         tmp_path / "train-labels.tif", stack.cell_ZYX.astype(np.uint8) * 255, photometric="minisblack"
     )
     small = ("--base=2", "--depth=1", "--epochs=1", "--crop=32", "--batch=2", "--pixel-size=4")
-    program = Path(sys.executable).with_name("isbi-train")
-    command = [program, "fit", "--data", tmp_path, "--out", tmp_path / "run", "--neighbours=1", *small]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked.run(
+        "isbi-train", "fit", "--data", tmp_path, "--out", tmp_path / "run", "--neighbours=1", *small
+    )
     assert done.returncode == 0, done.stderr
     assert load_checkpoint(tmp_path / "run" / "model.pth").network.neighbours == 1

@@ -27,11 +27,11 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("road")
-    image_ZYX, labels_ZYX = synthetic_stack(4, 160, 176)
+    image_ZYX, labels_ZYX = synthetic_stack(4, 120, 136)
     for name, stack_ZYX in (("train-volume.tif", image_ZYX), ("train-labels.tif", labels_ZYX)):
         metadata = {"axes": "ZYX", "unit": "um", "spacing": 0.05}
         tifffile.imwrite(folder / name, stack_ZYX, imagej=True, resolution=(250, 250), metadata=metadata)
-    small = ("--base=8", "--depth=2", "--epochs=12", "--crop=96", "--batch=2", "--hold-out=1", "--border=8")
+    small = ("--base=8", "--depth=2", "--epochs=12", "--crop=48", "--batch=2", "--hold-out=1", "--border=8")
     run("isbi-train", "fit", "--data", folder, "--out", folder / "run", *small)
     run("isbi-export", folder / "run" / "model.pth")
     said = run(
@@ -40,7 +40,7 @@ def walked(tmp_path_factory):
         "--model",
         folder / "run" / "model.onnx",
         "--tile",
-        "112",
+        "104",
         "--json",
     )
     return folder, image_ZYX, json.loads(said)

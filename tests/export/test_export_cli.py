@@ -42,8 +42,8 @@ def command():
     return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)))
 
 
-def test_json_is_one_object_about_the_files_asked_for(isbi_export, trained, published, tmp_path):
-    done = isbi_export(trained, "--output", tmp_path, "--formats", "onnx", "--json")
+def test_json_is_one_object_about_the_files_asked_for(trained, published, tmp_path):
+    done = forked.run("isbi-export", trained, "--output", tmp_path, "--formats", "onnx", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     (file,) = json.loads(done.stdout)["files"]
     assert file["path"] == str(tmp_path / "model.onnx")

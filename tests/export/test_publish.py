@@ -295,7 +295,7 @@ def test_a_killed_export_leaves_no_final_file_and_the_next_one_sweeps(published,
     program = [Path(sys.executable).with_name("isbi-export"), checkpoint]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     moments, killed = random.Random(2012), 0
-    for _ in range(3):
+    for _ in range(2):
         with subprocess.Popen(program, env=environment, stdout=-3, stderr=-3) as export:
             time.sleep(moments.uniform(0.8, 3.6))
             export.send_signal(signal.SIGKILL)

@@ -203,7 +203,7 @@ def test_damaged_and_foreign_programs_are_model_errors(everything, tmp_path):
 @pytest.mark.parametrize(
     "network",
     [
-        NetworkConfig(base=2, depth=1, unshuffle=4),
+        pytest.param(NetworkConfig(base=2, depth=1, unshuffle=4), marks=pytest.mark.more),
         NetworkConfig(base=2, depth=1, unshuffle=2, neighbours=2),
         pytest.param(NetworkConfig(base=8, depth=1, unshuffle=2, separable=True), marks=pytest.mark.more),
         pytest.param(NetworkConfig(base=2, depth=1, unshuffle=1, arch="valid-unet"), marks=pytest.mark.more),
@@ -232,7 +232,7 @@ def test_a_program_of_unpadded_convolutions_equals_its_checkpoint(save, tmp_path
     assert 0 < file.evidence.largest <= 1e-5
 
 
-@pytest.mark.parametrize("opset", [18, 23])
+@pytest.mark.parametrize("opset", [18, pytest.param(23, marks=pytest.mark.more)])
 def test_other_opsets_pass_too(save, tmp_path, opset):
     publish(save(network=NetworkConfig(base=2, depth=1)), tmp_path, ["onnx"], opset=opset)
     (found,) = onnx.load(tmp_path / "model.onnx").opset_import

@@ -14,7 +14,7 @@ from killable import EPOCHS, begun
 from isbi_train.networks.checkpoint import load_checkpoint
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.more)])
+@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.more)])
 def test_a_training_that_is_killed_at_random_moments_equals_an_uninterrupted_one(tmp_path, kills, figures):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run, epochs_done = begun(whole)

@@ -81,11 +81,10 @@ def check(program, inputs, folder, megabytes, expected):
         ("TIFF on OpenVINO", 150),
         ("TIFF on OpenVINO", 280),
         ("Zarr on onnxruntime", 340),
-        ("training", 400),
         ("training", 590),
         ("export", 540),
         ("evaluation", 250),
-        ("evaluation", 400),
+        *(pytest.param(*more, marks=pytest.mark.more) for more in [("training", 400), ("evaluation", 400)]),
     ],
 )
 def test_too_little_memory_for_a_library_or_its_threads_is_7(inputs, tmp_path, program, megabytes):

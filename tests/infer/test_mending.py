@@ -57,7 +57,7 @@ def test_canvas_around_a_section_leaves_its_result_unchanged_to_the_last_bit(sta
         assert (result_YX == 0).all()
 
 
-@pytest.mark.parametrize("scale", [1, 64])
+@pytest.mark.parametrize("scale", [pytest.param(1, marks=pytest.mark.more), 64])
 def test_twenty_hot_pixels_in_256_by_256_cost_no_score(segment, scale):
     image_ZYX, labels_ZYX = synthetic_stack(
         sections=3, height=512, width=512

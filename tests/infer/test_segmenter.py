@@ -81,7 +81,7 @@ def test_tiling_and_batching_never_change_a_bit(segmenter, large_YX, tile, batch
     assert (tiled(section_YX) == segmenter(section_YX)).all()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.more), "int8"])
 @pytest.mark.parametrize("model", [name for name in released_models() if name != MODEL])
 def test_the_other_released_models_have_no_seams_either(large_YX, model, precision):
     whole, tiled = (Segmenter(model, provider="cpu", precision=precision, tile=tile) for tile in (None, 416))

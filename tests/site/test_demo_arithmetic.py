@@ -150,7 +150,11 @@ def everything(section_YX):
 
 
 @pytest.mark.parametrize(
-    "change", [margin, wedge, strip, hole, clipped, soft, everything, lambda section_YX: None]
+    "change",
+    [
+        *(pytest.param(change, marks=pytest.mark.more) for change in (margin, strip, soft)),
+        *(wedge, hole, clipped, everything, lambda section_YX: None),
+    ],
 )
 def test_canvas_is_found_where_the_library_finds_it(page, change):
     section_YX = tissue()
