@@ -90,9 +90,7 @@ def check_scoring_input(
         segments = np.asarray(ids)
         _check_shapes(found, segments)
         segments = np.where(counted, segments, 0) if counted is not None else segments
-    sections = cell.reshape(-1, *cell.shape[-2:])
-    known = [None] * len(sections) if counted is None else list(~counted.reshape(sections.shape))
-    check_polarity(int(np.count_nonzero(cell)), sum(map(pixels_within, sections, known)))
+    check_cells(cell, None if counted is None else ~counted)
     proposal, notes = checked_probabilities(found)
     notes += doubts([level_of(proposal, cell, counted)])
     if found.ndim == 2:
@@ -198,6 +196,26 @@ def pieces_of(ids_YX: np.ndarray) -> np.ndarray:
     """
     label = optional_module("skimage.measure").label
     return np.asarray(label(ids_YX, background=0, connectivity=1))
+
+
+def check_cells(cell: np.ndarray, ignored: np.ndarray | None = None) -> None:
+    """Refuse labels that cannot be scored against, as all of the ground truth of one score.
+
+    Parameters
+    ----------
+    cell : bool array, shape (rows, columns) or (sections, rows, columns)
+        Where the labels say cell.
+    ignored : bool array of this shape, optional
+        True where nobody knows; `cell` is False there.
+
+    Raises
+    ------
+    ImageError
+        See `check_polarity`.
+    """
+    sections = cell.reshape(-1, *cell.shape[-2:])
+    unknown = [None] * len(sections) if ignored is None else list(ignored.reshape(sections.shape))
+    check_polarity(int(np.count_nonzero(cell)), sum(map(pixels_within, sections, unknown)))
 
 
 def check_polarity(cells: int, pixels: int) -> None:

@@ -23,6 +23,7 @@ from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint
 from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
 from isbi_train.training.state import BEST, LIST, MODEL
 from isbi_train.training.train import fit
+from isbi_train.training.validate import HeldOut
 
 FOLDS = "folds.json"
 SCORES = ("v_rand_thin", "v_info_thin", "loss")
@@ -185,6 +186,9 @@ def cross_validate(
         raise UsageError(f"there is no fold {only} of {folds}; they are counted from 0 to {folds - 1}")
     check_of_this_cut(out, cut)
     for fold in chosen:
+        if not (fold_folder(out, fold) / MODEL).exists():
+            check_fold(cut, fold)
+    for fold in chosen:
         folder = fold_folder(out, fold)
         resume = folder.exists()
         data, train = cut.fold(fold)
@@ -218,6 +222,19 @@ def cross_validate(
 def fold_folder(out: Path, fold: int) -> Path:
     """Name the folder of one fold."""
     return out / f"fold-{fold}"
+
+
+def check_fold(cut: FoldsOfOne | FoldsOfList, number: int) -> None:
+    """Raise IsbiError, which names the fold, if its sections cannot be trained on or what it holds out not scored."""
+    block = cut.blocks[number]
+    try:
+        data, train = cut.fold(number)
+        whole = TrainingData.of_one(data, train) if isinstance(data, LabelledStack) else data
+        for part in whole.stacks:
+            HeldOut.of(part, train)
+    except IsbiError as error:
+        said = f"fold {number}, which holds out {block.start}:{block.stop}: {error}"
+        raise type(error)(said) from error
 
 
 def check_of_this_cut(out: Path, cut: FoldsOfOne | FoldsOfList) -> None:

@@ -136,6 +136,8 @@ def fit(
     UsageError
         If the sections do not suit the settings, a teacher has seen held-out sections, a run is resumed with other
         settings or data, or a new one is started where there is one.
+    ImageError
+        If nothing can be scored against the labels of the sections that are held out.
     DependencyError
         If CUDA is asked for and absent.
     ModelError
@@ -171,6 +173,7 @@ def fit(
                 "--teacher and --unlabelled"
             )
         teachings = Teaching.of_list(stack)
+    held_out = [HeldOut.of(part, train) for part in everything.stacks]
     _check_crop(train.crop, network.stride)
     processes.share(train.batch)  # a batch that cannot be shared out is refused before any work
     device = choose_device(train, processes.local_rank)
@@ -208,7 +211,6 @@ def fit(
         if inputs.stacks == str(out.absolute() / LIST):
             entries = [part.stored.entry for part in everything.stacks if part.stored]
             processes.run_on_main(partial(write_list, out / LIST, entries))
-        held_out = [HeldOut.of(part, train) for part in everything.stacks]
         if not state.finished(epochs_in_all(train), train.patience):
             for note in notes:
                 log.warning("%s", note)

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from isbi_infer.errors import ModelError
+from isbi_infer.errors import ImageError, ModelError
 from isbi_train.config import TrainConfig
 from isbi_train.data.borders import learnt_labels
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import TrainingStack
 from isbi_train.networks.whole import predict_whole
+from isbi_train.scores.inputs import check_cells
 from isbi_train.scores.metrics import thinned_scores
 
 SCORES = ("loss", "v_rand_thin", "v_info_thin")
@@ -44,8 +45,15 @@ class HeldOut:
 
     @classmethod
     def of(cls, stack: TrainingStack, train: TrainConfig) -> HeldOut:
-        """Return the held-out sections of a stack."""
-        return cls(stack.name, stack.held_out, learnt_labels(stack.held_out, train))
+        """Return the held-out sections of a stack; ImageError if nothing can be scored against their labels."""
+        scored = stack.held_out
+        cell_ZYX = scored.cell_ZYX if scored.ignored_ZYX is None else scored.cell_ZYX & ~scored.ignored_ZYX
+        try:
+            check_cells(cell_ZYX, scored.ignored_ZYX)
+        except ImageError as error:
+            of = f"stack {stack.name!r}: " if stack.name else ""
+            raise ImageError(f"{of}sections that are held out: {error}") from error
+        return cls(stack.name, scored, learnt_labels(scored, train))
 
     def chosen(self, count: int) -> list[int]:
         """Return the numbers of so many of the sections, spread evenly; of all where `count` is 0 or no fewer."""

@@ -6,16 +6,18 @@ import statistics
 import lists_at_hand
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isbi_infer.errors import UsageError
+from isbi_infer.errors import ImageError, UsageError
 from isbi_train.config import AugmentConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import read_layer, resolve
 from isbi_train.config.stacks import read_list
 from isbi_train.data.inputs import read_list_of
+from isbi_train.data.labelled import load_labelled
 from isbi_train.data.sections import blocks, hold_out, ranges
 from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.training.folds import FoldsOfList, FoldsOfOne, cross_validate
@@ -213,6 +215,25 @@ def test_a_start_that_has_seen_what_a_list_holds_out_is_named(network, train_con
         cross_validate(cut, tmp_path / "run", only=1, inputs=Inputs(init=str(first)), **parts)
     (said,) = [line for line in caplog.messages if "was trained on sections" in line]
     assert said.endswith("sections 2:4 of fly, so the scores on sections 2:4 are not of unseen ones")
+
+
+def test_a_block_that_cannot_be_scored_is_named_before_the_first_fold_trains(network, train_config, tmp_path):
+    folder = lists_at_hand.write_list(tmp_path)
+    label_ZYX = tifffile.imread(folder / "fly-labels.tif")
+    label_ZYX[3] = 0
+    label_ZYX[3, :8, :8] = label_ZYX[3, -8:, -8:] = 255  # a section that somebody only began with
+    lists_at_hand.write(folder / "fly-labels.tif", label_ZYX)
+    train, parts = train_config(**lists_at_hand.SHORT), {"network": network, "augment": AugmentConfig()}
+    of_list = FoldsOfList(read_list(folder / "stacks.toml"), "fly", train, 4, 8.0, "stacks.toml")
+    of_one = FoldsOfOne(load_labelled(folder / "fly.tif", labels=folder / "fly-labels.tif"), train, 4)
+    for name, cut, of in (
+        ("list", of_list, r"stacks\.toml: stack 'fly': .* of the pixels"),
+        ("one", of_one, "sections that are held out: .* of the labels"),
+    ):
+        said = f"fold 3, which holds out 3:4: {of} are membrane"
+        with pytest.raises(ImageError, match=said):
+            cross_validate(cut, tmp_path / name, **parts)
+        assert not (tmp_path / name).exists()
 
 
 def test_folds_of_a_stack_that_a_list_lacks_are_refused(train_config, tmp_path):

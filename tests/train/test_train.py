@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isbi_infer.errors import DependencyError, Interrupted, ModelError, OutputError, UsageError
+from isbi_infer.errors import DependencyError, ImageError, Interrupted, ModelError, OutputError, UsageError
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.data.labelled import LabelledStack, load_labelled
 from isbi_train.networks.checkpoint import load_checkpoint
@@ -438,6 +438,14 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(train, tmp_pat
         with pytest.raises(OutputError, match=re.escape(str(out))):
             train(out, report=started.append)
         assert not started
+
+
+def test_held_out_labels_that_cannot_be_scored_are_refused_before_any_work(train, labelled, tmp_path):
+    cell_ZYX = labelled.cell_ZYX.copy()
+    cell_ZYX[-1, 1:-1] = False
+    with pytest.raises(ImageError, match=r"sections that are held out: .* of the labels are membrane"):
+        train(tmp_path / "run", stack=replace(labelled, cell_ZYX=cell_ZYX))
+    assert not (tmp_path / "run").exists()
 
 
 def test_sigterm_leaves_with_143_and_a_run_that_resumes(tmp_path, sample, write_labelled):
