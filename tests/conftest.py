@@ -33,7 +33,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMB
 
 # Deadlines measure the machine, not the code. `make test` takes the same examples every time, so that a red run can be
 # run again; `make test-more` takes new ones, and a failure prints the line that repeats it.
-settings.register_profile("project", deadline=None, max_examples=60, derandomize=True)
+settings.register_profile("project", deadline=None, max_examples=40, derandomize=True)
 settings.register_profile("nightly", deadline=None, max_examples=600, print_blob=True)
 settings.load_profile("project")
 
