@@ -79,7 +79,25 @@ def sections_table(stored: Stored) -> Iterator[str]:
 
 def trials_table(stored: Stored) -> Iterator[str]:
     """Write what each training came to on every stack; several seeds of one as mean and standard deviation."""
-    records = [stored[name] for name in sorted(stored) if name.partition("-")[0] == "trials"]
+    yield from _table_of_trials(stored, "training", "")
+
+
+def half_table(stored: Stored) -> Iterator[str]:
+    """Write what trials come to at 0.5, which nobody chose by these scores, as far as that was stored."""
+    yield from _table_of_trials(stored, "training, at 0.5", "_at_0.5")
+
+
+def _groups(stored: Stored, study: str) -> list[dict[str, Any]]:
+    """Return all records of a study, whose `--group`s stand in files of their own."""
+    return [stored[name] for name in sorted(stored) if name.partition("-")[0] == study]
+
+
+def _table_of_trials(stored: Stored, heading: str, at: str) -> Iterator[str]:
+    records = [
+        record
+        for record in _groups(stored, "trials")
+        if any(_is_known(trial, at) for trial in record["measured"]["trials"])
+    ]
     if not records:
         yield MISSING
         return
@@ -90,79 +108,57 @@ def trials_table(stored: Stored) -> Iterator[str]:
     by_title: dict[str, list[dict[str, Any]]] = {}
     for trial in chain.from_iterable(record["measured"]["trials"] for record in records):
         same = by_title.setdefault(trial["title"], [])
-        if "sha256" not in trial or trial["sha256"] not in [one.get("sha256") for one in same]:
+        new = "sha256" not in trial or trial["sha256"] not in [one.get("sha256") for one in same]
+        if new and _is_known(trial, at):
             same.append(trial)
 
     def rows() -> Iterator[list[str]]:
         for title, trials in by_title.items():
+            if not trials:
+                continue
             yield [
                 title,
                 ", ".join(str(seed) for trial in trials for seed in trial.get("seeds", [trial.get("seed")])),
                 *(
                     ", ".join(
-                        _spread([trial["scores"][name][key] for trial in trials])
+                        _spread([trial["scores"][name][f"{key}{at}"] for trial in trials])
                         for key in ("v_rand", "v_info")
                     )
                     for name in sections
                 ),
             ]
 
-    yield from table(["training", "seeds", *sections], rows())
+    yield from table([heading, "seeds", *sections], rows())
     for record in records:
         yield ""
         yield origin(record)
 
 
-def half_table(stored: Stored) -> Iterator[str]:
-    """Write what trials come to at 0.5, which nobody chose by these scores, as far as that was stored."""
-    records = [stored[name] for name in sorted(stored) if name.partition("-")[0] == "trials"]
-    known = [
-        (record, trial)
-        for record in records
-        for trial in record["measured"]["trials"]
-        if all("v_rand_at_0.5" in scores for scores in trial["scores"].values())
-    ]
-    if not known:
-        yield MISSING
-        return
-    sections = known[0][0]["measured"]["sections"]
-    yield from table(
-        ["training, at 0.5", *sections],
-        (
-            [
-                trial["title"],
-                *(
-                    ", ".join(f"{trial['scores'][name][f'{key}_at_0.5']:.4f}" for key in ("v_rand", "v_info"))
-                    for name in sections
-                ),
-            ]
-            for _, trial in known
-        ),
-    )
-    for record in records:
-        if any(record is one for one, _ in known):
-            yield ""
-            yield origin(record)
+def _is_known(trial: dict[str, Any], at: str) -> bool:
+    return all(f"v_rand{at}" in scores for scores in trial["scores"].values())
 
 
 def folds_table(stored: Stored) -> Iterator[str]:
     """Write the scores of every fold of a stack, and their mean and standard deviation."""
-    if "folds" not in stored:
+    records = _groups(stored, "folds")
+    if not records:
         yield MISSING
         return
-    record = stored["folds"]
-    trainings = record["measured"]["trainings"]
+    trainings = [training for record in records for training in record["measured"]["trainings"]]
     sections = [fold["sections"] for fold in trainings[0]["folds"]]
 
     def rows() -> Iterator[list[str]]:
         for training in trainings:
+            if [fold["sections"] for fold in training["folds"]] != sections:
+                raise ValueError(f"{training['title']}: folds of other sections than {trainings[0]['title']}")
             for key, name in (("v_rand", "V_rand"), ("v_info", "V_info")):
                 scores = [fold[key] for fold in training["folds"]]
                 yield [training["title"], name, _spread(scores), *(f"{score:.4f}" for score in scores)]
 
     yield from table(["training", "", "all", *sections], rows())
-    yield ""
-    yield origin(record)
+    for record in records:
+        yield ""
+        yield origin(record)
 
 
 def released_table(stored: Stored) -> Iterator[str]:

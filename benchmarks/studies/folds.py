@@ -26,7 +26,7 @@ from isbi_train.data.stacks import load_entry
 from isbi_train.evaluation.predict import predict
 
 from .planes import scores_of
-from .trials import title_and_path
+from .trials import title_and_path, word
 
 NAME = "folds"
 
@@ -65,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--stacks", type=Path, required=True, help="list of labelled stacks, in TOML")
     found.add_argument("--stack", required=True, help="the one that was cut into folds")
     found.add_argument("--store", action="store_true", help="write benchmarks/results/")
+    found.add_argument(
+        "--group", type=word, help="store them beside those of other groups, in a file of this name"
+    )
     return found
 
 
@@ -89,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     flush=True,
                 )
         if asked.store:
-            print(store(NAME, {"stack": asked.stack, "trainings": trainings}, {}))
+            name = f"{NAME}-{asked.group}" if asked.group else NAME
+            print(store(name, {"stack": asked.stack, "trainings": trainings}, {}))
 
 
 if __name__ == "__main__":

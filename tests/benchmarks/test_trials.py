@@ -88,7 +88,7 @@ def test_what_trials_come_to_at_half_is_tabled_where_it_was_stored(listed, kept)
     (trial,) = stored["trials"]["measured"]["trials"]
     scores = trial["scores"]["drawn"]
     assert scores["v_rand_at_0.5"] <= scores["v_rand"]
-    row = f"| x | {scores['v_rand_at_0.5']:.4f}, {scores['v_info_at_0.5']:.4f} |"
+    row = f"| x | {trial['seed']} | {scores['v_rand_at_0.5']:.4f}, {scores['v_info_at_0.5']:.4f} |"
     assert list(half_table(stored))[2] == row
     del scores["v_rand_at_0.5"]
     assert list(half_table(stored)) == [MISSING]
@@ -169,6 +169,16 @@ def test_every_fold_is_scored_on_the_sections_that_it_held_out(listed, kept):
     lines = list(folds_table(stored))
     assert lines[0] == "| training |  | all | 0:2 | 2:4 |"
     assert f"| {training['folds'][1]['v_rand']:.4f} |" in lines[2]
+
+    more = [f"again={folder}", "--stacks", str(listed), "--stack", "drawn", "--store", "--group", "longer"]
+    folds.main(more)
+    stored = newest(kept)
+    assert set(stored) == {"folds", "folds-longer"}
+    rows = [line for line in folds_table(stored) if line.startswith("| ")][2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| two", "| two", "| again", "| again"]
+    stored["folds-longer"]["measured"]["trainings"][0]["folds"][0]["sections"] = "0:3"
+    with pytest.raises(ValueError, match="folds of other sections"):
+        list(folds_table(stored))
 
 
 @pytest.mark.parametrize(
