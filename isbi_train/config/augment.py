@@ -17,6 +17,7 @@ _PROBABILITIES = (
     "blocks_probability",
     "canvas_probability",
     "gap_probability",
+    "slip_probability",
 )
 _STRENGTHS = (
     "scale_spread",
@@ -29,6 +30,7 @@ _STRENGTHS = (
     "seam_brightness",
     "knife_contrast",
     "streak_contrast",
+    "slip_px",
 )
 
 
@@ -112,6 +114,11 @@ class AugmentConfig(Plain):
     gap_probability : float
         Share of crops whose section lacks neighbours that the network sees: in half of them all, in the others one, for
         which the next one on the way to the section stands in.
+    slip_probability : float
+        Share of crops whose neighbours are out of line: all that lie beyond one place in the stack, on one side of the
+        section.
+    slip_px : float
+        Largest displacement of these along either axis, rounded to whole pixels.
     """
 
     rotation_deg: float = 180.0
@@ -150,6 +157,8 @@ class AugmentConfig(Plain):
     blocks_strength: float = 1.0
     canvas_probability: float = 0.0
     gap_probability: float = 0.2
+    slip_probability: float = 0.0
+    slip_px: float = 8.0
 
     def __post_init__(self) -> None:
         require(0 < self.scale_min <= self.scale_max, f"scale {self.scale_min}..{self.scale_max} is empty")

@@ -22,7 +22,7 @@ from isbi_train.networks.archive import read_pickled
 from isbi_train.networks.network import UNet
 from isbi_train.networks.parts import check_parts, check_settings
 
-FORMAT, VERSION = "isbi-unet", 6
+FORMAT, VERSION = "isbi-unet", 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +309,7 @@ _BEFORE_VERSION: dict[int, dict[str, dict[str, Any]]] = {
         "train": {"affinity_weight": 0.0},
     },
     6: {"augment": {"shot": 0.0}, "train": {"average_share": 0.0, "deep_weight": 0.0, "cldice_weight": 0.0}},
+    7: {"augment": {"slip_probability": 0.0, "slip_px": 8.0}},
 }
 
 

@@ -322,7 +322,26 @@ def _surrounded(
         seen[lacking] = seen[lacking + (1 if lacking < neighbours else -1)]
     if reversed_ < _HALF:
         seen.reverse()
-    return part.images_ZCYX[seen, 0]
+    return _slipped(part.images_ZCYX[seen, 0], augment, generator)
+
+
+def _slipped(seen_CYX: Tensor, augment: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Displace the neighbours beyond a place between two of the sections, as where a stack is not aligned there."""
+    if not augment.slip_probability:
+        return seen_CYX
+    slips, where, *way = torch.rand(4, generator=generator).tolist()
+    if slips >= augment.slip_probability:
+        return seen_CYX
+    middle = len(seen_CYX) // 2
+    before = int(where * 2 * middle) + 1  # so many sections lie before the place
+    moved = slice(0, before) if before <= middle else slice(before, None)
+    places = []
+    for size, part in zip(seen_CYX.shape[1:], way, strict=True):
+        pixels = round((2 * part - 1) * augment.slip_px)
+        places.append((torch.arange(size) - pixels).clamp(0, size - 1).to(seen_CYX.device))
+    out_CYX = seen_CYX.clone()
+    out_CYX[moved] = seen_CYX[moved][:, places[0]][:, :, places[1]]
+    return out_CYX
 
 
 def steps_per_epoch(pixels: int, train: TrainConfig) -> int:

@@ -180,8 +180,8 @@ def test_a_checkpoint_of_another_program_is_refused(tmp_path, foreign):
 
 
 def test_a_checkpoint_of_a_newer_version_asks_for_an_update(rewritten):
-    with pytest.raises(ModelError, match=r"version 7, this program reads 1 to 6; update"):
-        load_checkpoint(rewritten(lambda plain: plain.update(version=7)))
+    with pytest.raises(ModelError, match=r"version 8, this program reads 1 to 7; update"):
+        load_checkpoint(rewritten(lambda plain: plain.update(version=8)))
 
 
 def test_an_unknown_normalisation_asks_for_an_update(rewritten):
@@ -260,6 +260,16 @@ def test_noise_was_the_same_everywhere_and_averages_had_a_fixed_decay_before_ver
     loaded = load_checkpoint(rewritten(as_version_5))
     assert loaded.augment == replace(checkpoint.augment, shot=0.0)
     assert loaded.train == replace(checkpoint.train, **dict.fromkeys(LATER, 0.0))
+
+
+def as_version_6(plain):
+    plain["version"] = 6
+    del plain["augment"]["slip_probability"], plain["augment"]["slip_px"]
+
+
+def test_no_neighbours_slipped_before_version_7(rewritten, checkpoint):
+    loaded = load_checkpoint(rewritten(as_version_6))
+    assert loaded.augment == replace(checkpoint.augment, slip_probability=0.0)
 
 
 def test_a_separable_checkpoint_comes_back(tmp_path, checkpoint):

@@ -117,6 +117,41 @@ def test_a_gap_is_filled_by_the_next_section_on_the_way_to_the_middle(sections):
     assert kinds == {"all", "one"}
 
 
+def test_a_slip_displaces_all_neighbours_beyond_one_place_on_one_side_and_never_the_section():
+    torch.manual_seed(0)
+    images_ZCYX = torch.randn(COUNT, 1, 48, 48)
+    part = Sections(images_ZCYX, torch.ones(COUNT, 1, 48, 48), 1.0, 1.0)
+    slip = replace(PLAIN, slip_probability=1.0, slip_px=3.0)
+    crop = replace(TRAIN, crop=48)
+    kinds, ways = set(), set()
+    for step in range(STEPS):
+        plain, slipped = (
+            draw_batch(part, chosen, crop, step, neighbours=2).images_NCYX
+            for chosen in (replace(slip, slip_probability=1e-9), slip)
+        )
+        for before_CYX, after_CYX in zip(plain, slipped, strict=True):
+            same = [torch.equal(a, b) for a, b in zip(before_CYX, after_CYX, strict=True)]
+            if all(same):
+                continue  # by less than half a pixel
+            kinds.add(tuple(same))
+            inner = np.s_[3:-3, 3:-3]
+            fits = [
+                (dy, dx)
+                for dy in range(-3, 4)
+                for dx in range(-3, 4)
+                if all(
+                    torch.allclose(b[inner], a.roll((dy, dx), (0, 1))[inner], atol=1e-3)
+                    for a, b, kept in zip(before_CYX, after_CYX, same, strict=True)
+                    if not kept
+                )
+            ]
+            assert len(fits) == 1
+            ways.update(fits)
+    near, far = (True, True, True), (False, False)
+    assert kinds == {(*near, *far), (*near, True, False), (*far, *near), (False, True, *near)}
+    assert len(ways) > 15
+
+
 def test_dirt_and_scratches_are_of_the_section_alone_and_noise_is_of_each(sections):
     torch.manual_seed(1)
     images_NCYX = torch.randn(3, 1, 40, 40).expand(3, 5, 40, 40).contiguous()
