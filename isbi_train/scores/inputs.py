@@ -21,6 +21,8 @@ from isbi_train.data.labels import pixels_within
 # Bytes. numba's library has 170 MiB, and stands still where what it compiles finds no room beside it.
 _TO_LOAD = 3 * 2**27
 
+MOST_MEMBRANE = 0.5  # of labels that can be scored against
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoringInput:
@@ -90,7 +92,7 @@ def check_scoring_input(
         segments = np.asarray(ids)
         _check_shapes(found, segments)
         segments = np.where(counted, segments, 0) if counted is not None else segments
-    check_cells(cell, None if counted is None else ~counted)
+    check_polarity(share_of_membrane(cell, None if counted is None else ~counted))
     proposal, notes = checked_probabilities(found)
     notes += doubts([level_of(proposal, cell, counted)])
     if found.ndim == 2:
@@ -198,8 +200,8 @@ def pieces_of(ids_YX: np.ndarray) -> np.ndarray:
     return np.asarray(label(ids_YX, background=0, connectivity=1))
 
 
-def check_cells(cell: np.ndarray, ignored: np.ndarray | None = None) -> None:
-    """Refuse labels that cannot be scored against, as all of the ground truth of one score.
+def share_of_membrane(cell: np.ndarray, ignored: np.ndarray | None = None) -> float:
+    """Return the share of membrane in the rectangles around each section's cells; see `MOST_MEMBRANE`.
 
     Parameters
     ----------
@@ -207,27 +209,22 @@ def check_cells(cell: np.ndarray, ignored: np.ndarray | None = None) -> None:
         Where the labels say cell.
     ignored : bool array of this shape, optional
         True where nobody knows; `cell` is False there.
-
-    Raises
-    ------
-    ImageError
-        See `check_polarity`.
     """
     sections = cell.reshape(-1, *cell.shape[-2:])
     unknown = [None] * len(sections) if ignored is None else list(ignored.reshape(sections.shape))
-    check_polarity(int(np.count_nonzero(cell)), sum(map(pixels_within, sections, unknown)))
+    pixels = sum(map(pixels_within, sections, unknown))
+    return 1.0 - int(np.count_nonzero(cell)) / pixels if pixels else 0.0
 
 
-def check_polarity(cells: int, pixels: int) -> None:
+def check_polarity(membrane: float) -> None:
     """Raise ImageError if most of the labels are membrane, which means that they are inverted.
 
     Parameters
     ----------
-    cells, pixels : int
-        How many pixels of the whole stack are cell, and how many lie in the rectangles around each section's cells.
+    membrane : float
+        See `share_of_membrane`.
     """
-    membrane = 1.0 - cells / pixels if pixels else 0.0
-    if membrane > 0.5:
+    if membrane > MOST_MEMBRANE:
         raise ImageError(
             f"{membrane:.1%} of the labels are membrane; expected less than half, as above 0 = cell and "
             "0 = membrane: the labels look inverted, score against labels == 0"

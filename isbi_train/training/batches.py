@@ -322,19 +322,25 @@ def _surrounded(
         seen[lacking] = seen[lacking + (1 if lacking < neighbours else -1)]
     if reversed_ < _HALF:
         seen.reverse()
-    return _slipped(part.images_ZCYX[seen, 0], augment, generator)
+    return _slipped(part.images_ZCYX[seen, 0], seen, augment, generator)
 
 
-def _slipped(seen_CYX: Tensor, augment: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Displace the neighbours beyond a place between two of the sections, as where a stack is not aligned there."""
+def _slipped(
+    seen_CYX: Tensor, seen: Sequence[int], augment: AugmentConfig, generator: torch.Generator
+) -> Tensor:
+    """Displace what lies beyond a place between two of the sections, as where a stack is not aligned there.
+
+    It is decided by the sections' numbers, so that what stands in for a neighbour moves as the section that it is.
+    """
     if not augment.slip_probability:
         return seen_CYX
     slips, where, *way = torch.rand(4, generator=generator).tolist()
-    if slips >= augment.slip_probability:
+    z = seen[len(seen) // 2]
+    others = sorted(set(seen) - {z})
+    if slips >= augment.slip_probability or not others:
         return seen_CYX
-    middle = len(seen_CYX) // 2
-    before = int(where * 2 * middle) + 1  # so many sections lie before the place
-    moved = slice(0, before) if before <= middle else slice(before, None)
+    nearest = others[int(where * len(others))]  # of those that move
+    moved = [at for at, other in enumerate(seen) if (other >= nearest if nearest > z else other <= nearest)]
     places = []
     for size, part in zip(seen_CYX.shape[1:], way, strict=True):
         pixels = round((2 * part - 1) * augment.slip_px)

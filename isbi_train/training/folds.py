@@ -17,13 +17,13 @@ from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.stacks import StackEntry
 from isbi_train.data.labelled import LabelledStack
-from isbi_train.data.sections import blocks
+from isbi_train.data.sections import blocks, hold_out
 from isbi_train.data.stacks import TrainingData, load_entry, read_stacks
 from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint
 from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
 from isbi_train.training.state import BEST, LIST, MODEL
 from isbi_train.training.train import fit
-from isbi_train.training.validate import HeldOut
+from isbi_train.training.validate import check_scorable
 
 FOLDS = "folds.json"
 SCORES = ("v_rand_thin", "v_info_thin", "loss")
@@ -59,6 +59,10 @@ class FoldsOfOne:
     def fold(self, number: int) -> tuple[LabelledStack, TrainConfig]:
         """Return what a fold trains on, and its settings."""
         return self.stack, fold_config(self.train, self.blocks[number])
+
+    def check(self, number: int) -> None:
+        """Raise IsbiError if a fold's block cannot be held out."""
+        check_scorable(hold_out(*self.fold(number))[1], self.train)
 
     def scores(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
         """Return those scores of a fold that are of the sections it held out; None if it is of another stack."""
@@ -114,10 +118,19 @@ class FoldsOfList:
 
     def fold(self, number: int) -> tuple[TrainingData, TrainConfig]:
         """Return what a fold trains on, and its settings; IsbiError as `isbi_train.data.stacks.read_stacks`."""
-        block = self.blocks[number]
-        changed = {"hold_out": block.stop - block.start, "hold_out_start": block.start}
-        entries = [replace(entry, **changed) if entry.name == self.name else entry for entry in self.entries]
+        cut = self._entry(number)
+        entries = [cut if entry.name == self.name else entry for entry in self.entries]
         return read_stacks(entries, self.train, self.resample_nm, self.origin), self.train
+
+    def check(self, number: int) -> None:
+        """Raise IsbiError if a fold's block cannot be held out; of the list only the stack that is cut is read."""
+        (part,) = read_stacks([self._entry(number)], self.train, self.resample_nm, self.origin).stacks
+        check_scorable(part.held_out, self.train)
+
+    def _entry(self, number: int) -> StackEntry:
+        """Return the cut stack's entry, with the block of a fold held out."""
+        block, (entry,) = self.blocks[number], [entry for entry in self.entries if entry.name == self.name]
+        return replace(entry, hold_out=block.stop - block.start, hold_out_start=block.start)
 
     def scores(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
         """Return those scores of a fold that are of the sections it held out; None if it is of another stack."""
@@ -178,7 +191,10 @@ def cross_validate(
     ------
     UsageError
         If there are fewer sections than folds, or no such fold, or finished folds in the folder are of another
-        cross-validation; and see `isbi_train.training.train.fit`.
+        cross-validation.
+    IsbiError
+        Naming the fold, before the first one trains, if a block cannot be held out, see
+        `isbi_train.training.validate.check_scorable`; and as `isbi_train.training.train.fit`.
     """
     folds = len(cut.blocks)
     chosen = range(folds) if only is None else [only]
@@ -186,8 +202,8 @@ def cross_validate(
         raise UsageError(f"there is no fold {only} of {folds}; they are counted from 0 to {folds - 1}")
     check_of_this_cut(out, cut)
     for fold in chosen:
-        if not (fold_folder(out, fold) / MODEL).exists():
-            check_fold(cut, fold)
+        if len(chosen) > 1 and not (fold_folder(out, fold) / MODEL).exists():
+            check_fold(cut, fold, display or Display())
     for fold in chosen:
         folder = fold_folder(out, fold)
         resume = folder.exists()
@@ -224,14 +240,12 @@ def fold_folder(out: Path, fold: int) -> Path:
     return out / f"fold-{fold}"
 
 
-def check_fold(cut: FoldsOfOne | FoldsOfList, number: int) -> None:
-    """Raise IsbiError, which names the fold, if its sections cannot be trained on or what it holds out not scored."""
+def check_fold(cut: FoldsOfOne | FoldsOfList, number: int, display: Display) -> None:
+    """Raise IsbiError, which names the fold, if its block cannot be held out."""
     block = cut.blocks[number]
+    display.stage(f"looking at what fold {number} holds out")
     try:
-        data, train = cut.fold(number)
-        whole = TrainingData.of_one(data, train) if isinstance(data, LabelledStack) else data
-        for part in whole.stacks:
-            HeldOut.of(part, train)
+        cut.check(number)
     except IsbiError as error:
         said = f"fold {number}, which holds out {block.start}:{block.stop}: {error}"
         raise type(error)(said) from error

@@ -137,7 +137,7 @@ def fit(
         If the sections do not suit the settings, a teacher has seen held-out sections, a run is resumed with other
         settings or data, or a new one is started where there is one.
     ImageError
-        If nothing can be scored against the labels of the sections that are held out.
+        As `isbi_train.training.validate.check_scorable`.
     DependencyError
         If CUDA is asked for and absent.
     ModelError
@@ -173,10 +173,10 @@ def fit(
                 "--teacher and --unlabelled"
             )
         teachings = Teaching.of_list(stack)
-    held_out = [HeldOut.of(part, train) for part in everything.stacks]
     _check_crop(train.crop, network.stride)
     processes.share(train.batch)  # a batch that cannot be shared out is refused before any work
     device = choose_device(train, processes.local_rank)
+    held_out = [HeldOut.of(part, train) for part in everything.stacks]
     torch.manual_seed(train.seed)
     model = UNet(network)
     data = dict(everything.facts)

@@ -19,7 +19,7 @@ from isbi_train.data.borders import learnt_labels
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import TrainingStack
 from isbi_train.networks.whole import predict_whole
-from isbi_train.scores.inputs import check_cells
+from isbi_train.scores.inputs import MOST_MEMBRANE, share_of_membrane
 from isbi_train.scores.metrics import thinned_scores
 
 SCORES = ("loss", "v_rand_thin", "v_info_thin")
@@ -45,22 +45,16 @@ class HeldOut:
 
     @classmethod
     def of(cls, stack: TrainingStack, train: TrainConfig) -> HeldOut:
-        """Return the held-out sections of a stack; ImageError if nothing can be scored against their labels."""
-        scored = stack.held_out
-        cell_ZYX = scored.cell_ZYX if scored.ignored_ZYX is None else scored.cell_ZYX & ~scored.ignored_ZYX
+        """Return the held-out sections of a stack; ImageError as `check_scorable`."""
         try:
-            check_cells(cell_ZYX, scored.ignored_ZYX)
+            check_scorable(stack.held_out, train)
         except ImageError as error:
-            of = f"stack {stack.name!r}: " if stack.name else ""
-            raise ImageError(f"{of}sections that are held out: {error}") from error
-        return cls(stack.name, scored, learnt_labels(scored, train))
+            raise ImageError(f"stack {stack.name!r}: {error}" if stack.name else str(error)) from error
+        return cls(stack.name, stack.held_out, learnt_labels(stack.held_out, train))
 
     def chosen(self, count: int) -> list[int]:
         """Return the numbers of so many of the sections, spread evenly; of all where `count` is 0 or no fewer."""
-        sections = len(self.scored)
-        if not 0 < count < sections:
-            return list(range(sections))
-        return [(2 * number + 1) * sections // (2 * count) for number in range(count)]
+        return _spread(len(self.scored), count)
 
     def spread(self, count: int) -> HeldOut:
         """Return so many of the sections, see `chosen`."""
@@ -68,6 +62,39 @@ class HeldOut:
         if len(chosen) == len(self.scored):
             return self
         return HeldOut(self.name, self.scored[chosen], self.learnt[chosen])
+
+
+def _spread(sections: int, count: int) -> list[int]:
+    if not 0 < count < sections:
+        return list(range(sections))
+    return [(2 * number + 1) * sections // (2 * count) for number in range(count)]
+
+
+def check_scorable(held_out: LabelledStack, train: TrainConfig) -> None:
+    """Refuse held-out sections that V_rand and V_info cannot be computed of, before anything is trained.
+
+    Parameters
+    ----------
+    held_out : LabelledStack
+        The sections.
+    train : TrainConfig
+        Says on how many of them a run validates while it trains.
+
+    Raises
+    ------
+    ImageError
+        If most of their labels, or of those that a run validates on while it trains, are membrane.
+    """
+    ignored_ZYX = held_out.ignored_ZYX
+    cell_ZYX = held_out.cell_ZYX if ignored_ZYX is None else held_out.cell_ZYX & ~ignored_ZYX
+    for count in dict.fromkeys((0, train.validated_sections)):
+        chosen = _spread(len(held_out), count)
+        share = share_of_membrane(cell_ZYX[chosen], None if ignored_ZYX is None else ignored_ZYX[chosen])
+        if share > MOST_MEMBRANE:
+            raise ImageError(
+                f"{share:.0%} of the labels of what is held out are membrane, expected less than half: V_rand and "
+                "V_info cannot be computed of them; annotate these sections whole, or hold out others"
+            )
 
 
 def validate(

@@ -131,8 +131,9 @@ def test_a_slip_displaces_all_neighbours_beyond_one_place_on_one_side_and_never_
         )
         for before_CYX, after_CYX in zip(plain, slipped, strict=True):
             same = [torch.equal(a, b) for a, b in zip(before_CYX, after_CYX, strict=True)]
-            if all(same):
-                continue  # by less than half a pixel
+            mirrored_too = any(torch.equal(before_CYX[a], before_CYX[b]) for a in range(5) for b in range(a))
+            if all(same) or mirrored_too:  # the former by less than half a pixel
+                continue
             kinds.add(tuple(same))
             inner = np.s_[3:-3, 3:-3]
             fits = [
@@ -150,6 +151,26 @@ def test_a_slip_displaces_all_neighbours_beyond_one_place_on_one_side_and_never_
     near, far = (True, True, True), (False, False)
     assert kinds == {(*near, *far), (*near, True, False), (*far, *near), (False, True, *near)}
     assert len(ways) > 15
+
+
+def test_what_stands_in_for_a_neighbour_slips_as_the_section_that_it_is(sections):
+    ramp_YX = torch.arange(48.0)[:, None].expand(48, 48)
+    part = replace(sections, images_ZCYX=sections.images_ZCYX + ramp_YX)
+    gaps = replace(PLAIN, gap_probability=1.0, slip_probability=1.0, slip_px=6.0)
+    crop, moved = replace(TRAIN, crop=48), 0
+    for step in range(STEPS):
+        plain, slipped = (
+            draw_batch(part, chosen, crop, step, neighbours=2).images_NCYX
+            for chosen in (replace(gaps, slip_probability=1e-9), gaps)
+        )
+        for before_CYX, after_CYX in zip(plain, slipped, strict=True):
+            assert torch.equal(after_CYX[2], before_CYX[2])
+            for at in (0, 1, 3, 4):
+                for other in range(5):
+                    if torch.equal(before_CYX[at], before_CYX[other]):  # of one section
+                        assert torch.equal(after_CYX[at], after_CYX[other])
+                moved += not torch.equal(after_CYX[at], before_CYX[at])
+    assert moved > STEPS
 
 
 def test_dirt_and_scratches_are_of_the_section_alone_and_noise_is_of_each(sections):

@@ -224,16 +224,34 @@ def test_a_block_that_cannot_be_scored_is_named_before_the_first_fold_trains(net
     label_ZYX[3, :8, :8] = label_ZYX[3, -8:, -8:] = 255  # a section that somebody only began with
     lists_at_hand.write(folder / "fly-labels.tif", label_ZYX)
     train, parts = train_config(**lists_at_hand.SHORT), {"network": network, "augment": AugmentConfig()}
-    of_list = FoldsOfList(read_list(folder / "stacks.toml"), "fly", train, 4, 8.0, "stacks.toml")
-    of_one = FoldsOfOne(load_labelled(folder / "fly.tif", labels=folder / "fly-labels.tif"), train, 4)
-    for name, cut, of in (
-        ("list", of_list, r"stacks\.toml: stack 'fly': .* of the pixels"),
-        ("one", of_one, "sections that are held out: .* of the labels"),
+    entries = read_list(folder / "stacks.toml")
+    stack = load_labelled(folder / "fly.tif", labels=folder / "fly-labels.tif")
+    for name, cut, said in (
+        (
+            "list",
+            FoldsOfList(entries, "fly", train, 4, 8.0, "stacks.toml"),
+            r"3:4: stacks\.toml: stack 'fly': ",
+        ),
+        ("one", FoldsOfOne(stack, train, 4), "3:4: "),
     ):
-        said = f"fold 3, which holds out 3:4: {of} are membrane"
-        with pytest.raises(ImageError, match=said):
+        with pytest.raises(ImageError, match=f"^fold 3, which holds out {said}.* are membrane"):
             cross_validate(cut, tmp_path / name, **parts)
         assert not (tmp_path / name).exists()
+
+
+def test_what_is_wrong_with_another_stack_is_not_laid_to_a_block(network, train_config, tmp_path):
+    folder = lists_at_hand.write_list(tmp_path)
+    (folder / "mouse.tif").unlink()
+    cut = FoldsOfList(
+        read_list(folder / "stacks.toml"),
+        "fly",
+        train_config(**lists_at_hand.SHORT),
+        2,
+        8.0,
+        "stacks.toml",
+    )
+    with pytest.raises(ImageError, match=r"^stacks\.toml: stack 'mouse': "):
+        cross_validate(cut, tmp_path / "run", network=network, augment=AugmentConfig())
 
 
 def test_folds_of_a_stack_that_a_list_lacks_are_refused(train_config, tmp_path):

@@ -440,11 +440,17 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(train, tmp_pat
         assert not started
 
 
-def test_held_out_labels_that_cannot_be_scored_are_refused_before_any_work(train, labelled, tmp_path):
+@pytest.mark.parametrize("validated", [0, 1], ids=["all", "those that are validated on"])
+def test_held_out_labels_that_cannot_be_scored_are_refused_before_any_work(
+    train, labelled, tmp_path, validated
+):
     cell_ZYX = labelled.cell_ZYX.copy()
-    cell_ZYX[-1, 1:-1] = False
-    with pytest.raises(ImageError, match=r"sections that are held out: .* of the labels are membrane"):
-        train(tmp_path / "run", stack=replace(labelled, cell_ZYX=cell_ZYX))
+    cell_ZYX[2, 1:-1] = False  # the middle one of three
+    stack, changes = replace(labelled, cell_ZYX=cell_ZYX), {"hold_out": 3, "validated_sections": validated}
+    if not validated:
+        stack, changes = stack[[0, 1, 3, 2]], {"hold_out": 1}
+    with pytest.raises(ImageError, match=r"^\d\d% of the labels of what is held out are membrane"):
+        train(tmp_path / "run", stack=stack, **changes)
     assert not (tmp_path / "run").exists()
 
 
