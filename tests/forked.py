@@ -1,6 +1,6 @@
 """Programs in processes of their own that begin with torch and others imported: it takes longer than what tests ask.
 
-They are forked from a process that imported it. What a start itself does is asked of programs started as users do.
+They are forked from a process that imported them. What a start itself does is asked of programs started as users do.
 """
 
 import importlib
@@ -17,19 +17,15 @@ from pathlib import Path
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        *(
-            "isbi_train.commands.fit",
-            "isbi_train.training.train",
-            "isbi_train.evaluation.evaluate",
-            "torch._dynamo",
-        ),
-        *(
-            "matplotlib.figure",
-            "matplotlib.backends.backend_svg",
-            "numba",
-            "scipy.ndimage",
-            "skimage.measure",
-        ),
+        "isbi_train.commands.fit",
+        "isbi_train.training.train",
+        "isbi_train.evaluation.evaluate",
+        "torch._dynamo",
+        "matplotlib.figure",
+        "matplotlib.backends.backend_svg",
+        "numba",
+        "scipy.ndimage",
+        "skimage.measure",
     ]
 )
 

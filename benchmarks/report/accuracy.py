@@ -145,12 +145,14 @@ def folds_table(stored: Stored) -> Iterator[str]:
         yield MISSING
         return
     trainings = [training for record in records for training in record["measured"]["trainings"]]
+    cuts = [_cut(record["measured"]) for record in records]
+    differing = [record["file"] for record, cut in zip(records, cuts, strict=True) if cut != cuts[0]]
+    if differing:
+        raise ValueError(f"{', '.join(differing)}: of other sections than {records[0]['file']}")
     sections = [fold["sections"] for fold in trainings[0]["folds"]]
 
     def rows() -> Iterator[list[str]]:
         for training in trainings:
-            if [fold["sections"] for fold in training["folds"]] != sections:
-                raise ValueError(f"{training['title']}: folds of other sections than {trainings[0]['title']}")
             for key, name in (("v_rand", "V_rand"), ("v_info", "V_info")):
                 scores = [fold[key] for fold in training["folds"]]
                 yield [training["title"], name, _spread(scores), *(f"{score:.4f}" for score in scores)]
@@ -159,6 +161,12 @@ def folds_table(stored: Stored) -> Iterator[str]:
     for record in records:
         yield ""
         yield origin(record)
+
+
+def _cut(measured: dict[str, Any]) -> tuple[str, set[tuple[str, ...]]]:
+    """Return the stack that was cut into folds, and where."""
+    cuts = {tuple(fold["sections"] for fold in training["folds"]) for training in measured["trainings"]}
+    return measured["stack"], cuts
 
 
 def released_table(stored: Stored) -> Iterator[str]:

@@ -96,10 +96,10 @@ class Findings:
                 self._measured[section] = without_mask
                 if noteworthy:
                     self._found[section] = without_mask
-        if self.looks_at(section):
+        if self._looks_at(section):
             self._add_texture(section, texture())
 
-    def looks_at(self, section: int) -> bool:
+    def _looks_at(self, section: int) -> bool:
         """Return whether a section's texture is wanted: of a few, spread evenly, if the model knows any, or of each."""
         return self.every_section or (self._familiar is not None and section in self._looked_at)
 

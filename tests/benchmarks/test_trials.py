@@ -69,7 +69,7 @@ def test_a_checkpoint_is_scored_as_isbi_train_evaluate_scores_it(listed, kept, c
 
 def test_seeds_of_one_training_are_a_row_with_their_spread():
     def trial(title, seed, rand):
-        scores = {"a": {"v_rand": rand, "v_info": 0.5}}
+        scores = {"a": {"v_rand": rand, "v_info": 0.5, "v_rand_at_0.5": rand - 0.1, "v_info_at_0.5": 0.4}}
         return {"title": title, "seed": seed, "scores": scores}
 
     measured = {
@@ -80,6 +80,9 @@ def test_seeds_of_one_training_are_a_row_with_their_spread():
 
     rows = [next(lines) for _ in range(4)][2:]
     assert rows == ["| x | 1, 2 | 0.8500 ± 0.0707, 0.5000 ± 0.0000 |", "| y | 1 | 0.7000, 0.5000 |"]
+    lines = half_table({"trials": {"measured": measured}})
+    rows = [next(lines) for _ in range(4)][2:]
+    assert rows == ["| x | 1, 2 | 0.7500 ± 0.0707, 0.4000 ± 0.0000 |", "| y | 1 | 0.6000, 0.4000 |"]
 
 
 def test_what_trials_come_to_at_half_is_tabled_where_it_was_stored(listed, kept):
@@ -176,9 +179,11 @@ def test_every_fold_is_scored_on_the_sections_that_it_held_out(listed, kept):
     assert set(stored) == {"folds", "folds-longer"}
     rows = [line for line in folds_table(stored) if line.startswith("| ")][2:]
     assert [row.split(" | ")[0] for row in rows] == ["| two", "| two", "| again", "| again"]
-    stored["folds-longer"]["measured"]["trainings"][0]["folds"][0]["sections"] = "0:3"
-    with pytest.raises(ValueError, match="folds of other sections"):
-        list(folds_table(stored))
+    again = stored["folds-longer"]["measured"]
+    for change in ({"stack": "other"}, {"trainings": [{"folds": [{"sections": "0:3"}]}]}):
+        stored["folds-longer"]["measured"] = {**again, **change}
+        with pytest.raises(ValueError, match="of other sections"):
+            list(folds_table(stored))
 
 
 @pytest.mark.parametrize(

@@ -103,18 +103,13 @@ WRITERS_ONNX = WRITERS["onnx"]
     ("name", "write", "reason"),
     [
         ("onnx", perturbed_onnx, "the onnx file differs from the checkpoint by .*; it was not published"),
-        pytest.param(
-            "onnx", with_a_wrong_epsilon, "the onnx file differs from the checkpoint", marks=pytest.mark.more
-        ),
+        ("onnx", with_a_wrong_epsilon, "the onnx file differs from the checkpoint"),
         ("onnx", changed_when_stamped, "gives other results since its contract is in it"),
         ("torchscript", perturbed_torchscript, "the torchscript file differs from the checkpoint"),
-        ("onnx", in_training_mode, "the onnx file differs from the checkpoint"),
         pytest.param(
-            "torchscript",
-            in_training_mode,
-            "the torchscript file differs from the checkpoint",
-            marks=pytest.mark.more,
+            "onnx", in_training_mode, "the onnx file differs from the checkpoint", marks=pytest.mark.more
         ),
+        ("torchscript", in_training_mode, "the torchscript file differs from the checkpoint"),
         ("torchscript", corrupted, "not a readable TorchScript file"),
         ("torchscript", with_other_size, r"the torchscript file gives \(1, 1, 8, 8\)"),
     ],

@@ -3,10 +3,7 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
 import forked
 import onnx
@@ -21,19 +18,6 @@ from isbi_infer.model.file import read_model_file
 from isbi_train.config import NetworkConfig
 
 REPORT = ["model.parity.html", "model.parity.json"]
-
-
-@pytest.fixture(scope="module")
-def isbi_export():
-    """Run the installed program in a process of its own."""
-
-    def run(*arguments):
-        program = Path(sys.executable).with_name("isbi-export")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [program, *map(str, arguments)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-    return run
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ def test_damaged_and_foreign_programs_are_model_errors(everything, tmp_path):
 @pytest.mark.parametrize(
     "network",
     [
-        pytest.param(NetworkConfig(base=2, depth=1, unshuffle=4), marks=pytest.mark.more),
+        NetworkConfig(base=2, depth=1, unshuffle=4),
         NetworkConfig(base=2, depth=1, unshuffle=2, neighbours=2),
         pytest.param(NetworkConfig(base=8, depth=1, unshuffle=2, separable=True), marks=pytest.mark.more),
         pytest.param(NetworkConfig(base=2, depth=1, unshuffle=1, arch="valid-unet"), marks=pytest.mark.more),

@@ -15,6 +15,7 @@ import pytest
 
 import isbi_infer
 from isbi_infer import doctor
+from isbi_infer.backends.nvidia import list_gpus
 from isbi_infer.model.contract import read_contract
 from isbi_infer.model.devices import rows
 from isbi_models import default_model, released_models
@@ -87,16 +88,15 @@ def healthy():
 
 
 def test_a_healthy_machine_is_well_and_says_what_runs(healthy):
-    result = healthy
-    assert result.returncode == 0, result.stdout
-    lines = result.stdout.splitlines()
+    assert healthy.returncode == 0, healthy.stdout
+    lines = healthy.stdout.splitlines()
     assert lines[-1] == "all is well"
     assert any(line.split()[:4] == ["ok", "cpu", "runs", "in"] for line in lines)
     assert any("onnxruntime" in line and VERSION in line for line in lines)
     halo = read_contract(default_model().path.read_bytes()).halo
     assert any(f"halo {halo}" in line and "exact" in line for line in lines)
     assert any(f"as released ({default_model().name})" in line for line in lines)
-    assert "\x1b" not in result.stdout
+    assert "\x1b" not in healthy.stdout
 
 
 def test_every_finding_is_one_line_of_mark_name_and_detail(healthy):
@@ -288,13 +288,20 @@ def test_the_gpu_and_its_free_memory_are_said_and_the_wheel_that_would_use_it(tm
     assert "isbi-infer[gpu]" in findings(result)["cuda"][1]
 
 
-@pytest.mark.parametrize("code", ["raise SystemExit(9)", "print('No devices were found')", "print('a, b')"])
-def test_a_driver_without_a_gpu_is_no_gpu(tmp_path, monkeypatch, code):
+WITHOUT_GPU = ["raise SystemExit(9)", "print('No devices were found')", "print('a, b')"]
+
+
+@pytest.mark.parametrize("code", WITHOUT_GPU)
+def test_a_driver_without_a_gpu_lists_none(tmp_path, monkeypatch, code):
     monkeypatch.setenv("PATH", tool(tmp_path / "bin", "nvidia-smi", code))
-    assert doctor.list_gpus() == []
-    found = examine("--json", PATH=os.environ["PATH"]) if "SystemExit" in code else None
-    if found:
-        assert findings(found)["gpu"] == (None, "no NVIDIA driver or GPU found (nvidia-smi)")
+    assert list_gpus() == []
+
+
+def test_a_driver_without_a_gpu_is_no_gpu(tmp_path):
+    result = examine("--json", PATH=tool(tmp_path / "bin", "nvidia-smi", WITHOUT_GPU[0]))
+    assert result.returncode == 0
+    assert findings(result)["gpu"] == (None, "no NVIDIA driver or GPU found (nvidia-smi)")
+    assert "cuda" not in findings(result)
 
 
 def test_libraries_are_found_in_pip_packages_on_the_path_and_in_the_cache(tmp_path):

@@ -53,7 +53,7 @@ def sections(model, section_YX, plan, batch, callers):
     [(row.name, arithmetic.name) for row, arithmetic in OFFERED],
     ids=[f"{row.name} {arithmetic.name}" for row, arithmetic in OFFERED],
 )
-@settings(max_examples=settings().max_examples // 10)
+@settings(max_examples=settings().max_examples * 3 // 20)
 @given(
     height=st.integers(1, 420),
     width=st.integers(1, 420),

@@ -68,7 +68,7 @@ def test_the_result_is_the_whole_image_reference_to_the_bit(precision, large_YX)
     assert (segmenter(large_YX) == whole_image_reference(large_YX, segmenter.contract)).all()
 
 
-@settings(max_examples=settings().max_examples // 10)
+@settings(max_examples=settings().max_examples * 3 // 20)
 @given(
     tile=st.sampled_from([208, 224, 256, 320, 400, 512]),
     batch=st.integers(1, 5),

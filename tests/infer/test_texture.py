@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from isbi_infer.pixels.normalise import intensity_statistics
+from isbi_infer.pixels.statistics import section_statistics
 from isbi_infer.pixels.texture import LIMIT, Familiar, Look, texture_of
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.pipeline import compute_sections
@@ -133,7 +134,9 @@ def test_a_model_that_does_not_say_what_it_knows_is_not_compared(segmenter):
 def test_of_a_long_stack_a_few_sections_are_looked_at(segmenter):
     plan = segmenter.plan((1000, 192, 256))
     findings = Findings(replace(plan, model=replace(plan.model, familiar=Familiar.of([LOOK]))))
-    looked_at = [z for z in range(1000) if findings.looks_at(z)]
+    statistics, looked_at = section_statistics(STACK_ZYX[0]), []
+    for z in range(1000):
+        findings.add(z, statistics, lambda z=z: looked_at.append(z))
     assert len(looked_at) == 8
     assert (looked_at[0], looked_at[-1]) == (62, 937)
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from isbi_infer.errors import UsageError
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.networks.checkpoint import shapes_of
 from isbi_train.networks.network import UNet
 from isbi_train.networks.whole import predict_whole
 
@@ -305,3 +306,13 @@ def test_a_checkpoint_leaves_canvas_and_blank_sections_out_as_inference_does():
     assert (found_ZYX[:2, 16:80, 30:110] == expected_ZYX).all()
     found_ZYX[:2, 16:80, 30:110] = found_ZYX.min()
     assert (torch.sigmoid(torch.from_numpy(found_ZYX)) == 0).all()
+
+
+def test_a_network_whose_shapes_alone_are_asked_for_is_not_initialised(monkeypatch):
+    """On the meta device torch would load its decompositions for it, which takes longer than to read a checkpoint."""
+    config = NetworkConfig(base=2, depth=1)
+    expected = {name: tuple(weight.shape) for name, weight in UNet(config).state_dict().items()}
+    monkeypatch.delattr(UNet, "_initialise")
+    assert shapes_of(config) == expected
+    with pytest.raises(AttributeError):
+        UNet(config)

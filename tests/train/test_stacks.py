@@ -21,7 +21,7 @@ from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import Settings
 from isbi_train.config.stacks import StackEntry, read_list
 from isbi_train.data.inputs import read_list_of
-from isbi_train.data.stacks import read_stacks
+from isbi_train.data.stacks import TrainingStack, read_stacks
 from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.training import train as training
 from isbi_train.training.batches import Pool, Sections, bring_stacks, draw_batch
@@ -408,3 +408,11 @@ def test_what_teaches_one_stack_is_refused_for_several(folder, network, train_co
 def test_an_entry_is_checked_wherever_it_is_made():
     with pytest.raises(UsageError, match="the name is empty"):
         StackEntry(name=" ", images="a", labels="b")
+
+
+def test_a_stack_whose_held_out_labels_cannot_be_scored_is_named(labelled, train_config):
+    cell_ZYX = labelled.cell_ZYX.copy()
+    cell_ZYX[-1:, 1:-1] = False
+    held_out = replace(labelled, cell_ZYX=cell_ZYX)[-1:]
+    with pytest.raises(ImageError, match=r"^stack 'fly': .* of what is held out are membrane"):
+        HeldOut.of(TrainingStack("fly", (labelled,), held_out, 1.0, {}), train_config())

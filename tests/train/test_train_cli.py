@@ -190,9 +190,7 @@ def test_folds_of_one_stack_of_a_list_are_reported(tmp_path):
     assert all((out / f"fold-{fold}" / "training.html").exists() for fold in range(2))
 
 
-@pytest.mark.parametrize(
-    ("asked", "expected"), [(None, "PASSIVE"), pytest.param("active", "ACTIVE", marks=pytest.mark.more)]
-)
+@pytest.mark.parametrize(("asked", "expected"), [(None, "PASSIVE"), ("active", "ACTIVE")])
 def test_waiting_threads_leave_their_core_unless_the_user_says_otherwise(
     installed, tmp_path, monkeypatch, asked, expected
 ):

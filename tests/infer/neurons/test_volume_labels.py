@@ -69,7 +69,7 @@ def test_the_command_writes_the_same_labels_as_tiff_and_as_omezarr_whatever_the_
     expected_ZYX = tifffile.imread(label("one.tif", "one.probability.tif"))
     assert expected_ZYX.max() > 3
     for number, options in enumerate(
-        (["--block", "2,256,256"], ["--block", "1,256,512", "--cluster", "local:2"])
+        (["--block", "1,256,256"], ["--block", "2,256,512"], ["--block", "1,256,512", "--cluster", "local:2"])
     ):
         made = label(f"{number}.ome.zarr", f"p{number}.ome.zarr", *options)
         np.testing.assert_array_equal(stored(made), expected_ZYX)

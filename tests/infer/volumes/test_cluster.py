@@ -217,13 +217,7 @@ def test_a_block_that_kills_every_worker_is_named_and_the_others_are_done(tmp_pa
             "does not run",
             marks=pytest.mark.more,
         ),
-        pytest.param(
-            "",
-            ("--no-nanny", "--memory-limit", "4MiB"),
-            7,
-            "GiB of memory, this run needs about",
-            marks=pytest.mark.more,
-        ),
+        ("", ("--no-nanny", "--memory-limit", "4MiB"), 7, "GiB of memory, this run needs about"),
     ],
     ids=["another version", "another processor", "not installed", "little memory"],
 )
