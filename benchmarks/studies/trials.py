@@ -4,8 +4,9 @@
 
 What was tried, and what it came to. Checkpoints are run by torch in float32, once over each whole section, with what
 `isbi-train evaluate` runs them with; those that share a title are seeds of one training. `--mean TITLE` scores the mean
-of their probabilities, too: what an ensemble of them says. Those that are stored stay in the table when others are
-measured later, if these have another `--group`: checkpoints need not be kept.
+of their probabilities, too: what an ensemble of them says. `--mean-weights TITLE` scores the network of their mean
+weights, for seeds that went on from one network (Wortsman et al. 2022, "Model soups", ICML). Those that are stored stay
+in the table when others are measured later, if these have another `--group`: checkpoints need not be kept.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import argparse
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.store import store
 from isbi_infer.errors import UsageError
@@ -26,7 +30,7 @@ from isbi_train.config.stacks import read_list
 from isbi_train.data.arrays import ArraySource
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.evaluation.predict import predict
-from isbi_train.networks.checkpoint import load_checkpoint
+from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
 
 from .accuracy import held_out_sections
 from .planes import Probability, scores_of
@@ -79,6 +83,20 @@ def mean_of(found: Sequence[dict[str, Probability]]) -> dict[str, Probability]:
     return {name: np.mean([one[name] for one in found], axis=0, dtype=np.float32) for name in found[0]}
 
 
+def save_mean_weights(path: Path, checkpoints: Sequence[Path]) -> None:
+    """Write the first of several checkpoints with the mean of all their weights; UsageError if networks differ."""
+    first, *others = map(load_checkpoint, checkpoints)
+    if any(other.network != first.network for other in others):
+        raise UsageError(f"--mean-weights: {', '.join(map(str, checkpoints))} are of different networks")
+    mean = {
+        name: torch.stack([one.state_dict[name].double() for one in (first, *others)])
+        .mean(0)
+        .to(weight.dtype)
+        for name, weight in first.state_dict.items()
+    }
+    save_checkpoint(path, replace(first, state_dict=mean))
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     found = argparse.ArgumentParser(
@@ -99,6 +117,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="TITLE",
         help="score the mean of this training's seeds too; repeatable",
     )
+    found.add_argument(
+        "--mean-weights",
+        action="append",
+        default=[],
+        metavar="TITLE",
+        help="score the network of the mean of their weights too; repeatable",
+    )
     found.add_argument("--group", type=word, help="store beside the trials of other groups, under this name")
     found.add_argument("--store", action="store_true", help="write benchmarks/results/")
     return found
@@ -111,10 +136,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         for _, checkpoint in asked.trials:
             if not checkpoint.is_file():
                 raise UsageError(f"{checkpoint}: no such file")
-        for title in asked.mean:
-            seeds = [checkpoint.resolve() for named, checkpoint in asked.trials if named == title]
-            if len(seeds) < 2 or len(set(seeds)) < len(seeds):
-                raise UsageError(f"--mean {title!r}: names no training of two seeds or more, each once")
+        seeds_of: dict[str, list[Path]] = {}
+        for title, checkpoint in asked.trials:
+            seeds_of.setdefault(title, []).append(checkpoint.resolve())
+        for option, titles in (("--mean", asked.mean), ("--mean-weights", asked.mean_weights)):
+            for title in titles:
+                paths = seeds_of.get(title, [])
+                if len(paths) < 2 or len(set(paths)) < len(paths):
+                    raise UsageError(f"{option} {title!r}: names no training of two seeds or more, each once")
         held_out, sections = {}, {}
         for entry in read_list(asked.stacks):
             held_out[entry.name], sections[entry.name] = held_out_sections(entry)
@@ -130,6 +159,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             seeds = [trial["seed"] for trial in trials if trial["title"] == title]
             scores = scored(mean_of(of_seeds), held_out)
             trials.append({"title": f"the mean of these: {title}", "seeds": seeds, "scores": scores})
+            _say(trials[-1])
+        for title in asked.mean_weights:
+            seeds = [trial["seed"] for trial in trials if trial["title"] == title and "seed" in trial]
+            with TemporaryDirectory() as folder:
+                save_mean_weights(Path(folder) / "mean.pth", seeds_of[title])
+                scores = scored(predicted(Path(folder) / "mean.pth", held_out), held_out)
+            trials.append(
+                {"title": f"the mean of the weights of these: {title}", "seeds": seeds, "scores": scores}
+            )
             _say(trials[-1])
         if asked.store:
             named = f"{NAME}-{asked.group}" if asked.group else NAME

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from benchmarks.report.cells import MISSING
 from benchmarks.store import newest
 from benchmarks.studies import folds, trials
 from benchmarks.studies.accuracy import held_out_sections
+from isbi_infer.errors import UsageError
 from isbi_infer.model.opening import find_released
 from isbi_models import default_model
 from isbi_train.config.stacks import read_list
 from isbi_train.data.arrays import ArraySource
 from isbi_train.evaluation.evaluate import evaluate
 from isbi_train.evaluation.predict import predict
+from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
 from isbi_train.scores.metrics import thinned_scores
 
 pytest.importorskip("torch")
@@ -118,6 +121,27 @@ def test_groups_of_other_sections_are_no_table_and_a_checkpoint_of_two_groups_is
     stored["trials-more"] = record({"a": "2:4"}, one)
     with pytest.raises(ValueError, match="of other sections"):
         list(trials_table(stored))
+
+
+def test_the_mean_of_weights_is_scored_as_the_network_that_it_is(listed, kept):
+    other, mean = listed.parent / "other.pth", listed.parent / "mean.pth"
+    first = load_checkpoint(CHECKPOINT)
+    for path, added in ((other, 1.0), (mean, 0.5)):
+        weights = first.state_dict | {"head.bias": first.state_dict["head.bias"] + added}
+        save_checkpoint(path, replace(first, state_dict=weights))
+    asked = [f"x={CHECKPOINT}", f"x={other}", f"y={mean}", "--mean-weights", "x", "--stacks", str(listed)]
+    trials.main([*asked, "--store"])
+    one, two, expected, found = newest(kept)["trials"]["measured"]["trials"]
+    assert found["title"] == "the mean of the weights of these: x"
+    assert found["seeds"] == [one["seed"], two["seed"]]
+    assert found["scores"]["drawn"] == pytest.approx(expected["scores"]["drawn"], abs=1e-4)
+    assert found["scores"] not in (one["scores"], two["scores"])
+
+
+def test_weights_of_different_networks_have_no_mean(tmp_path):
+    others = [CHECKPOINT, find_released("isbi2012-unet-b32").path.with_suffix(".pth")]
+    with pytest.raises(UsageError, match="are of different networks"):
+        trials.save_mean_weights(tmp_path / "mean.pth", others)
 
 
 @pytest.mark.parametrize("group", ["a/b", "two words", "", "../x"])
