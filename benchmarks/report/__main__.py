@@ -27,6 +27,7 @@ from .accuracy import (
     tilt_table,
     tissues_table,
     trials_table,
+    tuned_table,
 )
 from .baselines import recipes_table
 from .browser import browser_table
@@ -57,6 +58,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "accuracy": accuracy_table,
+    "fine-tuning": tuned_table,
     "folds": folds_table,
     "planes": planes_table,
     "released": released_table,

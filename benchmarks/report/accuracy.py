@@ -16,11 +16,20 @@ _PARTS = 5  # of the held-out sections of a stack
 
 
 def accuracy_table(stored: Stored) -> Iterator[str]:
-    """Write the scores of every model on every stack: at the best threshold, and at 0.5."""
-    if "accuracy" not in stored:
+    """Write the scores of every released model on every stack: at the best threshold, and at 0.5."""
+    yield from _scores_of_models(stored, "accuracy")
+
+
+def tuned_table(stored: Stored) -> Iterator[str]:
+    """Write, likewise, the scores of a model that was trained on with a few sections of a user's own."""
+    yield from _scores_of_models(stored, "accuracy-fine-tuning")
+
+
+def _scores_of_models(stored: Stored, name: str) -> Iterator[str]:
+    if name not in stored:
         yield MISSING
         return
-    record = stored["accuracy"]
+    record = stored[name]
     stacks = record["measured"]["stacks"]
 
     def rows() -> Iterator[list[str]]:

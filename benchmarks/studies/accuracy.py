@@ -1,7 +1,8 @@
 """Scores of models on the held-out sections of several stacks: `python -m benchmarks.studies.accuracy --stacks FILE`.
 
 The list of stacks is one that `isbi-train fit --stacks` takes. Each model segments the held-out sections of each stack
-once, at the stack's pixel size, as a user would; nothing is chosen by these scores.
+once, at the stack's pixel size, as a user would; nothing is chosen by these scores. With `--group NAME` they are stored
+apart from those of the released models, in a table of their own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import load_entry
 from isbi_train.scores.metrics import thinned_scores
 from isbi_train.scores.thinned import ThinnedScores
+
+from .groups import add_group, named
 
 NAME = "accuracy"
 _FIXED = 0.5  # a threshold that nobody chose
@@ -100,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
         help="name of a released model, or a file; repeatable [all released ones]",
     )
     found.add_argument("--precision", default="auto", help="of all models [the fastest that passed its gate]")
+    add_group(found)
     found.add_argument("--store", action="store_true", help="write benchmarks/results/")
     return found
 
@@ -129,7 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     flush=True,
                 )
         if asked.store:
-            print(store(NAME, {"by_model": by_model, "stacks": stacks}, {"precision": asked.precision}))
+            name = named(NAME, asked.group)
+            print(store(name, {"by_model": by_model, "stacks": stacks}, {"precision": asked.precision}))
 
 
 if __name__ == "__main__":

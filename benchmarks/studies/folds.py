@@ -25,8 +25,9 @@ from isbi_train.data.sections import ranges
 from isbi_train.data.stacks import load_entry
 from isbi_train.evaluation.predict import predict
 
+from .groups import add_group, named
 from .planes import scores_of
-from .trials import title_and_path, word
+from .trials import title_and_path
 
 NAME = "folds"
 
@@ -65,9 +66,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--stacks", type=Path, required=True, help="list of labelled stacks, in TOML")
     found.add_argument("--stack", required=True, help="the one that was cut into folds")
     found.add_argument("--store", action="store_true", help="write benchmarks/results/")
-    found.add_argument(
-        "--group", type=word, help="store them beside those of other groups, in a file of this name"
-    )
+    add_group(found)
     return found
 
 
@@ -92,8 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     flush=True,
                 )
         if asked.store:
-            name = f"{NAME}-{asked.group}" if asked.group else NAME
-            print(store(name, {"stack": asked.stack, "trainings": trainings}, {}))
+            print(store(named(NAME, asked.group), {"stack": asked.stack, "trainings": trainings}, {}))
 
 
 if __name__ == "__main__":

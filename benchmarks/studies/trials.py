@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from isbi_train.evaluation.predict import predict
 from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
 
 from .accuracy import held_out_sections
+from .groups import add_group, named
 from .planes import Probability, scores_of
 
 NAME = "trials"
@@ -44,13 +44,6 @@ def title_and_path(text: str) -> tuple[str, Path]:
     if not title or not path:
         raise argparse.ArgumentTypeError(f"{text!r} is not TITLE=PATH")
     return title, Path(path)
-
-
-def word(text: str) -> str:
-    """Return what may be part of a file's name; ArgumentTypeError for anything else."""
-    if not re.fullmatch(r"\w[\w.-]*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not one word of letters, digits, dots and dashes")
-    return text
 
 
 def predicted(checkpoint: Path, held_out: dict[str, LabelledStack]) -> dict[str, Probability]:
@@ -124,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TITLE",
         help="score the network of the mean of their weights too; repeatable",
     )
-    found.add_argument("--group", type=word, help="store beside the trials of other groups, under this name")
+    add_group(found)
     found.add_argument("--store", action="store_true", help="write benchmarks/results/")
     return found
 
@@ -170,8 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             _say(trials[-1])
         if asked.store:
-            named = f"{NAME}-{asked.group}" if asked.group else NAME
-            print(store(named, {"sections": sections, "trials": trials}, {}))
+            print(store(named(NAME, asked.group), {"sections": sections, "trials": trials}, {}))
 
 
 def _say(trial: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from drawn import synthetic_stack
 
-from benchmarks.report.accuracy import accuracy_table
+from benchmarks.report.accuracy import accuracy_table, tuned_table
 from benchmarks.report.cells import MISSING
 from benchmarks.store import newest
 from benchmarks.studies import accuracy
@@ -57,5 +57,18 @@ def test_a_model_is_scored_on_the_held_out_sections_of_every_stack_and_tabled(
     assert "drawn, sections 2:3, 4 nm" in lines[2]
 
 
-def test_a_table_without_a_stored_result_says_so():
-    assert list(accuracy_table({})) == [MISSING]
+def test_a_group_is_stored_and_tabled_apart(stacks, tmp_path, monkeypatch):
+    real = accuracy.store
+    monkeypatch.setattr(accuracy, "store", lambda *what: real(*what, tmp_path))
+    listed, _, _ = stacks
+    asked = ["--stacks", str(listed), "--model", default_model().name, "--store", "--group", "fine-tuning"]
+    accuracy.main(asked)
+    stored = newest(tmp_path)
+    assert list(stored) == ["accuracy-fine-tuning"]
+    assert f"| `{default_model().name}` | drawn, sections 2:3, 4 nm |" in list(tuned_table(stored))[2]
+    assert list(accuracy_table(stored)) == [MISSING]
+
+
+@pytest.mark.parametrize("drawn", [accuracy_table, tuned_table])
+def test_a_table_without_a_stored_result_says_so(drawn):
+    assert list(drawn({})) == [MISSING]
