@@ -92,7 +92,7 @@ def trials_table(stored: Stored) -> Iterator[str]:
 
 
 def half_table(stored: Stored) -> Iterator[str]:
-    """Write what trials come to at 0.5, which nobody chose by these scores, as far as that was stored."""
+    """Write what trials come to at 0.5, as far as that was stored."""
     yield from _table_of_trials(stored, "training, at 0.5", "_at_0.5")
 
 
@@ -154,11 +154,12 @@ def folds_table(stored: Stored) -> Iterator[str]:
         yield MISSING
         return
     trainings = [training for record in records for training in record["measured"]["trainings"]]
-    cuts = [_cut(record["measured"]) for record in records]
-    differing = [record["file"] for record, cut in zip(records, cuts, strict=True) if cut != cuts[0]]
-    if differing:
-        raise ValueError(f"{', '.join(differing)}: of other sections than {records[0]['file']}")
     sections = [fold["sections"] for fold in trainings[0]["folds"]]
+    for record in records:
+        measured = record["measured"]
+        found = [[fold["sections"] for fold in training["folds"]] for training in measured["trainings"]]
+        if measured["stack"] != records[0]["measured"]["stack"] or any(cut != sections for cut in found):
+            raise ValueError(f"{record['file']}: of other sections than {trainings[0]['title']}")
 
     def rows() -> Iterator[list[str]]:
         for training in trainings:
@@ -170,12 +171,6 @@ def folds_table(stored: Stored) -> Iterator[str]:
     for record in records:
         yield ""
         yield origin(record)
-
-
-def _cut(measured: dict[str, Any]) -> tuple[str, set[tuple[str, ...]]]:
-    """Return the stack that was cut into folds, and where."""
-    cuts = {tuple(fold["sections"] for fold in training["folds"]) for training in measured["trainings"]}
-    return measured["stack"], cuts
 
 
 def released_table(stored: Stored) -> Iterator[str]:

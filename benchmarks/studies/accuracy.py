@@ -2,7 +2,7 @@
 
 The list of stacks is one that `isbi-train fit --stacks` takes. Each model segments the held-out sections of each stack
 once, at the stack's pixel size, as a user would; nothing is chosen by these scores. With `--group NAME` they are stored
-apart from those of the released models, in a table of their own.
+apart from those of the released models; the group fine-tuning has a table of its own.
 """
 
 from __future__ import annotations

@@ -77,10 +77,15 @@ def mean_of(found: Sequence[dict[str, Probability]]) -> dict[str, Probability]:
 
 
 def save_mean_weights(path: Path, checkpoints: Sequence[Path]) -> None:
-    """Write the first of several checkpoints with the mean of all their weights; UsageError if networks differ."""
+    """Write the first of several checkpoints with the mean of all their weights, running statistics among them.
+
+    UsageError if they are of different networks or pixel sizes.
+    """
     first, *others = map(load_checkpoint, checkpoints)
-    if any(other.network != first.network for other in others):
-        raise UsageError(f"--mean-weights: {', '.join(map(str, checkpoints))} are of different networks")
+    kind = first.network, first.train.border, first.data["pixel_size_nm"]
+    if any((other.network, other.train.border, other.data["pixel_size_nm"]) != kind for other in others):
+        named_files = ", ".join(map(str, checkpoints))
+        raise UsageError(f"--mean-weights: {named_files} are of different networks or pixel sizes")
     mean = {
         name: torch.stack([one.state_dict[name].double() for one in (first, *others)])
         .mean(0)
@@ -115,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="TITLE",
-        help="score the network of the mean of their weights too; repeatable",
+        help="score the network of the mean of their seeds' weights too; repeatable",
     )
     add_group(found)
     found.add_argument("--store", action="store_true", help="write benchmarks/results/")
@@ -154,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             trials.append({"title": f"the mean of these: {title}", "seeds": seeds, "scores": scores})
             _say(trials[-1])
         for title in asked.mean_weights:
-            seeds = [trial["seed"] for trial in trials if trial["title"] == title and "seed" in trial]
+            seeds = [trial["seed"] for trial in trials if trial["title"] == title]
             with TemporaryDirectory() as folder:
                 save_mean_weights(Path(folder) / "mean.pth", seeds_of[title])
                 scores = scored(predicted(Path(folder) / "mean.pth", held_out), held_out)

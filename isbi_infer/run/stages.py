@@ -6,8 +6,8 @@
     read, resample, statistics  ->   gather + normalise, compute,  ->  one section at a time, in order
                                      crop
 
-Only a bounded number of sections is open at any time. `Stages.stop` ends these threads and no others, also those that
-an exception or Ctrl-C leaves.
+Only a bounded number of sections is open at any time. `Stages.stop` ends these threads and no others, also after
+an exception or Ctrl-C.
 """
 
 from __future__ import annotations

@@ -345,9 +345,8 @@ def _slipped(
     for size, part in zip(seen_CYX.shape[1:], way, strict=True):
         pixels = round((2 * part - 1) * augment.slip_px)
         places.append((torch.arange(size) - pixels).clamp(0, size - 1).to(seen_CYX.device))
-    out_CYX = seen_CYX.clone()
-    out_CYX[moved] = seen_CYX[moved][:, places[0]][:, :, places[1]]
-    return out_CYX
+    seen_CYX[moved] = seen_CYX[moved][:, places[0]][:, :, places[1]]
+    return seen_CYX
 
 
 def steps_per_epoch(pixels: int, train: TrainConfig) -> int:

@@ -202,7 +202,7 @@ def cross_validate(
         raise UsageError(f"there is no fold {only} of {folds}; they are counted from 0 to {folds - 1}")
     check_of_this_cut(out, cut)
     for fold in chosen:
-        if len(chosen) > 1 and not (fold_folder(out, fold) / MODEL).exists():
+        if not (fold_folder(out, fold) / MODEL).exists():
             check_fold(cut, fold, display or Display())
     for fold in chosen:
         folder = fold_folder(out, fold)

@@ -92,7 +92,7 @@ def check_scorable(held_out: LabelledStack, train: TrainConfig) -> None:
         share = share_of_membrane(cell_ZYX[chosen], None if ignored_ZYX is None else ignored_ZYX[chosen])
         if share > MOST_MEMBRANE:
             raise ImageError(
-                f"{share:.0%} of the labels of what is held out are membrane, expected less than half: V_rand and "
+                f"{share:.1%} of the labels of what is held out are membrane, expected less than half: V_rand and "
                 "V_info cannot be computed of them; annotate these sections whole, or hold out others"
             )
 

@@ -126,8 +126,9 @@ def test_groups_of_other_sections_are_no_table_and_a_checkpoint_of_two_groups_is
 def test_the_mean_of_weights_is_scored_as_the_network_that_it_is(listed, kept):
     other, mean = listed.parent / "other.pth", listed.parent / "mean.pth"
     first = load_checkpoint(CHECKPOINT)
-    for path, added in ((other, 1.0), (mean, 0.5)):
-        weights = first.state_dict | {"head.bias": first.state_dict["head.bias"] + added}
+    for path, added in ((other, 2.0), (mean, 1.0)):
+        names = ("head.bias", "encoder.0.0.weight")
+        weights = first.state_dict | {name: first.state_dict[name] + added * 1e-2 for name in names}
         save_checkpoint(path, replace(first, state_dict=weights))
     asked = [f"x={CHECKPOINT}", f"x={other}", f"y={mean}", "--mean-weights", "x", "--stacks", str(listed)]
     trials.main([*asked, "--store"])

@@ -27,6 +27,7 @@ from isbi_train.training.batches import bring_sections, draw_batch
 from isbi_train.training.device import choose_device
 from isbi_train.training.state import TrainingState
 from isbi_train.training.train import averaging_decay, fit, learning_rate, take_step
+from isbi_train.training.validate import check_scorable
 
 
 def weights(folder, name="model.pth"):
@@ -447,9 +448,10 @@ def test_held_out_labels_that_cannot_be_scored_are_refused_before_any_work(
     cell_ZYX = labelled.cell_ZYX.copy()
     cell_ZYX[2, 1:-1] = False  # the middle one of three
     stack, changes = replace(labelled, cell_ZYX=cell_ZYX), {"hold_out": 3, "validated_sections": validated}
+    check_scorable(stack[1:], TrainConfig(hold_out=3))  # all three together
     if not validated:
         stack, changes = stack[[0, 1, 3, 2]], {"hold_out": 1}
-    with pytest.raises(ImageError, match=r"^\d\d% of the labels of what is held out are membrane"):
+    with pytest.raises(ImageError, match=r"^\d\d\.\d% of the labels of what is held out are membrane"):
         train(tmp_path / "run", stack=stack, **changes)
     assert not (tmp_path / "run").exists()
 
