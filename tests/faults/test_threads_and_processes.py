@@ -72,7 +72,7 @@ def test_standard_output_is_untouched_while_sessions_open_in_threads(capfd):
 PROGRAM = """
 import json, multiprocessing, sys
 from isbi_infer import Segmenter
-from drawn import synthetic_stack
+from isbi_infer.sample import synthetic_stack
 
 def inherited(_):
     return segmenter(image_ZYX).tobytes()
