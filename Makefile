@@ -17,8 +17,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
-# Two processes of one thread each (tests/conftest.py): threads wait for each other at every layer, processes do not.
-PARALLEL := --numprocesses 2 --dist worksteal
+# Processes of one thread each (tests/conftest.py): threads wait for each other at every layer, processes do not. One more
+# than two cores, since programs that tests start are waited for.
+PARALLEL := --numprocesses 3 --dist worksteal
 NAPARI := -p npe2 -p pytest-qt -p napari
 BASELINE := benchmarks/results/baseline/pytest-benchmark.json
 
