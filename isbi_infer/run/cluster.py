@@ -83,18 +83,34 @@ def connected(where: str) -> Iterator[Cluster]:
             _check_scheduler_file(address)
         try:
             client = opened.enter_context(
-                distributed.Client(
-                    **({"scheduler_file": address} if by_file else {"address": address}),
-                    timeout=_TIMEOUT_S,
-                    set_as_default=False,
-                )
+                _client(**({"scheduler_file": address} if by_file else {"address": address}))
             )
-        except (OSError, ValueError, TimeoutError) as error:
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            TimeoutError,
+        ) as error:  # TypeError: TLS without its certificates
             raise DependencyError(
-                f"the scheduler {where} cannot be reached ({type(error).__name__}); check the address, and that it "
+                f"the scheduler {where} cannot be reached ({one_line(error)}); check the address, and that it "
                 f"runs distributed {distributed.__version__}"
             ) from error
         yield Cluster(where, client)
+
+
+def _client(**where: Any) -> Any:
+    """Return a connected client of Dask; one that could not connect is not waited for when it is deleted."""
+
+    class Client(_distributed().Client):  # type: ignore[misc]
+        has_connected = False
+
+        def __del__(self) -> None:
+            if self.has_connected:
+                super().__del__()
+
+    client = Client(**where, timeout=_TIMEOUT_S, set_as_default=False)
+    client.has_connected = True
+    return client
 
 
 def _check_scheduler_file(path: str) -> None:

@@ -238,7 +238,13 @@ def test_workers_that_cannot_take_part_are_named_before_any_work(
 @pytest.mark.parametrize(
     ("options", "code", "what"),
     [
-        (["--cluster", "quux://127.0.0.1:9"], 3, "cannot be reached"),
+        (
+            ["--cluster", "quux://127.0.0.1:9"],
+            3,
+            "cannot be reached (ValueError: unknown address scheme 'quux'",
+        ),
+        (["--cluster", "tcp://127.0.0.1"], 3, "cannot be reached (ValueError: missing port number"),
+        (["--cluster", "tls://127.0.0.1:9"], 3, "cannot be reached (TypeError: TLS expects"),
         pytest.param(["--cluster", "tcp://127.0.0.1:9"], 3, "cannot be reached", marks=pytest.mark.more),
         (["--cluster", "nowhere.json"], 3, "no such scheduler file"),
         (["--cluster", "quux"], 2, "neither local"),
