@@ -26,8 +26,8 @@ FOLDER = str(Path(__file__).parent)
 if FOLDER not in sys.path:
     sys.path.append(FOLDER)
 
-# One thread in a process and in the programs that it starts, set before NumPy and torch read it: `make test` runs
-# several processes, and threads that wait for each other at every layer stand still when another process has their core.
+# One thread in a process and in the programs that it starts, set before NumPy and torch read it: `make test`
+# runs several processes, and threads that wait for each other at every layer stand still when another has their core.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[name] = "1"
 
