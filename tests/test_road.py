@@ -33,7 +33,7 @@ def walked(tmp_path_factory):
         tifffile.imwrite(folder / name, stack_ZYX, imagej=True, resolution=(250, 250), metadata=metadata)
     small = ("--base=8", "--depth=2", "--epochs=12", "--crop=48", "--batch=2", "--hold-out=1", "--border=8")
     run("isbi-train", "fit", "--data", folder, "--out", folder / "run", *small)
-    run("isbi-export", folder / "run" / "model.pth")
+    run("isbi-export", folder / "run" / "model.pth", "--formats", "onnx")
     said = run(
         "isbi-infer",
         folder / "train-volume.tif",

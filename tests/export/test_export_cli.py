@@ -37,8 +37,8 @@ def test_json_is_one_object_about_the_files_asked_for(trained, published, tmp_pa
     assert [1, 1, 8, 8] in [found["shape"] for found in file["comparisons"]]
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", *REPORT]
     assert json.loads((tmp_path / "model.parity.json").read_text())["files"][0]["largest"] == file["largest"]
-    # The same as another process wrote.
-    # Graph and weights; the contract names the runtimes of this machine, which `published` leaves out in part.
+    # The same as another process wrote:
+    # graph and weights; the contract names the runtimes of this machine, which `published` leaves out in part.
     digests = {
         read_model_file((folder / "model.onnx").read_bytes()).digest for folder in (tmp_path, published)
     }

@@ -165,7 +165,9 @@ def test_debug_shows_where_it_went_wrong(tmp_path):
     assert "Traceback" in result.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.more), (signal.SIGTERM, 143)]
+)
 def test_a_stopped_run_leaves_the_old_output_and_nothing_else(tmp_path, number, code):
     stack, output = tmp_path / "stack.tif", tmp_path / "out.tif"
     image_ZYX, _ = synthetic_stack(1, 512, 512)

@@ -439,7 +439,9 @@ def test_a_model_without_a_contract_is_proved_with_its_first_batch():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is set from /proc")
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize(
+    "name", [name if name == "int8" else pytest.param(name, marks=pytest.mark.more) for name in NATIVE]
+)
 def test_memory_that_runs_out_while_compiling_is_told_from_other_failures(tmp_path, name):
     """The real thing: a process whose address space is limited."""
     path = tmp_path / "model.onnx"  # no released model has float16

@@ -204,7 +204,7 @@ def served(tmp_path):
         yield server.address
 
 
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("version", [pytest.param("0.4", marks=pytest.mark.more), "0.5"])
 def test_a_volume_behind_an_address_is_read(served, tmp_path, volume_ZYX, tiles, expected_ZYX, version):
     write_omezarr(tmp_path / "in.ome.zarr", [volume_ZYX], version=version)
     tiles.segment_file(f"{served}/in.ome.zarr", tmp_path / "out.ome.zarr")
