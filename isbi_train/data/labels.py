@@ -20,6 +20,8 @@ import numpy.typing as npt
 from isbi_infer.errors import ImageError
 from isbi_train.config.inputs import LabelKind, label_kind
 
+MOST_MEMBRANE = 0.5  # share of labels, above which they look inverted and nothing is scored against them
+
 _SHOWN = 5
 _MANY = 1000  # values that are told apart in a message
 _IDS = 2**32
@@ -361,7 +363,7 @@ def _check_classes(cells: int, counted: int, labels_are: LabelKind, within: int)
             f"labels hold no {'membrane' if cells else 'cell'} at all; expected both, since nothing is learnt of one"
         )
     membrane = 1 - cells / within
-    if membrane > 0.5:
+    if membrane > MOST_MEMBRANE:
         raise ImageError(_inverted(membrane, labels_are))
 
 

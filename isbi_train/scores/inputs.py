@@ -16,12 +16,10 @@ from numpy.typing import ArrayLike
 from isbi_infer.errors import DependencyError, ImageError, ResourceError
 from isbi_infer.headroom import check_headroom, is_lack_of_memory
 from isbi_infer.terminal import one_line
-from isbi_train.data.labels import pixels_within
+from isbi_train.data.labels import MOST_MEMBRANE, pixels_within
 
 # Bytes. numba's library has 170 MiB, and stands still where what it compiles finds no room beside it.
 _TO_LOAD = 3 * 2**27
-
-MOST_MEMBRANE = 0.5  # of labels that can be scored against
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -174,6 +174,10 @@ def fit(
             )
         teachings = Teaching.of_list(stack)
     _check_crop(train.crop, network.stride)
+    if augment.slip_probability and not network.neighbours:
+        raise UsageError(
+            "augment.slip_probability displaces neighbours, and this network sees none; add --neighbours 1"
+        )
     processes.share(train.batch)  # a batch that cannot be shared out is refused before any work
     device = choose_device(train, processes.local_rank)
     held_out = [HeldOut.of(part, train) for part in everything.stacks]

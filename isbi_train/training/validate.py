@@ -17,9 +17,10 @@ from isbi_infer.errors import ImageError, ModelError
 from isbi_train.config import TrainConfig
 from isbi_train.data.borders import learnt_labels
 from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.labels import MOST_MEMBRANE
 from isbi_train.data.stacks import TrainingStack
 from isbi_train.networks.whole import predict_whole
-from isbi_train.scores.inputs import MOST_MEMBRANE, share_of_membrane
+from isbi_train.scores.inputs import share_of_membrane
 from isbi_train.scores.metrics import thinned_scores
 
 SCORES = ("loss", "v_rand_thin", "v_info_thin")

@@ -441,6 +441,13 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(train, tmp_pat
         assert not started
 
 
+def test_slips_without_neighbours_are_refused(labelled, network, train_config, tmp_path):
+    slips = AugmentConfig(slip_probability=0.2)
+    with pytest.raises(UsageError, match="this network sees none; add --neighbours"):
+        fit(labelled, tmp_path / "run", network=network, augment=slips, train=train_config())
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("validated", [0, 1], ids=["all", "those that are validated on"])
 def test_held_out_labels_that_cannot_be_scored_are_refused_before_any_work(
     train, labelled, tmp_path, validated
