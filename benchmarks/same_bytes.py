@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -103,21 +104,21 @@ PAIRS: dict[str, Pair] = {
     "one pixel": Pair(Stack((1, 1, 1))),
     "default": Pair(Stack((2, 37, 53)), model=""),
     "multi-section": Pair(Stack((5, 200, 180))),
-    "tiled": Pair(Stack((2, 700, 500)), ("--tile", "256")),
+    "tiled": Pair(Stack((2, 700, 500)), ("--tile", "416")),
     "tta": Pair(Stack((2, 130, 90)), ("--tta",)),
     "pixel size": Pair(Stack((1, 200, 300)), ("--pixel-size", "6")),
     "uint8 output": Pair(Stack((3, 256, 256)), ("--dtype", "uint8")),
     "membrane": Pair(Stack((2, 150, 170), "uint16"), ("--emit", "membrane")),
-    "batch": Pair(Stack((3, 300, 300)), ("--tile", "208", "--batch", "3")),
-    "int8": Pair(Stack((3, 500, 420)), ("--tile", "288"), INT8),
-    "TorchScript": Pair(Stack((2, 180, 210)), ("--tile", "208"), SCRIPT),
+    "batch": Pair(Stack((3, 500, 500)), ("--tile", "416", "--batch", "3")),
+    "int8": Pair(Stack((3, 500, 420)), ("--tile", "416"), INT8),
+    "TorchScript": Pair(Stack((2, 380, 450)), ("--tile", "416"), SCRIPT),
     "bytes inside": Pair(Stack((3, 250, 230)), ("--dtype", "uint8"), BYTES),
     "OME": Pair(Stack((3, 160, 190), "uint16", "OME", 5.0)),
     "ImageJ": Pair(
         Stack((3, 190, 160), "uint8", "ImageJ", 4.6), ("--dtype", "uint8", "--emit", "membrane"), INT8
     ),
     "large": Pair(Stack((1, 4096, 4096))),
-    "large, tta": Pair(Stack((1, 1500, 900)), ("--tta", "--tile", "720"), INT8),
+    "large, tta": Pair(Stack((1, 1500, 900)), ("--tta", "--tile", "736"), INT8),
 }
 
 
@@ -246,13 +247,32 @@ def checked_out(commit: str, folder: Path, repository: Path = ROOT) -> Path:
     return folder
 
 
+def default_checkpoint(tree: Path) -> Path:
+    """Return the checkpoint of a tree's default model, the first one that its registry lists.
+
+    Raises
+    ------
+    UsageError
+        If the tree is of a time before there were released models.
+    """
+    registry = tree / "models" / "registry.json"
+    if not registry.exists():
+        raise UsageError(
+            f"{tree}: has no released model; compare with a commit that has models/registry.json"
+        )
+    default = json.loads(registry.read_text(encoding="utf-8"))[0]
+    # Registries of earlier commits name no checkpoint.
+    named = default.get("checkpoint", {"file": f"{default['name']}.pth"})
+    return registry.with_name(named["file"])
+
+
 def prepare_models(tree: Path, side: Side, folder: Path, wanted: set[str]) -> None:
     """Put the model files that the pairs ask for into a folder: the tree's own, or made by its exporter.
 
     Parameters
     ----------
     tree : Path
-        The source tree of `side`; its only checkpoint in ``models/`` is what the files are variants of.
+        The source tree of `side`; its default model is what the files are variants of.
     side : Side
         Its code.
     folder : Path
@@ -260,7 +280,7 @@ def prepare_models(tree: Path, side: Side, folder: Path, wanted: set[str]) -> No
     wanted : set of str
         Names.
     """
-    (checkpoint,) = (tree / "models").glob("*.pth")
+    checkpoint = default_checkpoint(tree)
     folder.mkdir()
     for name, suffix in ((FP32, ".onnx"), (INT8, ".int8.onnx")):
         (folder / name).symlink_to(checkpoint.with_suffix(suffix))

@@ -207,10 +207,12 @@ def tissues_table(stored: Stored) -> Iterator[str]:
         yield MISSING
         return
     record = stored["tissues"]
+    found = record["measured"]["rows"]
+    several = len({row.get("minutes") for row in found}) > 1  # none stand in records of earlier versions
     titles = {trial["network"]: trial["title"] for trial in record["measured"]["trials"]}
 
     def rows() -> Iterator[list[str]]:
-        for row in record["measured"]["rows"]:
+        for row in found:
             trained = "all" if row["left_out"] == "all" else f"all but {row['left_out']}"
             yield [
                 titles[row["network"]],
@@ -218,10 +220,12 @@ def tissues_table(stored: Stored) -> Iterator[str]:
                 f"**{row['stack']}**" if row["stack"] == row["left_out"] else row["stack"],
                 *(_mean(row, key) for key in ("v_rand_thin", "v_info_thin")),
                 str(len(row["seeds"])),
+                *([f"{row['minutes']:g}"] if several else []),
                 str(row["steps"]),
             ]
 
-    yield from table(["network", "trained on", "held out of", "V_rand", "V_info", "seeds", "steps"], rows())
+    columns = ["seeds", *(["CPU minutes"] if several else []), "steps"]
+    yield from table(["network", "trained on", "held out of", "V_rand", "V_info", *columns], rows())
     yield ""
     yield origin(record)
 

@@ -17,6 +17,7 @@ import numpy as np
 import tifffile
 
 from benchmarks.store import store
+from isbi_infer.errors import UsageError
 from isbi_infer.neurons.linking import Linker, MutualOverlap, Unlinked
 from isbi_infer.neurons.multicut import SHARE, Multicut
 from isbi_infer.neurons.segments import segment_section
@@ -69,6 +70,16 @@ def measure(probability_ZYX: np.ndarray, ids_ZYX: np.ndarray, tune: range, score
     return {"by_link": by_link, "threshold": threshold, "share": share, "default_share": SHARE}
 
 
+def check_apart(tune: range, score: range) -> None:
+    """Raise UsageError where what is chosen on is scored, too."""
+    shared = range(max(tune.start, score.start), min(tune.stop, score.stop))
+    if shared:
+        raise UsageError(
+            f"--tune {tune.start}:{tune.stop} and --score {score.start}:{score.stop} share sections "
+            f"{shared.start}:{shared.stop}; score on others than are chosen on"
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, and store where that is asked for."""
     parser = argparse.ArgumentParser(
@@ -84,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_codes(parser.prog):
         probability_ZYX, ids_ZYX = tifffile.imread(asked.probability), tifffile.imread(asked.ids)
         tune, score = (section_range(text, len(ids_ZYX)) for text in (asked.tune, asked.score))
+        check_apart(tune, score)
         found = measure(probability_ZYX, ids_ZYX, tune, score)
         for name, scores in found["by_link"].items():
             print(

@@ -191,22 +191,22 @@ def train_and_score(
 
 
 def summed_up(trials: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return mean and spread over the seeds, for each network, choice of stacks and stack.
+    """Return mean and spread over the seeds, for each network, choice of stacks, CPU time and stack.
 
     Returns
     -------
     list of dict
-        ``network``, ``left_out``, ``stack``, ``seeds``, ``steps`` (their mean), and of each score the mean and the
-        standard deviation, None of a single seed.
+        ``network``, ``left_out``, ``minutes``, ``stack``, ``seeds``, ``steps`` (their mean), and of each score
+        the mean and the standard deviation, None of a single seed.
     """
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, float, str], list[dict[str, Any]]] = {}
     for trial in trials:
         for stack, scores in trial["stacks"].items():
-            key = (trial["network"], trial["left_out"], stack)
+            key = (trial["network"], trial["left_out"], trial["minutes"], stack)
             groups.setdefault(key, []).append({**scores, "seed": trial["seed"], "steps": trial["steps"]})
     rows = []
-    for (network, left_out, stack), found in groups.items():
-        row: dict[str, Any] = {"network": network, "left_out": left_out, "stack": stack}
+    for (network, left_out, minutes, stack), found in groups.items():
+        row: dict[str, Any] = {"network": network, "left_out": left_out, "minutes": minutes, "stack": stack}
         row["seeds"] = sorted(one["seed"] for one in found)
         row["steps"] = round(statistics.fmean(one["steps"] for one in found))
         for key in _SCORES:

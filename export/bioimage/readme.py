@@ -14,6 +14,7 @@ _SCORES = {
     "v_info_thin": "V_info after border thinning",
     "loss": "binary cross-entropy",
 }
+_NOT_KNOWN = "not known"
 
 
 def readme(contract: ModelContract, terms: Terms, origins: Sequence[Origin] = ()) -> str:
@@ -70,7 +71,7 @@ def _use(contract: ModelContract) -> str:
 - Input: greyscale, any grey values. Each section is normalised with the mean and standard deviation of the *whole*
   section. A program that normalises every tile by itself gives other results.
 - Canvas, blank sections and hot pixels move these figures: `isbi-infer` leaves them out; elsewhere cut them off
-  or mend them first ({contract.normalisation} is how the model was trained{_kind(contract)}).
+  or mend them first ({_normalisation(contract)}).
 - Tiles: sides of at least {smallest_input(contract)} pixels in steps of {contract.stride}. A halo of {contract.halo}
   pixels a side makes the pixels inside independent of the tile: {_exactness(contract)}
 - An image whose sides are no multiples of {contract.stride} is best padded first: some programs, bioimageio.core among
@@ -80,8 +81,11 @@ def _use(contract: ModelContract) -> str:
 - `isbi-infer stack.tif --model {ONNX}` runs the file of this package, and is right up to the border."""
 
 
-def _kind(contract: ModelContract) -> str:
-    return ": without them" if contract.normalisation == ROBUST else ""
+def _normalisation(contract: ModelContract) -> str:
+    if not _is_trained(contract):
+        return f"{contract.normalisation} is assumed: how the model was trained is not known"
+    without = ": without them" if contract.normalisation == ROBUST else ""
+    return f"{contract.normalisation} is how the model was trained{without}"
 
 
 def _exactness(contract: ModelContract) -> str:
@@ -91,20 +95,36 @@ def _exactness(contract: ModelContract) -> str:
 
 
 def _training(contract: ModelContract) -> str:
-    training = contract.provenance.get("training", {})
-    data: Any = training.get("data_sha256", {})
-    named = data.items() if isinstance(data, Mapping) else [("data", data)]
-    pixel = "unknown" if contract.pixel_size_nm is None else f"{contract.pixel_size_nm:g} nm"
+    training = _facts(contract, "training")
+    pixel = None if contract.pixel_size_nm is None else f"{contract.pixel_size_nm:g} nm"
     rows = [
         ("pixel size", pixel),
-        ("sections", training.get("sections", "unknown")),
-        ("epochs", training.get("epochs", "unknown")),
-        ("network", _plain(training.get("network", "unknown"))),
-        *((f"sha256 of the {name}", f"`{digest}`") for name, digest in named),
-        ("sha256 of the checkpoint", f"`{training.get('checkpoint_sha256', 'unknown')}`"),
-        ("written by", f"isbi-export {contract.provenance.get('code_version', 'unknown')}"),
+        ("sections", training.get("sections")),
+        ("epochs", training.get("epochs")),
+        ("network", _plain(training.get("network"))),
+        *_digests(training),
+        ("sha256 of the checkpoint", _code(training.get("checkpoint_sha256"))),
+        ("written by", f"isbi-export {contract.provenance.get('code_version', 'of a version not known')}"),
     ]
-    return "## Training\n\n" + _table(rows)
+    known = [(name, _NOT_KNOWN if value is None else value) for name, value in rows]
+    return "## Training\n\n" + _table(["", ""], known)
+
+
+def _digests(training: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """Return what the training data hash to, those of each stack where there are several."""
+    stacks = _stacks(training)
+    if stacks:
+        return [
+            (f"sha256 of the {part} of {stack.get('name')}", _code(digest))
+            for stack in stacks
+            for part, digest in _by_name(stack.get("data_sha256"), "data").items()
+        ]
+    named = _by_name(training.get("data_sha256"), "training data")
+    return [(f"sha256 of the {part}", _code(digest)) for part, digest in named.items()]
+
+
+def _by_name(digests: Any, otherwise: str) -> Mapping[str, Any]:
+    return digests if isinstance(digests, Mapping) else {otherwise: digests}
 
 
 def _validation(contract: ModelContract) -> str:
@@ -112,34 +132,87 @@ def _validation(contract: ModelContract) -> str:
         f"`{TEST_INPUT}` gives `{TEST_OUTPUT}` with all weights of this package; `bioimageio test` checks it. "
         "On labels of your own, compare with `isbi-train evaluate prediction.tif labels.tif`."
     )
-    scores = contract.provenance.get("scores", {})
-    rows = [(_SCORES[key], f"{scores[key]:.4f}") for key in _SCORES if _is_number(scores.get(key))]
-    if not rows:
-        return f"## Validation\n\nNo section was held out from training, so there are no scores. {reproduce}"
-    held_out = scores.get("sections", "unknown")
+    scores, stacks = _facts(contract, "scores"), _stacks(_facts(contract, "training"))
+    found = scores.get("stacks")
+    by_stack: dict[str, Any] = {}
+    if len(stacks) > 1 and isinstance(found, Mapping):
+        by_stack = {str(stack.get("name")): found.get(stack.get("name")) for stack in stacks}
+    columns = [scores, *by_stack.values()]
+    keys = [key for key in _SCORES if _is_number(scores.get(key))]
+    if not keys:
+        return f"## Validation\n\nScores on sections held out from training are not known. {reproduce}"
+    rows = [(_SCORES[key], *(_score(column, key) for column in columns)) for key in keys]
+    held_out = scores.get("sections", _NOT_KNOWN)
+    where = "the training stacks" if len(stacks) > 1 else "the training stack"
+    table = _table(["", "mean" if by_stack else "", *by_stack], rows)
     return (
-        f"## Validation\n\nOn sections {held_out} of the training stack, which were held out from training. "
-        f"They are not comparable with the figures of an official test set.\n\n{_table(rows)}\n\n{reproduce}"
+        f"## Validation\n\nOn sections {held_out} of {where}, which were held out from training. "
+        f"They are not comparable with the figures of an official test set.\n\n{table}\n\n{reproduce}"
     )
+
+
+def _score(scores: Any, key: str) -> str:
+    found = scores.get(key) if isinstance(scores, Mapping) else None
+    return f"{found:.4f}" if _is_number(found) else _NOT_KNOWN
 
 
 def _limits(contract: ModelContract) -> str:
     near = "the pixel size" if contract.pixel_size_nm is None else f"{contract.pixel_size_nm:g} nm a pixel"
     return (
         "## Limits\n\n"
-        f"Trained on one stack, for its tissue, stain and microscope. Images far from {near} of the training data, "
+        f"{_trained_on(contract)} Images far from {near} of the training data, "
         "other stains or other tissue need their own training (`isbi-train fit`). Look at the result before you "
         "count on it."
     )
 
 
-def _plain(value: Any) -> str:
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+def _trained_on(contract: ModelContract) -> str:
+    if not _is_trained(contract):
+        return "On what it was trained is not known."
+    stacks = _stacks(_facts(contract, "training"))
+    if len(stacks) < 2:
+        return "Trained on one stack, for its tissue, stain and microscope."
+    names = ", ".join(str(stack.get("name")) for stack in stacks)
+    return f"Trained on {len(stacks)} stacks ({names}), for their tissues, stains and microscopes."
+
+
+def _facts(contract: ModelContract, part: str) -> Mapping[str, Any]:
+    """Return a part of the provenance; empty where it is not there."""
+    found = contract.provenance.get(part)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _is_trained(contract: ModelContract) -> bool:
+    """Whether training data are known: of bare weights, and of models from elsewhere, they are not."""
+    training = _facts(contract, "training")
+    return any(training.get(key) for key in ("data_sha256", "sections", "stacks"))
+
+
+def _stacks(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what is known of the stacks of a list; empty for a model that was trained on a single stack."""
+    found = training.get("stacks")
+    return [stack for stack in found if isinstance(stack, Mapping)] if isinstance(found, Sequence) else []
+
+
+def _plain(value: Any) -> str | None:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    return None if value is None else str(value)
+
+
+def _code(value: Any) -> str | None:
+    return None if value is None else f"`{value}`"
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _table(rows: list[tuple[str, Any]]) -> str:
-    return "\n".join(("| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)))
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = (header, ["---"] * len(header), *rows)
+    return "\n".join(f"| {' | '.join(map(_cell, cells))} |" for cells in lines)
+
+
+def _cell(value: Any) -> str:
+    """Return a text that does not end its cell: names of stacks are anyone's."""
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -222,6 +222,10 @@ def _say_folds(out: Path, found: dict[str, Any]) -> None:
             f"fold {entry['fold']}  sections {entry['sections']}  epoch {entry['epoch']}  "
             f"V_rand {entry['v_rand_thin']:.4f}  V_info {entry['v_info_thin']:.4f}"
         )
+    for fold in found["unfinished"]:
+        typer.echo(
+            f"fold {fold}  unfinished, so not in the mean; the same command with --fold {fold} goes on"
+        )
     count = f"{len(found['per_fold'])} of {found['folds']} folds"
     for name, score in (("V_rand", "v_rand_thin"), ("V_info", "v_info_thin")):
         spread = found["spread"][score]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,9 @@ from isbi_infer.terminal import did_you_mean, nearest_file
 from isbi_train.config import ARCHITECTURES, AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 
-_STORED = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files may be any bytes
+STORED = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files may be any bytes
+_WHOLE = 2**63  # above the whole numbers of TOML
+_SHOWN = 80  # characters of a value in a message
 
 Layer = Mapping[str, Mapping[str, Any]]
 
@@ -92,21 +94,48 @@ def typed(value: Any, kind: Any, where: str) -> Any:
     Raises
     ------
     UsageError
-        Naming `where` it stands, if it has another type.
+        Naming `where` it stands, if it has another type, or is a number that its field cannot hold.
     """
     if isinstance(kind, types.UnionType):  # "int | None"; TOML knows no None, which is what absence means
         (kind,) = (part for part in get_args(kind) if part is not types.NoneType)
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if get_origin(kind) is tuple and isinstance(value, list) and all(type(part) is str for part in value):
         return tuple(value)
     if get_origin(kind) is dict and isinstance(value, dict) and all(type(v) is str for v in value.values()):
         return dict(value)
-    if kind is not float and type(value) is kind:  # also keeps True from passing for 1
+    too_large = kind is int and type(value) is int and not -_WHOLE <= value < _WHOLE
+    if kind is not float and type(value) is kind and not too_large:  # also keeps True from passing for 1
         return value
-    names = {int: "a whole number", float: "a finite number", str: "a string", bool: "true or false"}
+    whole = "a whole number of 64 bits" if too_large else "a whole number"
+    names = {int: whole, float: "a finite number", str: "a string", bool: "true or false"}
     wanted = names.get(kind) or ("a list of strings" if get_origin(kind) is tuple else "a table of strings")
-    raise UsageError(f"{where} is {value!r}; expected {wanted}")
+    raise UsageError(f"{where} is {_in_short(value)}; expected {wanted}")
+
+
+def _in_short(value: Any) -> str:
+    """Return a value as a message shows it, its beginning where it is long."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # of tables within tables, or of more digits than Python writes
+        return "larger than can be shown"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    """Read TOML; UsageError where more is nested, or a number longer, than Python reads."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except RecursionError as error:
+        raise UsageError(
+            f"{where}: brackets are nested too deeply to be read; expected a plain value or a list of them"
+        ) from error
+    except ValueError as error:  # of digits, which Python limits
+        raise UsageError(
+            f"{where}: a number has more digits than can be read; expected at most 19 for a whole number"
+        ) from error
 
 
 def read_layer(path: Path) -> Layer:
@@ -118,7 +147,7 @@ def read_layer(path: Path) -> Layer:
         If it cannot be read or is no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(**_STORED))
+        return _parsed(path.read_text(**STORED), str(path))
     except OSError as error:
         raise UsageError(
             f"{path}: cannot read the settings ({error.strerror}){nearest_file(path)}"
@@ -133,14 +162,14 @@ def parse_assignment(text: str) -> Layer:
     Raises
     ------
     UsageError
-        If it is none.
+        If it is none, or its value is nested more deeply, or longer, than can be read.
     """
     name, equals, value = text.partition("=")
     section, dot, key = name.strip().partition(".")
     if not (equals and dot and section and key):
         raise UsageError(f"--set {text}: expected SECTION.KEY=VALUE, such as augment.noise=0.2")
     try:
-        return {section: {key: tomllib.loads(f"value = {value}")["value"]}}
+        return {section: {key: _parsed(f"value = {value}", f"--set {name.strip()}")["value"]}}
     except tomllib.TOMLDecodeError:
         return {section: {key: value.strip()}}
 
@@ -221,4 +250,4 @@ def write_settings(path: Path, settings: Settings) -> None:
         for section, values in asdict(settings).items()
     }
     with replacing(path) as temporary:
-        temporary.write_text(tomli_w.dumps({k: v for k, v in plain.items() if v}), **_STORED)
+        temporary.write_text(tomli_w.dumps({k: v for k, v in plain.items() if v}), **STORED)

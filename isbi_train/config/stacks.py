@@ -13,7 +13,7 @@ from isbi_infer.files import replacing
 from isbi_infer.terminal import did_you_mean
 from isbi_train.config.inputs import KINDS, located
 from isbi_train.config.plain import Plain, require
-from isbi_train.config.settings import read_layer, typed
+from isbi_train.config.settings import STORED, read_layer, typed
 
 PLANES = ("xy", "xz", "yz")
 _TABLE = "stack"
@@ -99,6 +99,11 @@ class StackEntry(Plain):
             not self.unlabelled or bool(self.teachers),
             f"{self.unlabelled}: unlabelled sections need teachers to label them",
         )
+        require(
+            not self.unlabelled or "xy" in self.planes,
+            f"{self.unlabelled}: unlabelled sections are learnt beside those along xy, which planes "
+            f"{', '.join(self.planes)} lack; add xy",
+        )
 
 
 def read_list(path: Path, leave_out: Sequence[str] = ()) -> tuple[StackEntry, ...]:
@@ -159,7 +164,7 @@ def write_list(path: Path, entries: Sequence[StackEntry]) -> None:
         {key: value for key, value in entry.to_plain().items() if value is not None} for entry in entries
     ]
     with replacing(path) as temporary:
-        temporary.write_text(tomli_w.dumps({_TABLE: tables}), encoding="utf-8")
+        temporary.write_text(tomli_w.dumps({_TABLE: tables}), **STORED)
 
 
 def _entry(path: Path, number: int, table: Mapping[str, Any]) -> StackEntry:

@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from isbi_train.config import TrainConfig
 from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.tissue import only_tissue
 
 Mask = npt.NDArray[np.bool_]
 Ids = npt.NDArray[np.integer]
@@ -40,8 +41,9 @@ def learnt_labels(stack: LabelledStack, train: TrainConfig) -> LabelledStack:
     Returns
     -------
     LabelledStack
-        The stack itself where both are 0, and where its pixel size is not known.
+        Without what shows no tissue; the stack itself where all does, and both are 0 or its pixel size is not known.
     """
+    stack = only_tissue(stack)
     size_nm = stack.pixel_size_nm
     from_ids = stack.ids_ZYX is not None and train.membrane_width_nm > 0
     if size_nm is None or not (from_ids or train.ignore_band_nm > 0):

@@ -58,6 +58,10 @@ class LabelledStack:
         What a user must know about the files: what their readers said, and sections that are left out.
     places : tuple of int or None
         Numbers of the sections in the stack that they were taken from; None where they follow each other.
+    anisotropy : float or None
+        How many times as deep as wide its voxels are, by its file; None where that does not say.
+    stored_sha256 : dict of str to str, or None
+        Of a whole stack that was resampled: what `sha256` gave before.
     """
 
     image_ZYX: npt.NDArray[np.generic]
@@ -67,6 +71,8 @@ class LabelledStack:
     ids_ZYX: npt.NDArray[np.uint32] | None = None
     notes: tuple[str, ...] = ()
     places: tuple[int, ...] | None = None
+    anisotropy: float | None = None
+    stored_sha256: dict[str, str] | None = None
 
     def __len__(self) -> int:
         return len(self.image_ZYX)
@@ -82,6 +88,7 @@ class LabelledStack:
             ignored_ZYX=None if self.ignored_ZYX is None else self.ignored_ZYX[sections],
             ids_ZYX=None if self.ids_ZYX is None else self.ids_ZYX[sections],
             places=None if in_order else tuple(chosen.tolist()),
+            stored_sha256=None,
         )
 
     @property
@@ -99,9 +106,31 @@ class LabelledStack:
         assert known.ignored_ZYX is not None
         return known if known.ignored_ZYX.any() else replace(known, ignored_ZYX=None)
 
+    def with_ids(self, ids_ZYX: npt.NDArray[np.uint32]) -> LabelledStack:
+        """Return the stack with other ids, and with the membranes between these."""
+        cell_ZYX = instance_interiors(ids_ZYX)
+        if self.ignored_ZYX is not None:
+            cell_ZYX &= ~self.ignored_ZYX
+        return replace(self, ids_ZYX=ids_ZYX, cell_ZYX=cell_ZYX, stored_sha256=None)
+
     def sha256(self) -> dict[str, str]:
-        """Hash the grey values, the labels (as bytes 0 and 1) and what is ignored, if anything is, each in C order."""
-        found = {"images": self.image_ZYX, "labels": self.cell_ZYX, "ignored": self.ignored_ZYX}
+        """Hash what a stack is known by, each in C order.
+
+        Of a whole stack that was resampled as it was before, so that it is known again at any pixel size.
+
+        Returns
+        -------
+        dict of str to str
+            ``images``, the grey values; ``labels``, as bytes 0 and 1; ``ignored`` and ``ids`` where there are any.
+        """
+        if self.stored_sha256 is not None:
+            return dict(self.stored_sha256)
+        found = {
+            "images": self.image_ZYX,
+            "labels": self.cell_ZYX,
+            "ignored": self.ignored_ZYX,
+            "ids": self.ids_ZYX,
+        }
         return {
             name: hashlib.sha256(part.tobytes()).hexdigest()
             for name, part in found.items()
@@ -190,11 +219,15 @@ def load_labelled(
         ignored_ZYX,
         stacked(each.ids_YX for each in found),
         tuple(notes),
+        anisotropy=size.z_nm / size.x_nm if size and size.z_nm else None,
     )
+    if resample_nm is None:
+        return stack
     try:
-        return stack if resample_nm is None else resampled(stack, resample_nm)
+        at_size = resampled(stack, resample_nm)
     except ImageError as error:
         raise ImageError(f"{label_path}, resampled to {resample_nm:g} nm: {error}") from error
+    return stack if at_size is stack else replace(at_size, stored_sha256=stack.sha256())
 
 
 def resampled(stack: LabelledStack, resample_nm: float) -> LabelledStack:

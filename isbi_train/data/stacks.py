@@ -28,6 +28,7 @@ PLANES = {
     "xz": (1, 0, 2),
     "yz": (2, 0, 1),
 }  # of Z, Y and X, the one across the sections first
+_ISOTROPIC = 1.1  # times as deep as wide, or as wide as deep, that a voxel may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +124,10 @@ class TrainingData:
         """Put stacks together whose sections have one pixel size."""
         facts = {
             "sha256": {
-                kind: hashlib.sha256("".join(s.facts["sha256"][kind] for s in stacks).encode()).hexdigest()
-                for kind in ("images", "labels")
+                kind: hashlib.sha256(
+                    "".join(s.facts["sha256"].get(kind, "") for s in stacks).encode()
+                ).hexdigest()
+                for kind in dict.fromkeys(kind for stack in stacks for kind in stack.facts["sha256"])
             },
             "sections": sum(stack.facts["sections"] for stack in stacks),
             "pixel_size_nm": stacks[0].facts["pixel_size_nm"],
@@ -208,6 +211,7 @@ def load_entry(entry: StackEntry, train: TrainConfig) -> tuple[LabelledStack, Tr
 
 def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> TrainingStack:
     stack, split = load_entry(entry, train)
+    _check_isotropic(entry, stack)
     left_out = split.held_out(len(stack))
     volumes, held_out = _split(stack, split, entry)
     cut = [(_cut(volume, plane), plane) for volume in volumes for plane in entry.planes]
@@ -229,6 +233,8 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
         facts["apart"] = entry.apart
     if entry.membrane_weight is not None:
         facts["membrane_weight"] = entry.membrane_weight
+    if entry.merge_enclosed:
+        facts["merge_enclosed"] = True
     return TrainingStack(
         entry.name,
         tuple(resampled(part, resample_nm) for part in parts),
@@ -237,6 +243,18 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
         facts,
         StoredStack(entry, stack, split, parts),
     )
+
+
+def _check_isotropic(entry: StackEntry, stack: LabelledStack) -> None:
+    """Raise UsageError if what an entry asks for needs voxels as deep as wide, and its file has others."""
+    asked = "merge_enclosed" if entry.merge_enclosed else f"planes {', '.join(entry.planes)}"
+    if entry.planes == ("xy",) and not entry.merge_enclosed:
+        return
+    if stack.anisotropy and not 1 / _ISOTROPIC <= stack.anisotropy <= _ISOTROPIC:
+        raise UsageError(
+            f"{entry.images}: its voxels are {stack.anisotropy:.3g} times as deep as wide, but {asked} need a volume "
+            "as fine in depth as in its sections; leave that out of the list, or correct the size in the file"
+        )
 
 
 def _split(
@@ -255,21 +273,21 @@ def _split(
         check_some(blocks[0] if blocks else stack[:0], held_out, left_out)
     if entry.merge_enclosed:
         blocks = [
-            replace(block, ids_ZYX=merge_enclosed(block.ids_ZYX))
-            for block in blocks
-            if block.ids_ZYX is not None
+            block.with_ids(merge_enclosed(block.ids_ZYX)) for block in blocks if block.ids_ZYX is not None
         ]
     return blocks, held_out
 
 
 def _cut(stack: LabelledStack, plane: str) -> LabelledStack:
-    """Return a volume's sections along a plane."""
+    """Return a volume's sections along a plane, with membranes between the cells that touch there."""
+    if plane == "xy":
+        return stack
     axes = PLANES[plane]
-    return replace(
+    cut = replace(
         stack,
         image_ZYX=stack.image_ZYX.transpose(axes),
-        places=stack.places if plane == "xy" else None,
+        places=None,
         cell_ZYX=stack.cell_ZYX.transpose(axes),
         ignored_ZYX=None if stack.ignored_ZYX is None else stack.ignored_ZYX.transpose(axes),
-        ids_ZYX=None if stack.ids_ZYX is None else stack.ids_ZYX.transpose(axes),
     )
+    return cut if stack.ids_ZYX is None else cut.with_ids(stack.ids_ZYX.transpose(axes))

@@ -22,7 +22,7 @@ from isbi_train.networks.archive import read_pickled
 from isbi_train.networks.network import UNet
 from isbi_train.networks.parts import check_parts, check_settings
 
-FORMAT, VERSION = "isbi-unet", 7
+FORMAT, VERSION = "isbi-unet", 8
 
 
 @dataclass(frozen=True, slots=True)

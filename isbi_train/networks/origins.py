@@ -155,14 +155,19 @@ def _kept(path: Path) -> Checkpoint:
     return load_checkpoint(path)
 
 
+def _is_of_the_challenge(facts: Mapping[str, Any]) -> bool:
+    """Return whether the facts of a stack say that its pixels are those of the ISBI 2012 challenge."""
+    digests = facts.get("sha256")
+    return isinstance(digests, Mapping) and digests.get("images") == PIXELS_SHA256["train-volume.tif"]
+
+
 def _of_data(data: Mapping[str, Any]) -> list[Origin]:
-    digests = data.get("sha256")
-    found = []
-    if isinstance(digests, Mapping) and digests.get("images") == PIXELS_SHA256["train-volume.tif"]:
-        found.append(ISBI_2012)
+    found = [ISBI_2012] if _is_of_the_challenge(data) else []
     for stack in data.get("stacks", ()):  # of a run on several stacks, each with its terms
         if stack.get("terms") or stack.get("citation"):
             found.append(_read({key: stack.get(key, "") for key in ("name", "terms", "citation")}))
+        elif _is_of_the_challenge(stack):
+            found.append(ISBI_2012)
     return [*found, *map(_read, data.get(ORIGINS, ()))]
 
 

@@ -15,7 +15,7 @@ from isbi_infer.plan.tiles import plan_section, read_mirrored
 from isbi_infer.run.tissue import Tissue, stand_ins
 from isbi_train.networks.network import UNet
 
-_SURELY_MEMBRANE = -110.0  # of which the sigmoid is 0 in float32
+SURELY_MEMBRANE = -110.0  # of which the sigmoid is 0 in float32
 
 
 def predict_whole(
@@ -52,7 +52,7 @@ def predict_whole(
     wanted = range(len(image_ZYX)) if only is None else only
     run = slice(0, 0)
     stack = _stacked(image_ZYX, neighbours)
-    out_ZYX = np.full((len(wanted), *image_ZYX.shape[1:]), _SURELY_MEMBRANE, np.float32)
+    out_ZYX = np.full((len(wanted), *image_ZYX.shape[1:]), SURELY_MEMBRANE, np.float32)
     for z, out_YX in zip(wanted, out_ZYX, strict=True):
         if z >= run.stop:
             run = next((run for run in runs if run.start <= z < run.stop), slice(0, len(image_ZYX)))
@@ -67,9 +67,7 @@ def predict_whole(
             tissue.found.canvas_YX,
         )
         box = tissue.found.box
-        out_YX[box] = (
-            logits_YX if canvas_YX is None else np.where(canvas_YX[box], _SURELY_MEMBRANE, logits_YX)
-        )
+        out_YX[box] = logits_YX if canvas_YX is None else np.where(canvas_YX[box], SURELY_MEMBRANE, logits_YX)
     return out_ZYX
 
 

@@ -21,7 +21,7 @@ from isbi_infer.terminal import counted
 from isbi_train.plots.curves import curves_figure, read_history, stacks_figure
 from isbi_train.plots.figures import STYLE
 from isbi_train.scores.error_lines import error_lines
-from isbi_train.training.state import BEST, HISTORY_TABLE, MODEL, SETTINGS
+from isbi_train.training.state import BEST, HISTORY_TABLE, MODEL, SETTINGS, best_validation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +87,7 @@ def _values(
     run: Path, history: Sequence[Mapping[str, Any]], examples: Sequence[Example], threshold: float
 ) -> dict[str, Any]:
     last = history[-1]
-    best = max(history, key=lambda entry: entry.get("worst", entry["v_rand_thin"]))
+    best = best_validation(history)
     settings = run / SETTINGS
     stacks = list(last.get("stacks", {}))
     spent = sum(_seconds(history))

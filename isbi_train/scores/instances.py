@@ -54,7 +54,7 @@ def instance_scores(found_ZYX: npt.NDArray[np.integer], truth_ZYX: npt.NDArray[n
     Raises
     ------
     ImageError
-        If shapes differ, these are no integers, or the truth holds no id.
+        If shapes differ, these are no integers or below 0, or the truth holds no id.
     DependencyError
         If scikit-image is not installed.
     """
@@ -63,8 +63,7 @@ def instance_scores(found_ZYX: npt.NDArray[np.integer], truth_ZYX: npt.NDArray[n
             f"ids have shape {found_ZYX.shape}, labels {truth_ZYX.shape}; expected the same shape"
         )
     for name, ids in (("ids", found_ZYX), ("labels", truth_ZYX)):
-        if ids.dtype.kind not in "ui":
-            raise ImageError(f"{name} are {ids.dtype}; expected integers, a number for each cell")
+        _check_ids(name, ids)
     if not truth_ZYX.any():
         raise ImageError("the labels hold no id; expected some above 0")
     metrics = optional_module("skimage.metrics")
@@ -110,11 +109,19 @@ def label_scores(
     -------
     v_rand, v_info : float
         Means over the sections; NaN if one has no cell in its labels.
+
+    Raises
+    ------
+    ImageError
+        If ids are no integers, or below 0.
     """
     from isbi_infer.neurons.kernels import compiling
     from isbi_infer.neurons.thinning import LINE, id_runs, segment_runs
     from isbi_train.scores.overlap import overlap_scores
 
+    _check_ids("labels", labels_ZYX)
+    if ids_ZYX is not None:
+        _check_ids("ids", ids_ZYX)
     scores = np.empty((len(cell_ZYX), 6), np.float64)
     with compiling():
         for z, labels_YX in enumerate(labels_ZYX):
@@ -126,3 +133,11 @@ def label_scores(
             overlap_scores(framed.ravel().astype(np.int32), int(dense_YX.max()), *runs, scores[z])
     rand, info = (math.fsum(scores[:, column]) / len(scores) for column in (2, 5))
     return rand, info
+
+
+def _check_ids(name: str, ids: npt.NDArray[np.integer]) -> None:
+    if ids.dtype.kind not in "ui":
+        raise ImageError(f"{name} are {ids.dtype}; expected integers, a number for each cell")
+    lowest = int(ids.min(initial=0))
+    if lowest < 0:
+        raise ImageError(f"{name} go down to {lowest}; expected ids from 1 and 0 = background")

@@ -19,6 +19,7 @@ from torch import nn
 
 from isbi_infer.errors import ModelError
 from isbi_train.networks.checkpoint import Checkpoint
+from isbi_train.networks.whole import SURELY_MEMBRANE
 from isbi_train.scores.metrics import expected_calibration_error, thinned_scores
 from isbi_train.scores.thinned import THRESHOLDS
 from isbi_train.training.validate import HeldOut, summary_of
@@ -130,7 +131,10 @@ def calibrated(
         return checkpoint, list(logits)
     network = checkpoint.load_network()
     fold_calibration(network, factor, offset)
-    changed = [np.float32(factor) * found_ZYX + np.float32(offset) for found_ZYX in logits]
+    changed = [
+        np.where(found_ZYX == SURELY_MEMBRANE, found_ZYX, np.float32(factor) * found_ZYX + np.float32(offset))
+        for found_ZYX in logits
+    ]
     before, after = (summary_of(found, held_out) for found in (logits, changed))
     calibration = {
         "factor": factor,
@@ -202,7 +206,11 @@ def _pooled(
 
 def _calibration_error(logits: Sequence[npt.NDArray[np.float32]], held_out: Sequence[HeldOut]) -> float:
     errors = [
-        expected_calibration_error(torch.sigmoid(torch.from_numpy(found_ZYX)).numpy(), part.scored.cell_ZYX)
+        expected_calibration_error(
+            torch.sigmoid(torch.from_numpy(found_ZYX)).numpy(),
+            part.scored.cell_ZYX,
+            ignored=part.scored.ignored_ZYX,
+        )
         for found_ZYX, part in zip(logits, held_out, strict=True)
     ]
     return float(np.mean(errors))

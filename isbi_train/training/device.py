@@ -33,8 +33,17 @@ class Device:
 
     def __str__(self) -> str:
         """Return device and precision, as users call them."""
-        precision = next(name for name, dtype in _DTYPES.items() if dtype == self.dtype)
-        return f"{self.torch_device} in {precision}"
+        return f"{self.torch_device} in {self.precision}"
+
+    @property
+    def precision(self) -> str:
+        """The precision, as ``--precision`` calls it."""
+        return next(name for name, dtype in _DTYPES.items() if dtype == self.dtype)
+
+    @property
+    def kind(self) -> str:
+        """What rounds alike: the kind of device, and the precision."""
+        return f"{self.torch_device.type} in {self.precision}"
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the network runs."""

@@ -189,7 +189,8 @@ def teach(
     Returns
     -------
     dict of str to list of SoftLabels
-        By the name of the stack, of each of its parts, at the size of these; unlabelled sections go with the first.
+        By the name of the stack, of each of its parts, at the size of these; unlabelled sections go with the first that
+        is cut as they are, along xy.
     """
     found: dict[str, list[SoftLabels]] = {}
     for stack in data.stacks:
@@ -198,10 +199,14 @@ def teach(
             continue
         found[stack.name] = []
         as_stored = stack.stored.parts if stack.stored else stack.parts
-        for seen, training in zip(as_stored, stack.parts, strict=True):
-            soft = teaching.teach(seen, display)
-            found[stack.name].append(soft.at_the_size_of(training))
-            teaching = teaching.without_unlabelled()
+        first = (
+            stack.stored.entry.planes.index("xy")
+            if stack.stored and len(teaching.unlabelled_image_ZYX)
+            else 0
+        )
+        for number, (seen, training) in enumerate(zip(as_stored, stack.parts, strict=True)):
+            teaches = teaching if number == first else teaching.without_unlabelled()
+            found[stack.name].append(teaches.teach(seen, display).at_the_size_of(training))
     return found
 
 

@@ -14,7 +14,7 @@ from isbi_infer.pixels.texture import Familiar, Look, texture_of
 from isbi_train.config import TrainConfig
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import TrainingData
-from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
+from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from isbi_train.networks.whole import predict_whole
 from isbi_train.training.calibrate import best_level, calibrated
 from isbi_train.training.validate import HeldOut, summary_of
@@ -38,7 +38,7 @@ def finish(path: Path, train: TrainConfig, data: TrainingData, held_out: Sequenc
         What it was validated on.
     """
     checkpoint = load_checkpoint(path)
-    if "threshold" in checkpoint.scores:
+    if is_finished(checkpoint):
         return
     network, stride = checkpoint.load_network(), checkpoint.network.stride
     logits = [
@@ -57,6 +57,11 @@ def finish(path: Path, train: TrainConfig, data: TrainingData, held_out: Sequenc
     familiar = familiar_to(data)
     known = {"familiar": familiar.to_plain()} if familiar else {}
     save_checkpoint(path, replace(checkpoint, scores=scores, data={**checkpoint.data, **known}))
+
+
+def is_finished(checkpoint: Checkpoint) -> bool:
+    """Return whether the run of a checkpoint is over, and `finish` was here."""
+    return "threshold" in checkpoint.scores
 
 
 def familiar_to(data: TrainingData) -> Familiar | None:

@@ -21,6 +21,7 @@ from isbi_train.data.sections import blocks, hold_out
 from isbi_train.data.stacks import TrainingData, load_entry, read_stacks
 from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint
 from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
+from isbi_train.training.finish import is_finished
 from isbi_train.training.state import BEST, LIST, MODEL
 from isbi_train.training.train import fit
 from isbi_train.training.validate import check_scorable
@@ -267,7 +268,7 @@ def check_of_this_cut(out: Path, cut: FoldsOfOne | FoldsOfList) -> None:
 
 
 def collect_scores(out: Path, cut: FoldsOfOne | FoldsOfList) -> dict[str, Any]:
-    """Collect and average the scores of the folds that have some.
+    """Collect and average the scores of the folds that are finished.
 
     Parameters
     ----------
@@ -277,17 +278,22 @@ def collect_scores(out: Path, cut: FoldsOfOne | FoldsOfList) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``folds``; ``per_fold``, each with ``fold``, ``epoch``, its ``sections``, the scores of its last weights on
-        them, and those of its best validation as ``best``; ``mean`` and ``spread`` (the sample standard deviation,
-        None for one fold) of the last weights' scores. Best validations are chosen by the very scores they show, so
-        they are not averaged.
+        ``folds``; ``unfinished``, the numbers of those that were begun and stopped; ``per_fold``, each with ``fold``,
+        ``epoch``, its ``sections``, the scores of its last weights on them, and those of its best validation as
+        ``best``; ``mean`` and ``spread`` (the sample standard deviation, None for one fold) of the last weights'
+        scores. Best validations are chosen by the very scores they show, so they are not averaged.
     """
-    per_fold = []
+    per_fold, unfinished = [], []
     for fold in range(len(cut.blocks)):
         folder = fold_folder(out, fold)
         if not (folder / MODEL).exists():
+            if folder.exists():
+                unfinished.append(fold)
             continue
         last, best = (load_checkpoint(folder / name) for name in (MODEL, BEST))
+        if not is_finished(last):
+            unfinished.append(fold)
+            continue
         per_fold.append(
             {
                 "fold": fold,
@@ -296,7 +302,12 @@ def collect_scores(out: Path, cut: FoldsOfOne | FoldsOfList) -> dict[str, Any]:
                 "best": {"epoch": best.epoch, **(cut.scores(best) or {})},
             }
         )
-    return {"folds": len(cut.blocks), "per_fold": per_fold, **averaged(per_fold)}
+    return {
+        "folds": len(cut.blocks),
+        "unfinished": unfinished,
+        "per_fold": per_fold,
+        **averaged(per_fold),
+    }
 
 
 def averaged(per_fold: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ PREVIOUS, SETTINGS, LIST = "progress.previous.pth", "settings.toml", "stacks.tom
 HISTORY_TABLE = "history.csv"
 _ABSENT = "none"
 _SEED_REACHES_CROPS = 5  # the first version of checkpoints of which that is so
+_KNOWS_AS_STORED = 8  # likewise: names stacks by their ids too, and as they are before they are resampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ class RunSettings:
             raise UsageError(
                 "cannot resume, the run was begun by a version that drew other crops; another folder starts a new one, "
                 f"with --init {MODEL} from its weights"
+            )
+        if saved.version < _KNOWS_AS_STORED and saved.data["sha256"] != self.data["sha256"]:
+            raise UsageError(
+                "cannot resume, the run was begun by a version that did not look at ids and resampled another way, or "
+                f"with other data; another folder starts a new one, with --init {MODEL} from its weights"
             )
         then = {
             **saved.network.to_plain(),
@@ -252,18 +259,25 @@ class TrainingState:
             for name, part in self._stateful().items():
                 part.load_state_dict(saved.progress[name])
             self.history = saved.progress["history"]
+            before = saved.progress.get("device", self.device.kind)
             self.losses = list(
                 saved.progress.get("losses", torch.empty(0)).to(next(self.model.parameters()).device)
             )
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise ModelError(f"{path}: its progress is damaged ({one_line(error)}); start again") from error
+        if before != self.device.kind:
+            log.warning(
+                "this run was trained on %s until now and goes on on %s, which round differently",
+                before,
+                self.device.kind,
+            )
 
     def save_model(self, out: Path, settings: RunSettings) -> None:
         """Write the averaged weights that were just validated, also as the best where they are, and the history."""
         entry = self.history[-1]
         validated = self._checkpoint(settings, entry["epoch"], _scores(entry, settings))
         save_checkpoint(out / MODEL, validated)
-        if _merit(entry) >= max(_merit(e) for e in self.history):
+        if best_validation(self.history) is entry:
             save_checkpoint(out / BEST, validated)
         with replacing(out / HISTORY) as temporary:
             temporary.write_text(json.dumps(self.history, indent=1))
@@ -276,6 +290,7 @@ class TrainingState:
         """
         progress = {name: part.state_dict() for name, part in self._stateful().items()}
         progress["history"] = self.history
+        progress["device"] = self.device.kind
         progress["losses"] = torch.stack(self.losses) if self.losses else torch.empty(0)
         scores = {} if self.losses else _scores(self.history[-1], settings)
         if (out / PROGRESS).exists():
@@ -382,9 +397,15 @@ def _second_name(path: Path, other: Path) -> None:
         shutil.copyfile(path, other)
 
 
-def _merit(entry: dict[str, Any]) -> float:
+def best_validation(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the entry of a history that ``best.pth`` is of: of equally good ones the last."""
+    return max(reversed(history), key=_merit)
+
+
+def _merit(entry: Mapping[str, Any]) -> float:
     """Return what decides which validation is the best: V_rand, or of several stacks the score of the worst one."""
-    return float(entry.get("worst", entry["v_rand_thin"]))
+    score = float(entry.get("worst", entry["v_rand_thin"]))
+    return -math.inf if math.isnan(score) else score
 
 
 def _scores(entry: dict[str, Any], settings: RunSettings) -> dict[str, Any]:

@@ -49,9 +49,12 @@ class HeldOut:
         """Return the held-out sections of a stack; ImageError as `check_scorable`."""
         try:
             check_scorable(stack.held_out, train)
+            learnt = learnt_labels(stack.held_out, train)
+            if learnt.ignored_ZYX is not None and learnt.ignored_ZYX.all():
+                raise ImageError("what is held out shows no tissue with labels; hold out other sections")
         except ImageError as error:
             raise ImageError(f"stack {stack.name!r}: {error}" if stack.name else str(error)) from error
-        return cls(stack.name, stack.held_out, learnt_labels(stack.held_out, train))
+        return cls(stack.name, stack.held_out, learnt)
 
     def chosen(self, count: int) -> list[int]:
         """Return the numbers of so many of the sections, spread evenly; of all where `count` is 0 or no fewer."""

@@ -1,13 +1,26 @@
 """The comparison of two states of the code: equal code writes equal files, and a changed result is found and named."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import tifffile
 
-from benchmarks.same_bytes import FP32, PAIRS, ROOT, Pair, Side, Stack, checked_out, compare, main
+from benchmarks.same_bytes import (
+    FP32,
+    PAIRS,
+    ROOT,
+    Pair,
+    Side,
+    Stack,
+    checked_out,
+    compare,
+    default_checkpoint,
+    main,
+)
 from isbi_infer.errors import UsageError
+from isbi_infer.model.contract import read_contract
 from isbi_models import default_model
 
 SMALL = Pair(Stack((2, 40, 50)))
@@ -71,6 +84,33 @@ def test_every_stack_is_drawn_as_it_is_named(name, tmp_path):
         one_ZYX = file.asarray()
     assert (one_ZYX == tifffile.imread(tmp_path / "two.tif")).all()
     assert one_ZYX.size == 1 or one_ZYX.std() > 0
+
+
+TILED = [name for name, pair in PAIRS.items() if "--tile" in pair.options]
+
+
+@pytest.mark.parametrize("name", TILED)
+def test_tiles_that_are_asked_for_are_some_of_the_default_model_and_several(name):
+    contract = read_contract(default_model().path.read_bytes())
+    pair = PAIRS[name]
+    tile = int(pair.options[pair.options.index("--tile") + 1])
+    assert tile % contract.stride == 0
+    assert 2 * contract.halo < tile < max(pair.stack.shape)
+
+
+def test_of_several_checkpoints_that_of_the_default_model_is_taken():
+    assert default_checkpoint(ROOT) == default_model().checkpoint.path
+
+
+def test_a_tree_whose_registry_names_no_checkpoint_has_the_one_of_its_name(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "registry.json").write_text(json.dumps([{"name": "older", "file": "older.onnx"}]))
+    assert default_checkpoint(tmp_path) == tmp_path / "models" / "older.pth"
+
+
+def test_a_tree_without_a_released_model_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="has no released model"):
+        default_checkpoint(tmp_path)
 
 
 def test_the_files_of_a_commit_are_its_own_and_another_name_is_refused(tmp_path):

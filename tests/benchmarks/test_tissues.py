@@ -1,6 +1,7 @@
 """The study of tissues: what is left out is scored, seeds are summed up, results are kept and tabled."""
 
 import json
+from itertools import takewhile
 
 import pytest
 import tifffile
@@ -11,13 +12,14 @@ from benchmarks.report.cells import MISSING
 from benchmarks.studies import tissues
 
 
-def trial(network="em", left_out="all", seed=1, rand=0.9):
+def trial(network="em", left_out="all", seed=1, rand=0.9, minutes=3.0):
     scores = {"v_rand_thin": rand, "v_info_thin": 0.8}
     return {
         "network": network,
         "title": network.upper(),
         "left_out": left_out,
         "seed": seed,
+        "minutes": minutes,
         "steps": 10 * seed,
         "stacks": {"a": scores, "b": scores},
     }
@@ -38,19 +40,48 @@ def test_seeds_of_one_network_and_choice_are_summed_up_by_stack():
     assert rows[2]["v_rand_thin_spread"] is None
 
 
-def test_the_table_marks_what_was_left_out_and_says_the_spread():
-    trials = [trial(seed=1, rand=0.9), trial(seed=3, rand=0.8), trial("basicunet", "b")]
-    measured = {"rows": tissues.summed_up(trials), "trials": trials}
+def test_trainings_of_different_length_are_no_seeds_of_one():
+    trials = [trial(seed=1), trial(seed=2), trial(seed=3, minutes=5.0, rand=0.5)]
+    rows = [row for row in tissues.summed_up(trials) if row["stack"] == "a"]
+    assert [(row["minutes"], row["seeds"]) for row in rows] == [(3.0, [1, 2]), (5.0, [3])]
+    assert [row["v_rand_thin"] for row in rows] == pytest.approx([0.9, 0.5])
+
+
+def tabled(rows, trials):
+    """Return the lines of the table alone."""
+    measured = {"rows": rows, "trials": trials}
     machine = {"processor": "a processor", "cores": 2, "memory_gib": 8.0}
     record = {"measured": measured, "machine": machine, "versions": {}, "date": "2026-01-01", "name": "x"}
-    lines = []
-    for line in tissues_table({"tissues": record}):
-        lines.append(line)
-        if line == "":
-            break
+    return list(takewhile(bool, tissues_table({"tissues": record})))
+
+
+def test_the_table_marks_what_was_left_out_and_says_the_spread():
+    trials = [trial(seed=1, rand=0.9), trial(seed=3, rand=0.8), trial("basicunet", "b")]
+    lines = tabled(tissues.summed_up(trials), trials)
     assert "| EM | all | a | 0.8500 ± 0.0707 |" in lines[2]
     assert "| BASICUNET | all but b | **b** | 0.9000 |" in lines[5]
     assert list(tissues_table({})) == [MISSING]
+
+
+def test_the_table_says_the_minutes_only_where_they_differ():
+    same = [trial(seed=1), trial(seed=2)]
+    assert "minutes" not in tabled(tissues.summed_up(same), same)[0]
+    trials = [*same, trial(seed=1, minutes=5.0)]
+    lines = tabled(tissues.summed_up(trials), trials)
+    assert lines[0].endswith("| seeds | CPU minutes | steps |")
+    assert [line.split(" | ")[-3:-1] for line in lines[2:]] == [
+        ["2", "3"],
+        ["2", "3"],
+        ["1", "5"],
+        ["1", "5"],
+    ]
+
+
+def test_rows_that_were_stored_before_they_had_minutes_are_tabled_as_before():
+    trials = [trial(seed=1), trial("basicunet", "b")]
+    rows = tissues.summed_up(trials)
+    older = [{key: value for key, value in row.items() if key != "minutes"} for row in rows]
+    assert tabled(older, trials) == tabled(rows, trials)
 
 
 @pytest.fixture

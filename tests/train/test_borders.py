@@ -74,10 +74,25 @@ def test_a_band_lies_beside_a_membrane_on_the_side_of_the_cell(width):
     np.testing.assert_array_equal(columns, np.arange(32 - int(width + 0.5), 32))
 
 
+def tissue():
+    return np.random.default_rng(0).integers(0, 256, (1, *halves().shape), np.uint8)
+
+
+def test_nothing_is_learnt_where_a_section_shows_no_tissue():
+    ids_ZYX, image_ZYX = np.repeat(halves()[None], 2, axis=0), np.repeat(tissue(), 2, axis=0)
+    image_ZYX[0, :40] = 0
+    image_ZYX[1] = 7
+    learnt = learnt_labels(LabelledStack(image_ZYX, ids_ZYX > 0, None, ids_ZYX=ids_ZYX), TrainConfig())
+    assert learnt.ignored_ZYX[0, :40].all()
+    assert not learnt.ignored_ZYX[0, 40:].any()
+    assert learnt.ignored_ZYX[1].all()
+    assert not (learnt.cell_ZYX & learnt.ignored_ZYX).any()
+
+
 def test_the_loss_compares_with_membranes_of_one_width_in_nanometres():
     ids_ZYX = halves()[None]
     for size_nm in (4.0, 8.0):
-        stack = LabelledStack(ids_ZYX, ids_ZYX > 0, size_nm, ids_ZYX=ids_ZYX)
+        stack = LabelledStack(tissue(), ids_ZYX > 0, size_nm, ids_ZYX=ids_ZYX)
         learnt = learnt_labels(stack, TrainConfig(membrane_width_nm=48.0, ignore_band_nm=16.0))
         assert (~learnt.cell_ZYX).sum(2).max() == pytest.approx(48 / size_nm, abs=1)
         assert learnt.ignored_ZYX.sum(2).max() == pytest.approx(2 * 16 / size_nm, abs=2)
@@ -85,7 +100,7 @@ def test_the_loss_compares_with_membranes_of_one_width_in_nanometres():
 
 def test_labels_stay_as_they_are_where_nothing_is_asked_or_no_size_is_known():
     ids_ZYX = halves()[None]
-    stack = LabelledStack(ids_ZYX, ids_ZYX > 0, 4.0, ids_ZYX=ids_ZYX)
+    stack = LabelledStack(tissue(), ids_ZYX > 0, 4.0, ids_ZYX=ids_ZYX)
     assert learnt_labels(stack, TrainConfig()) is stack
     unknown = replace(stack, pixel_size_nm=None)
     assert learnt_labels(unknown, TrainConfig(membrane_width_nm=40, ignore_band_nm=8)) is unknown

@@ -7,17 +7,22 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from drawn import synthetic_stack
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from isbi_infer.errors import ModelError
+from isbi_train.config import AugmentConfig, NetworkConfig
 from isbi_train.config.inputs import Inputs
-from isbi_train.networks.checkpoint import load_checkpoint, save_checkpoint
+from isbi_train.data.borders import learnt_labels
+from isbi_train.data.labelled import LabelledStack
+from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from isbi_train.networks.network import UNet
-from isbi_train.networks.whole import predict_whole
+from isbi_train.networks.whole import SURELY_MEMBRANE, predict_whole
 from isbi_train.scores.metrics import expected_calibration_error
 from isbi_train.training.calibrate import best_level, calibrated, fit_calibration, fold_calibration
-from isbi_train.training.validate import HeldOut
+from isbi_train.training.validate import HeldOut, scores_of
 
 
 def drawn(n=40_000, seed=0):
@@ -144,3 +149,53 @@ def test_several_stacks_are_calibrated_to_one_half(train, labelled, tmp_path):
     np.testing.assert_allclose(
         whole_logits(found, labelled[3:]), changed[0], rtol=0, atol=1e-4 * max(1, factor)
     )
+
+
+@pytest.mark.parametrize("blank", [False, True])
+def test_what_shows_no_tissue_moves_neither_the_loss_nor_the_calibration(train_config, blank):
+    image_ZYX, label_ZYX = synthetic_stack(4, 96, 96)
+    image_ZYX, cell_ZYX = image_ZYX.copy(), label_ZYX > 0
+    canvas = (slice(3, 4), slice(None), slice(None)) if blank else (slice(0, 2), slice(0, 40), slice(0, 40))
+    image_ZYX[canvas] = 0
+    cell_ZYX[canvas] = True  # as in a mask of membranes whose canvas was filled with 0
+    stack = LabelledStack(image_ZYX, cell_ZYX, 4.0)
+    train = train_config(hold_out=4)
+    part = HeldOut("", stack, learnt_labels(stack, train))
+    tissue = np.ones_like(cell_ZYX)
+    tissue[canvas] = False
+    logits, _ = drawn(cell_ZYX.size)
+    noise_ZYX = logits.reshape(cell_ZYX.shape)
+    found_ZYX = np.where(tissue, noise_ZYX + np.where(cell_ZYX, 2, -2), SURELY_MEMBRANE).astype(np.float32)
+    expected = F.binary_cross_entropy_with_logits(
+        torch.from_numpy(found_ZYX[tissue]), torch.from_numpy(cell_ZYX[tissue]).float()
+    )
+    assert scores_of(found_ZYX, part.scored, part.learnt)["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    network = NetworkConfig(base=2, depth=1)
+    weights = Checkpoint(
+        network=network,
+        augment=AugmentConfig(),
+        train=train,
+        state_dict=UNet(network).state_dict(),
+        epoch=1,
+        data={"sha256": {}, "sections": 4, "pixel_size_nm": 4.0},
+        scores={},
+    )
+    changed, (logits_ZYX,) = calibrated(weights, [found_ZYX], [part])
+    factor, offset = fit_calibration(found_ZYX[tissue], cell_ZYX[tissue])
+    assert changed.scores["calibration"]["factor"] == pytest.approx(factor)
+    assert changed.scores["calibration"]["offset"] == pytest.approx(offset)
+    assert (logits_ZYX[~tissue] == SURELY_MEMBRANE).all()
+
+
+def test_a_run_on_sparse_labels_is_calibrated_with_what_they_ignore_left_out(train, tmp_path, labelled):
+    ignored_ZYX = np.zeros_like(labelled.cell_ZYX)
+    ignored_ZYX[:, :36] = True
+    sparse = replace(labelled, ignored_ZYX=ignored_ZYX, cell_ZYX=labelled.cell_ZYX & ~ignored_ZYX)
+    assert (~sparse.cell_ZYX[-1:]).mean() > 0.5  # most of it, counted as membrane, would be inverted labels
+    start = correlated_start(train, tmp_path, labelled[3:])
+    model = load_checkpoint(train(tmp_path / "sparse", stack=sparse, calibrate=True, **start))
+    logits_ZYX = whole_logits(model, sparse[3:])
+    error = expected_calibration_error(
+        torch.sigmoid(torch.from_numpy(logits_ZYX)).numpy(), sparse.cell_ZYX[3:], ignored=ignored_ZYX[3:]
+    )
+    assert model.scores["calibration"]["calibration_error"][1] == pytest.approx(error, abs=1e-4)

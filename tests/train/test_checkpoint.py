@@ -180,8 +180,8 @@ def test_a_checkpoint_of_another_program_is_refused(tmp_path, foreign):
 
 
 def test_a_checkpoint_of_a_newer_version_asks_for_an_update(rewritten):
-    with pytest.raises(ModelError, match=r"version 8, this program reads 1 to 7; update"):
-        load_checkpoint(rewritten(lambda plain: plain.update(version=8)))
+    with pytest.raises(ModelError, match=r"version 9, this program reads 1 to 8; update"):
+        load_checkpoint(rewritten(lambda plain: plain.update(version=9)))
 
 
 def test_an_unknown_normalisation_asks_for_an_update(rewritten):

@@ -259,3 +259,23 @@ def test_folds_of_a_stack_that_a_list_lacks_are_refused(train_config, tmp_path):
     cut = FoldsOfList(read_list(listed), "worm", train_config(), 2, 8.0, "stacks.toml")
     with pytest.raises(UsageError, match=r"stacks.toml: holds no stack 'worm' .* it has fly, mouse"):
         cut.fold(0)
+
+
+def test_a_fold_that_was_stopped_counts_in_no_mean_until_it_is_finished(
+    labelled, network, train_config, tmp_path
+):
+    class LeftOffError(Exception):
+        pass
+
+    def leave_off(fold, entry):
+        raise LeftOffError
+
+    settings = {"network": network, "augment": AugmentConfig()}
+    cut = FoldsOfOne(labelled, train_config(epochs=2), 2)
+    with pytest.raises(LeftOffError):
+        cross_validate(cut, tmp_path, **settings, only=0, report=leave_off)
+    found = cross_validate(cut, tmp_path, **settings, only=1)
+    assert (found["unfinished"], [entry["fold"] for entry in found["per_fold"]]) == ([0], [1])
+    assert found["mean"]["loss"] == found["per_fold"][0]["loss"]
+    found = cross_validate(cut, tmp_path, **settings, only=0)
+    assert (found["unfinished"], [entry["fold"] for entry in found["per_fold"]]) == ([], [0, 1])

@@ -67,6 +67,22 @@ def test_what_is_no_pair_of_ids_is_refused(found, truth, named):
         instance_scores(found, truth)
 
 
+@pytest.mark.parametrize("below", [-1, -(2**62)])
+def test_negative_ids_are_refused_and_not_taken_for_background(below):
+    ids = np.ones((2, 3, 3), np.int64)
+    ids[0, 0, 0] = 0
+    negative = ids.copy()
+    negative[1, 2, 2] = below
+    says = f"go down to {below}; expected ids from 1 and 0 = background"
+    for found, truth, named in ((negative, ids, "ids"), (ids, negative, "labels")):
+        with pytest.raises(ImageError, match=f"^{named} {says}$"):
+            instance_scores(found, truth)
+    with pytest.raises(ImageError, match=f"^labels {says}$"):
+        label_scores(negative, ids > 0)
+    with pytest.raises(ImageError, match=f"^ids {says}$"):
+        label_scores(ids, ids > 0, negative)
+
+
 def test_the_command_scores_chosen_sections_in_one_piece(tmp_path):
     truth, found = np.random.default_rng(1).integers(0, 5, (2, 4, 8, 9)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "t.tif", truth, photometric="minisblack")

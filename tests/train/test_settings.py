@@ -5,9 +5,11 @@ from dataclasses import asdict, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from isbi_infer.errors import UsageError
 from isbi_models import released_models
+from isbi_train.cli import app
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import (
@@ -142,6 +144,38 @@ def test_assignments_are_toml_values_and_bare_words():
     for text in ("noise=1", "augment.noise", ".noise=1", "augment.=1", "=1"):
         with pytest.raises(UsageError, match=r"expected SECTION\.KEY=VALUE"):
             parse_assignment(text)
+
+
+UNREADABLE = [
+    ("augment.noise", "1" * 400, "augment.noise is 111.*; expected a finite number"),
+    ("augment.noise", "1" * 5000, "a number has more digits than can be read"),
+    (
+        "augment.noise",
+        "0x" + "f" * 5000,
+        "augment.noise is larger than can be shown; expected a finite number",
+    ),
+    ("train.epochs", "1" * 400, "train.epochs is 111.*; expected a whole number of 64 bits"),
+    ("inputs.teachers", "[" * 5000 + "]" * 5000, "brackets are nested too deeply to be read"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), UNREADABLE)
+def test_numbers_and_lists_beyond_what_python_reads_are_one_line(tmp_path, name, value, message):
+    section, _, key = name.partition(".")
+    path = tmp_path / "run.toml"
+    path.write_text(f"[{section}]\n{key} = {value}\n")
+    for read in (lambda: read_layer(path), lambda: parse_assignment(f"{name}={value}")):
+        with pytest.raises(UsageError, match=message) as raised:
+            resolve([("settings", read())])
+        assert "\n" not in str(raised.value)
+        assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize(("name", "value"), [row[:2] for row in UNREADABLE])
+def test_the_command_line_leaves_with_2_on_such_a_setting(tmp_path, name, value):
+    failed = CliRunner().invoke(app, ["fit", "--out", str(tmp_path / "run"), "--set", f"{name}={value}"])
+    assert failed.exit_code == 2
+    assert failed.output.count("\n") == 1
 
 
 fractions = st.floats(0, 1, allow_subnormal=False)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from isbi_infer.errors import ImageError, Interrupted, IsbiError, UsageError
 from isbi_train.augment.windows import sample_sections
-from isbi_train.config import AugmentConfig
+from isbi_train.config import AugmentConfig, stacks
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import Settings
 from isbi_train.config.stacks import StackEntry, read_list
@@ -403,6 +403,17 @@ def test_what_teaches_one_stack_is_refused_for_several(folder, network, train_co
     with pytest.raises(UsageError, match="each stack has its own teachers"):
         fit(data, tmp_path, **parts, inputs=Inputs(teachers=("a.onnx",)))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_list_is_read_again_in_a_folder_whose_name_is_no_utf_8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    entry = StackEntry(name="fly", images=str(folder / "a.tif"), labels=str(folder / "b.tif"))
+    stacks.write_list(folder / "stacks.toml", [entry])
+    assert read_list(folder / "stacks.toml") == (entry,)
 
 
 def test_an_entry_is_checked_wherever_it_is_made():

@@ -65,6 +65,17 @@ def test_a_stack_of_a_list_has_its_own_teachers_and_the_others_none(folder, expo
     assert all(part.maps_ZKYX.dtype == torch.uint8 and part.maps_ZKYX.shape[1] == 1 for part in mouse)
 
 
+def test_unlabelled_sections_go_with_those_that_are_cut_as_they_are(folder, exported, taught, train_config):
+    config = train_config()
+    data = with_teachers(folder, {**taught, "planes": ("xz", "xy")}, config)
+    across, along = teach(data, Teaching.of_list(data))["fly"]
+    assert len(across.unlabelled_ZYX) == 0
+    unlabelled_ZYX = Segmenter(exported / "model.onnx", tta=True)(tifffile.imread(taught["unlabelled"]))
+    np.testing.assert_allclose(along.unlabelled_ZYX, resample_images(unlabelled_ZYX, (32, 32)), atol=1e-5)
+    with pytest.raises(UsageError, match=r"learnt beside those along xy, which planes xz lack"):
+        with_teachers(folder, {**taught, "planes": ("xz",)}, config)
+
+
 @given(membrane_weight=st.floats(0.5, 4), counted=st.booleans())
 @few
 def test_labels_alone_mean_the_same_beside_sections_with_all_maps(membrane_weight, counted):

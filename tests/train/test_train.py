@@ -337,6 +337,29 @@ def test_a_run_is_not_resumed_on_other_data(train, stopped, labelled):
         train(stopped, stack=other, resume=True)
 
 
+@pytest.mark.parametrize("before", ["cpu in fp32", "cuda in bf16"])
+def test_a_run_that_goes_on_on_another_kind_of_device_says_so(train, stopped, caplog, before):
+    plain = torch.load(stopped / "progress.pth", weights_only=True)
+    assert plain["progress"]["device"] == "cpu in fp32"
+    plain["progress"]["device"] = before
+    torch.save(plain, stopped / "progress.pth")
+    train(stopped, resume=True)
+    assert ("was trained on cuda in bf16 until now and goes on on cpu in fp32" in caplog.text) == (
+        before == "cuda in bf16"
+    )
+
+
+def test_a_run_begun_by_a_version_that_knew_its_data_otherwise_says_that(train, stopped):
+    plain = torch.load(stopped / "progress.pth", weights_only=True)
+    plain["version"] = 7
+    plain["data"]["sha256"] = {**plain["data"]["sha256"], "images": "0" * 64}
+    torch.save(plain, stopped / "progress.pth")
+    with pytest.raises(
+        UsageError, match=r"did not look at ids and resampled another way, or with other data"
+    ):
+        train(stopped, resume=True)
+
+
 def test_a_damaged_progress_file_is_never_a_silent_fresh_start(train, stopped):
     path = stopped / "progress.pth"
     path.write_bytes(path.read_bytes()[:-100])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 import sys
 from html.parser import HTMLParser
@@ -12,8 +13,10 @@ from typer.testing import CliRunner
 
 from isbi_infer.errors import OutputError, UsageError
 from isbi_train.cli import app
+from isbi_train.networks.checkpoint import load_checkpoint
 from isbi_train.plots.training_page import Example, write_training_page
-from isbi_train.training.state import write_table
+from isbi_train.training.device import choose_device
+from isbi_train.training.state import RunSettings, TrainingState, write_table
 
 SCORES = {"loss": 0.5, "v_rand_thin": 0.9, "v_info_thin": 0.8}
 
@@ -111,6 +114,31 @@ def test_scores_of_each_stack_are_drawn_and_listed(run):
         ["1", "mouse"],
         ["1", "fly"],
     ]
+
+
+def of_scores(*scores):
+    return [
+        {**entry, "v_rand_thin": score} for entry, score in zip(entries(len(scores)), scores, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("scores", "epoch"),
+    [((0.9, 0.9), 2), ((0.8, 0.9, 0.9, 0.7), 3), ((0.9, 0.8), 1), ((math.nan, 0.5, math.nan), 2)],
+)
+def test_the_page_names_the_validation_that_best_pth_is_of(run, checkpoint, scores, epoch):
+    settings = RunSettings(checkpoint.network, checkpoint.augment, checkpoint.train, checkpoint.data)
+    state = TrainingState.start(checkpoint.load_network(), checkpoint.train, choose_device(checkpoint.train))
+    for entry in of_scores(*scores):
+        state.history.append(entry)
+        state.save_model(run, settings)
+    assert load_checkpoint(run / "best.pth").epoch == epoch
+    assert f"after epoch {epoch}" in verdict(write_training_page(run))
+
+
+def verdict(page):
+    text = page.read_text(encoding="utf-8")
+    return text[text.index("<strong>") : text.index("</strong>")]
 
 
 def test_an_example_shows_splits_and_mergers_in_their_colours(run):
