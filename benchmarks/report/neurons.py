@@ -28,11 +28,11 @@ def neurons_table(stored: Stored) -> Iterator[str]:
                     link,
                     f"{found['error']:.3f}",
                     f"{found['splits']:.2f} + {found['mergers']:.2f}",
-                    f"{found['found']} of {found['truth']}",
+                    f"{found['found']} / {found['truth']}",
                     f"{found['threshold']:g}",
                 ]
 
-    header = ["tissue", "link", "adapted Rand error", "bits: splits + mergers", "ids", "threshold"]
+    header = ["tissue", "link", "adapted Rand error", "bits: splits + mergers", "ids: found / in the labels", "threshold"]
     yield from table(header, rows())
     for record in records.values():
         yield ""

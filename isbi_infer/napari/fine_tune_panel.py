@@ -10,7 +10,7 @@ from magicgui.widgets import ComboBox, FileEdit, LineEdit, SpinBox
 from napari.layers import Image, Labels
 
 from isbi_infer.errors import UsageError
-from isbi_infer.napari.fine_tuning import FineTuning, fine_tune
+from isbi_infer.napari.fine_tuning import STEPS, FineTuning, fine_tune
 from isbi_infer.napari.jobs import Report
 from isbi_infer.napari.layers import RESULT, pixel_size_of
 from isbi_infer.napari.panel import JobPanel
@@ -39,7 +39,7 @@ class FineTunePanel(JobPanel):
         )
         self.folder = FileEdit(label="folder", mode="d", nullable=True, value=None)
         self.folder.tooltip = "Gets image.tif, labels.tif and a folder run with the checkpoints."
-        self.steps = SpinBox(label="steps", value=500, min=1, max=1_000_000)
+        self.steps = SpinBox(label="steps", value=STEPS, min=1, max=1_000_000)
         self.end_with_controls(
             *(self.image, self.labels, self.sections, self.model, self.checkpoint, self.folder, self.steps)
         )

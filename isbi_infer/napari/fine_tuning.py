@@ -32,6 +32,7 @@ IMAGE, LABELS, RUN = "image.tif", "labels.tif", "run"
 _PROGRAM = [sys.executable, "-c"]  # what the commands of the same name start
 _TRAIN = "from isbi_train.__main__ import main; main()"
 _EXPORT = "from isbi_export.__main__ import main; main()"
+STEPS, _RATE = 1200, "5e-4"  # as docs/your-own-data.md recommends; the rate is a quarter of that from random weights
 _EPOCHS = 20  # that the steps are shared out to, with a validation after every second one
 _MEMBRANE_NM = 30  # drawn between cells with ids, which lie close together
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -163,7 +164,8 @@ def fine_tune(wanted: FineTuning, job: Job) -> None:
     job.report("note", f"saved {labels}; training")
     run = unused(wanted.folder)
     fit = ["fit", "--init", wanted.init, "--data", str(image), "--labels", str(labels), "--labels-are", are]
-    fit += ["--steps", str(wanted.steps), "--epochs", str(min(wanted.steps, _EPOCHS)), "--out", str(run)]
+    fit += ["--steps", str(wanted.steps), "--epochs", str(min(wanted.steps, _EPOCHS))]
+    fit += ["--learning-rate", _RATE, "--out", str(run)]
     fit += ["--set", f"train.membrane_width_nm={_MEMBRANE_NM}"] if are == "ids" else []
     follow([*_PROGRAM, _TRAIN, *fit], job)
     job.report("note", "exporting")

@@ -28,8 +28,18 @@ def test_cuda_says_that_it_ran_and_auto_takes_it(on_cuda):
     assert Segmenter().provider == "cuda"
 
 
-def test_auto_takes_float16_which_agrees_with_float32_within_its_gate(on_cuda, image_ZYX):
-    half = Segmenter(provider="cuda")
+def test_auto_takes_float32_of_the_released_model(on_cuda):
+    assert Segmenter(provider="cuda").contract.precision == "float32"
+
+
+def test_float16_agrees_with_float32_within_its_gate(on_cuda, image_ZYX, tmp_path):
+    pytest.importorskip("torch")
+    from isbi_export.publish import publish
+    from isbi_models import default_model
+
+    publish(default_model().checkpoint.path, tmp_path, ["onnx"], precisions=["fp16"])
+    (path,) = tmp_path.glob("*.onnx")
+    half = Segmenter(path, provider="cuda")
     assert half.contract.precision == "float16"
     found_ZYX, expected_ZYX = half(image_ZYX), on_cuda(image_ZYX)
     assert np.abs(found_ZYX - expected_ZYX).max() < 2e-2

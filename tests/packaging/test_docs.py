@@ -258,7 +258,6 @@ def workshop(desk):
     tifffile.imwrite(desk / "prediction.tif", (label_ZYX > 0).astype("float32"), **write_options)
     ids_ZYX = np.stack([label(section_YX > 0) for section_YX in label_ZYX]).astype("uint16")
     tifffile.imwrite(desk / "ids.tif", ids_ZYX, **write_options)
-    tifffile.imwrite(desk / "neurons.tif", ids_ZYX, **write_options)
     (desk / "models").mkdir()
     models = ROOT / "models"
     shutil.copy(models / "isbi2012-unet-b32.pth", desk / "model.pth")
