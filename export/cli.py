@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from isbi_infer.backends.compiled_cache import use_cache
-from isbi_infer.errors import UsageError
+from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.headroom import check_headroom_of_torch
 from isbi_infer.surroundings import surroundings_of_torch
 from isbi_infer.terminal import exit_codes, printable, require_packages
@@ -31,6 +31,7 @@ from isbi_infer.terminal.progress import show_progress
 if TYPE_CHECKING:
     from isbi_export.report.parity_report import Report
     from isbi_infer.model.contract import ModelContract
+    from isbi_models import ReleasedModel
 
 _PACKAGES = ("torch", "onnx", "onnxscript", *(name for name in RUNTIMES if name != "torch"))
 _SCORES, _WEIGHTS, _PACKAGE, _FOREIGN = "Scores", "Weights from elsewhere", "Package", "Model from elsewhere"
@@ -46,6 +47,7 @@ app = new_app(add_completion=True)
         ("isbi-export model.pth --precision fp32,int8", "And a smaller, faster one."),
         ("isbi-export model.pth --image s.tif --labels l.tif", "And what becomes of the scores."),
         ("isbi-export model.pth --package", "And a package for bioimage.io."),
+        ("isbi-export em --precision fp16", "Of a released model, into this folder."),
         ("isbi-export other.onnx --contract", "A model from elsewhere."),
     ),
 )
@@ -54,12 +56,17 @@ def export(
         Path,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="Checkpoint of isbi-train (.pth), weights from elsewhere (.pth, .safetensors); .onnx with --contract.",
+            help="Checkpoint of isbi-train (.pth), a released model's name, weights from elsewhere (.pth, "
+            ".safetensors); .onnx with --contract.",
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for the files. [default: beside the checkpoint]"),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for the files. [default: beside the checkpoint; this folder for a released model]",
+        ),
     ] = None,
     formats: Annotated[
         str, typer.Option(help="Comma-separated: onnx, torchscript, program (torch.export, .pt2).")
@@ -168,9 +175,13 @@ def export(
     _: Annotated[bool, version_option("isbi-export", *_PACKAGES)] = False,
 ) -> None:
     """Write CHECKPOINT as ONNX and TorchScript, run both against it, and publish what agrees, with a report."""
-    folder = output or checkpoint.parent
-    written = folder / checkpoint.name
-    with exit_codes("isbi-export", debug=debug), surroundings_of_torch(written), ExitStack() as shown:
+    with exit_codes("isbi-export", debug=debug), ExitStack() as around, ExitStack() as shown:
+        released = _released(checkpoint)
+        folder = output or (Path() if released else checkpoint.parent)
+        checkpoint = released.checkpoint.path if released else checkpoint
+        around.enter_context(surroundings_of_torch(folder / checkpoint.name))
+        if released:
+            _check_released(released, folder, contract=contract)
         quiet = quiet or as_json
         if checkpoint.suffix.lower() == ".onnx" and not contract:
             raise UsageError(
@@ -189,7 +200,13 @@ def export(
         from isbi_export.formats.onnx_export import OPSET
         from isbi_export.publish import NotPublishedError, publish
         from isbi_train.data.labels import LabelRule
+        from isbi_train.networks.checkpoint import file_sha256
 
+        if released and checkpoint.is_file() and file_sha256(checkpoint) != released.checkpoint.sha256:
+            raise ModelError(
+                f"{checkpoint}: is not the registered checkpoint of {released.name} (its sha256 is another); "
+                "install isbi-infer again"
+            )
         names, precisions, ios = (
             [name.strip() for name in given.split(",") if name.strip()] for given in (formats, precision, io)
         )
@@ -203,7 +220,6 @@ def export(
             )
         if package:
             from isbi_export.bioimage.package import SUFFIX, package_terms
-            from isbi_train.networks.checkpoint import file_sha256
             from isbi_train.networks.origins import origins_of
             from isbi_train.networks.weights import load_weights
 
@@ -241,6 +257,32 @@ def export(
             typer.echo(f"{packed}: a bioimage.io package")
         if not quiet:
             _say_next(folder, report)
+
+
+def _released(checkpoint: Path) -> ReleasedModel | None:
+    """Return the released model of a name, as ``isbi-train --init`` takes it; None for a file."""
+    from isbi_infer.model.opening import find_released
+    from isbi_models import default_model
+
+    if not checkpoint.is_file():
+        from isbi_train.config.inputs import RELEASED
+
+        if str(checkpoint) == RELEASED:
+            return default_model()
+    return find_released(checkpoint)
+
+
+def _check_released(model: ReleasedModel, folder: Path, *, contract: bool) -> None:
+    """Check that no foreign model is meant, and that files go elsewhere than where the released ones are."""
+    if contract:
+        raise UsageError(
+            f"{model.name}: is a released model, whose files have a contract; --contract is for models from "
+            "elsewhere"
+        )
+    if folder.resolve().is_relative_to(model.checkpoint.path.parent.resolve()):
+        raise UsageError(
+            f"{folder}: holds the released models, which stay as they are; name another folder with -o"
+        )
 
 
 def _say_next(folder: Path, report: Report) -> None:

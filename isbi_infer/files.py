@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mimetypes
 import os
 import re
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from isbi_infer.errors import BusyError, OutputError, UsageError
 from isbi_infer.locks import LockedError, locked
@@ -38,6 +40,8 @@ _MOMENT = 0.02  # seconds
 
 _TOKEN = 16  # digits
 _LONGEST = 200  # bytes
+
+_T = TypeVar("_T")
 
 
 @contextmanager
@@ -314,24 +318,79 @@ def check_creatable(target: Path, path: str | os.PathLike[str]) -> None:
 
 
 def check_not_input(output: str | os.PathLike[str], input: str | os.PathLike[str]) -> None:
-    """Refuse an output that is the input file itself, also under another name.
+    """Refuse an output that is the input itself or a part of it, also under another name; see `check_apart`."""
+    check_apart([("", output)], [input])
+
+
+def check_apart(
+    outputs: Iterable[tuple[str, str | os.PathLike[str]]], inputs: Iterable[str | os.PathLike[str]]
+) -> None:
+    """Make sure, before any work, that no output takes the place of an input or of another output.
 
     Parameters
     ----------
-    output, input : str or os.PathLike
-        The two files; symbolic and hard links are seen through.
+    outputs : iterable of (str, path)
+        What is written, each with what it is, for the message: "the result of a.tif".
+    inputs : iterable of path
+        What is read: files, folders of images, volumes; they need not be there. Symbolic and hard links are seen
+        through.
 
     Raises
     ------
     UsageError
-        If both are the same file.
+        If an output is an input, an image of an input folder or a file of an input volume; if two outputs are one; if
+        an input or an output lies in an output.
     """
+    read = {os.fspath(path): _resolved(path) for path in inputs}
+    parts = {_identity(part): said for name, path in read.items() for part, said in _parts(name, path)}
+    folders = {path: name for name, path in read.items()}
+    written: dict[_Identity, str] = {}
+    names: dict[Path, str] = {}
+    places: dict[Path, str] = {}
+    for what, output in outputs:
+        shown = f"{os.fspath(output)}: the output{f' ({what})' if what else ''}"
+        target = _resolved(output)
+        identity = _identity(target)
+        if identity in parts:
+            raise UsageError(f"{shown} is {parts[identity]}; choose another output")
+        if not target.suffix and target.is_file() and (around := _nearest(target, folders)):
+            raise UsageError(f"{shown} is a file of the input {around}; choose another output")
+        if identity in written:
+            raise UsageError(
+                f"{os.fspath(output)}: would be written twice, as {written[identity]} and as {what}; "
+                "name one of them otherwise"
+            )
+        written[identity] = what
+        names[target], places[target] = os.fspath(output), shown
+    for path, name in (*folders.items(), *names.items()):
+        if holder := _nearest(path, places):
+            raise UsageError(f"{holder} would hold {name}, which is a file of its own; choose another output")
+
+
+_Identity = Path | tuple[int, int]
+
+
+def _identity(path: Path) -> _Identity:
+    """Return what is the same for all names of a file that is there, and for others their resolved name."""
     try:
-        same = os.path.samefile(output, input)
-    except OSError:  # one of them is not there
-        return
-    if same:
-        raise UsageError(f"{output}: the output is the input file {input} itself; choose another output")
+        found = path.stat()
+    except OSError:
+        return path
+    return found.st_dev, found.st_ino
+
+
+def _parts(name: str, path: Path) -> Iterator[tuple[Path, str]]:
+    """Return an input, and the images in it where it is a folder, each with what it is."""
+    yield path, f"the input file {name} itself"
+    with suppress(OSError), os.scandir(path) as entries:
+        for entry in entries:
+            if (mimetypes.guess_type(entry.name)[0] or "").startswith("image/"):
+                yield Path(entry.path), f"{entry.name}, an image of the input {name}"
+
+
+def _nearest(path: Path, folders: Mapping[Path, _T]) -> _T | None:
+    """Return what belongs to the nearest of some folders that a path lies in."""
+    return next((folders[parent] for parent in path.parents if parent in folders), None)
 
 
 def beside(target: Path, suffix: str) -> Path:
@@ -339,13 +398,17 @@ def beside(target: Path, suffix: str) -> Path:
     return target.with_name(f"{_short(target.name)}{suffix}")
 
 
-def _target(path: str | os.PathLike[str]) -> Path:
+def _resolved(path: str | os.PathLike[str]) -> Path:
     try:
-        target = Path(os.path.realpath(path))
+        return Path(os.path.realpath(path))
     except FileNotFoundError:
         raise OutputError(
             f"{path}: the working folder was removed; change to one that is there, or name a whole path"
         ) from None
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    target = _resolved(path)
     try:
         mode = target.stat().st_mode
     except OSError:  # not there yet; what else is wrong shows on writing

@@ -8,7 +8,8 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from math import ceil, prod
+from itertools import count
+from math import ceil
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import UsageError
+from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.files import check_not_input, check_writable
 from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.devices import PrecisionName, ProviderName
@@ -40,6 +41,7 @@ from isbi_infer.volumes import (
     is_chunked_output,
     nearest_level,
     open_source,
+    with_side,
 )
 
 log = logging.getLogger(__name__)
@@ -72,8 +74,9 @@ class Segmenter:
         "auto" takes the fastest file of the released model for the provider that passed its gate (int8 on CPU,
         float32 on CUDA), and a `model` that is given as it is. Another one is looked for beside `model`.
     pixel_size : float, optional
-        Side of a pixel of the sections, in nanometres: they are resampled to the model's, and results back. When not
-        given, `segment_file` takes what the file holds, and arrays go in as they are.
+        Side of a pixel of the sections, in nanometres: they are resampled to the model's, and results back;
+        those of `segment_file` carry it. When not given, `segment_file` takes what the file holds, and arrays
+        go in as they are.
     tta : bool
         Average the results of the eight flips and rotations of each section: eight times the work.
     pixels : int, optional
@@ -221,6 +224,8 @@ class Segmenter:
         block: tuple[int, int, int] | None = None,
         computed: int | None = None,
     ) -> RunPlan:
+        if (side := self._wishes.pixel_size) is not None:  # of the result, too
+            record = replace(record, pixel_size=with_side(record.pixel_size, side))
         return plan_run(
             record,
             self._model,
@@ -311,7 +316,7 @@ class Segmenter:
 
     def stream(
         self,
-        sections: Iterable[npt.NDArray[Any]],
+        sections: Iterable[npt.ArrayLike],
         *,
         emit: Emit = "cell",
         dtype: OutputDtype = "float32",
@@ -320,23 +325,26 @@ class Segmenter:
 
         Parameters
         ----------
-        sections : iterable of ndarray, shape (Y, X)
-            Grey values, all finite. Iterated in a thread of its own, a few sections ahead of what is taken.
+        sections : iterable of array_like of integer or floating dtype, shape (Y, X)
+            Each as in a call. Iterated in a thread of its own, a few sections ahead of what is taken.
         emit, dtype : str
             As in a call.
 
         Returns
         -------
         iterator of ndarray of `dtype`, shape (Y, X)
-            Probability of cell interior, in [0, 1]. Closing it ends its threads.
+            Probability of cell interior, in [0, 1]. Closing it ends its threads. ImageError, after the results
+            of the sections before it, where one is no greyscale section or of another shape.
         """
         check_encoding(emit, dtype)
+        if isinstance(sections, str | Path):
+            raise ImageError(f"{sections}: expected sections one by one; use segment_file for a path")
         return self._stream(sections, emit, dtype)
 
     def _stream(
-        self, sections: Iterable[npt.NDArray[Any]], emit: Emit, dtype: OutputDtype
+        self, sections: Iterable[npt.ArrayLike], emit: Emit, dtype: OutputDtype
     ) -> Generator[npt.NDArray[Any], None, None]:
-        waiting = iter(sections)
+        waiting = map(_section, count(), sections)
         first_YX = next(waiting, None)
         if first_YX is None:
             return
@@ -469,10 +477,9 @@ class Segmenter:
         started = time.perf_counter()
         options = options or VolumeOptions()
         plan = plan or self.plan_source(stack, emit=emit, dtype=dtype, chunked=chunked, block=options.block)
-        notes = plan.notes
         findings = findings or Findings(plan)
         if chunked:
-            notes += segment_volume(
+            outcome = segment_volume(
                 plan,
                 stack,
                 self._model,
@@ -485,7 +492,7 @@ class Segmenter:
                 findings=findings,
             )
         else:
-            notes += segment_stack(
+            outcome = segment_stack(
                 plan,
                 stack,
                 self._model.backend,
@@ -504,10 +511,10 @@ class Segmenter:
             sections=stack.info.sections,
             shape=stack.info.shape,
             seconds=seconds,
-            megapixels_per_second=prod(stack.info.shape) / seconds / 1e6,
+            megapixels_per_second=outcome.computed / seconds / 1e6,
             model_sha256=self.model_sha256,
             unlike=max(findings.unlike().values(), default=None),
-            notes=notes,
+            notes=(*plan.notes, *outcome.notes),
         )
 
     def segment_source(
@@ -594,7 +601,9 @@ class Segmenter:
             chunked=True,
             block=plan.layout.block if plan.layout else None,
         )
-        now = replace(now, mask=plan.mask)  # compared with the file later
+        # The mask is compared with the file later. No pixel depends on the size itself, but on the scaling.
+        source_now = replace(now.source, pixel_size=plan.source.pixel_size)
+        now = replace(now, mask=plan.mask, source=source_now)
         check_same(plan, now, self._wishes, f"{result}: cannot be verified, for this is another run")
         return verify_volume(
             result, plan, source, self._model.backend, blocks=blocks, seed=seed, progress=progress
@@ -620,6 +629,17 @@ class Segmenter:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _segmenter, (self.model_sha256, *self._arguments)
+
+
+def _section(z: int, section: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return a greyscale section of a stream; ImageError, with its number, where it is something else."""
+    try:
+        array = greyscale(section)
+    except ImageError as error:
+        raise ImageError(f"section {z}: {error}") from error
+    if array.ndim != 2:
+        raise ImageError(f"section {z}: expected two axes (Y, X), found shape {array.shape}")
+    return array
 
 
 def _segmenter(sha256: str, model: str | Path | None, *arguments: Any) -> Segmenter:

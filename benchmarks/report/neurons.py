@@ -32,7 +32,14 @@ def neurons_table(stored: Stored) -> Iterator[str]:
                     f"{found['threshold']:g}",
                 ]
 
-    header = ["tissue", "link", "adapted Rand error", "bits: splits + mergers", "ids: found / in the labels", "threshold"]
+    header = [
+        "tissue",
+        "link",
+        "adapted Rand error",
+        "bits: splits + mergers",
+        "ids: found / in the labels",
+        "threshold",
+    ]
     yield from table(header, rows())
     for record in records.values():
         yield ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ _NOWHERE = str(Path(__file__) / "nowhere")
 # Where in its own source onnxruntime found something wrong, and what it calls that.
 _PLACE = re.compile(r"(\[ONNXRuntimeError\] : \d+ : \w+ : )?/\S+\.(?:h|cc|cpp|cu):\d+ .*?\) (?=[A-Z])")
 _PRELOADING = threading.Lock()
+_SHAPES_KEPT = 2  # each holds memory of the device for its inputs and its result
+_Bound = tuple[Any, dict[str, Any], Any]  # a binding, and the inputs and the result that it binds
 
 
 def import_onnxruntime(wheels: tuple[str, ...]) -> Any:
@@ -108,7 +111,7 @@ class OnnxSession(Backend):
         if len(self.outputs) != 1:
             raise ModelError(f"expected one output, found {self.outputs}")
         self._output_dtype = _ELEMENT_TYPES.get(self._session.get_outputs()[0].type, np.float32)
-        self._bound: dict[tuple[int, ...], tuple[Any, dict[str, Any], Any]] = {}
+        self._bound: OrderedDict[tuple[int, ...], _Bound] = OrderedDict()
         self._binding = threading.Lock()
 
     def on_all_cores(self) -> OnnxSession:
@@ -199,25 +202,38 @@ class OnnxSession(Backend):
     def _run_bound(self, feeds: Mapping[str, Pixels], memory_space: str, options: Any) -> Pixels:
         """Run with inputs and output kept on the device, so that nothing is allocated from the second batch on."""
         with self._binding:  # callers share what is bound
-            return self._run_in_place(feeds, memory_space, options)
+            try:
+                return self._run_in_place(feeds, memory_space, options)
+            except Exception:
+                self._bound.clear()  # where memory lacks, it is in the way of the smaller shape that follows
+                raise
 
     def _run_in_place(self, feeds: Mapping[str, Pixels], memory_space: str, options: Any) -> Pixels:
-        batch_NCYX = feeds[self.inputs[0]]
-        if batch_NCYX.shape not in self._bound:
-            make = self._onnxruntime.OrtValue.ortvalue_from_shape_and_type
-            values = {name: make(list(x.shape), x.dtype.type, memory_space, 0) for name, x in feeds.items()}
-            count, _, *size = batch_NCYX.shape  # whatever the network sees, it says one thing of a pixel
-            y = make([count, 1, *size], self._output_dtype, memory_space, 0)
-            binding = self._session.io_binding()
-            for name, value in values.items():
-                binding.bind_ortvalue_input(name, value)
-            binding.bind_ortvalue_output(self.outputs[0], y)
-            self._bound[batch_NCYX.shape] = binding, values, y
-        binding, values, y = self._bound[batch_NCYX.shape]
+        shape = feeds[self.inputs[0]].shape
+        if shape not in self._bound:
+            while len(self._bound) >= _SHAPES_KEPT:
+                self._bound.popitem(last=False)
+            self._bound[shape] = self._bind(feeds, memory_space)
+        self._bound.move_to_end(shape)
+        binding, values, y = self._bound[shape]
         for name, x in feeds.items():
             values[name].update_inplace(x)
         self._session.run_with_iobinding(binding, options)
         return np.array(y.numpy())  # a copy: the next batch overwrites what is bound
+
+    def _bind(self, feeds: Mapping[str, Pixels], memory_space: str) -> _Bound:
+        """Allocate what a shape of a batch needs on the device."""
+        make = self._onnxruntime.OrtValue.ortvalue_from_shape_and_type
+        values = {name: make(list(x.shape), x.dtype.type, memory_space, 0) for name, x in feeds.items()}
+        count, _, *size = feeds[
+            self.inputs[0]
+        ].shape  # whatever the network sees, it says one thing of a pixel
+        y = make([count, 1, *size], self._output_dtype, memory_space, 0)
+        binding = self._session.io_binding()
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_ortvalue_output(self.outputs[0], y)
+        return binding, values, y
 
 
 class _OnnxStop(Stop):

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from isbi_infer.cli.outputs import check_files
 from isbi_infer.cli.request import COMMANDS, Request, check_labels, check_stacks, target_of, volume_options
 from isbi_infer.cli.segment import segment_all
-from isbi_infer.errors import UsageError
 from isbi_infer.model.devices import PrecisionName, ProviderName
 from isbi_infer.terminal import exit_codes
 from isbi_infer.terminal.commands import (
@@ -312,10 +312,7 @@ def infer(
         check_labels(stacks, labels, link, threshold, min_size)
         if out_dir is not None and not dry_run:
             make_folder(out_dir)
-        targets = [target_of(stack, output, out_dir) for stack in stacks]
-        if len(set(targets)) < len(targets):
-            twice = next(target for target in targets if targets.count(target) > 1)
-            raise UsageError(f"{twice}: two stacks would be written to it; name one of them otherwise")
+        work = [(stack, target_of(stack, output, out_dir)) for stack in stacks]
         request = Request(
             channel=channel,
             time=time,
@@ -338,6 +335,8 @@ def infer(
             as_json=as_json,
             quiet=quiet or as_json,
         )
+        if not dry_run:
+            check_files(work, request, (model, cluster))
 
         def open_model(pixels: int) -> Segmenter:
             return Segmenter(
@@ -353,4 +352,4 @@ def infer(
                 pixels=pixels * (8 if tta else 1),
             )
 
-        segment_all(list(zip(stacks, targets, strict=True)), open_model, request)
+        segment_all(work, open_model, request)

@@ -83,13 +83,17 @@ def check_labels(
 
 
 def target_of(stack: Path, output: Path | None, out_dir: Path | None) -> Path:
-    """Name the output: as asked, or after the stack: ``stack.tif`` -> ``stack.probability.tif``."""
+    """Name the output: as asked, or after the stack and beside it: ``stack.tif`` -> ``stack.probability.tif``."""
     from isbi_infer.volumes.zarr.location import is_address
 
     if output is not None and out_dir is not None:
         raise UsageError("--output and --out-dir exclude each other; use one of them")
     if output is not None:
         return output
+    if stack.name in ("", ".."):
+        stack = Path(os.path.abspath(stack))
+        if not stack.name:
+            raise UsageError(f"{stack}: has no name to call a result by; name one with --output")
     stem = stack.stem if stack.suffix.lower() in (".tif", ".tiff", ".zarr") else stack.name
     if stack.suffix.lower() == ".zarr":
         folder = Path() if is_address(stack) else stack.parent

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
 from isbi_infer.cli.request import Request
-from isbi_infer.errors import IsbiError, UsageError
+from isbi_infer.errors import IsbiError
 from isbi_infer.terminal import counted, printable
 from isbi_infer.terminal.progress import show_progress
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from isbi_infer.neurons.labelling import LabelSink
     from isbi_infer.neurons.volume import VolumeLabels
     from isbi_infer.plan.run import RunPlan
     from isbi_infer.segmenter import Segmenter
     from isbi_infer.volumes import Source
+    from isbi_infer.volumes.protocol import Block
 
 
 def segment_all(
@@ -50,7 +52,7 @@ def segment_all(
                     with show_progress("opening the model", quiet=request.quiet):
                         segmenter = open_model(prod(source.info.shape) * len(work))
                 with segmenter.nearest_level(source) as nearest:
-                    unit = f"{stack.name}: tile" if len(work) > 1 else "tile"
+                    unit = f"{stack.name or stack}: tile" if len(work) > 1 else "tile"
                     _segment(segmenter, nearest, target, request, unit)
         except IsbiError as error:
             if len(work) == 1:
@@ -64,7 +66,7 @@ def segment_all(
 
 def _segment(segmenter: Segmenter, source: Source, target: Path, request: Request, unit: str) -> None:
     from isbi_infer import scoring
-    from isbi_infer.files import check_not_input, check_writable
+    from isbi_infer.files import check_writable
     from isbi_infer.run.counting import tiles_of_section
     from isbi_infer.volumes import check_output, is_chunked_output, open_source
 
@@ -74,18 +76,13 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
         _say(estimate.plan.notes)
         return
     check_output(target)
-    check_not_input(target, source.name)
     if not is_chunked_output(target):
         check_writable(target)
-    request.looks.check(
-        [path for path in (source.name, target, request.label) if path],
-        shares=request.options.share[1] if request.options else 1,
-    )
+    request.looks.check(shares=request.options.share[1] if request.options else 1)
     scores = None
     with ExitStack() as opened:
-        scorer = None
+        scorer, taken = None, _Taken()
         if request.label:
-            check_not_input(target, request.label)
             scorer = scoring.open_scorer(
                 request.label,
                 source.info.shape,
@@ -98,7 +95,7 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
         watched = request.looks.watch(plan) if request.looks else None
         labels: LabelSink | VolumeLabels | None = None
         if request.labels:
-            labels = _labels_of(segmenter, source, target, request)
+            labels = _labels_of(segmenter, source, target, request, plan)
             opened.enter_context(labels)
         megapixels = source.info.shape[-2] * source.info.shape[-1] / tiles_of_section(plan) / 1e6
         progress = opened.enter_context(
@@ -111,7 +108,7 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
             dtype=request.dtype,
             progress=progress,
             also=(
-                *((scoring.ScoringSink(scorer),) if scorer else ()),
+                *((scoring.ScoringSink(scorer), taken) if scorer else ()),
                 *(labels.sinks if labels else ()),
                 *((watched.sink,) if watched else ()),
             ),
@@ -119,7 +116,7 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
             plan=watched.plan if watched else plan,
             findings=watched.findings if watched else None,
         )
-        if scorer:
+        if scorer and taken.sections == source.info.sections:
             progress.stage("scoring")
             scores = scorer.scores()
         if labels:
@@ -138,20 +135,54 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
                 errors=scorer.errors if scorer else None,
                 neurons=cells,
             )
-    _say((*summary.notes, *(scores["notes"] if scores else ()), *(found.notes if found else ()), *unshown))
+    _say(
+        (
+            *summary.notes,
+            *(scores["notes"] if scores else ()),
+            *(found.notes if found else ()),
+            *unshown,
+            *_not_yet(request, scored=bool(scores), labelled=bool(found)),
+        )
+    )
     if request.as_json:
         parts = {"scores": scores, "labels": found.to_plain() if found else None}
         typer.echo(json.dumps(summary.to_plain() | {name: part for name, part in parts.items() if part}))
         return
     if not request.quiet:
-        typer.echo(
-            f"{summary.provider} {summary.precision}: {counted(summary.sections, 'section')} in "
-            f"{summary.seconds:.2f} s, {summary.megapixels_per_second:.2f} Mpx/s -> {summary.output}"
-        )
+        sections, speed = counted(summary.sections, "section"), summary.megapixels_per_second
+        did = f"in {summary.seconds:.2f} s, {speed:.2f} Mpx/s" if speed else "and nothing left to compute"
+        typer.echo(f"{summary.provider} {summary.precision}: {sections} {did} -> {summary.output}")
     if found and not request.quiet:
         typer.echo(str(found))
     if scores:
         typer.echo(scoring.summary(scores))
+
+
+class _Taken:
+    """Counts the sections of a result that sinks were handed: none of one that is not whole yet."""
+
+    def __init__(self) -> None:
+        self.sections = 0
+
+    def write(self, block: Block, values_ZYX: npt.NDArray[Any]) -> None:
+        self.sections += len(values_ZYX)
+
+    def finish(self) -> tuple[str, ...]:
+        return ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _not_yet(request: Request, *, scored: bool, labelled: bool) -> Iterator[str]:
+    """Return what is to be said of scores and ids that wait for the other shares of a result."""
+    for option, path, made in (("--label", request.label, scored), ("--labels", request.labels, labelled)):
+        if path and not made:
+            what = "no scores against it" if option == "--label" else "no ids in it"
+            yield f"{path}: {what} yet, for shares of the result are missing; then run --resume {option}"
 
 
 def _plan(segmenter: Segmenter, source: Source, target: Path, request: Request) -> RunPlan:
@@ -167,27 +198,15 @@ def _plan(segmenter: Segmenter, source: Source, target: Path, request: Request) 
 
 
 def _labels_of(
-    segmenter: Segmenter, source: Source, target: Path, request: Request
+    segmenter: Segmenter, source: Source, target: Path, request: Request, plan: RunPlan
 ) -> LabelSink | VolumeLabels:
-    from isbi_infer.files import check_not_input
     from isbi_infer.neurons.labelling import Labelling, LabelSink
     from isbi_infer.neurons.segments import pixels_of_size
     from isbi_infer.neurons.volume import VolumeLabels
     from isbi_infer.volumes import is_chunked_output
-    from isbi_infer.volumes.pixel_size import PixelSize
 
     assert request.labels is not None
-    check_not_input(request.labels, source.name)
-    if os.path.realpath(request.labels) == os.path.realpath(target):
-        raise UsageError(
-            f"{target}: labels and probabilities go to two files; name another one with --labels"
-        )
-    if request.label:
-        check_not_input(request.labels, request.label)
-    like, side = source.info, request.pixel_size
-    if side is not None:
-        z_nm = like.pixel_size.z_nm if like.pixel_size else None
-        like = replace(like, pixel_size=PixelSize(y_nm=side, x_nm=side, z_nm=z_nm))
+    like = replace(source.info, pixel_size=plan.source.pixel_size)
     labelling = Labelling.of(
         request.threshold,
         segmenter.contract.threshold,

@@ -111,7 +111,7 @@ def open_model(
             )
             raise UsageError(
                 f"{released.name} is not released in {wanted} for {provider}; choose from {', '.join(choice)}, or "
-                f"make a file of it: isbi-export {released.checkpoint.path} -o DIR --precision {wanted}"
+                f"make a file of it: isbi-export {released.name} -o FOLDER --precision {wanted}"
             )
         read = cache(lambda name: _read_released(released.files[name]))
         return _open_first(read, set(released.files), known, provider, wanted, pixels)

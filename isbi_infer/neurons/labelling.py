@@ -25,7 +25,7 @@ import numpy.typing as npt
 from isbi_infer.errors import ImageError, OutputError, ResourceError, UsageError
 from isbi_infer.files import check_writable
 from isbi_infer.neurons.linking import Link, Nodes, linker
-from isbi_infer.neurons.measurements import Measurements, joined, measure_section, write_table
+from isbi_infer.neurons.measurements import Measurements, joined, measure_section, table_of, write_table
 from isbi_infer.neurons.segments import segment_section
 from isbi_infer.pixels.probability import decode
 from isbi_infer.terminal import counted, require_packages
@@ -246,7 +246,7 @@ class LabelSink:
     ) -> None:
         require_label_packages(labelling.link)
         self._path, self._like, self._how = Path(path), like, labelling
-        self._table = self._path.with_suffix(".csv")
+        self._table = table_of(self._path)
         check_writable(self._path)
         check_writable(self._table)
         self._membrane, self._provenance = membrane, provenance

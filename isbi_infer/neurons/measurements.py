@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from isbi_infer.files import replacing
 from isbi_infer.neurons.linking import Nodes
 from isbi_infer.neurons.segments import Labels
 from isbi_infer.pixels.windows import bands
+from isbi_infer.volumes import is_chunked_output
 from isbi_infer.volumes.pixel_size import PixelSize
 
 COLUMNS = (
@@ -105,6 +107,12 @@ def joined(parts: list[Measurements], ids: Nodes, count: int) -> Measurements:
         last,
         total("edge") > 0,
     )
+
+
+def table_of(labels: Path) -> Path:
+    """Return where the table of labels goes: beside them, as ``neurons.csv`` of ``neurons.tif``."""
+    stem = labels.stem.removesuffix(".ome") if is_chunked_output(labels) else labels.stem
+    return labels.with_name(f"{stem}.csv")
 
 
 def write_table(

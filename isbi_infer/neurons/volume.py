@@ -37,7 +37,7 @@ from isbi_infer.neurons.labelling import (
     require_label_packages,
 )
 from isbi_infer.neurons.linking import Links, linker
-from isbi_infer.neurons.measurements import joined, write_table
+from isbi_infer.neurons.measurements import joined, table_of, write_table
 from isbi_infer.neurons.pieces import Pieces, keep, memory_of_section
 from isbi_infer.plan.blocks import Layout
 from isbi_infer.plan.memory import available_memory
@@ -111,7 +111,7 @@ class VolumeLabels:
         self._path, self._result, self._like, self._how = Path(path), Path(result), like, labelling
         self._membrane, self._provenance, self._cluster = membrane, provenance, cluster
         self._shape = (like.sections, like.shape[-2], like.shape[-1])
-        table = self._path.with_name(f"{self._path.stem.removesuffix('.ome')}.csv")
+        table = table_of(self._path)
         self._work = Unfinished(path, attached=table)
         self._resume, self._overwrite = resume, overwrite
         # Unasked, nothing is kept of labels that were cut off: they take little beside the probabilities.

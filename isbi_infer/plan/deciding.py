@@ -94,6 +94,10 @@ def plan_run(
     shape = scaling.inner_shape(source.shape) if scaling else source.shape
     views = ALL_EIGHT if wishes.tta else IDENTITY
     bytes_per_pixel = backend.arithmetic.memory * contract.activation_bytes_per_pixel
+    if wishes.memory is not None and wishes.memory < 1:
+        raise UsageError(
+            f"memory {wishes.memory} is no memory at all; expected bytes, or an amount such as 4GiB"
+        )
     memory = available_memory() // 2 if wishes.memory is None else wishes.memory
     allowed = int(memory / (bytes_per_pixel * backend.workers * (wishes.batch or 1)))
     most_pixels = min(allowed, device.tile_pixels)

@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from math import isfinite
 from typing import Any, Literal
 
 
@@ -15,6 +16,10 @@ def plain_of(value: Any) -> Any:
         return {f.name: plain_of(getattr(value, f.name)) for f in fields(value) if f.init}
     if isinstance(value, tuple):
         return [plain_of(item) for item in value]
+    if isinstance(value, float) and not isfinite(
+        value
+    ):  # JSON has no such number, and NaN is not equal to NaN
+        return str(value)
     return value
 
 
@@ -48,8 +53,13 @@ def read_value(kind: Any, plain: Any, where: str) -> Any:
         if wanted != set(plain):
             raise ValueError(f"{where} has the fields {sorted(plain)}, expected {sorted(wanted)}")
         return kind(**{name: read_value(hints[name], plain[name], f"{where}.{name}") for name in wanted})
-    elif kind is float and isinstance(plain, int | float) and not isinstance(plain, bool):
+    elif kind is float and _is_number(plain):
         return float(plain)
     elif isinstance(kind, type) and type(plain) is kind:
         return plain
     raise ValueError(f"{where} is {plain!r}, expected {kind}")
+
+
+def _is_number(plain: Any) -> bool:
+    """Return whether this is a number, or the name of one that JSON does not hold."""
+    return type(plain) in (int, float) or plain in ("nan", "inf", "-inf")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, SupportsFloat, SupportsIndex
 
 from isbi_infer._version import __version__
 from isbi_infer.errors import UsageError
+from isbi_infer.model import devices
 from isbi_infer.pixels.probability import Emit, OutputDtype
 from isbi_infer.pixels.texture import Familiar
 from isbi_infer.plan.blocks import Layout, Shape
@@ -267,8 +268,8 @@ class RunPlan:
     def hindrances(self, now: RunPlan, wishes: Wishes, block: Shape | None = None) -> tuple[str, ...]:
         """Return why a run of this plan cannot be continued by one that is planned now, a line each.
 
-        What a machine's memory and cores decided alone, tiles, batch and blocks, stays as it was: it is no hindrance,
-        unless the user asks for another.
+        Tiles and batch are no hindrance where results are the same in any, see `continued`. Elsewhere what a machine's
+        memory and cores decided alone stays as it was, unless the user asks for another; so do blocks.
 
         Parameters
         ----------
@@ -280,12 +281,42 @@ class RunPlan:
             Likewise, of the blocks.
         """
         own = {"all_cores", "workers"}
-        own |= {"batch"} if wishes.batch is None else set()
-        own |= {"section.tile_shape", "turned.tile_shape"} if wishes.tile is None else set()
+        free = self._same_in_any_tiles(wishes)
+        own |= {"batch"} if free or (wishes.batch is None and wishes.memory is None) else set()
+        if free or (wishes.tile is None and wishes.memory is None):
+            own |= {"section.tile_shape", "turned.tile_shape"}
         own |= {"layout.block", "layout.shard"} if block is None else set()
         return tuple(
             f"{key}: {mine!r}, now {new!r}" for key, mine, new in self._differing(now) if key not in own
         )
+
+    def continued(self, now: RunPlan, wishes: Wishes) -> RunPlan:
+        """Return how a run of this plan is continued: in the tiles that are planned now, where no bit depends on them.
+
+        Parameters
+        ----------
+        now : RunPlan
+            Without `hindrances`.
+        wishes : Wishes
+            What the user asks for now.
+        """
+        if not self._same_in_any_tiles(wishes):
+            return self
+        return replace(
+            self,
+            section=now.section,
+            turned=now.turned,
+            batch=now.batch,
+            workers=now.workers,
+            all_cores=now.all_cores,
+            memory_bytes=now.memory_bytes,
+        )
+
+    def _same_in_any_tiles(self, wishes: Wishes) -> bool:
+        """Whether results are the same to the bit whatever the tiles: with the model's own halo, on a processor."""
+        found = [(row, a) for row in devices.DEVICES if row.name == self.device for a in row.arithmetic]
+        exact = [row.kind == "cpu" and not a.apart for row, a in found if a.name == self.precision]
+        return wishes.halo is None and bool(exact) and all(exact)
 
 
 def parse_plan(text: str, name: object = "") -> RunPlan:

@@ -76,7 +76,7 @@ class RunSummary:
     seconds : float
         Wall time from opening the input to the finished output.
     megapixels_per_second : float
-        Input pixels over `seconds`.
+        Input pixels that this run computed, over `seconds`.
     model_sha256 : str
         Of the model file.
     unlike : float or None

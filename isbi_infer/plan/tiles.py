@@ -286,8 +286,9 @@ def plan_section(
             f"tile {tile} leaves nothing between two halos of {halo} pixels; use {smallest} or more"
         )
     padded = padded_shape(shape, border, stride)
-    whole = padded[0] * padded[1]
-    tile_shape = _best_grid(padded, stride, halo, tile or max(padded), most_pixels or whole)
+    longest = max(padded) if tile is None else tile
+    largest = padded[0] * padded[1] if most_pixels is None else most_pixels
+    tile_shape = _best_grid(padded, stride, halo, longest, largest)
     return SectionPlan(shape, stride, halo, border, tile_shape)
 
 

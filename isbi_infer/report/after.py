@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isbi_infer.errors import UsageError
-from isbi_infer.files import check_not_input, check_writable
+from isbi_infer.files import check_writable
 from isbi_infer.terminal import require_packages
 
 if TYPE_CHECKING:
@@ -38,22 +38,22 @@ class Looks:
     contact_sheet: Path | None = None
 
     def __bool__(self) -> bool:
-        return any(path is not None for _, path, _ in self._wanted())
+        return bool(self.wanted())
 
-    def _wanted(self) -> list[tuple[str, Path | None, tuple[str, ...]]]:
-        return [
-            ("--report", self.report, (".html", ".htm")),
-            ("--overlay", self.overlay, (".png",)),
-            ("--contact-sheet", self.contact_sheet, (".png",)),
-        ]
+    def wanted(self) -> list[tuple[str, Path]]:
+        """Return the files, each with the option that names it."""
+        named = (
+            ("--report", self.report),
+            ("--overlay", self.overlay),
+            ("--contact-sheet", self.contact_sheet),
+        )
+        return [(option, path) for option, path in named if path is not None]
 
-    def check(self, others: Sequence[str | Path], *, shares: int = 1) -> None:
+    def check(self, *, shares: int = 1) -> None:
         """Make sure, before any work, that all can be written.
 
         Parameters
         ----------
-        others : sequence of path
-            Inputs and outputs of the run, none of which may be written over.
         shares : int
             Of how many runs the result is made.
 
@@ -64,28 +64,20 @@ class Looks:
         OutputError
             If a file cannot be created.
         UsageError
-            If a name has the wrong ending, two are the same, or the run is one of several shares.
+            If a name has the wrong ending, or the run is one of several shares.
         """
-        wanted = [(option, path, suffixes) for option, path, suffixes in self._wanted() if path is not None]
-        if not wanted:
+        if not self:
             return
         require_packages("report", "jinja2", "PIL")
-        taken = [Path(other) for other in others]
-        for option, path, suffixes in wanted:
+        for option, path in self.wanted():
+            suffixes = (".html", ".htm") if path is self.report else (".png",)
             if shares > 1:
                 raise UsageError(
                     f"{option} {path}: a share of a run has no whole result to show; leave it out"
                 )
             if path.suffix.lower() not in suffixes:
                 raise UsageError(f"{option} {path}: expected a name that ends in {suffixes[0]}")
-            for other in taken:
-                check_not_input(path, other)
-                if path.absolute() == other.absolute():
-                    raise UsageError(
-                        f"{option} {path}: is another output of this run, too; name it otherwise"
-                    )
             check_writable(path)
-            taken.append(path)
 
     def watch(self, plan: RunPlan) -> Watched:
         """Return what takes notes during a run of a plan, and draws when it is over."""
@@ -116,7 +108,7 @@ class Looks:
         notes: tuple[str, ...] = ()
         if self.report is not None:
             notes = write_report(run, self.report)
-        total, name = run.source.info.sections, Path(run.source.name).name
+        total, name = run.source.info.sections, Path(run.source.name).absolute().name
         outlined = f"membranes outlined at {run.threshold:.2g}"
         for path, draw, most, title in (
             (self.overlay, draw_overlay, ON_OVERLAY, f"{name}: {outlined}"),

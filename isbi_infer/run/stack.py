@@ -19,7 +19,9 @@ import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -33,7 +35,7 @@ from isbi_infer.files import beside, folder_in_use, sync_folder, write_once
 from isbi_infer.plan.run import RunPlan, Wishes, parse_plan
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.pipeline import look_at, run_plan
-from isbi_infer.run.volume import check_same
+from isbi_infer.run.volume import Outcome, check_same
 from isbi_infer.terminal import counted
 from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes import TiffSink
@@ -56,7 +58,7 @@ def segment_stack(
     also: Sequence[Sink] = (),
     progress: Progress | None = None,
     findings: Findings | None = None,
-) -> tuple[str, ...]:
+) -> Outcome:
     """Carry out a plan into a TIFF file.
 
     Parameters
@@ -80,8 +82,7 @@ def segment_stack(
 
     Returns
     -------
-    tuple of str
-        Notes.
+    Outcome
 
     Raises
     ------
@@ -95,7 +96,7 @@ def segment_stack(
     open_sink = partial(
         TiffSink,
         output,
-        like=source.info,
+        like=replace(source.info, pixel_size=plan.source.pixel_size),
         dtype=plan.dtype,
         provenance=plan.provenance,
         title=f"probability of {plan.emit}",
@@ -104,8 +105,9 @@ def segment_stack(
     if not resume:
         with open_sink() as sink:
             found = run_plan(plan, source, backend, (sink, *also), progress, findings=findings)
-            return (*found, *sink.finish(), *replaced)
-    with _kept(output, plan, wishes) as (plan, kept):
+            return Outcome((*found, *sink.finish(), *replaced), prod(source.info.shape))
+    # The output is held as long as the run lasts, and what is kept until the output is in place.
+    with _kept(output, plan, wishes) as (plan, kept), open_sink() as sink:
         total, before = source.info.sections, kept.count
         blocks = list(plan.blocks())
         findings = Findings(plan) if findings is None else findings
@@ -120,12 +122,11 @@ def segment_stack(
                 said = f"{output}: {kept.count} of {counted(total, 'section')} are done and kept"
                 say_on_the_way_out(error, f"{said}; to go on, run it again with --resume", log)
             raise
-        with open_sink() as sink:
-            for block, section_YX in zip(blocks, kept, strict=True):
-                for each in (sink, *also):
-                    each.write(block, section_YX[None])
-            notes += (*found, *sink.finish(), *replaced)
-    return notes
+        for block, section_YX in zip(blocks, kept, strict=True):
+            for each in (sink, *also):
+                each.write(block, section_YX[None])
+        notes += (*found, *sink.finish(), *replaced)
+    return Outcome(notes, sum(prod(block.shape) for block in blocks[before:]))
 
 
 @contextmanager
@@ -143,7 +144,7 @@ def _kept(output: str | Path, plan: RunPlan, wishes: Wishes) -> Iterator[tuple[R
         check_same(stored, plan, wishes, other)
         with KeptSections(folder / "sections", stored.source.shape, np.dtype(stored.dtype)) as kept:
             try:
-                yield stored, kept
+                yield stored.continued(plan, wishes), kept
             except BaseException:
                 if not kept.count:
                     shutil.rmtree(folder, ignore_errors=True)

@@ -153,7 +153,13 @@ class Stages:
         try:
             for z, section in self._sections:
                 self._findings.add(z, section.statistics, section.texture)
-                self._open(z, section)
+                # Those being computed, one ahead and one being taken.
+                most = ceil(plan.batch * (plan.workers + 1) / max(1, section.pending)) + 1
+                if items and self._opened_since(items[0].section) >= most:
+                    # Room is made by taking a section that is not done without these.
+                    self._put(items)
+                    items = []
+                self._open(z, section, most)
                 for view in section.views:
                     for tile in view.tiles:
                         if items and items[0].view.plan.tile_shape != view.plan.tile_shape:
@@ -167,11 +173,16 @@ class Stages:
             if items:
                 self._put(items)
 
-    def _open(self, z: int, section: SectionInWork) -> None:
-        """Enter a section, once few enough are open: those being computed, one ahead and one being taken."""
-        ahead = ceil(self._plan.batch * (self._plan.workers + 1) / max(1, section.pending)) + 1
+    def _opened_since(self, first: SectionInWork) -> int:
+        """Return how many sections are open from one on that is not done."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or self._error or len(self._open_sections) < ahead)
+            sections = [section for _, section in self._open_sections]
+        return len(sections) - sections.index(first)
+
+    def _open(self, z: int, section: SectionInWork, most: int) -> None:
+        """Enter a section, once fewer than so many are open."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._error or len(self._open_sections) < most)
             if self._stopping or self._error:
                 raise _Stopped
             self._open_sections.append((z, section))
@@ -212,14 +223,23 @@ class Stages:
         while waiting:
             count = min(self._back_off.batch, len(waiting))
             now, later = waiting[:count], waiting[count:]
-            try:
-                self._call(now, buffers)
-            except (ResourceError, MemoryError):
+            if not self._computed_at_once(now, buffers):
                 if count > 1:
                     self._back_off.halve_batch(count)
                     continue
                 self._compute_in_parts(now[0], buffers)
             waiting = later
+
+    def _computed_at_once(self, items: list[Item], buffers: Buffers) -> bool:
+        """Compute tiles in one call; return whether memory sufficed.
+
+        An error is gone then, and with it what its traceback holds: buffers of the size that did not fit.
+        """
+        try:
+            self._call(items, buffers)
+        except (ResourceError, MemoryError):
+            return False
+        return True
 
     def _call(self, items: list[Item], buffers: Buffers) -> None:
         if (
@@ -244,9 +264,7 @@ class Stages:
         self._back_off.shrink_tiles(_shape(item.tile), max(map(_shape, parts), key=prod))
         for part in parts:
             smaller = Item(item.section, item.view, part)
-            try:
-                self._call([smaller], buffers)
-            except (ResourceError, MemoryError):
+            if not self._computed_at_once([smaller], buffers):
                 self._compute_in_parts(smaller, buffers)
 
 

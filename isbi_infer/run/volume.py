@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from isbi_infer.model.opening import OpenModel
 from isbi_infer.plan.blocks import Blocks
 from isbi_infer.plan.plain import plain_of
 from isbi_infer.plan.run import RunPlan, Wishes, parse_plan
-from isbi_infer.run.cluster import connected
+from isbi_infer.run.cluster import Cluster, connected
 from isbi_infer.run.cluster_run import run_on
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.mask import TissueMask, opened_mask, without_tissue
@@ -34,7 +35,7 @@ from isbi_infer.run.pipeline import run_plan
 from isbi_infer.terminal import counted
 from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes.protocol import Block, Sink, Source, StackInfo
-from isbi_infer.volumes.spread import in_turn
+from isbi_infer.volumes.spread import Spread, in_turn
 from isbi_infer.volumes.zarr.unfinished import Unfinished, stored_attributes
 from isbi_infer.volumes.zarr.writer import OmeZarrSink
 
@@ -92,6 +93,22 @@ class VolumeOptions:
         return self.resume or self.share != (1, 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes
+    ----------
+    notes : tuple of str
+        What is to be said.
+    computed : int
+        Pixels that this run computed; the others were there already, or are another run's.
+    """
+
+    notes: tuple[str, ...]
+    computed: int = 0
+
+
 def segment_volume(
     plan: RunPlan,
     source: Source,
@@ -104,7 +121,7 @@ def segment_volume(
     also: Sequence[Sink] = (),
     progress: Progress | None = None,
     findings: Findings | None = None,
-) -> tuple[str, ...]:
+) -> Outcome:
     """Carry out a plan into an OME-Zarr image, and put it in place when all of its blocks are there.
 
     Parameters
@@ -124,7 +141,7 @@ def segment_volume(
     options : VolumeOptions
         How.
     also : sequence of Sink
-        Handed the sections of the whole result, in order, once it is there.
+        Handed the sections of the whole result, in order, once all are there; by whichever run they were computed.
     progress : callable, optional
         As in `run_plan`, for the blocks that are computed now.
     findings : Findings, optional
@@ -132,8 +149,7 @@ def segment_volume(
 
     Returns
     -------
-    tuple of str
-        Notes.
+    Outcome
 
     Raises
     ------
@@ -147,18 +163,20 @@ def segment_volume(
         if name:
             work.check(name, resume=options.joins, overwrite=options.overwrite)
     with ExitStack() as opened:
-        plan, mask = _with_mask(plan, options, opened)
+        now, mask = _with_mask(plan, options, opened)
         if work.finished and options.joins:
-            check_same(plan_of(output), plan, wishes, _OTHER.format(work.name), options.block)
+            _check_finished(work, now, source.info, wishes, options)
             work.sweep()
-            return (f"{work.name} is finished already",)
+            _hand_over_finished(work, source.info, also)
+            return Outcome((f"{work.name} is finished already",))
         cluster = opened.enter_context(connected(options.cluster)) if options.cluster else None
         opened.enter_context(work.held(options.share, overwrite=options.overwrite))
         if work.taken and options.joins:
-            return _left_to_another(work)
-        plan = _agreed(work, plan, wishes, options)
+            return _left_to_another(work, source.info, also)
+        begun = _agreed(work, now, wishes, options)
+        plan = begun.continued(now, wishes)
         assert plan.layout is not None
-        with sink_for(work.volume, plan, source.info, contract=contract, pyramid=options.pyramid) as sink:
+        with sink_for(work.volume, begun, source.info, contract=contract, pyramid=options.pyramid) as sink:
             mine = plan.layout.share_size(options.share)
             missing = plan.layout.numbered(
                 block.index for block in plan.layout.blocks(options.share) if not sink.done(block)
@@ -167,55 +185,67 @@ def segment_volume(
             if mask is not None:
                 missing, said = _leave_out(mask, plan, sink, missing)
                 notes += said
+            computed = sum(prod(block.shape) for block in missing)
+            say = partial(_say_how_to_go_on, work=work, sink=sink, plan=plan, options=options)
             try:
-                if cluster is None:
-                    found = run_plan(
-                        plan,
-                        source,
-                        model.backend,
-                        (sink,),
-                        progress,
-                        blocks=missing,
-                        measured=MeasuredSections(work.statistics, plan, source),
-                        findings=findings,
-                    )
-                else:
-                    found = run_on(
-                        cluster,
-                        plan,
-                        source,
-                        model,
-                        sink,
-                        work.statistics,
-                        blocks=missing,
-                        progress=progress,
-                        findings=findings,
-                    )
+                found = _compute(plan, source, model, sink, work, missing, cluster, progress, findings)
             except BaseException as error:
                 if isinstance(error, IsbiError) and work.taken and options.joins:
-                    return _left_to_another(work)  # another run found all blocks there
-                _say_how_to_go_on(error, work, sink, plan, options)
+                    return _left_to_another(work, source.info, also)  # another run found all blocks there
+                say(error)
                 raise
             if work.taken and options.joins:
-                return _left_to_another(work)
+                return _left_to_another(work, source.info, also, computed)
+            notes += found
             others = 0 if options.share == (1, 1) else sum(not sink.done(b) for b in plan.layout.blocks())
-            if not others:
-                try:
-                    for z in range(plan.layout.shape[0]) if also else ():
-                        _hand_over(sink, z, plan, also)
-                    sink.finish(cluster.spread if cluster else in_turn)
-                except BaseException as error:
-                    _say_how_to_go_on(error, work, sink, plan, options)
-                    raise
-        if others:
-            share = f"share {options.share[0]}/{options.share[1]}"
-            return (
-                *notes,
-                *found,
-                f"{share} is done; {counted(others, 'block')} of other shares are missing yet",
-            )
-        work.complete(overwrite=options.overwrite, whole=partial(_is_whole, plan, source.info))
-    return (*notes, *found)
+            if others:
+                return Outcome((*notes, _missing_yet(options, others)), computed)
+            try:
+                _hand_over(sink, plan, also)
+            except BaseException as error:
+                say(error)
+                raise
+            finish = partial(_finish, sink, cluster.spread if cluster else in_turn, say)
+            whole = partial(_is_whole, begun, source.info)
+            if not work.complete(overwrite=options.overwrite, whole=whole, finish=finish):
+                notes += (f"{work.name} is completed by another run",)
+    return Outcome(notes, computed)
+
+
+def _compute(
+    plan: RunPlan,
+    source: Source,
+    model: OpenModel,
+    sink: OmeZarrSink,
+    work: Unfinished,
+    blocks: Blocks,
+    cluster: Cluster | None,
+    progress: Progress | None,
+    findings: Findings | None,
+) -> tuple[str, ...]:
+    """Compute blocks here or on a cluster; return what was found in the sections."""
+    if cluster is not None:
+        return run_on(
+            cluster,
+            plan,
+            source,
+            model,
+            sink,
+            work.statistics,
+            blocks=blocks,
+            progress=progress,
+            findings=findings,
+        )
+    return run_plan(
+        plan,
+        source,
+        model.backend,
+        (sink,),
+        progress,
+        blocks=blocks,
+        measured=MeasuredSections(work.statistics, plan, source),
+        findings=findings,
+    )
 
 
 def sink_for(
@@ -244,7 +274,7 @@ def sink_for(
         dtype=plan.dtype,
         shard=plan.layout.shard,
         chunk=plan.layout.chunk,
-        like=like,
+        like=replace(like, pixel_size=plan.source.pixel_size),
         name="cell interior" if plan.emit == "cell" else "membrane",
         attributes=attributes,
         pyramid=pyramid,
@@ -424,10 +454,24 @@ def _is_whole(plan: RunPlan, like: StackInfo, folder: Path) -> bool:
         return all(sink.done(block) for block in plan.layout.blocks())
 
 
-def _left_to_another(work: Unfinished) -> tuple[str, ...]:
+def _left_to_another(work: Unfinished, like: StackInfo, also: Sequence[Sink], computed: int = 0) -> Outcome:
     """Remove what this run wrote after another one had completed the volume."""
     work.discard()
-    return (f"{work.name} was completed by another run",)
+    _hand_over_finished(work, like, also)
+    return Outcome((f"{work.name} was completed by another run",), computed)
+
+
+def _check_finished(
+    work: Unfinished, now: RunPlan, like: StackInfo, wishes: Wishes, options: VolumeOptions
+) -> None:
+    """Raise UsageError where a finished volume is not what is asked for now."""
+    check_same(plan_of(work.name), now, wishes, _OTHER.format(work.name), options.block)
+    wanted = sink_for(work.output, now, like, pyramid=options.pyramid).levels
+    image: Any = stored_attributes(work.name)["ome"]
+    if wanted > 1 and len(image["multiscales"][0]["datasets"]) == 1:
+        raise UsageError(
+            f"{work.name}: is finished, without smaller resolutions; --overwrite makes it again with --pyramid"
+        )
 
 
 def _resumed(done: int, total: int, options: VolumeOptions) -> tuple[str, ...]:
@@ -435,6 +479,19 @@ def _resumed(done: int, total: int, options: VolumeOptions) -> tuple[str, ...]:
         return ()
     what = "blocks" if options.share == (1, 1) else f"blocks of share {options.share[0]}/{options.share[1]}"
     return (f"{done} of {total} {what} were there already",)
+
+
+def _missing_yet(options: VolumeOptions, others: int) -> str:
+    share = f"share {options.share[0]}/{options.share[1]}"
+    return f"{share} is done; {counted(others, 'block')} of other shares are missing yet"
+
+
+def _finish(sink: OmeZarrSink, spread: Spread, say: Callable[[BaseException], None]) -> None:
+    try:
+        sink.finish(spread)
+    except BaseException as error:
+        say(error)
+        raise
 
 
 def _say_how_to_go_on(
@@ -450,10 +507,20 @@ def _say_how_to_go_on(
     say_on_the_way_out(error, said, log)
 
 
-def _hand_over(sink: OmeZarrSink, z: int, plan: RunPlan, also: Sequence[Sink]) -> None:
+def _hand_over_finished(work: Unfinished, like: StackInfo, also: Sequence[Sink]) -> None:
+    """Hand over the sections of a volume that was finished by another run."""
+    if also:
+        plan = plan_of(work.name)
+        with sink_for(work.output, plan, like, existing=True) as sink:
+            _hand_over(sink, plan, also)
+
+
+def _hand_over(sink: OmeZarrSink, plan: RunPlan, also: Sequence[Sink]) -> None:
+    """Hand over the sections of a volume whose blocks are all there, in order."""
     assert plan.layout is not None
-    _, height, width = plan.layout.shape
-    block = Block(z, (z, z + 1), (0, height), (0, width))
-    values_ZYX = sink.read(block)
-    for other in also:
-        other.write(block, values_ZYX)
+    depth, height, width = plan.layout.shape
+    for z in range(depth) if also else ():
+        block = Block(z, (z, z + 1), (0, height), (0, width))
+        values_ZYX = sink.read(block)
+        for other in also:
+            other.write(block, values_ZYX)

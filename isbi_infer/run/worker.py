@@ -28,6 +28,7 @@ from isbi_infer.run.findings import Findings
 from isbi_infer.run.measured import MeasuredSections
 from isbi_infer.run.pipeline import run_plan
 from isbi_infer.volumes.protocol import Source
+from isbi_infer.volumes.zarr.unfinished import PLAN
 from isbi_infer.volumes.zarr.writer import OmeZarrSink
 
 
@@ -58,6 +59,7 @@ class Job(WorkerPlugin):
         if hashlib.sha256(content).hexdigest() != plan.model.sha256:
             raise ModelError(f"{model.path}: has changed since it was opened; start again")
         self._plan, self._sink = plan.to_json(), sink
+        self._begun = _begun(statistics)  # by which the run's folder is known
         self._source: Any = source.__reduce__()  # how it is opened again
         self._content, self._suffix, self._statistics = content, model.path.suffix, statistics
         self._opened: tuple[RunPlan, Source, Backend, OmeZarrSink, MeasuredSections] | None = None
@@ -103,12 +105,19 @@ class Job(WorkerPlugin):
             source: Source = self._held.enter_context(reopen(*where))
             if source.fingerprint() != plan.source.fingerprint:
                 raise UsageError(f"{source.name} is another file there than here; put it where all see it")
+            self._check_folder()
             sink = self._held.enter_context(self._sink)
             cores = min(self._worker.state.nthreads, model.backend.workers)
             plan = replace(plan, workers=1 if plan.all_cores else max(1, cores))
             measured = MeasuredSections(self._statistics, plan, source)
             self._opened = plan, source, model.backend, sink, measured
         return self._opened
+
+    def _check_folder(self) -> None:
+        """Raise UsageError unless this worker sees the folder in which the run was begun."""
+        folder = self._statistics.parent
+        if not self._begun or _begun(self._statistics) != self._begun:
+            raise UsageError(f"{folder} is not there, or another folder than here; write to where all see it")
 
     def ready(self) -> dict[str, str]:
         """Open everything; return what tells workers apart."""
@@ -128,6 +137,14 @@ class Job(WorkerPlugin):
             if not sink.done(block):
                 run_plan(plan, source, backend, (sink,), blocks=[block], measured=measured, findings=findings)
         return Answer(self._worker.address, findings, source.found())
+
+
+def _begun(statistics: Path) -> bytes:
+    """Return what is computed in the folder of a run; nothing where it is not seen."""
+    try:
+        return (statistics.parent / PLAN).read_bytes()
+    except OSError:
+        return b""
 
 
 def ready(name: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from isbi_infer.volumes.images import ImageFolder, open_images
 from isbi_infer.volumes.opening import check_output, is_chunked_output, nearest_level, open_source
-from isbi_infer.volumes.pixel_size import PixelSize
+from isbi_infer.volumes.pixel_size import PixelSize, with_side
 from isbi_infer.volumes.protocol import Block, Kind, Section, Sink, Source, StackInfo, Window
 from isbi_infer.volumes.tiff.reader import TiffSource, open_stack
 from isbi_infer.volumes.tiff.writer import TiffSink, output_kind, write_stack
@@ -26,5 +26,6 @@ __all__ = [
     "open_source",
     "open_stack",
     "output_kind",
+    "with_side",
     "write_stack",
 ]

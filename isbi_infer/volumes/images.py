@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import isnan
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
@@ -57,6 +58,7 @@ class _Header:
     dtype: np.dtype[np.generic]
     notes: tuple[str, ...] = ()
     pixel_size: PixelSize | None = None
+    nodata: float | None = None
     kind: Kind = "imagej"
 
     def __str__(self) -> str:
@@ -110,8 +112,8 @@ def open_images(folder: str | os.PathLike[str]) -> ImageFolder:
     Raises
     ------
     ImageError
-        If an image cannot be read, is not greyscale, holds several sections or differs from the others; if there is no
-        image at all.
+        If an image cannot be read, is not greyscale, holds several sections or differs from the others, also
+        in the value that stands for "no data"; if there is no image at all.
     DependencyError
         If there are PNG or JPEG images, and Pillow is not installed.
     """
@@ -145,8 +147,8 @@ class ImageFolder:
         Shape and axes (Z, Y, X); the pixel size that all images state; for TIFF, the flavour that all have.
     dtype : numpy.dtype
         Of the sections, in the machine's byte order.
-    nodata : None
-        Images name no grey value that stands for "no data".
+    nodata : float or None
+        The grey value that stands for "no data", where all images name it; such pixels may be NaN.
     notes : tuple of str
         What was left out, done to the pixels or taken for granted, and has to be said.
     """
@@ -163,12 +165,19 @@ class ImageFolder:
                     f"{image.path}: {header}; expected {first}, as in {images[0].path.name}; "
                     "all images of a folder must be of one size and type"
                 )
+            if not _same_value(header.nodata, first.nodata):
+                found, expected = _value(header.nodata), _value(first.nodata)
+                raise ImageError(
+                    f"{image.path}: its no-data value is {found}; expected {expected}, as in "
+                    f"{images[0].path.name}; all images of a folder must name the same one, or none: "
+                    "gdal_edit.py -a_nodata VALUE sets it, -unsetnodata removes it"
+                )
             headers.append(header)
         size = headers[0].pixel_size
         alike = all(same_size(size, header.pixel_size) for header in headers)
         kinds = {header.kind for header in headers}
         self.dtype: np.dtype[np.generic] = headers[0].dtype
-        self.nodata: float | None = None
+        self.nodata: float | None = headers[0].nodata
         self.line: int | None = None
         self.info = StackInfo(
             shape=(len(images), *headers[0].shape),
@@ -273,6 +282,16 @@ def _header(image: _Image) -> _Header:
         return _FORMATS[image.form].header(image.path)
 
 
+def _same_value(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one == other or (isnan(one) and isnan(other))
+
+
+def _value(nodata: float | None) -> str:
+    return "none" if nodata is None else str(nodata)
+
+
 def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
@@ -342,6 +361,7 @@ def _tiff_header(path: Path) -> _Header:
             dtype=source.dtype,
             notes=source.notes,
             pixel_size=source.info.pixel_size,
+            nodata=source.nodata,
             kind=source.info.kind,
         )
 

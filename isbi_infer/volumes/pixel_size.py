@@ -70,6 +70,11 @@ class PixelSize:
         return f"{x} nm" if x == y else f"{x} x {y} nm"
 
 
+def with_side(size: PixelSize | None, side_nm: float) -> PixelSize:
+    """Return a size with another side of its pixels, and the same distance from one section to the next."""
+    return PixelSize(y_nm=float(side_nm), x_nm=float(side_nm), z_nm=size.z_nm if size else None)
+
+
 def same_size(one: PixelSize | None, other: PixelSize | None) -> bool:
     """Return whether sections of two sizes may be taken for one stack: both unknown, or within 1 % of each other.
 

@@ -32,7 +32,7 @@ def split_stack(
         A greyscale TIFF.
     folder : Path
         Made where it is missing. The files are named ``00.tif``, ``01.tif``, ... with as many digits as the last
-        one needs, and have the stack's dtype, flavour and pixel size.
+        one needs, and have the stack's dtype, flavour, pixel size and value of "no data".
     overwrite : bool
         Replace such files; not others, which `merge_sections` would take for sections.
     progress : callable, optional
@@ -58,7 +58,9 @@ def split_stack(
         with filled_at_once(folder) as aside:
             for z, target in enumerate(targets):
                 with replacing(aside / target.name) as temporary:
-                    write_stack(temporary, [reader.read(z)], like=one, dtype=reader.dtype)
+                    write_stack(
+                        temporary, [reader.read(z)], like=one, dtype=reader.dtype, nodata=reader.nodata
+                    )
                 if progress:
                     progress(z + 1, len(targets))
     return targets
@@ -101,7 +103,8 @@ def merge_sections(
     folder : Path
         Its ``.tif`` and ``.tiff`` files are taken in natural order (2 before 10), each as one section.
     stack : Path
-        The TIFF file to write, outside the folder, with the sections' dtype, flavour and pixel size.
+        The TIFF file to write, outside the folder, with the sections' dtype, flavour, pixel size and value of "no
+        data".
     overwrite : bool
         Replace it where it is there already.
     progress : callable, optional
@@ -117,8 +120,8 @@ def merge_sections(
     Raises
     ------
     ImageError
-        If there are no sections, one cannot be read whole, or they differ in shape, dtype or (by more than 1 %) in
-        pixel size.
+        If there are no sections, one cannot be read whole, or they differ in shape, dtype, the value of "no data", or
+        (by more than 1 %) in pixel size.
     UsageError
         If the stack is there already, or lies in the folder.
     OutputError
@@ -138,7 +141,7 @@ def merge_sections(
     if stack.exists() and not overwrite:
         raise UsageError(f"{stack}: is there already; add --overwrite or choose another name")
     check_writable(stack)
-    first, dtype = _checked_alike(paths)
+    first, dtype, nodata = _checked_alike(paths)
 
     def sections() -> Iterator[npt.NDArray[Any]]:
         for z, path in enumerate(paths):
@@ -152,11 +155,11 @@ def merge_sections(
     shape = (len(paths), *first.shape[-2:])
     whole = StackInfo(shape=shape, axes="ZYX", kind=first.kind, pixel_size=first.pixel_size)
     with replacing(stack) as temporary:
-        write_stack(temporary, sections(), like=whole, dtype=dtype)
+        write_stack(temporary, sections(), like=whole, dtype=dtype, nodata=nodata)
     return len(paths), _gaps(paths)
 
 
-def _checked_alike(paths: list[Path]) -> tuple[StackInfo, Any]:
+def _checked_alike(paths: list[Path]) -> tuple[StackInfo, Any, float | None]:
     seen = []
     for path in paths:
         with open_stack(path) as reader:
@@ -164,9 +167,9 @@ def _checked_alike(paths: list[Path]) -> tuple[StackInfo, Any]:
                 raise ImageError(
                     f"{path}: holds {reader.sections} sections; expected one in each file; split it first"
                 )
-            seen.append((reader.info, reader.dtype))
-    (first, dtype), remedy = seen[0], f"as {paths[0].name} has; bring all to one form or move it away"
-    for path, (info, other) in zip(paths, seen, strict=True):
+            seen.append((reader.info, reader.dtype, reader.nodata))
+    (first, dtype, nodata), remedy = seen[0], f"as {paths[0].name} has; bring all to one form or move it away"
+    for path, (info, other, missing) in zip(paths, seen, strict=True):
         if info.shape[-2:] != first.shape[-2:]:
             raise ImageError(f"{path}: is {info.shape[-2:]}; expected {first.shape[-2:]}, {remedy}")
         if other != dtype:
@@ -176,7 +179,9 @@ def _checked_alike(paths: list[Path]) -> tuple[StackInfo, Any]:
                 f"{path}: has a pixel size of {info.pixel_size or 'nothing'}; expected "
                 f"{first.pixel_size or 'none'}, {remedy}"
             )
-    return first, dtype
+        if str(missing) != str(nodata):  # NaN is not equal to itself
+            raise ImageError(f'{path}: has {missing} for "no data"; expected {nodata}, {remedy}')
+    return first, dtype, nodata
 
 
 def _gaps(paths: list[Path]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -14,7 +14,7 @@ from isbi_infer.report.pictures import evenly
 from isbi_infer.report.sheets import ON_SHEET, Pair, draw_contact_sheet
 from isbi_infer.segmenter import Segmenter
 from isbi_infer.terminal.progress import Progress
-from isbi_infer.volumes import TiffSource, open_stack, write_stack
+from isbi_infer.volumes import TiffSource, open_stack, with_side, write_stack
 from isbi_train.data.folders import made_folder
 from isbi_train.data.section_files import section_paths, split_stack
 from isbi_train.evaluation.predict import is_checkpoint_file, predict_sections
@@ -134,8 +134,9 @@ def _segment(
         sections, notes = predict_sections(
             model, source, provider=provider, pixel_size=pixel_size, progress=progress
         )
+        size = source.info.pixel_size if pixel_size is None else with_side(source.info.pixel_size, pixel_size)
         with replacing(submission) as temporary:
-            write_stack(temporary, sections, like=source.info, dtype="float32")
+            write_stack(temporary, sections, like=replace(source.info, pixel_size=size), dtype="float32")
     return notes
 
 

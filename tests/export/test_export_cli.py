@@ -1,11 +1,17 @@
 """``isbi-export``: files, exit codes, and one line where something is wrong."""
 
+import hashlib
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import forked
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -13,10 +19,13 @@ from typer.testing import CliRunner
 
 from isbi_export.cli import app
 from isbi_export.proof.gates import GATES, Gate
+from isbi_infer import Segmenter
 from isbi_infer.model.contract import parse_contract
 from isbi_infer.model.file import read_model_file
+from isbi_models import default_model, released_models
 from isbi_train.config import NetworkConfig
 
+RELEASED = default_model().checkpoint.path.parent
 REPORT = ["model.parity.html", "model.parity.json"]
 
 
@@ -183,3 +192,131 @@ def test_an_onnx_file_is_no_checkpoint_and_may_want_a_contract(command, tmp_path
     refused = command(tmp_path / "other.onnx")
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert refused.stderr.endswith(f"did you mean isbi-export {tmp_path / 'other.onnx'} --contract?\n")
+
+
+@pytest.fixture
+def tiny_release(monkeypatch, trained, published, tmp_path):
+    """The folder of an installed package that holds one released model, named tiny."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    entry = {"name": "tiny", "about": "a test", "terms": "free", "licence": "CC0-1.0", "citation": "none"}
+    files = {"card": "tiny.md", "checkpoint": "tiny.pth", "float32": "tiny.onnx"}
+    (folder / "tiny.md").write_text("# tiny\n")
+    shutil.copy(trained, folder / "tiny.pth")
+    shutil.copy(published / "model.onnx", folder / "tiny.onnx")
+    hashed = {
+        key: {"file": file, "sha256": hashlib.sha256((folder / file).read_bytes()).hexdigest()}
+        for key, file in files.items()
+    }
+    entry |= {
+        "card": files["card"],
+        "checkpoint": hashed["checkpoint"],
+        "files": {"float32": hashed["float32"]},
+    }
+    (folder / "registry.json").write_text(json.dumps([entry]))
+    monkeypatch.setattr("isbi_models._FOLDER", folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["tiny", "released"])
+def test_a_released_model_is_exported_by_its_name_into_the_current_folder(
+    command, monkeypatch, tiny_release, tmp_path, name
+):
+    before = {path: path.read_bytes() for path in tiny_release.iterdir()}
+    working = tmp_path / "working"
+    working.mkdir()
+    monkeypatch.chdir(working)
+    done = command(name, "--formats", "onnx")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == [
+        "tiny.parity.html: the proofs, to look at",
+        "next, isbi-infer STACK --model tiny.onnx",
+    ]
+    assert sorted(os.listdir()) == ["tiny.onnx", "tiny.parity.html", "tiny.parity.json"]
+    assert {path: path.read_bytes() for path in tiny_release.iterdir()} == before
+    exported, released = (
+        read_model_file(Path(folder, "tiny.onnx").read_bytes()) for folder in (".", tiny_release)
+    )
+    assert exported.digest == released.digest
+
+
+def test_a_released_model_goes_into_the_folder_that_is_named(command, tiny_release, tmp_path):
+    (tmp_path / "named").mkdir()
+    done = command("tiny", "--formats", "torchscript", "-o", tmp_path / "named")
+    assert done.exit_code == 0, done.stderr
+    assert sorted(os.listdir(tmp_path / "named")) == ["tiny.parity.html", "tiny.parity.json", "tiny.pt"]
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("name", released_models())
+def test_every_released_model_is_exported_by_its_name_and_computes_the_same(
+    command, monkeypatch, tmp_path, tissue_YX, name
+):
+    monkeypatch.chdir(tmp_path)
+    done = command(name, "--formats", "onnx")
+    assert done.exit_code == 0, done.stderr
+    exported, released = (
+        Segmenter(model, provider="cpu", precision="fp32") for model in (f"{name}.onnx", name)
+    )
+    section_YX = tissue_YX[:96, :128]
+    np.testing.assert_allclose(exported(section_YX), released(section_YX), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["em", "--output", RELEASED], f"{RELEASED}: holds the released models, which stay as they are"),
+        (["em", "-o", RELEASED / "further" / ".."], "name another folder with -o"),
+        (["em", "--contract"], "em: is a released model, whose files have a contract"),
+        (["released", "--contract"], f"{default_model().name}: is a released model"),
+        (["em-opem"], "neither a file nor the name of a released model; did you mean em-open?"),
+    ],
+)
+def test_a_released_model_is_never_written_over_and_a_name_that_is_none_is_refused(
+    command, monkeypatch, tmp_path, arguments, said
+):
+    monkeypatch.chdir(tmp_path)
+    refused = command(*arguments)
+    assert (refused.exit_code, refused.stdout) == (2, ""), refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert said in refused.stderr
+    assert os.listdir() == []
+
+
+def test_the_released_models_folder_is_refused_as_the_current_one_too(command, monkeypatch):
+    monkeypatch.chdir(RELEASED)
+    refused = command("em", "--formats", "onnx")
+    assert refused.exit_code == 2
+    assert "holds the released models" in refused.stderr
+
+
+def test_a_file_comes_before_a_released_model_of_its_name(command, monkeypatch, tmp_path):
+    (tmp_path / "em").write_bytes(b"no checkpoint")
+    monkeypatch.chdir(tmp_path)
+    refused = command("em")
+    assert refused.exit_code == 5
+    assert "em: not a readable checkpoint" in refused.stderr
+
+
+def test_a_released_checkpoint_that_was_changed_is_refused(tmp_path):
+    """An installed package with a damaged file."""
+    package = tmp_path / "packages" / "isbi_models"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "registry.json", "em.pth"):
+        shutil.copy(RELEASED / name, package)
+    with (package / "em.pth").open("r+b") as file:
+        file.seek(-1000, os.SEEK_END)
+        file.write(b"?")
+    working = tmp_path / "working"
+    working.mkdir()
+    refused = subprocess.run(
+        [Path(sys.executable).with_name("isbi-export"), "em"],
+        capture_output=True,
+        text=True,
+        cwd=working,
+        env={**os.environ, "PYTHONPATH": str(package.parent)},
+        timeout=120,
+    )
+    assert (refused.returncode, refused.stdout) == (5, "")
+    assert f"{package / 'em.pth'}: is not the registered checkpoint of em" in refused.stderr
+    assert os.listdir(working) == []

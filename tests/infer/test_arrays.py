@@ -9,7 +9,7 @@ import pytest
 import torch
 from drawn import synthetic_stack
 
-from isbi_infer import ImageError, Segmenter, UsageError
+from isbi_infer import ImageError, ResourceError, Segmenter, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -70,18 +70,80 @@ def test_anything_else_is_one_clear_error(segmenter, image, said):
 
 
 @pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (
+            lambda x_YX: np.where(x_YX > x_YX.mean(), np.nan, x_YX),
+            "pixels are NaN or infinite; mask them first",
+        ),
+        (
+            lambda x_YX: np.where(x_YX > x_YX.mean(), np.inf, x_YX),
+            "pixels are NaN or infinite; mask them first",
+        ),
+        (lambda x_YX: np.full(x_YX.shape, np.nan), "12288 pixels are NaN or infinite"),
+        (lambda x_YX: x_YX > 128, "of bool"),
+        (lambda x_YX: x_YX.astype(complex), "of complex128"),
+        (lambda x_YX: x_YX.astype(object), "of object"),
+        (lambda x_YX: x_YX[0], r"found shape \(128,\)"),
+        (lambda x_YX: x_YX[:0], r"found shape \(0, 128\)"),
+        (lambda x_YX: x_YX[None], r"expected two axes \(Y, X\), found shape \(1, 96, 128\)"),
+        (lambda x_YX: np.stack([x_YX] * 3, -1), r"looks like \(Y, X, C\) with 3 colour samples"),
+        (lambda x_YX: 7, r"found shape \(\)"),
+        (lambda x_YX: "stack.tif", "use segment_file for a path"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 2])
+def test_each_section_of_a_stream_is_checked_as_a_call_checks_it(segmenter, image_ZYX, spoil, said, place):
+    sections = [image_ZYX[z % 2] for z in range(4)]
+    sections[place] = spoil(sections[place])
+    results = segmenter.stream(sections)
+    for z in range(place):
+        assert (next(results) == segmenter(sections[z])).all()
+    with pytest.raises(ImageError, match=f"^section {place}: .*{said}"):
+        next(results)
+    assert next(results, None) is None
+
+
+def test_a_stream_takes_what_a_call_takes(segmenter, image_ZYX):
+    mask_YX = np.zeros(image_ZYX.shape[1:], bool)
+    mask_YX[:, :32] = True
+    spoiled_YX = np.where(mask_YX, np.nan, image_ZYX[0])
+    sections = [
+        image_ZYX[0].tolist(),
+        torch.from_numpy(image_ZYX[1].astype(np.float32)).requires_grad_(),
+        np.ma.masked_array(spoiled_YX, mask_YX),
+    ]
+    for section, result_YX in zip(sections, segmenter.stream(iter(sections)), strict=True):
+        assert (result_YX == segmenter(section)).all()
+    assert list(segmenter.stream([])) == []
+
+
+@pytest.mark.parametrize("path", ["stack.tif", Path("stack.tif")])
+def test_a_path_is_no_stream_of_sections(segmenter, path):
+    with pytest.raises(ImageError, match=r"stack\.tif: expected sections one by one; use segment_file"):
+        segmenter.stream(path)
+
+
+@pytest.mark.parametrize(
     ("wish", "said"),
     [
         ({"tile": "512"}, "tile is '512'; expected a whole number"),
         ({"batch": 1.5}, "batch is 1.5; expected a whole number"),
         ({"halo": True}, "halo is True; expected a whole number"),
         ({"memory": "plenty"}, "no amount of memory"),
+        ({"memory": 0}, "memory 0 is no memory at all; expected bytes, or an amount such as 4GiB"),
+        ({"memory": -(2**30)}, "memory -1073741824 is no memory at all"),
         ({"pixel_size": "4nm"}, "pixel size is '4nm'; expected a number"),
     ],
 )
 def test_wishes_of_another_kind_are_usage_errors(wish, said):
     with pytest.raises(UsageError, match=said):
         Segmenter(provider="cpu", **wish)
+
+
+def test_a_batch_for_which_no_memory_is_left_is_refused():
+    with pytest.raises(ResourceError, match="the memory allows 0 pixels a tile"):
+        Segmenter(provider="cpu", memory="4GiB", batch=10**10)
 
 
 def test_memory_may_be_written_as_people_write_it():

@@ -238,6 +238,21 @@ def test_flips_and_rotations_are_averaged(stack, tmp_path, segmenter, synthetic_
     assert 0 < np.abs(found_ZYX - segmenter(synthetic_ZYX)).mean() < 0.1
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="one core is asked for as on Linux")
+@pytest.mark.parametrize("blank", [0, 1, 3, 4])
+def test_a_blank_section_does_not_hold_up_those_beside_it(tmp_path, blank):
+    """On one core, as on a GPU: a batch waits for tiles of the section behind a blank one."""
+    image_ZYX, _ = synthetic_stack(5, 96, 96)
+    image_ZYX[blank] = 0
+    tifffile.imwrite(tmp_path / "stack.tif", image_ZYX, photometric="minisblack")
+    core = {min(os.sched_getaffinity(0))}
+    asked = "--provider", "cpu", "--tta", "--batch", "3", "-o", tmp_path / "out.tif"
+    done = run(tmp_path / "stack.tif", *asked, preexec_fn=lambda: os.sched_setaffinity(0, core))
+    assert done.returncode == 0, done.stderr
+    assert f"section {blank} is blank" in done.stderr
+    assert (tifffile.imread(tmp_path / "out.tif") == Segmenter(provider="cpu", tta=True)(image_ZYX)).all()
+
+
 def test_memory_is_an_amount_and_bounds_the_tiles(stack, tmp_path, segmenter, synthetic_ZYX):
     assert run(stack, "--memory", "40MiB", "-o", tmp_path / "m.tif").returncode == 0
     assert (tifffile.imread(tmp_path / "m.tif") == segmenter(synthetic_ZYX)).all()

@@ -147,6 +147,15 @@ def test_a_section_of_100000_x_100000_is_planned():
     assert plan.overhead < 1.11
 
 
-def test_memory_for_no_tile_at_all_is_a_resource_error():
+@pytest.mark.parametrize("most_pixels", [200 * 200, 1, 0])
+@pytest.mark.parametrize("tile", [None, 208])
+def test_memory_for_no_tile_at_all_is_a_resource_error(most_pixels, tile):
     with pytest.raises(ResourceError, match="208 x 208"):
-        plan_section((512, 512), stride=16, halo=96, border=0, most_pixels=200 * 200)
+        plan_section((512, 512), stride=16, halo=96, border=0, tile=tile, most_pixels=most_pixels)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (512, 512), (20_000, 20_000)])
+def test_no_pixel_of_memory_is_never_taken_for_no_limit(shape):
+    with pytest.raises(ResourceError, match="the memory allows 0 pixels a tile"):
+        plan_section(shape, stride=16, halo=96, border=0, most_pixels=0)
+    assert len(plan_section(shape, stride=16, halo=96, border=0).tiles) == 1

@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
+from drawn import synthetic_stack
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -340,6 +341,57 @@ def test_different_pixel_sizes_are_said_and_none_is_taken(tmp_path):
         assert source.notes == (
             "the images state different pixel sizes (4 x 4 nm in 0.tif and none in 2.tif); none was taken",
         )
+
+
+def _nodata(text):
+    return {"extratags": [(42113, "s", 0, text, True)]} if text else {}
+
+
+@pytest.mark.parametrize(("texts", "expected"), [(("-9999", "-9999.0"), -9999.0), (("nan", "nan"), np.nan)])
+def test_the_no_data_value_of_all_tiff_images_is_taken(tmp_path, texts, expected):
+    for index, text in enumerate(texts):
+        _write(tmp_path / f"{index}.tif", _stack("float32")[index], **_nodata(text))
+    with open_images(tmp_path) as source:
+        np.testing.assert_equal(source.nodata, expected)
+        assert source.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "says"),
+    [
+        ("-9999", "-32768", r"is -32768\.0; expected -9999\.0"),
+        ("-9999", None, r"is none; expected -9999\.0"),
+        (None, "-9999", r"is -9999\.0; expected none"),
+        ("-9999", "nan", r"is nan; expected -9999\.0"),
+        ("nan", "-9999", r"is -9999\.0; expected nan"),
+    ],
+)
+def test_the_first_image_of_another_no_data_value_is_named(tmp_path, first, other, says):
+    for index, text in enumerate((first, first, other)):
+        _write(tmp_path / f"s{index}.tif", _stack("float32")[index], **_nodata(text))
+    with pytest.raises(
+        ImageError, match=rf"s2\.tif: its no-data value {says}, as in s0\.tif; .*gdal_edit"
+    ) as raised:
+        open_images(tmp_path)
+    assert raised.value.exit_code == 4
+
+
+@pytest.mark.parametrize(("text", "dtype"), [("nan", "float32"), ("-32768", "int32"), ("-9999", "float32")])
+def test_pixels_without_data_are_in_a_folder_what_they_are_in_its_images(tmp_path, segmenter, text, dtype):
+    image_ZYX = synthetic_stack(2, 160, 160)[0].astype(dtype)
+    image_ZYX[:, :, :60] = float(text)  # a margin, and dots that only their value tells from tissue
+    image_ZYX[:, np.arange(3, 160, 9), 100] = float(text)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index, image_YX in enumerate(image_ZYX):
+        _write(folder / f"{index}.tif", image_YX, **_nodata(text))
+    summary = segmenter.segment_file(folder, tmp_path / "all.tif")
+    alone = []
+    for index in range(2):
+        segmenter.segment_file(folder / f"{index}.tif", tmp_path / "one.tif")
+        alone.append(tifffile.imread(tmp_path / "one.tif"))
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "all.tif"), alone)
+    assert "38 % of section 1 is canvas" in summary.notes
 
 
 def test_notes_on_single_images_tell_how_many(tmp_path):

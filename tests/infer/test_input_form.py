@@ -72,7 +72,7 @@ def test_two_stacks_of_one_name_are_not_written_over_each_other(stacks, tmp_path
     same.write_bytes(stacks[0].read_bytes())
     done = infer(stacks[0], same, "--out-dir", tmp_path / "out")
     assert done.returncode == 2
-    assert "two stacks would be written to it" in done.stderr
+    assert "would be written twice, as the result of " in done.stderr
 
 
 @pytest.mark.parametrize("suffix", [".png", ".npy", ".h5", ".jpg"])

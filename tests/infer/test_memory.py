@@ -114,6 +114,26 @@ def test_a_limit_on_the_address_space_is_met_and_not_exceeded():
     assert 2**28 < int(done.stdout) <= 2**29
 
 
+def test_a_plan_is_refused_where_no_memory_is_left_at_all():
+    """In a process of its own, which has reached its limit when the plan is asked for."""
+    code = (
+        "import resource\n"
+        "from isbi_infer import ResourceError, Segmenter\n"
+        "from isbi_infer.plan.memory import available_memory\n"
+        "segmenter = Segmenter(provider='cpu')\n"
+        "spare = [object() for _ in range(10**6)]\n"
+        "del spare\n"  # what Python allocates from now on
+        "resource.setrlimit(resource.RLIMIT_AS, (2**20, resource.RLIM_INFINITY))\n"
+        "assert available_memory() == 0\n"
+        "try:\n"
+        "    plan = segmenter.plan((1, 20_000, 20_000))\n"
+        "except ResourceError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "the memory allows 0 pixels a tile" in done.stdout, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [("4GiB", 4 * GIB), ("4G", 4 * GIB), ("512 MiB", GIB // 2), ("2.5gb", 2_500_000_000), ("100", 100)],

@@ -1,8 +1,10 @@
 import threading
+import weakref
 
 import numpy as np
 import pytest
-from hypothesis import given
+from drawn import synthetic_stack
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from isbi_infer.backends.base import Arithmetic, Backend, Stop
@@ -75,6 +77,16 @@ def plan_for(shape, tile, *, batch=1, workers=1, views=IDENTITY, fixed_batch=Fal
 def results_of(stack_ZYX, backend, tile, **layout):
     shape = stack_ZYX[0].shape if len(stack_ZYX) else (1, 1)
     return list(compute_sections(plan_for(shape, tile, **layout), stack_ZYX, backend))
+
+
+def within(seconds, work):
+    """What a call returns; a failure where it does not return."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(work()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert found, f"not done within {seconds} s"
+    return found[0]
 
 
 def whole(section_YX):
@@ -152,6 +164,25 @@ def test_too_little_memory_halves_the_batch_then_the_tile_and_changes_nothing(
     assert refused < len(backend.batches) / 2  # it learns
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_a_call_held_that_failed_for_lack_of_memory_is_free_before_a_smaller_one(batch):
+    class Holding(Blur):
+        def _compute(self, batch_NCYX, statistics_N111, out, stop):
+            assert not [held for held in failed if held() is not None]
+            held = np.empty(1)  # as a buffer on the device
+            if batch_NCYX.size > 300:
+                failed.append(weakref.ref(held))
+                raise ResourceError("too large")
+            return super()._compute(batch_NCYX, statistics_N111, out, stop)
+
+    failed = []
+    stack_ZYX = stack(3, 70, 50)
+    results = results_of(stack_ZYX, Holding(), 32, batch=batch)
+    assert failed
+    for section_YX, result_YX in zip(stack_ZYX, results, strict=True):
+        assert (result_YX == whole(section_YX)).all()
+
+
 def test_memory_that_comes_and_goes_among_workers_loses_no_tile():
     """Every call may fail, also when its batch is down to one tile already."""
 
@@ -185,6 +216,41 @@ def test_sections_share_batches():
     backend = Blur()
     results_of(stack(8, 20, 20), backend, 64, batch=4)
     assert [shape[0] for shape in backend.batches] == [4, 4]
+
+
+TISSUE_ZYX, _ = synthetic_stack(6, 40, 60)
+
+
+@settings(  # each example that hangs takes the whole limit, so no smaller one is looked for
+    max_examples=3 * settings().max_examples, phases=[Phase.generate], report_multiple_bugs=False
+)
+@given(
+    kinds=st.lists(st.sampled_from(["full", "little", "blank"]), max_size=len(TISSUE_ZYX)),
+    batch=st.integers(1, 8),
+    workers=st.integers(1, 2),
+    views=st.sampled_from([IDENTITY, ALL_EIGHT]),
+    fixed=st.booleans(),
+)
+def test_a_run_ends_whatever_sections_have_no_tissue_or_little(kinds, batch, workers, views, fixed):
+    """Sections that do not fill a batch, with others behind them that are done at once or soon."""
+    stack_ZYX = TISSUE_ZYX[: len(kinds)].copy()
+    for section_YX, kind in zip(stack_ZYX, kinds, strict=True):
+        if kind == "little":
+            section_YX[:16], section_YX[:, :30], section_YX[:, 50:] = 0, 0, 0
+        if kind == "blank":
+            section_YX[:] = 0
+    layout = {"batch": batch, "workers": workers, "views": views, "fixed_batch": fixed}
+    results = within(60, lambda: results_of(stack_ZYX, Blur(), 20, **layout))
+    assert len(results) == len(kinds)
+    for section_YX, result_YX in zip(stack_ZYX, results, strict=True):
+        (alone_YX,) = results_of(section_YX[None], Blur(), 64, views=views)
+        assert (result_YX == alone_YX).all()
+
+
+def test_sections_that_are_as_large_share_batches_however_many_they_are():
+    backend = Blur()
+    within(60, lambda: results_of(stack(60, 20, 20), backend, 64, batch=4))
+    assert [shape[0] for shape in backend.batches] == [4] * 15
 
 
 def test_sections_of_another_shape_end_the_run_after_those_before_them():

@@ -1,7 +1,12 @@
 """What files say of the size of their pixels: taken, or noted where it is not understood, and never lost in silence."""
 
+import csv
+import json
 import re
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +14,7 @@ import tifffile
 
 from isbi_infer import Segmenter, UsageError
 from isbi_infer.plan.scaling import check_pixel_size, choose_scaling
+from isbi_infer.run.volume import VolumeOptions
 from isbi_infer.volumes import PixelSize, open_images, open_source
 from isbi_infer.volumes.pixel_size import in_nm, is_pixel, same_size
 
@@ -337,3 +343,161 @@ def test_a_file_without_a_size_says_at_which_it_was_taken_and_an_array_does_not(
     assert not any(
         taken in note for note in (*segmenter.plan(IMAGE_YX.shape).notes, *segmenter.notes, *given)
     )
+
+
+SOURCES = {
+    "plain": (PLAIN, None),
+    "plain with a size": (PLAIN | {"resolution": (1_250_000, 1_250_000), "resolutionunit": 3}, None),
+    "ImageJ": ({"imagej": True, "metadata": {"axes": "ZYX"}}, None),
+    "ImageJ with a size": (
+        {
+            "imagej": True,
+            "resolution": (125, 100),
+            "metadata": {"axes": "ZYX", "spacing": 0.05, "unit": "um"},
+        },
+        50,
+    ),
+    "OME": ({"ome": True, "photometric": "minisblack", "metadata": {"axes": "ZYX"}}, None),
+    "OME with a size": (
+        {
+            "ome": True,
+            "photometric": "minisblack",
+            "metadata": {
+                "axes": "ZYX",
+                **ome(8, 10, "nm"),
+                "PhysicalSizeZ": 30,
+                "PhysicalSizeZUnit": "nm",
+            },
+        },
+        30,
+    ),
+}
+STACK_ZYX = np.stack([IMAGE_YX, IMAGE_YX[::-1]])
+
+
+def stack(folder, kind="plain"):
+    tifffile.imwrite(folder / "in.tif", STACK_ZYX, **SOURCES[kind][0])
+    return folder / "in.tif"
+
+
+@pytest.fixture(scope="module")
+def at_5():
+    """The default model, told that pixels have its own size: nothing is resampled."""
+    return Segmenter(provider="cpu", pixel_size=5)
+
+
+@pytest.fixture(scope="module")
+def at_4_6():
+    return Segmenter(provider="cpu", pixel_size=4.6)
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.ome.zarr"])
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_result_carries_the_size_that_was_given_and_the_distance_of_sections_of_its_source(
+    tmp_path, at_4_6, at_5, kind, name
+):
+    path, z_nm = stack(tmp_path, kind), SOURCES[kind][1]
+    with open_source(path) as source:
+        own = source.info
+    for model, side in ((at_4_6, 4.6), (at_5, 5)):
+        out = tmp_path / f"{side} {name}"
+        model.segment_file(path, out)
+        with open_source(out) as result:
+            assert result.info.pixel_size == size(side, z_nm=z_nm)
+            if name == "out.tif":
+                assert (result.info.kind, result.info.axes) == (own.kind, own.axes)
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.ome.zarr"])
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_result_carries_the_size_of_its_source_where_none_is_given(tmp_path, segmenter, kind, name):
+    path = stack(tmp_path, kind)
+    segmenter.segment_file(path, tmp_path / name)
+    with open_source(path) as source, open_source(tmp_path / name) as result:
+        assert result.info.pixel_size == source.info.pixel_size
+
+
+def test_a_size_that_was_given_changes_metadata_and_no_pixel_where_nothing_is_resampled(
+    tmp_path, segmenter, at_5
+):
+    path = stack(tmp_path)
+    for model, out in ((segmenter, tmp_path / "none.tif"), (at_5, tmp_path / "given.tif")):
+        model.segment_file(path, out)
+    none_ZYX, given_ZYX = (tifffile.imread(tmp_path / name) for name in ("none.tif", "given.tif"))
+    np.testing.assert_array_equal(none_ZYX, given_ZYX)
+
+
+def test_smaller_levels_of_a_result_are_of_the_size_that_was_given(tmp_path, at_4_6):
+    large_ZYX = np.tile(STACK_ZYX, (1, 5, 5))
+    tifffile.imwrite(tmp_path / "in.tif", large_ZYX, **PLAIN)
+    at_4_6.segment_file(tmp_path / "in.tif", tmp_path / "out.ome.zarr", options=VolumeOptions(pyramid=True))
+    attributes = json.loads((tmp_path / "out.ome.zarr" / "zarr.json").read_text())["attributes"]
+    (image,) = attributes["ome"]["multiscales"]
+    steps = [level["coordinateTransformations"][0]["scale"] for level in image["datasets"]]
+    assert steps == [[1, 4.6, 4.6], [1, 9.2, 9.2]]
+    assert [axis.get("unit") for axis in image["axes"]] == [None, "nanometer", "nanometer"]
+
+
+def test_all_that_a_run_writes_carries_the_size_that_was_given(tmp_path):
+    program = Path(sys.executable).with_name("isbi-infer")
+    asked = ["--pixel-size", "4.6", "--provider", "cpu", "--labels", "ids.tif", "--report", "report.html"]
+    command = [program, stack(tmp_path, "ImageJ with a size"), "-o", "out.tif", *asked]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("out.tif", "ids.tif"):
+        assert read(tmp_path / name)[0] == size(4.6, z_nm=50)
+    assert "4.6 x 4.6 nm (x, y)" in (tmp_path / "report.html").read_text()
+    with (tmp_path / "ids.csv").open() as table:
+        for cell in csv.DictReader(table):
+            volume_um3 = int(cell["pixels"]) * 0.0046**2 * 0.05
+            assert float(cell["volume_um3"]) == pytest.approx(volume_um3, rel=1e-5)
+
+
+def test_a_result_is_verified_and_gone_on_with_at_the_size_that_was_given(tmp_path, segmenter, at_5, at_4_6):
+    path, out = stack(tmp_path), tmp_path / "out.ome.zarr"
+    at_5.segment_file(path, out)
+    again = VolumeOptions(resume=True)
+    assert any("is finished already" in note for note in at_5.segment_file(path, out, options=again).notes)
+    with open_source(path) as source:
+        for model in (at_5, segmenter):  # of the same pixels
+            assert model.verify(out, source) == (0,)
+        with pytest.raises(UsageError, match="cannot be verified, for this is another run: scaling"):
+            at_4_6.verify(out, source)
+    with pytest.raises(UsageError, match=r"source\.pixel_size\.x_nm: 5\.0, now None"):
+        segmenter.segment_file(path, out, options=again)
+    assert read(out)[0] == size(5)
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.ome.zarr"])
+def test_a_run_that_was_cut_off_is_gone_on_with_only_at_the_size_that_it_was_begun_at(
+    tmp_path, segmenter, at_5, name
+):
+    class StoppedError(Exception):
+        pass
+
+    def stop(done, total):
+        if done > 1:
+            raise StoppedError
+
+    path = stack(tmp_path)
+    block = None if name == "out.tif" else (1, 256, 256)
+    options = VolumeOptions(resume=True, block=block)
+    with pytest.raises(StoppedError):
+        at_5.segment_file(path, tmp_path / name, options=options, progress=stop)
+    with pytest.raises(UsageError, match=r"source\.pixel_size\.x_nm: 5\.0, now None"):
+        segmenter.segment_file(path, tmp_path / name, options=options)
+    at_5.segment_file(path, tmp_path / name, options=options)
+    at_5.segment_file(path, tmp_path / f"whole {name}", options=VolumeOptions(block=block))
+    assert read(tmp_path / name)[0] == size(5)
+    if name == "out.tif":
+        assert (tmp_path / name).read_bytes() == (tmp_path / f"whole {name}").read_bytes()
+
+
+def test_shares_of_a_run_are_of_one_size(tmp_path, segmenter, at_5):
+    path, out = stack(tmp_path), tmp_path / "out.ome.zarr"
+    first, second = (VolumeOptions(share=(n, 2), block=(1, 256, 256)) for n in (1, 2))
+    at_5.segment_file(path, out, options=first)
+    with pytest.raises(UsageError, match=r"source\.pixel_size\.x_nm: 5\.0, now None"):
+        segmenter.segment_file(path, out, options=second)
+    at_5.segment_file(path, out, options=second)
+    assert read(out)[0] == size(5)

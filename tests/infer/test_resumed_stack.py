@@ -12,8 +12,11 @@ import pytest
 import tifffile
 from drawn import synthetic_stack
 
-from isbi_infer.errors import OutputError
+from isbi_infer import BusyError, OutputError, Segmenter
+from isbi_infer.files import replacing
 from isbi_infer.run.stack import KeptSections
+from isbi_infer.run.volume import VolumeOptions
+from isbi_infer.volumes import open_source
 from isbi_infer.volumes.protocol import Block
 
 PROGRAM = Path(sys.executable).with_name("isbi-infer")
@@ -137,3 +140,68 @@ def test_sections_that_are_damaged_while_they_are_held_are_an_error(tmp_path):
             file.write(b"\xff" * 8)
         with pytest.raises(OutputError, match="section 0 is damaged"):
             list(found)
+
+
+def interrupted(segmenter, stack, out):
+    """Begin a run and stop it once it has kept a section; return its tiles."""
+    totals = []
+
+    def stop(_, total):
+        totals.append(total)
+        if kept(out).exists() and kept(out).stat().st_size:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segmenter.segment_file(stack, out, options=VolumeOptions(resume=True), progress=stop)
+    return totals[0]
+
+
+def test_a_run_goes_on_in_the_memory_that_it_is_allowed_now_with_the_same_bytes(tmp_path):
+    stack, whole, out = tmp_path / "stack.tif", tmp_path / "whole.tif", tmp_path / "out.tif"
+    tifffile.imwrite(stack, synthetic_stack(3, 400, 440)[0], photometric="minisblack")
+    large = Segmenter("isbi2012-unet-b32", provider="cpu")
+    large.segment_file(stack, whole)
+    assert interrupted(large, stack, out) == 3  # a tile a section
+    with open_source(stack) as source:
+        small = Segmenter(
+            "isbi2012-unet-b32", provider="cpu", memory=large.plan_source(source).memory_bytes // 2
+        )
+        tiles = len(small.plan_source(source).section.tiles)
+    assert tiles > 1
+    totals = []
+    done = small.segment_file(
+        stack, out, options=VolumeOptions(resume=True), progress=lambda _, total: totals.append(total)
+    )
+    assert set(totals) == {tiles * (3 - kept_before(done))}
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def kept_before(done):
+    """Return how many sections were there already, as a run says."""
+    (said,) = [note for note in done.notes if "were there already" in note]
+    return int(said.split()[0])
+
+
+def test_the_speed_of_a_run_that_went_on_counts_what_it_computed(tmp_path, stack):
+    out = tmp_path / "out.tif"
+    segmenter = Segmenter(provider="cpu")
+    interrupted(segmenter, stack, out)
+    done = segmenter.segment_file(stack, out, options=VolumeOptions(resume=True))
+    computed = (12 - kept_before(done)) * 256 * 256
+    assert done.megapixels_per_second * done.seconds * 1e6 == pytest.approx(computed)
+
+
+def test_a_run_that_can_be_gone_on_with_is_refused_at_once_while_another_writes_its_output(tmp_path, stack):
+    out = tmp_path / "out.tif"
+
+    def computed(done, total):
+        raise AssertionError("a tile was computed")
+
+    with replacing(out) as temporary:
+        temporary.write_bytes(b"of the other run")
+        with pytest.raises(BusyError, match="another run is writing it"):
+            Segmenter(provider="cpu").segment_file(
+                stack, out, options=VolumeOptions(resume=True), progress=computed
+            )
+    assert out.read_bytes() == b"of the other run"
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]

@@ -20,7 +20,7 @@ from isbi_infer.backends.cores import processor_kind
 from isbi_infer.model import devices
 from isbi_infer.model.opening import open_model
 from isbi_infer.plan import deciding
-from isbi_infer.plan.run import ModelRecord, RunPlan, SourceRecord, parse_plan
+from isbi_infer.plan.run import ModelRecord, RunPlan, SourceRecord, Wishes, parse_plan
 from isbi_infer.plan.scaling import Scaling
 from isbi_infer.plan.symmetry import ALL_EIGHT, IDENTITY
 from isbi_infer.plan.tiles import plan_section
@@ -120,6 +120,42 @@ def test_differences_name_what_would_change_a_result_and_nothing_else(segmenter)
     assert plan.differences(other) == ("device: 'cpu', now 'cuda'", "precision: 'int8', now 'fp16'")
     changed = dataclasses.replace(plan, source=dataclasses.replace(plan.source, fingerprint="9 bytes"))
     assert plan.differences(changed) == ("source.fingerprint: '', now '9 bytes'",)
+
+
+def smaller(plan):
+    """Return a plan like another, in tiles of half the size."""
+    tile = (plan.section.tile_shape[0] // 2, plan.section.tile_shape[1])
+    section = dataclasses.replace(plan.section, tile_shape=tile)
+    return dataclasses.replace(plan, section=section, batch=2, memory_bytes=plan.memory_bytes // 2)
+
+
+def test_a_run_is_continued_in_other_tiles_where_no_bit_depends_on_them(segmenter):
+    begun = segmenter.plan((3, 400, 900))
+    now = smaller(begun)
+    for wishes in (Wishes(), Wishes(memory=2**30), Wishes(tile=now.section.tile_shape[0], batch=2)):
+        assert begun.hindrances(now, wishes) == ()
+        assert begun.continued(now, wishes) == now
+
+
+@pytest.mark.parametrize(
+    ("where", "halo"),
+    [
+        ({"device": "cuda", "precision": "fp32"}, None),
+        ({"device": "cpu", "precision": "fp16"}, None),
+        ({}, 32),
+    ],
+    ids=["a GPU", "kernels that are chosen by size", "a halo that is not exact"],
+)
+def test_elsewhere_a_run_is_continued_in_its_own_tiles_and_others_that_are_asked_for_are_named(
+    segmenter, where, halo
+):
+    begun = dataclasses.replace(segmenter.plan((3, 400, 900)), **where)
+    now = smaller(begun)
+    wishes = Wishes(halo=halo)
+    assert begun.hindrances(now, wishes) == ()
+    assert begun.continued(now, wishes) == begun
+    asked = begun.hindrances(now, dataclasses.replace(wishes, memory=2**30))
+    assert [line.partition(":")[0] for line in asked] == ["batch", "section.tile_shape"]
 
 
 def test_the_plan_names_the_processor_by_what_kernels_are_chosen_by(segmenter):

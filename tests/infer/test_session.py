@@ -1,3 +1,4 @@
+import gc
 import subprocess
 import sys
 import threading
@@ -212,3 +213,50 @@ def test_input_and_output_can_stay_on_the_device():
     batches = [np.random.default_rng(i).standard_normal((1, 1, 64, 64), dtype=np.float32) for i in range(3)]
     for batch in (*batches, *batches):
         assert (bound.run(batch) == session.run(batch)).all()
+
+
+def held_on_the_device():
+    """The shapes of the inputs and results that are kept there."""
+    return [x.shape() for x in gc.get_objects() if isinstance(x, onnxruntime.OrtValue)]
+
+
+def test_the_device_holds_inputs_and_results_of_the_last_two_shapes_however_many_there_were():
+    """As where each section of an aligned stack has a tissue box of its own."""
+    gc.collect()
+    before = held_on_the_device()
+    row = next(row for row in DEVICES if row.name == "cpu" and "onnx" in row.formats)
+    session, bound = open_backend(MODEL, row), open_backend(MODEL, replace(row, memory_space="cpu"))
+    shapes = [(1 + k % 2, 1, 64 + 32 * (k % 5), 64 + 32 * (k // 5)) for k in range(20)]
+    batches = [np.random.default_rng(k).standard_normal(shape, np.float32) for k, shape in enumerate(shapes)]
+    for k, batch in enumerate(batches):
+        assert (bound.run(batch) == session.run(batch)).all()
+        assert (bound.run(batches[k - 1]) == session.run(batches[k - 1])).all()
+        expected = [list(shapes[j]) for j in {k, k - 1 if k else 19} for _ in ("input", "result")]
+        assert sorted(held_on_the_device()) == sorted([*before, *expected])
+
+
+def test_what_does_not_fit_on_the_device_is_not_kept_there_and_smaller_batches_run():
+    """The real thing: a process whose address space is limited, with the CPU as the device."""
+    script = (
+        "import gc, resource, numpy as np, onnxruntime\n"
+        "from dataclasses import replace\n"
+        "from isbi_infer.errors import ResourceError\n"
+        "from isbi_infer.model.devices import DEVICES, open_backend\n"
+        "from isbi_models import default_model\n"
+        "row = next(row for row in DEVICES if row.name == 'cpu' and 'onnx' in row.formats)\n"
+        "content = default_model().path.read_bytes()\n"
+        "bound = open_backend(content, replace(row, memory_space='cpu'))\n"
+        "batch = np.zeros((1, 1, 2048, 2048), np.float32)\n"
+        "small = bound.run(batch[..., :64, :64])\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)\n"
+        "try:\n    bound.run(batch)\nexcept ResourceError as error:\n    print('said:', error)\n"
+        "held = [x.shape() for x in gc.get_objects() if isinstance(x, onnxruntime.OrtValue)]\n"
+        "print('held:', held)\n"
+        "assert (bound.run(batch[..., :64, :64]) == small).all()\n"
+        "print('went on')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    said, held, went_on = done.stdout.splitlines()
+    assert said.startswith("said: not enough memory on cpu for a batch of shape (1, 1, 2048, 2048)")
+    assert (held, went_on) == ("held: []", "went on"), done.stderr

@@ -1,5 +1,6 @@
 """A stack in single files and back: order, pixels, and what is refused."""
 
+import math
 import os
 
 import numpy as np
@@ -20,16 +21,16 @@ DTYPES = st.sampled_from([np.uint8, np.uint16, np.uint32, np.int16, np.float32, 
 SIZES = st.sampled_from([None, PixelSize(y_nm=4.0, x_nm=4.0, z_nm=50.0), PixelSize(y_nm=4.6, x_nm=5.1)])
 
 
-def put(path, stack_ZYX, kind="imagej", pixel_size=None):
+def put(path, stack_ZYX, kind="imagej", pixel_size=None, nodata=None):
     info = StackInfo(shape=stack_ZYX.shape, kind=kind, pixel_size=pixel_size)
     with replacing(path) as temporary:
-        write_stack(temporary, stack_ZYX, like=info, dtype=stack_ZYX.dtype)
+        write_stack(temporary, stack_ZYX, like=info, dtype=stack_ZYX.dtype, nodata=nodata)
     return path
 
 
 def contents(path):
     with open_stack(path) as reader:
-        return np.stack(list(reader)), reader.info.pixel_size, reader.kind
+        return np.stack(list(reader)), reader.info.pixel_size, reader.kind, str(reader.nodata)
 
 
 @given(
@@ -38,12 +39,15 @@ def contents(path):
     shape=st.tuples(st.integers(2, 12), st.integers(1, 9), st.integers(1, 9)),
     kind=st.sampled_from(["imagej", "ome"]),
     size=SIZES,
+    nodata=st.sampled_from([None, 0.0, -32768.0, 0.1, math.nan]),
 )
-def test_merging_what_was_split_gives_the_stack_back(tmp_path_factory, data, dtype, shape, kind, size):
+def test_merging_what_was_split_gives_the_stack_back(
+    tmp_path_factory, data, dtype, shape, kind, size, nodata
+):
     folder = tmp_path_factory.mktemp("law")
     finite = {"allow_nan": False, "allow_infinity": False} if np.dtype(dtype).kind == "f" else {}
     stack_ZYX = data.draw(hnp.arrays(dtype, shape, elements=hnp.from_dtype(np.dtype(dtype), **finite)))
-    stack = put(folder / "stack.tif", stack_ZYX, kind, size)
+    stack = put(folder / "stack.tif", stack_ZYX, kind, size, nodata)
     files = split_stack(stack, folder / "sections")
     assert len(files) == len(stack_ZYX)
     assert merge_sections(folder / "sections", folder / "merged.tif") == (len(stack_ZYX), ())
@@ -51,6 +55,7 @@ def test_merging_what_was_split_gives_the_stack_back(tmp_path_factory, data, dty
     np.testing.assert_array_equal(after[0], stack_ZYX)
     assert after[0].dtype == dtype
     assert after[1:] == before[1:]
+    assert after[3] == str(nodata)
 
 
 def test_more_than_a_hundred_sections_keep_their_order(tmp_path):
@@ -131,6 +136,13 @@ def test_sections_that_do_not_belong_together_are_refused_by_name(tmp_path, case
     with pytest.raises(ImageError, match=rf"1\.tif: .*{message}"):
         merge_sections(folder, tmp_path / "merged.tif")
     assert not (tmp_path / "merged.tif").exists()
+
+
+def test_sections_that_differ_in_what_stands_for_no_data_are_refused(tmp_path):
+    for name, nodata in (("0.tif", math.nan), ("1.tif", None)):
+        put(tmp_path / name, np.ones((1, 4, 5), np.float32), nodata=nodata)
+    with pytest.raises(ImageError, match=r'1\.tif: has None for "no data"; expected nan, as 0\.tif has'):
+        merge_sections(tmp_path, tmp_path.parent / "merged.tif")
 
 
 def test_sections_whose_pixel_sizes_differ_by_less_than_a_percent_are_merged(tmp_path):

@@ -21,6 +21,8 @@ from isbi_infer.errors import ImageError
 
 COPY = "the file is truncated or damaged; copy or export it again"
 
+GDAL_NODATA = 42113  # the tag of the value that stands for "no data", as text
+
 _INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8", 6: "i1", 8: "i2", 9: "i4", 17: "i8"}
 _ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _SIGNED = (6, 8, 9, 17)
@@ -53,7 +55,7 @@ _NEEDED = frozenset(
         338,
         339,
     )
-) | {347, 32997, 42113, 50674}
+) | {347, 32997, GDAL_NODATA, 50674}
 
 
 class Format(NamedTuple):

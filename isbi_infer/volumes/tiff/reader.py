@@ -28,7 +28,7 @@ from isbi_infer.volumes.formats import HEAD_BYTES, recognise
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Kind, Section, Window
 from isbi_infer.volumes.tiff.description import Declaration, Selection
-from isbi_infer.volumes.tiff.directory import COPY
+from isbi_infer.volumes.tiff.directory import COPY, GDAL_NODATA
 from isbi_infer.volumes.tiff.log import tifffile_errors
 from isbi_infer.volumes.tiff.microscopes import find_size
 from isbi_infer.volumes.tiff.pages import Page, notes_on, walk_pages
@@ -37,7 +37,6 @@ from isbi_infer.volumes.tiff.series import PageTags, declare
 
 # They keep sections in ways of their own, which plain pages do not show.
 _FOREIGN = "lsm stk fluoview scanimage mmstack ndtiff mdgel eer ndpi svs scn bif avs qpi philips"
-_GDAL_NODATA = 42113
 # Of tags that the pixels do not need, and of lengths of strips that follow from the size: `walk_pages` looks at both.
 _HARMLESS = ("<TiffTag.fromfile> raised", "missing data ByteCounts tag", "incorrect Strip")
 # Their decoders make something of any bytes.
@@ -139,7 +138,7 @@ class TiffSource:
         self.path, self.name = path, str(path)
         self.info = declaration.info
         self.dtype: np.dtype[np.generic] = own[0].layout.dtype
-        self.nodata = _nodata(tiff.pages[declaration.pages[0]].tags.valueof(_GDAL_NODATA))
+        self.nodata = _nodata(tiff.pages[declaration.pages[0]].tags.valueof(GDAL_NODATA))
         self.notes = (*notes_on(own), *declaration.notes)
         self._file, self._tiff, self._pages, self._declaration = file, tiff, own, declaration
         self.line = self.info.shape[-1] if all(page.strips for page in own) else None

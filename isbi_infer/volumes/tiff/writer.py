@@ -21,6 +21,7 @@ from isbi_infer._version import __version__
 from isbi_infer.files import replacing
 from isbi_infer.volumes.pixel_size import PixelSize, in_unit, pixels_per
 from isbi_infer.volumes.protocol import Block, Kind, StackInfo
+from isbi_infer.volumes.tiff.directory import GDAL_NODATA
 
 _IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
 _OME_DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64")
@@ -61,6 +62,7 @@ def write_stack(
     like: StackInfo,
     dtype: npt.DTypeLike,
     shape: tuple[int, ...] | None = None,
+    nodata: float | None = None,
 ) -> Kind:
     """Write a stack section by section, keeping the flavour, the axes and the pixel size of another.
 
@@ -76,6 +78,8 @@ def write_stack(
         Of the sections.
     shape : tuple of int, optional
         (Y, X) or (Z, Y, X); by default that of `like`.
+    nodata : float, optional
+        The value that stands for "no data", for GDAL's tag.
 
     Returns
     -------
@@ -89,7 +93,7 @@ def write_stack(
     ValueError
         If the sections do not have the shape, the dtype or the number that were announced.
     """
-    with _StackFile(path, like=like, dtype=dtype, shape=shape) as file:
+    with _StackFile(path, like=like, dtype=dtype, shape=shape, nodata=nodata) as file:
         for section_YX in sections:
             file.write(section_YX)
         return file.finish()
@@ -179,8 +183,11 @@ class _StackFile:
         provenance: str = "",
         top: float | None = None,
         title: str = "",
+        nodata: float | None = None,
     ) -> None:
         self._provenance, self._top, self._title = provenance, top, title
+        # As GDAL writes it, -32768 and not -32768.0.
+        self._extra = [] if nodata is None else [(GDAL_NODATA, "s", 0, f"{nodata:.17g}", True)]
         shape = tuple(shape or like.shape)
         self._stored = np.dtype(dtype).newbyteorder("<")
         self._kind = output_kind(like, self._stored, shape)
@@ -215,6 +222,7 @@ class _StackFile:
                 photometric="minisblack",
                 software=software,
                 returnoffset=True,
+                extratags=self._extra,
                 **{"shape": self._info.shape, **options},
             )
             assert room is not None

@@ -16,6 +16,16 @@ from isbi_infer.volumes.pixel_size import PixelSize, in_nm
 
 _VERSIONS = ("0.4", "0.5")
 _UNNAMED = ("tczyx", "zyx", "yx")
+_WORDS = {
+    "t": ("t", "time"),
+    "c": ("c", "channel", "channels"),
+    "z": ("z", "plane", "slice", "section", "depth"),
+    "y": ("y", "row", "rows", "height"),
+    "x": ("x", "col", "cols", "column", "columns", "width"),
+}
+_LETTERS = {word: axis for axis, words in _WORDS.items() for word in words}
+_EXPECTED = "expected t, c, z, y and x"
+_SAID = 100  # characters of names in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +64,27 @@ class Image:
         One letter per dimension, in the order of the arrays; empty where nothing names them.
     levels : tuple of Level
         At least one.
+    notes : tuple of str
+        What was taken for granted, and has to be said.
     """
 
     form: str
     driver: str
     axes: str
     levels: tuple[Level, ...]
+    notes: tuple[str, ...] = ()
 
     def index_of(self, level: str | int) -> int:
-        """Return the place of a level by its path or its number; ImageError where there is none."""
+        """Return the place of a level; ImageError where there is none.
+
+        Parameters
+        ----------
+        level : str or int
+            Its path, or its number where no level has that path; an int is always its number.
+        """
         names = [one.path for one in self.levels]
-        if str(level) in names:
-            return names.index(str(level))
+        if isinstance(level, str) and level in names:
+            return names.index(level)
         if str(level).isdecimal() and int(level) < len(names):
             return int(level)
         listed = ", ".join(
@@ -120,7 +139,8 @@ def ome_image(attributes: dict[str, Any], driver: str) -> Image:
         raise ImageError(f"is of OME-Zarr version {version}; expected {' or '.join(_VERSIONS)}; convert it")
     try:
         axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in image["axes"]]
-        names = [str(axis["name"]).lower() for axis in axes]
+        said = ", ".join(str(axis["name"]) for axis in axes)
+        names = [axis_letter(axis["name"]) or str(axis["name"]).lower() for axis in axes]
         units = [axis.get("unit") for axis in axes]
         whole = _transform(image.get("coordinateTransformations"), len(names))
         levels = tuple(
@@ -142,7 +162,7 @@ def ome_image(attributes: dict[str, Any], driver: str) -> Image:
     for level in levels:
         _require_inside(level.path)
     if len(set(names)) < len(names) or any(len(name) != 1 for name in names):
-        raise ImageError(f"has the axes {', '.join(names)}; expected t, c, z, y and x")
+        raise ImageError(f"has the axes {said}; {_EXPECTED}")
     return Image(form=f"OME-Zarr {version}", driver=driver, axes="".join(names), levels=levels)
 
 
@@ -199,9 +219,10 @@ def _level(
     )
 
 
-def plain_image(driver: str, form: str, axes: str = "") -> Image:
-    """Return an array without metadata of its own."""
-    return Image(form=form, driver=driver, axes=axes, levels=(Level(path=""),))
+def plain_image(driver: str, form: str, names: Any = None) -> Image:
+    """Return an array without metadata of its own but the names of its dimensions; see `named_axes`."""
+    axes, notes = named_axes(names)
+    return Image(form=form, driver=driver, axes=axes, levels=(Level(path=""),), notes=notes)
 
 
 def axes_of(dimensions: int) -> str:
@@ -212,12 +233,50 @@ def axes_of(dimensions: int) -> str:
     raise ImageError(f"has {dimensions} dimensions and nothing names them; expected (y, x) or (z, y, x)")
 
 
-def named_axes(names: Any) -> str:
-    """Return the axes that Zarr 3's ``dimension_names`` or xarray's attribute name; empty where they do not."""
-    if not isinstance(names, list) or not all(isinstance(name, str) and len(name) == 1 for name in names):
-        return ""
-    axes = "".join(names).lower()
-    return axes if set(axes) <= set("tczyx") and len(set(axes)) == len(axes) and "yx" in axes[-2:] else ""
+def axis_letter(name: object) -> str:
+    """Return which of t, c, z, y and x a name means, "Z" or "row"; empty where it is not understood."""
+    return _LETTERS.get(name.strip().casefold(), "") if isinstance(name, str) else ""
+
+
+def named_axes(names: Any) -> tuple[str, tuple[str, ...]]:
+    """Read Zarr 3's ``dimension_names`` or the ``_ARRAY_DIMENSIONS`` of xarray.
+
+    Parameters
+    ----------
+    names : Any
+        As the metadata has them; None where it has none.
+
+    Returns
+    -------
+    (str, tuple of str)
+        One letter per dimension, in the array's order; empty where nothing names them. And notes: names that
+        are not understood are said, and count as the axes of an array without names.
+
+    Raises
+    ------
+    ImageError
+        If a name stands twice, or names that are understood lie elsewhere than in an array without names, so
+        that the others cannot be known.
+    """
+    if names is None or (isinstance(names, list) and not any(names)):
+        return "", ()
+    listed = names if isinstance(names, list) else [names]
+    said = ", ".join(str(name) if name else "nothing" for name in listed)[:_SAID]
+    letters = [axis_letter(name) for name in listed]
+    understood = [letter for letter in letters if letter]
+    if isinstance(names, list) and len(set(understood)) == len(understood):
+        if understood == letters:
+            return "".join(letters), ()
+        usual = next((axes for axes in _UNNAMED if len(axes) == len(letters)), "")
+        if usual and not contradict(names, usual):
+            return usual, (f"its axes are named {said}: taken for {', '.join(usual)}",)
+    raise ImageError(f"has axes named {said}; {_EXPECTED}; name them so, or export it again")
+
+
+def contradict(names: Sequence[object], axes: str) -> bool:
+    """Return whether names of dimensions that are understood mean other axes than these."""
+    letters = [axis_letter(name) for name in names]
+    return any(letter not in ("", axis) for letter, axis in zip(letters, axes, strict=True))
 
 
 def n5_image(attributes: dict[str, Any], children: dict[str, dict[str, Any]]) -> Image:

@@ -22,8 +22,8 @@ from isbi_infer.volumes.zarr.location import Location, is_address, reason_of, te
 from isbi_infer.volumes.zarr.metadata import (
     Image,
     axes_of,
+    contradict,
     n5_image,
-    named_axes,
     ome_image,
     plain_image,
     precomputed_image,
@@ -82,7 +82,7 @@ def open_volume(
     channel, time : int, optional
         Which one is read of several, from 0.
     level : str or int, optional
-        Name or number of a resolution; the largest when not given.
+        Name or number of a resolution, an int always its number; the largest when not given.
     strict : bool
         Take a missing chunk for an error, and not for the fill value.
 
@@ -133,14 +133,16 @@ def _describe(location: Location) -> tuple[Image, str]:
         if zarr_3.get("zarr_format") != 3:
             raise ImageError(f"is of Zarr format {zarr_3.get('zarr_format')!r}; expected 2 or 3")
         attributes = zarr_3.get("attributes")
+        attributes = attributes if isinstance(attributes, dict) else {}
         if zarr_3.get("node_type") == "array":
-            image = plain_image("zarr3", "Zarr 3", named_axes(zarr_3.get("dimension_names")))
+            names = zarr_3.get("dimension_names", attributes.get("_ARRAY_DIMENSIONS"))
+            image = plain_image("zarr3", "Zarr 3", names)
         else:
-            image = ome_image(attributes if isinstance(attributes, dict) else {}, "zarr3")
+            image = ome_image(attributes, "zarr3")
     elif (zarr_2 := read(".zarray")) is not None:
         if zarr_2.get("zarr_format") != 2:
             raise ImageError(f"is of Zarr format {zarr_2.get('zarr_format')!r}; expected 2 or 3")
-        image = plain_image("zarr", "Zarr 2", named_axes((read(".zattrs") or {}).get("_ARRAY_DIMENSIONS")))
+        image = plain_image("zarr", "Zarr 2", (read(".zattrs") or {}).get("_ARRAY_DIMENSIONS"))
     elif (attributes_2 := read(".zattrs")) is not None or read(".zgroup") is not None:
         image = ome_image(attributes_2 or {}, "zarr")
     elif (n5 := read("attributes.json")) is not None:
@@ -175,7 +177,7 @@ class ZarrSource:
     nodata : None
         Chunked volumes do not name such a value.
     notes : tuple of str
-        Which level is read, where there are several.
+        What axes were taken for granted, and which level is read, where there are several.
     image : Image
         All levels.
     """
@@ -235,10 +237,16 @@ class ZarrSource:
         self.info = StackInfo(
             shape=shape, axes=names.upper(), pixel_size=level.pixel_size, origin_nm=level.origin_nm
         )
-        self.notes: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = image.notes
+        if image.driver == "zarr3" and contradict(array.domain.labels, axes):
+            named = ", ".join(name or "nothing" for name in array.domain.labels)
+            own = ", ".join(axes)
+            self.notes += (
+                f"level {level.path} names its axes {named}, the image {own}: the image's are taken",
+            )
         if len(image.levels) > 1:
             size = f" of {level.pixel_size}" if level.pixel_size else ""
-            self.notes = (f"level {level.path}{size} is read, one of {len(image.levels)}; --level selects",)
+            self.notes += (f"level {level.path}{size} is read, one of {len(image.levels)}; --level selects",)
 
     def _kept_axes(self, axes: str, shape: tuple[int, ...]) -> str:
         """Return the axes of the sections; ImageError where others need a choice that was not made."""

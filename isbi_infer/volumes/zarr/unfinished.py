@@ -19,8 +19,9 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from isbi_infer.errors import BusyError, OutputError, UsageError
@@ -39,7 +40,13 @@ from isbi_infer.volumes.zarr.location import is_address, tensorstore, unnamable
 
 log = logging.getLogger(__name__)
 
+PLAN = "plan.json"
+"""Says, in the folder, what is computed."""
+
 _PARTIAL = ".partial"
+_DOOR, _FINISH = ".begin.lock", ".finish.lock"
+_LOCKS = (".lock", ".lease")  # suffixes of what is locked, see `isbi_infer.locks`
+_PATIENCE_S, _MOMENT_S = 60.0, 0.05
 
 
 class Unfinished:
@@ -64,6 +71,7 @@ class Unfinished:
         self._attached = None if attached is None else Path(os.path.realpath(attached))
         self.made_attached = self.folder / "attached"
         self._replaced, self._replaced_attached = self.folder / "replaced", self.folder / "replaced-attached"
+        self._plan: bytes | None = None
 
     @property
     def finished(self) -> bool:
@@ -117,7 +125,7 @@ class Unfinished:
             raise OutputError(f"{self.name}: {reason}; choose another output")
         check_creatable(self.output, self.name)
         there = os.path.lexists(self.output)
-        if there and not self.finished and (overwrite or not resume):
+        if there and not self.finished:
             raise OutputError(f"{self.name}: is there already, and is no OME-Zarr; choose another output")
         if overwrite or resume:
             return
@@ -131,23 +139,76 @@ class Unfinished:
 
     @contextmanager
     def held(self, share: tuple[int, int], *, overwrite: bool) -> Iterator[None]:
-        """Hold the folder, made where it is missing, for one run, or one share of a run among others."""
+        """Hold the folder, made where it is missing, for one run, or one share of a run among others.
+
+        Parameters
+        ----------
+        share : (int, int)
+            (1, 1) is a run by itself.
+        overwrite : bool
+            Whether what is in the folder is removed first.
+
+        Raises
+        ------
+        BusyError
+            If it is held already; for who overwrites, also by any share.
+        """
         name = ".lock" if share == (1, 1) else f".share-{share[0]}-of-{share[1]}.lock"
-        with folder_in_use(self.folder, name=name):
-            if overwrite:
-                self._put_back()
-                for path in self.folder.iterdir():
-                    if path.name != name:
-                        _remove(path)
-            make_folder(self.volume)
+        with ExitStack() as own:
+            with self._at_the_door():
+                own.enter_context(folder_in_use(self.folder, name=name))
+                if overwrite:
+                    self._clear(name)
+                make_folder(self.volume)
             yield
+
+    @contextmanager
+    def _at_the_door(self) -> Iterator[None]:
+        """Let one run at a time begin, so that none begins in a folder that another one clears."""
+        until = time.monotonic() + _PATIENCE_S
+        with ExitStack() as door:
+            while True:
+                try:
+                    door.enter_context(folder_in_use(self.folder, name=_DOOR))
+                    break
+                except BusyError:
+                    if time.monotonic() > until:
+                        raise
+                time.sleep(_MOMENT_S)
+            yield
+
+    def _clear(self, own: str) -> None:
+        """Remove all that is in the folder, unless anybody else works in it."""
+        with ExitStack() as others:
+            for name in self._locks() - {own, _DOOR}:
+                others.enter_context(locked_folder(self.folder, "run, or a share of one,", name=name))
+            self._put_back()
+            for path in self.folder.iterdir():
+                if not path.name.endswith(_LOCKS):
+                    _remove(path)
+
+    def _locks(self) -> set[str]:
+        """Return the names of the locks in the folder, also of those that a file system without locks has instead."""
+        lock, lease = _LOCKS
+        names = {path.name for path in self.folder.iterdir()}
+        claims = {name.removesuffix(lease) for name in names if name.endswith(lease)}
+        return {name for name in names if name.endswith(lock)} | {
+            claim if claim.endswith(lock) else f"{claim}{lock}" for claim in claims
+        }
 
     def agree(self, plan: str) -> str:
         """Store a plan where there is none yet; return the one that holds."""
-        return write_once(self.folder / "plan.json", plan.encode()).decode()
+        self._plan = write_once(self.folder / PLAN, plan.encode())
+        return self._plan.decode()
 
-    def complete(self, *, overwrite: bool, whole: Callable[[Path], bool]) -> None:
-        """Put the finished volume in place and remove the folder.
+    def complete(
+        self,
+        *,
+        overwrite: bool,
+        whole: Callable[[Path], bool],
+        finish: Callable[[], object] | None = None,
+    ) -> bool:
+        """Put the finished volume in place and remove the folder, by one run alone.
 
         Parameters
         ----------
@@ -156,14 +217,36 @@ class Unfinished:
         whole : callable
             Tells whether all blocks are in a folder. It is asked once the volume has its name: from then on no run
             writes into it, while before another one may have been replacing a torn shard.
+        finish : callable, optional
+            Does what is left to do before.
+
+        Returns
+        -------
+        bool
+            False where another run is doing this, or has done it.
 
         Raises
         ------
+        BusyError
+            If another run has begun in this folder, which was removed.
         OutputError
             If it cannot be put in place, or is not whole; it is then kept as it was.
         """
-        try:
-            with locked_folder(self.folder, name=".finish.lock"):
+        with ExitStack() as alone:
+            try:
+                alone.enter_context(locked_folder(self.folder, name=_FINISH))
+            except BusyError:
+                return False
+            except OutputError:
+                if self.taken:
+                    return False
+                raise
+            if self.taken:
+                return False
+            self._check_agreed()
+            if finish is not None:
+                finish()
+            try:
                 if overwrite and os.path.lexists(self.output):
                     self._set_aside(whole)
                 try:
@@ -172,13 +255,23 @@ class Unfinished:
                     self._put_back()
                     raise
                 sync_folder(self.output.parent)
-        except BusyError:  # another share is about to do the same
-            return
-        except OSError as error:
-            raise OutputError(
-                f"{self.name}: cannot be put in place ({error.strerror}); it is whole in {self.volume}"
-            ) from error
+            except OSError as error:
+                raise OutputError(
+                    f"{self.name}: cannot be put in place ({error.strerror}); it is whole in {self.volume}"
+                ) from error
         shutil.rmtree(self.folder, ignore_errors=True)
+        return True
+
+    def _check_agreed(self) -> None:
+        """Raise BusyError where the folder is no longer that of the plan that was agreed on."""
+        try:
+            stored = (self.folder / PLAN).read_bytes()
+        except OSError:
+            stored = b""
+        if self._plan is not None and stored != self._plan:
+            raise BusyError(
+                f"{self.name}: another run has begun in {self.folder.name} meanwhile, so this one is left out"
+            )
 
     def _set_aside(self, whole: Callable[[Path], bool]) -> None:
         """Take away what is replaced, once the new one is whole: first the volume, then what belongs to it."""

@@ -76,18 +76,28 @@ class OmeZarrSink:
         labels: bool = False,
     ) -> None:
         self._existing, self._labels = existing, labels
+        self._made_elsewhere = False
         self._folder, self._like, self._name = folder, like, name
         self._shape, self._dtype, self._shard, self._chunk = shape, np.dtype(dtype), shard, chunk
         self._attributes = dict(attributes or {})
         self._steps = pyramid_steps(shape, like.pixel_size, chunk[1:]) if pyramid else ()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Be entered again in another process, to write blocks or halve levels; attributes stay with who finishes."""
+        """Be entered again in another process, to write blocks or halve levels.
+
+        There nothing is made that is missing, for a folder that is not seen is another one; attributes stay with who
+        finishes.
+        """
         held = {name: value for name, value in self.__dict__.items() if name != "_array"}
-        return held | {"_attributes": {}}
+        return held | {"_attributes": {}, "_made_elsewhere": True}
+
+    @property
+    def levels(self) -> int:
+        """How many resolutions it has when it is finished."""
+        return 1 + len(self._steps)
 
     def __enter__(self) -> Self:
-        if not self._existing:
+        if not (self._existing or self._made_elsewhere):
             make_folder(self._folder)
         self._array = self._level(0, self._shape)
         return self
@@ -196,7 +206,7 @@ class OmeZarrSink:
             },
         }
         try:
-            options = {"read": True} if self._existing else {"open": True, "create": True}
+            options = {"read": True} if self._existing else {"open": True, "create": not self._made_elsewhere}
             return tensorstore().open(spec, context=location.context(), **options).result()
         except Exception as error:
             if self._existing:

@@ -98,6 +98,18 @@ def test_a_volume_is_shown_like_a_file(tmp_path, sample, infer):
     assert "No hints in 5 sections" in words_of(tmp_path / "r.html")
 
 
+@pytest.mark.parametrize("shape", [(1, 2200), (2200, 1), (3, 1801)])
+def test_a_report_with_segments_of_a_section_as_thin_as_a_line_is_drawn(tmp_path, infer, shape):
+    pytest.importorskip("numba")
+    image_ZYX = synthetic_stack(1, *(max(side, 32) for side in shape))[0][:, : shape[0], : shape[1]]
+    tifffile.imwrite(tmp_path / "thin.tif", image_ZYX, photometric="minisblack")
+    asked = "--labels", tmp_path / "labels.tif", "--report", tmp_path / "r.html", "--quiet"
+    assert infer(tmp_path / "thin.tif", *asked) == 0
+    (shown,) = data_of(tmp_path / "r.html")["pictures"]
+    sizes = {name: picture(shown[name]).shape[:2] for name in ("image", "probability", "neurons")}
+    assert len(set(sizes.values())) == 1
+
+
 def test_a_share_of_a_volume_has_no_report(tmp_path, sample, infer, capsys):
     tifffile.imwrite(tmp_path / "stack.tif", sample[0], photometric="minisblack")
     asked = "-o", tmp_path / "result.ome.zarr", "--shard", "1/2", "--report", tmp_path / "r.html"
@@ -162,7 +174,11 @@ def test_figures_of_a_section_take_no_room_of_its_pixels():
         (("--report", "gone/r.html"), 6, "gone"),
         (("--report", "r.pdf"), 2, "expected a name that ends in .html"),
         (("--overlay", "o.jpg"), 2, "expected a name that ends in .png"),
-        (("--overlay", "o.png", "--contact-sheet", "o.png"), 2, "another output of this run"),
+        (
+            ("--overlay", "o.png", "--contact-sheet", "o.png"),
+            2,
+            "would be written twice, as --overlay and as --contact-sheet",
+        ),
         (("--report", "r.html", "second.tif"), 2, "shows one stack, but there are 2"),
     ],
 )

@@ -71,6 +71,16 @@ def test_thin_lines_stay_when_a_picture_is_made_small():
     assert thick_lines(mask_YX, 8).any(axis=0).all()
 
 
+@given(height=st.integers(1, 40), width=st.integers(1, 40), factor=st.integers(1, 50))
+def test_a_small_picture_of_ids_holds_the_middle_of_each_square_also_of_those_cut_off(height, width, factor):
+    labels_YX = np.arange(height * width, dtype=np.uint32).reshape(height, width)
+    small_YX = nearest(labels_YX, factor)
+    assert small_YX.shape == shrunk(whole(labels_YX), labels_YX.shape, factor).shape
+    for y, x in np.ndindex(small_YX.shape):
+        square_YX = labels_YX[y * factor : (y + 1) * factor, x * factor : (x + 1) * factor]
+        assert small_YX[y, x] == square_YX[square_YX.shape[0] // 2, square_YX.shape[1] // 2]
+
+
 def test_segments_keep_their_colour_and_none_is_clear(tmp_path):
     first_YX = np.array([[0, 1, 2], [3, 70_000, 0]], np.uint32)
     chosen = colours_apart([first_YX])

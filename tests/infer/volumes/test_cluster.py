@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from test_blocks import ASKED, PROGRAM, files, infer
-from volume_files import pixels
+from volume_files import pixels, write_omezarr
 
 pytest.importorskip("distributed")
 
@@ -27,15 +27,15 @@ def whole(tiff, tmp_path_factory):
 
 
 @contextmanager
-def cluster(folder, workers=2, preload="", options=("--no-nanny",)):
-    """Start a scheduler and workers; yield its file, its process and those of the workers."""
+def cluster(folder, workers=2, preload="", options=("--no-nanny",), within=()):
+    """Start a scheduler, and workers within a command; yield its file, its process and those of the workers."""
     address = folder / "scheduler.json"
     scheduler_file = ("--scheduler-file", str(address))
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
     scheduler = subprocess.Popen(
         [*DASK, "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard", *scheduler_file], **quiet
     )
-    command = [*DASK, "distributed.cli.dask_worker", *scheduler_file]
+    command = [*within, *DASK, "distributed.cli.dask_worker", *scheduler_file]
     command += ["--nthreads", "1", "--no-dashboard", "--local-directory", str(folder), *options]
     if preload:
         (folder / "preload.py").write_text(preload)
@@ -94,6 +94,53 @@ def test_a_cluster_on_this_machine_writes_the_same_bytes(tmp_path, tiff, whole):
     assert done.returncode == 0, done.stderr
     assert files(out) == whole
     assert "3 of 15 blocks hold no tissue: left out, and stored as membrane" in done.stderr
+
+
+def test_workers_read_the_level_that_the_run_reads(tmp_path, tiny, volume_ZYX):
+    fine_ZYX = volume_ZYX[:2].repeat(2, axis=1).repeat(2, axis=2)
+    levels = {
+        "names": ("1", "2"),
+        "scale": (50, 2.5, 2.5),
+    }  # the second, named "2", is of the model's pixel size
+    path = write_omezarr(tmp_path / "in.ome.zarr", [fine_ZYX, volume_ZYX[:2]], **levels)
+    asked = ("--model", tiny, "--provider", "cpu")
+    for out, options in (("here", ()), ("there", ("--cluster", "local:1"))):
+        done = infer(path, "-o", tmp_path / f"{out}.ome.zarr", *options, asked=asked)
+        assert done.returncode == 0, done.stderr
+        assert "level 2 of 5 nm is read" in done.stderr
+    assert pixels(tmp_path / "here.ome.zarr").shape == (2, 560, 640)
+    assert files(tmp_path / "there.ome.zarr") == files(tmp_path / "here.ome.zarr")
+
+
+DISK_OF_ITS_OWN = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
+MOUNTED = 'mount -t tmpfs none "$0" && exec "$@"'
+
+
+def can_mount(folder):
+    try:
+        mounted = subprocess.run([*DISK_OF_ITS_OWN, MOUNTED, folder, "true"], check=False)
+    except FileNotFoundError:
+        return False
+    return mounted.returncode == 0
+
+
+@pytest.mark.parametrize("there", ["nothing", "another run's"])
+def test_a_worker_that_does_not_see_the_output_is_named_before_any_work(tmp_path, tiff, there):
+    results = tmp_path / "results"
+    results.mkdir()
+    if not can_mount(results):
+        pytest.skip("no disk of one's own may be mounted here")
+    out = results / "out.ome.zarr"
+    mounted = MOUNTED
+    if there != "nothing":
+        mounted = mounted.replace("&&", f"&& mkdir {out}.partial && echo {{}} > {out}.partial/plan.json &&")
+    within = (*DISK_OF_ITS_OWN, mounted, str(results))
+    with cluster(tmp_path, workers=1, within=within) as (address, *_):
+        done = infer(tiff, "-o", out, *BLOCK, "--cluster", address)
+    assert done.returncode == 2, done.stderr
+    (line,) = one_line(done.stderr)
+    assert f"{out}.partial is not there, or another folder than here; write to where all see it" in line
+    assert list(results.iterdir()) == []
 
 
 def test_a_worker_that_is_killed_changes_nothing(tmp_path, tiff, whole):

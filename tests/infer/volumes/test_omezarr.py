@@ -1,6 +1,7 @@
 """OME-Zarr in and out: the same probabilities as the TIFF run, whatever the version, the axes and the levels."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import yaozarrs
 import zarr
 from drawn import synthetic_stack
 from servers import serving
-from volume_files import halved, pixels, write_omezarr
+from volume_files import halved, pixels, write_named, write_omezarr
 
 from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, OutputError, UsageError
@@ -147,6 +148,23 @@ def test_a_level_is_read_by_name_or_number(tmp_path, level, shape):
         open_source(path, level="7")
 
 
+@pytest.mark.parametrize("names", [("1", "2", "0"), ("2", "1", "0"), ("s0", "s1", "s2")])
+def test_a_source_of_any_level_is_opened_again_at_that_level(tmp_path, names):
+    levels = [np.arange(2 * side * side, dtype=np.uint16).reshape(2, side, side) for side in (32, 16, 8)]
+    path = write_omezarr(tmp_path / "in.zarr", levels, names=names)
+    opened = [
+        *((name, open_source(path, level=name)) for name in names),
+        *((names[number], open_source(path, level=number)) for number in range(3)),
+        *((names[i], open_source(path).nearest(nm)) for i, nm in enumerate((4, 8, 16))),
+    ]
+    for name, source in opened:
+        with source, pickle.loads(pickle.dumps(source)) as again:
+            np.testing.assert_array_equal(source.read(1), levels[names.index(name)][1])
+            np.testing.assert_array_equal(again.read(1), levels[names.index(name)][1])
+            assert (again.info, again.notes) == (source.info, source.notes)
+            assert again.fingerprint() == source.fingerprint()
+
+
 def test_channel_and_time_of_five_axes_are_chosen(tmp_path):
     stack = np.arange(2 * 3 * 4 * 5 * 6, dtype=np.uint16).reshape(2, 3, 4, 5, 6)
     path = write_omezarr(tmp_path / "in.zarr", [stack], "tczyx", (1, 1, 50, 4, 4))
@@ -171,6 +189,128 @@ def test_axes_in_another_order_are_read_by_their_names(tmp_path):
     with open_source(path) as source:
         np.testing.assert_array_equal(np.stack([source.read(z) for z in range(3)]), stack_ZYX)
         assert source.info.pixel_size == PixelSize(y_nm=4, x_nm=5, z_nm=50)
+
+
+NAMED = ["zarr2", "zarr3", "zarr3 of xarray", "ome"]
+
+
+def all_of(source):
+    return np.stack([source.read(z) for z in range(source.info.sections)])
+
+
+@pytest.mark.parametrize("form", NAMED)
+@pytest.mark.parametrize("order", ["zyx", "zxy", "yzx", "yxz", "xzy", "xyz"])
+@pytest.mark.parametrize("words", [None, {"z": "Plane", "y": "row", "x": " Column"}])
+def test_named_axes_of_any_order_are_read_by_their_names(tmp_path, form, order, words):
+    stack_ZYX = np.arange(3 * 70 * 50, dtype=np.uint16).reshape(3, 70, 50)
+    stored = stack_ZYX.transpose(["zyx".index(axis) for axis in order])
+    names = [words[axis] if words else axis.upper() for axis in order]
+    with open_source(write_named(tmp_path / "in.zarr", stored, names, form)) as source:
+        assert (source.info.shape, source.info.axes, source.notes) == ((3, 70, 50), "ZYX", ())
+        np.testing.assert_array_equal(all_of(source), stack_ZYX)
+        window = slice(60, 70), slice(3, 20)
+        np.testing.assert_array_equal(source.read(2, window), stack_ZYX[2][window])
+
+
+@pytest.mark.parametrize("form", NAMED)
+def test_a_volume_of_axes_x_y_z_gives_the_very_probabilities_of_its_tiff(
+    tmp_path, volume_ZYX, tiny, tiny_ZYX, form
+):
+    path = write_named(tmp_path / "in.zarr", volume_ZYX.T, list("xyz"), form)
+    Segmenter(tiny, provider="cpu", pixel_size=4).segment_file(path, tmp_path / "out.tif")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), tiny_ZYX)
+
+
+@pytest.mark.parametrize("form", NAMED)
+@pytest.mark.parametrize(("order", "channel"), [("yxc", "c"), ("cxyz", "channel"), ("xycz", "Channels")])
+def test_named_channels_are_never_taken_for_sections(tmp_path, form, order, channel):
+    sizes = {"z": 4, "y": 6, "x": 7, "c": 3}
+    stored = np.arange(np.prod([sizes[axis] for axis in order]), dtype=np.uint16)
+    stored = stored.reshape([sizes[axis] for axis in order])
+    names = [channel if axis == "c" else axis for axis in order]
+    path = write_named(tmp_path / "in.zarr", stored, names, form)
+    with pytest.raises(ImageError, match=r"in\.zarr: holds 3 channels, axes .* choose one with --channel"):
+        open_source(path)
+    rest = order.replace("c", "")
+    second = np.take(stored, 1, order.index("c"))
+    expected = second.transpose([rest.index(axis) for axis in "zyx" if axis in rest])
+    with open_source(path, channel=1) as source:
+        np.testing.assert_array_equal(all_of(source), expected.reshape(-1, 6, 7))
+
+
+@pytest.mark.parametrize("form", ["zarr2", "zarr3"])
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["dim_0", "dim_1", "dim_2"], "dim_0, dim_1, dim_2"),
+        (["bundle", "y", "x"], "bundle, y, x"),
+        ([None, "y", "x"], "nothing, y, x"),
+        (["z", "lat", "lon"], "z, lat, lon"),
+    ],
+)
+def test_names_that_are_not_understood_are_taken_for_those_of_an_array_without_names_and_said(
+    tmp_path, form, names, said
+):
+    stack_ZYX = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    with open_source(write_named(tmp_path / "in.zarr", stack_ZYX, names, form)) as source:
+        np.testing.assert_array_equal(all_of(source), stack_ZYX)
+        assert source.notes == (f"its axes are named {said}: taken for z, y, x",)
+
+
+@pytest.mark.parametrize("form", ["zarr2", "zarr3"])
+@pytest.mark.parametrize("names", [None, [None, None, None]])
+def test_an_array_without_names_is_taken_for_sections_without_a_word(tmp_path, form, names):
+    stack_ZYX = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    with open_source(write_named(tmp_path / "in.zarr", stack_ZYX, names, form)) as source:
+        np.testing.assert_array_equal(all_of(source), stack_ZYX)
+        assert source.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("form", "names", "said"),
+    [
+        (
+            "zarr2",
+            ["bundle", "x", "y"],
+            "has axes named bundle, x, y; expected t, c, z, y and x; name them so",
+        ),
+        (
+            "zarr3",
+            ["bundle", "x", "y"],
+            "has axes named bundle, x, y; expected t, c, z, y and x; name them so",
+        ),
+        ("zarr3", ["x", "lat", "lon"], "has axes named x, lat, lon; expected"),
+        ("zarr3", ["a", "b", "y", "x"], "has axes named a, b, y, x; expected"),
+        ("zarr2", ["z", "plane", "x"], "has axes named z, plane, x; expected"),
+        ("zarr2", ["y", "y", "x"], "has axes named y, y, x; expected"),
+        ("zarr2", "zyx", "has axes named zyx; expected"),
+        ("zarr2", ["y", "x"], "has 3 dimensions and axes for 2"),
+        ("zarr2", ["t", "z", "y"], "has axes tzy; expected at least y and x"),
+        ("zarr3", ["t", "z", "y"], "has axes tzy; expected at least y and x"),
+        ("ome", ["bundle", "y", "x"], "has the axes bundle, y, x; expected t, c, z, y and x"),
+        ("ome", ["z", "plane", "x"], "has the axes z, plane, x; expected t, c, z, y and x"),
+        ("ome", ["t", "z", "y"], "has axes tzy; expected at least y and x"),
+    ],
+)
+def test_axes_whose_place_cannot_be_known_are_refused_by_their_names(tmp_path, form, names, said):
+    stored = np.zeros((1, 1, 4, 5) if len(names) == 4 else (1, 4, 5), np.uint8)
+    path = write_named(tmp_path / "in.zarr", stored, names, form)
+    with pytest.raises(ImageError, match=rf"in\.zarr: {said}") as raised:
+        open_source(path)
+    assert raised.value.exit_code == 4
+
+
+def test_a_level_that_names_other_axes_than_its_image_is_said(tmp_path):
+    stack_ZYX = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    for names, notes in (
+        (["Z", "Y", "X"], ()),
+        (["dim_0", "dim_1", "dim_2"], ()),
+        (["x", "y", "z"], ("level s0 names its axes x, y, z, the image z, y, x: the image's are taken",)),
+    ):
+        path = write_omezarr(tmp_path / "in.zarr", [stack_ZYX], dimension_names=names)
+        with open_source(path) as source:
+            np.testing.assert_array_equal(all_of(source), stack_ZYX)
+            assert source.notes == notes
 
 
 @pytest.mark.parametrize("driver", ["n5", "neuroglancer_precomputed", "zarr", "zarr3"])
@@ -398,3 +538,19 @@ def test_a_source_says_how_much_is_decoded_along_its_rows_or_columns(tmp_path):
         with open_source(path) as source:
             found.append(source.line)
     assert found == [300 * 64, 300, None]
+
+
+def test_a_stack_whose_no_data_is_nan_is_computed_in_shares_that_know_each_other(tmp_path, tiles):
+    image_ZYX, _ = synthetic_stack(4, 96, 160)
+    floats_ZYX = image_ZYX.astype(np.float32)
+    floats_ZYX[:, :, :48] = np.nan
+    stack, out = tmp_path / "in.tif", tmp_path / "out.ome.zarr"
+    tags = [(42113, "s", 0, "nan", True)]
+    tifffile.imwrite(stack, floats_ZYX, photometric="minisblack", extratags=tags, metadata=None)
+    tiles.segment_file(stack, tmp_path / "out.tif")
+    for index in (1, 2):
+        options = VolumeOptions(block=(1, 96, 160), share=(index, 2))
+        tiles.segment_file(stack, out, options=options)
+    np.testing.assert_array_equal(pixels(out), tifffile.imread(tmp_path / "out.tif"))
+    stored = json.loads((out / "zarr.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert '"nodata": "nan"' in json.dumps(stored).replace(chr(92), "")

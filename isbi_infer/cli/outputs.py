@@ -1,0 +1,91 @@
+"""All that a command reads and writes, looked at together before any work, so that no file is lost by another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from isbi_infer.cli.request import Request
+from isbi_infer.errors import UsageError
+
+_IDS = "ids of cells"  # in what is stored with labels
+
+
+def check_files(
+    work: Sequence[tuple[Path, Path]], request: Request, read: Iterable[Path | str | None]
+) -> None:
+    """Make sure that no output of a command takes the place of an input, another output or somebody's annotations.
+
+    Parameters
+    ----------
+    work : sequence of (Path, Path)
+        Each stack, and where its result goes.
+    request : Request
+        Says what else is read and written.
+    read : iterable of path or None
+        What is read beside that; names of other things do no harm.
+
+    Raises
+    ------
+    UsageError
+        As by `isbi_infer.files.check_apart`; and if ids would replace what isbi-infer has not written.
+    """
+    from isbi_infer.files import check_apart
+    from isbi_infer.neurons.measurements import table_of
+
+    outputs = [(f"the result of {stack}", target) for stack, target in work]
+    outputs += request.looks.wanted()
+    if request.labels is not None:
+        outputs += [("--labels", request.labels), ("the table of --labels", table_of(request.labels))]
+    mask = request.options.mask if request.options else None
+    others = [path for path in (request.label, mask, *read) if path]
+    check_apart(outputs, [*(stack for stack, _ in work), *others])
+    if request.labels is not None:
+        _check_own(request.labels)
+
+
+def _check_own(labels: Path) -> None:
+    """Raise UsageError where ids or their table would replace what isbi-infer has not written as such."""
+    from isbi_infer.neurons.measurements import table_of
+    from isbi_infer.volumes import is_chunked_output
+
+    table = table_of(labels)
+    own = {labels: _is_volume_of_ids if is_chunked_output(labels) else _is_tiff_of_ids, table: _is_table}
+    for path, is_own in own.items():
+        if path.exists() and not is_own(path):
+            what = "its table" if path == table else "ids"
+            raise UsageError(
+                f"{path}: isbi-infer has not written this file, and --labels would replace it by {what}; name "
+                "another one, or move this one away (annotations to score against are named with --label)"
+            )
+
+
+def _is_tiff_of_ids(path: Path) -> bool:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            software = file.pages.first.software
+    except Exception:  # whatever the parser of a file that is none of ours raises
+        return path.is_dir()  # which is refused by its own name
+    return software.startswith("isbi-infer ") and _IDS in software
+
+
+def _is_volume_of_ids(path: Path) -> bool:
+    from isbi_infer.run.volume import ATTRIBUTE
+    from isbi_infer.volumes.zarr.unfinished import stored_attributes
+
+    if not (path / "zarr.json").is_file():
+        return True  # which is refused by its own name
+    own = stored_attributes(path).get(ATTRIBUTE)
+    return isinstance(own, dict) and "labelling" in own
+
+
+def _is_table(path: Path) -> bool:
+    from isbi_infer.neurons.measurements import COLUMNS
+
+    try:
+        with path.open("rb") as file:
+            return file.readline().strip() == ",".join(COLUMNS).encode()
+    except OSError:
+        return path.is_dir()
