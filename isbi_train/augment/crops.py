@@ -23,6 +23,7 @@ from isbi_train.augment.acquisition_faults import (
     grain,
     shot_noise,
 )
+from isbi_train.augment.looks import bend_greys, sharpen
 from isbi_train.augment.section_faults import (
     blur,
     crop_axis,
@@ -135,7 +136,7 @@ def sampling_grid(
 def vary_intensity(
     crops_NCYX: Tensor, config: AugmentConfig, generator: torch.Generator, *, n: int = 0, kept: slice = ALL
 ) -> Tensor:
-    """Blur, then vary gamma, contrast, brightness and shading, then add noise and compress, each crop on its own.
+    """Blur and sharpen, then vary curve, gamma, contrast, brightness and shading, add noise, compress: each on its own.
 
     Parameters
     ----------
@@ -159,6 +160,8 @@ def vary_intensity(
         return uniform(n, low, high, generator)[kept].to(device)[:, None, None, None]
 
     crops_NCYX = blur(crops_NCYX, uniform(n, 0, config.blur_px, generator)[kept].to(device))
+    crops_NCYX = sharpen(crops_NCYX, config, generator, n=n, kept=kept)
+    crops_NCYX = bend_greys(crops_NCYX, config, generator, n=n, kept=kept)
     exponent = torch.exp(draw(-config.gamma, config.gamma))
     # The exponent acts on [0, 1]; +-3 standard deviations hold nearly all grey values.
     unit = ((crops_NCYX + 3) / 6).clamp(0, 1)

@@ -31,6 +31,8 @@ _STRENGTHS = (
     "knife_contrast",
     "streak_contrast",
     "slip_px",
+    "tone",
+    "sharpness",
 )
 
 
@@ -59,6 +61,11 @@ class AugmentConfig(Plain):
         Largest offset, in standard deviations of the section.
     gamma : float
         Largest natural logarithm of the exponent, either way.
+    tone : float
+        Standard deviation of the natural logarithm of the slopes of a rising curve that grey values are bent by, 6
+        straight pieces over 3 standard deviations of the section either way.
+    sharpness : float
+        Largest strength of an unsharp mask of 1 to 8 pixels' radius; half of the crops have none.
     blur_px : float
         Largest standard deviation of a Gaussian blur.
     noise : float
@@ -144,6 +151,8 @@ class AugmentConfig(Plain):
     defocus_px: float = 3.0
     shading: float = 0.0
     shot: float = 0.0
+    tone: float = 0.0
+    sharpness: float = 0.0
     grain_px: float = 0.0
     seam_probability: float = 0.0
     seam_shift_px: float = 4.0
@@ -189,6 +198,8 @@ class AugmentConfig(Plain):
             noise=0,
             shading=0,
             shot=0,
+            tone=0,
+            sharpness=0,
             grain_px=0,
             **dict.fromkeys(_PROBABILITIES, 0),
         )

@@ -310,6 +310,7 @@ _BEFORE_VERSION: dict[int, dict[str, dict[str, Any]]] = {
     },
     6: {"augment": {"shot": 0.0}, "train": {"average_share": 0.0, "deep_weight": 0.0, "cldice_weight": 0.0}},
     7: {"augment": {"slip_probability": 0.0, "slip_px": 8.0}},
+    8: {"augment": {"tone": 0.0, "sharpness": 0.0}},
 }
 
 

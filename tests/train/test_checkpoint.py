@@ -272,6 +272,15 @@ def test_no_neighbours_slipped_before_version_7(rewritten, checkpoint):
     assert loaded.augment == replace(checkpoint.augment, slip_probability=0.0)
 
 
+def as_version_7(plain):
+    plain["version"] = 7
+    del plain["augment"]["tone"], plain["augment"]["sharpness"]
+
+
+def test_no_crop_was_bent_or_sharpened_before_version_8(rewritten, checkpoint):
+    assert load_checkpoint(rewritten(as_version_7)).augment == checkpoint.augment
+
+
 def test_a_separable_checkpoint_comes_back(tmp_path, checkpoint):
     config = replace(checkpoint.network, separable=True)
     weights = UNet(config).state_dict()

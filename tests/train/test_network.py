@@ -258,6 +258,8 @@ def test_every_weight_learns(arch, separable, batch_norm):
         (AugmentConfig, {"noise": -0.1}, "noise -0.1"),
         (AugmentConfig, {"blur_px": math.nan}, "blur_px nan"),
         (AugmentConfig, {"shot": 1.1}, r"shot 1\.1"),
+        (AugmentConfig, {"tone": -0.1}, r"tone -0\.1 is negative"),
+        (AugmentConfig, {"sharpness": -1}, r"sharpness -1 is negative"),
         (TrainConfig, {"average_share": 0.21}, r"average_share 0\.21"),
         (TrainConfig, {"deep_weight": -1.0}, r"deep_weight -1"),
         (TrainConfig, {"cldice_weight": math.nan}, "cldice_weight nan"),
