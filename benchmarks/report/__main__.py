@@ -28,6 +28,7 @@ from .accuracy import (
     tissues_table,
     trials_table,
     tuned_table,
+    unseen_table,
 )
 from .baselines import recipes_table
 from .browser import browser_table
@@ -65,6 +66,7 @@ TABLES: dict[str, Callable[[Stored], Iterable[str]]] = {
     "sections": sections_table,
     "trials": trials_table,
     "trials-at-half": half_table,
+    "unseen": unseen_table,
     "tilt": tilt_table,
     "browser": browser_table,
     "goals": goals_table,

@@ -96,6 +96,33 @@ def half_table(stored: Stored) -> Iterator[str]:
     yield from _table_of_trials(stored, "training, at 0.5", "_at_0.5")
 
 
+def unseen_table(stored: Stored) -> Iterator[str]:
+    """Write what trainings come to on the stacks that they left out."""
+    records = _groups(stored, "unseen")
+    if not records:
+        yield MISSING
+        return
+    sections = {name: part for record in records for name, part in record["measured"]["sections"].items()}
+    by_title: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for trial in chain.from_iterable(record["measured"]["trials"] for record in records):
+        for name, scores in trial["scores"].items():
+            by_title.setdefault(trial["title"], {}).setdefault(name, []).append(scores)
+
+    def cell(found: list[dict[str, float]]) -> str:
+        return ", ".join(_spread([scores[key] for scores in found]) for key in ("v_rand", "v_info"))
+
+    yield from table(
+        ["training", *(f"without {name}, that" for name in sections)],
+        (
+            [title, *(cell(by_stack[name]) if name in by_stack else "" for name in sections)]
+            for title, by_stack in by_title.items()
+        ),
+    )
+    for record in records:
+        yield ""
+        yield origin(record)
+
+
 def _groups(stored: Stored, study: str) -> list[dict[str, Any]]:
     """Return all records of a study, whose `--group`s stand in files of their own."""
     return [stored[name] for name in sorted(stored) if name.partition("-")[0] == study]

@@ -7,6 +7,9 @@ What was tried, and what it came to. Checkpoints are run by torch in float32, on
 of their probabilities, too: what an ensemble of them says. `--mean-weights TITLE` scores the network of their mean
 weights, for seeds that went on from one network (Wortsman et al. 2022, "Model soups", ICML). Those that are stored stay
 in the table when others are measured later, if these have another `--group`: checkpoints need not be kept.
+
+With `--unseen` each is scored only on the stacks of the list that its training left out (`isbi-train fit --leave-out`),
+by their names, and trainings that left out different ones share a title: what a way of training makes of other tissue.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from .accuracy import held_out_sections
 from .groups import add_group, named
 from .planes import Probability, scores_of
 
-NAME = "trials"
+NAME, UNSEEN = "trials", "unseen"
 
 
 def title_and_path(text: str) -> tuple[str, Path]:
@@ -60,15 +63,29 @@ def scored(found: dict[str, Probability], held_out: dict[str, LabelledStack]) ->
 
 
 def facts_of(checkpoint: Path) -> dict[str, Any]:
-    """Return ``seed``, ``steps``, ``learning_rate``, ``pixel_size_nm`` and ``sha256`` of a checkpoint."""
+    """Return ``seed``, ``steps``, ``learning_rate``, ``pixel_size_nm``, ``stacks`` and ``sha256`` of a checkpoint."""
     loaded = load_checkpoint(checkpoint)
     return {
+        "stacks": [stack.name for stack in loaded.stacks],
         "seed": loaded.train.seed,
         "steps": loaded.train.steps,
         "learning_rate": loaded.train.learning_rate,
         "pixel_size_nm": loaded.data["pixel_size_nm"],
         "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
     }
+
+
+def left_out(checkpoint: Path, held_out: dict[str, LabelledStack]) -> dict[str, LabelledStack]:
+    """Return the stacks that a training has not seen, by their names; UsageError if there is none or no name."""
+    seen = facts_of(checkpoint)["stacks"]
+    if not any(seen):
+        raise UsageError(f"--unseen {checkpoint}: was not trained on a list, so its stack has no name")
+    others = {name: stack for name, stack in held_out.items() if name not in seen}
+    if not others:
+        raise UsageError(
+            f"--unseen {checkpoint}: was trained on all stacks of the list, {', '.join(held_out)}"
+        )
+    return others
 
 
 def mean_of(found: Sequence[dict[str, Probability]]) -> dict[str, Probability]:
@@ -122,6 +139,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="TITLE",
         help="score the network of the mean of their seeds' weights too; repeatable",
     )
+    found.add_argument(
+        "--unseen", action="store_true", help="score each only on the stacks of the list that it has not seen"
+    )
     add_group(found)
     found.add_argument("--store", action="store_true", help="write benchmarks/results/")
     return found
@@ -147,9 +167,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             held_out[entry.name], sections[entry.name] = held_out_sections(entry)
         trials: list[dict[str, Any]] = []
         averaged: dict[str, list[dict[str, Probability]]] = {title: [] for title in asked.mean}
+        if asked.unseen and (asked.mean or asked.mean_weights):
+            raise UsageError("--unseen scores single trainings; leave out --mean and --mean-weights")
         for title, checkpoint in asked.trials:
-            found = predicted(checkpoint, held_out)
-            trials.append({"title": title, **facts_of(checkpoint), "scores": scored(found, held_out)})
+            wanted = left_out(checkpoint, held_out) if asked.unseen else held_out
+            found = predicted(checkpoint, wanted)
+            trials.append({"title": title, **facts_of(checkpoint), "scores": scored(found, wanted)})
             _say(trials[-1])
             if title in averaged:
                 averaged[title].append(found)
@@ -168,7 +191,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             _say(trials[-1])
         if asked.store:
-            print(store(named(NAME, asked.group), {"sections": sections, "trials": trials}, {}))
+            name = UNSEEN if asked.unseen else NAME
+            print(store(named(name, asked.group), {"sections": sections, "trials": trials}, {}))
 
 
 def _say(trial: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from drawn import synthetic_stack
 
-from benchmarks.report.accuracy import folds_table, half_table, sections_table, trials_table
+from benchmarks.report.accuracy import folds_table, half_table, sections_table, trials_table, unseen_table
 from benchmarks.report.cells import MISSING
 from benchmarks.store import newest
 from benchmarks.studies import folds, trials
@@ -68,6 +68,37 @@ def test_a_checkpoint_is_scored_as_isbi_train_evaluate_scores_it(listed, kept, c
     assert first["scores"]["drawn"]["v_info"] == expected.thinned.v_info
     assert f"V_rand {expected.thinned.v_rand:.4f}" in capsys.readouterr().out
     assert f"{expected.thinned.v_rand:.4f}, {expected.thinned.v_info:.4f} |" in list(trials_table(stored))[2]
+
+
+def test_a_training_is_scored_on_what_it_left_out_alone(listed, kept, capsys):
+    text = listed.read_text()
+    listed.write_text(text + text.replace('"drawn"', '"isbi2012"'))  # which the default model was trained on
+    trials.main([f"way={CHECKPOINT}", "--unseen", "--stacks", str(listed), "--store"])
+    stored = newest(kept)
+    (trial,) = stored["unseen"]["measured"]["trials"]
+    assert list(trial["scores"]) == ["drawn"]
+    rand = trial["scores"]["drawn"]["v_rand"]
+    assert any(f"| way | {rand:.4f}, " in line for line in unseen_table(stored))
+    listed.write_text(text.replace('"drawn"', '"isbi2012"'))
+    with pytest.raises(SystemExit) as left:
+        trials.main([f"way={CHECKPOINT}", "--unseen", "--stacks", str(listed)])
+    assert left.value.code == 2
+    assert "was trained on all stacks of the list, isbi2012" in capsys.readouterr().err
+
+
+def test_what_trainings_make_of_stacks_that_they_left_out_is_a_row_with_a_column_for_each():
+    def trial(title, stack, rand):
+        return {"title": title, "seed": 1, "scores": {stack: {"v_rand": rand, "v_info": 0.5}}}
+
+    measured = {
+        "sections": {"a": "3:4", "b": "5:6"},
+        "trials": [trial("x", "a", 0.9), trial("x", "b", 0.7), trial("y", "a", 0.8)],
+    }
+    lines = unseen_table({"unseen": {"measured": measured}})
+    rows = [next(lines) for _ in range(4)]
+    assert rows[0] == "| training | without a, that | without b, that |"
+    assert rows[2:4] == ["| x | 0.9000, 0.5000 | 0.7000, 0.5000 |", "| y | 0.8000, 0.5000 |  |"]
+    assert list(unseen_table({})) == [MISSING]
 
 
 def test_seeds_of_one_training_are_a_row_with_their_spread():
