@@ -16,7 +16,6 @@ from isbi_train.config import AugmentConfig
 _RANGE = 3.0  # standard deviations either way that hold nearly all grey values
 _PARTS = 6  # of the range, each with a slope of its own
 _WIDEST = 8.0  # pixels; the largest radius of an unsharp mask
-_COARSE = 2.0  # pixels; a wider blur is computed on a quarter of the pixels
 
 
 def bend_greys(

@@ -177,9 +177,8 @@ def _print_tables(evaluation: Evaluation) -> None:
         for name, scores in (("V_rand", thinned.rand), ("V_info", thinned.info)):
             best = f"{scores.best:.6f} at threshold {scores.best_threshold:.1f}"
             console.print(name, "undefined" if math.isnan(scores.best) else best, style="bold")
-        shown = (
-            slice(None) if console.width >= _ALL_COLUMNS else slice(None, None, 3)
-        )  # else the scores alone
+        # Where there is no room for all, the scores alone.
+        shown = slice(None) if console.width >= _ALL_COLUMNS else slice(None, None, 3)
         tables = _threshold_table(thinned, shown), _section_table(evaluation, shown)
         console.print(*tables, _other_table(evaluation))
         footer = "Figures on held-out training sections are not comparable with the official test set."

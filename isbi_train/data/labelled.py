@@ -15,6 +15,7 @@ from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.plan.scaling import check_pixel_size
 from isbi_infer.terminal import nearest_file
 from isbi_infer.volumes import PixelSize, open_stack
+from isbi_infer.volumes.pixel_size import SAME
 from isbi_infer.volumes.zarr.reader import is_volume
 from isbi_train.data.labels import (
     LabelRule,
@@ -59,7 +60,7 @@ class LabelledStack:
     places : tuple of int or None
         Numbers of the sections in the stack that they were taken from; None where they follow each other.
     anisotropy : float or None
-        How many times as deep as wide its voxels are, by its file; None where that does not say.
+        How many times as deep as wide its voxels are, by its file; None where that does not say, or is overruled.
     stored_sha256 : dict of str to str, or None
         Of a whole stack that was resampled: what `sha256` gave before.
     """
@@ -219,7 +220,7 @@ def load_labelled(
         ignored_ZYX,
         stacked(each.ids_YX for each in found),
         tuple(notes),
-        anisotropy=size.z_nm / size.x_nm if size and size.z_nm else None,
+        anisotropy=_anisotropy(size, pixel_size_nm),
     )
     if resample_nm is None:
         return stack
@@ -297,6 +298,13 @@ def read_volume(path: Path) -> tuple[npt.NDArray[Any], PixelSize | None, tuple[s
         return *read_omezarr(path), ()
     with open_stack(path) as stack:
         return np.stack(list(stack)), stack.pixel_size, stack.notes
+
+
+def _anisotropy(size: PixelSize | None, given_nm: float | None) -> float | None:
+    """Return how many times as deep as wide voxels are, by a file that is believed."""
+    if size is None or not size.z_nm or (given_nm is not None and abs(given_nm / size.x_nm - 1) > SAME):
+        return None
+    return size.z_nm / size.x_nm
 
 
 def _files(data: Path, labels: Path | None) -> tuple[Path, Path]:

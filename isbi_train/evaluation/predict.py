@@ -170,9 +170,8 @@ def _torch_sections(
         if tissue.found.blank:
             return np.zeros(tissue.shape, np.float32)
         try:
-            probability_YX = tissue_logits(
-                network, seen, stride=stride, border=border
-            )  # its last layer is a sigmoid
+            # The network's last layer is a sigmoid.
+            probability_YX = tissue_logits(network, seen, stride=stride, border=border)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:

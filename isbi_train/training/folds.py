@@ -290,10 +290,11 @@ def collect_scores(out: Path, cut: FoldsOfOne | FoldsOfList) -> dict[str, Any]:
             if folder.exists():
                 unfinished.append(fold)
             continue
-        last, best = (load_checkpoint(folder / name) for name in (MODEL, BEST))
+        last = load_checkpoint(folder / MODEL)
         if not is_finished(last):
             unfinished.append(fold)
             continue
+        best = load_checkpoint(folder / BEST)
         per_fold.append(
             {
                 "fold": fold,

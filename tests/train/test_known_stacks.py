@@ -108,6 +108,17 @@ def test_outlines_of_what_lies_within_a_cell_are_gone_at_the_stored_pixel_size(
     assert membranes[0] - membranes[1] == outline.sum()
 
 
+def test_the_depth_of_voxels_is_not_believed_of_a_file_whose_width_is_overruled(
+    folder, train_config, tmp_path
+):
+    image_ZYX = np.random.default_rng(0).integers(0, 256, (48, 48, 48), np.uint8)
+    metadata = {"axes": "ZYX", "unit": "nm", "spacing": 8}
+    tifffile.imwrite(tmp_path / "a.tif", image_ZYX, imagej=True, resolution=(1e-3, 1e-3), metadata=metadata)
+    write(tmp_path / "ids.tif", touching_cubes())
+    files = {"images": str(tmp_path / "a.tif"), "labels": str(tmp_path / "ids.tif")}
+    assert mouse(folder, train_config(), **files, pixel_size_nm=8.0, planes=("xz",)).stacks
+
+
 @pytest.mark.parametrize(
     ("deep", "changes", "refused"),
     [
