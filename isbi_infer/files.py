@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import mimetypes
 import os
 import re
 import shutil
@@ -41,7 +40,11 @@ _MOMENT = 0.02  # seconds
 _TOKEN = 16  # digits
 _LONGEST = 200  # bytes
 
+IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+"""Of the files in an input folder that are its sections, in lower case."""
+
 _T = TypeVar("_T")
+_Identity = Path | tuple[int, int]
 
 
 @contextmanager
@@ -323,7 +326,10 @@ def check_not_input(output: str | os.PathLike[str], input: str | os.PathLike[str
 
 
 def check_apart(
-    outputs: Iterable[tuple[str, str | os.PathLike[str]]], inputs: Iterable[str | os.PathLike[str]]
+    outputs: Iterable[tuple[str, str | os.PathLike[str]]],
+    inputs: Iterable[str | os.PathLike[str]],
+    *,
+    remedy: str = "name one of them otherwise",
 ) -> None:
     """Make sure, before any work, that no output takes the place of an input or of another output.
 
@@ -334,6 +340,8 @@ def check_apart(
     inputs : iterable of path
         What is read: files, folders of images, volumes; they need not be there. Symbolic and hard links are seen
         through.
+    remedy : str
+        What to do where two outputs are one, for the message.
 
     Raises
     ------
@@ -342,7 +350,11 @@ def check_apart(
         an input or an output lies in an output.
     """
     read = {os.fspath(path): _resolved(path) for path in inputs}
-    parts = {_identity(part): said for name, path in read.items() for part, said in _parts(name, path)}
+    outputs = list(outputs)
+    there = any(os.path.exists(path) for _, path in outputs)  # what is not there is no image of a folder
+    parts = {
+        _identity(p): said for name, path in read.items() for p, said in _parts(name, path, inside=there)
+    }
     folders = {path: name for name, path in read.items()}
     written: dict[_Identity, str] = {}
     names: dict[Path, str] = {}
@@ -352,22 +364,18 @@ def check_apart(
         target = _resolved(output)
         identity = _identity(target)
         if identity in parts:
-            raise UsageError(f"{shown} is {parts[identity]}; choose another output")
+            raise UsageError(f"{shown} is {parts[identity]}")
         if not target.suffix and target.is_file() and (around := _nearest(target, folders)):
             raise UsageError(f"{shown} is a file of the input {around}; choose another output")
         if identity in written:
             raise UsageError(
-                f"{os.fspath(output)}: would be written twice, as {written[identity]} and as {what}; "
-                "name one of them otherwise"
+                f"{os.fspath(output)}: would be written twice, as {written[identity]} and as {what}; {remedy}"
             )
         written[identity] = what
         names[target], places[target] = os.fspath(output), shown
     for path, name in (*folders.items(), *names.items()):
         if holder := _nearest(path, places):
             raise UsageError(f"{holder} would hold {name}, which is a file of its own; choose another output")
-
-
-_Identity = Path | tuple[int, int]
 
 
 def _identity(path: Path) -> _Identity:
@@ -379,13 +387,15 @@ def _identity(path: Path) -> _Identity:
     return found.st_dev, found.st_ino
 
 
-def _parts(name: str, path: Path) -> Iterator[tuple[Path, str]]:
-    """Return an input, and the images in it where it is a folder, each with what it is."""
-    yield path, f"the input file {name} itself"
+def _parts(name: str, path: Path, *, inside: bool) -> Iterator[tuple[Path, str]]:
+    """Return an input, and on request the images in it where it is a folder, each with what it is and what to do."""
+    yield path, f"the input {name} itself; leave one of them out, or choose another output"
+    if not inside:
+        return
     with suppress(OSError), os.scandir(path) as entries:
         for entry in entries:
-            if (mimetypes.guess_type(entry.name)[0] or "").startswith("image/"):
-                yield Path(entry.path), f"{entry.name}, an image of the input {name}"
+            if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
+                yield Path(entry.path), f"{entry.name}, an image of the input {name}; choose another output"
 
 
 def _nearest(path: Path, folders: Mapping[Path, _T]) -> _T | None:

@@ -143,9 +143,8 @@ class Segmenter:
         self.model_sha256 = self._model.sha256
         self.provider = self._model.backend.device.name
         self.precision = self._model.backend.arithmetic.name
-        self.notes = self.plan(
-            (1, 1)
-        ).notes  # an impossible tile is an error now, not after the stack was opened
+        # An impossible tile is an error now, not after the stack was opened.
+        self.notes = self.plan((1, 1)).notes
 
     @property
     def _model(self) -> OpenModel:

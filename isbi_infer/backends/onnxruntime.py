@@ -225,9 +225,8 @@ class OnnxSession(Backend):
         """Allocate what a shape of a batch needs on the device."""
         make = self._onnxruntime.OrtValue.ortvalue_from_shape_and_type
         values = {name: make(list(x.shape), x.dtype.type, memory_space, 0) for name, x in feeds.items()}
-        count, _, *size = feeds[
-            self.inputs[0]
-        ].shape  # whatever the network sees, it says one thing of a pixel
+        # Whatever the network sees, it says one thing of a pixel.
+        count, _, *size = feeds[self.inputs[0]].shape
         y = make([count, 1, *size], self._output_dtype, memory_space, 0)
         binding = self._session.io_binding()
         for name, value in values.items():

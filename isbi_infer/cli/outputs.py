@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from isbi_infer.cli.request import Request
-from isbi_infer.errors import UsageError
+from isbi_infer.errors import OutputError, UsageError
 
 _IDS = "ids of cells"  # in what is stored with labels
+_TWO_STACKS = "name one of them otherwise, or run them one after the other with another --out-dir"
 
 
 def check_files(
@@ -34,6 +35,7 @@ def check_files(
     from isbi_infer.neurons.measurements import table_of
 
     outputs = [(f"the result of {stack}", target) for stack, target in work]
+    check_apart(outputs, [], remedy=_TWO_STACKS)
     outputs += request.looks.wanted()
     if request.labels is not None:
         outputs += [("--labels", request.labels), ("the table of --labels", table_of(request.labels))]
@@ -67,7 +69,7 @@ def _is_tiff_of_ids(path: Path) -> bool:
         with tifffile.TiffFile(path) as file:
             software = file.pages.first.software
     except Exception:  # whatever the parser of a file that is none of ours raises
-        return path.is_dir()  # which is refused by its own name
+        return path.is_dir()  # `check_writable` refuses it: no file takes the place of a folder
     return software.startswith("isbi-infer ") and _IDS in software
 
 
@@ -76,8 +78,11 @@ def _is_volume_of_ids(path: Path) -> bool:
     from isbi_infer.volumes.zarr.unfinished import stored_attributes
 
     if not (path / "zarr.json").is_file():
-        return True  # which is refused by its own name
-    own = stored_attributes(path).get(ATTRIBUTE)
+        return True  # `Unfinished.check` refuses it: nothing but an OME-Zarr is replaced
+    try:
+        own = stored_attributes(path).get(ATTRIBUTE)
+    except OutputError:
+        return False
     return isinstance(own, dict) and "labelling" in own
 
 
@@ -88,4 +93,4 @@ def _is_table(path: Path) -> bool:
         with path.open("rb") as file:
             return file.readline().strip() == ",".join(COLUMNS).encode()
     except OSError:
-        return path.is_dir()
+        return path.is_dir()  # `check_writable` refuses it, too

@@ -182,7 +182,10 @@ def _not_yet(request: Request, *, scored: bool, labelled: bool) -> Iterator[str]
     for option, path, made in (("--label", request.label, scored), ("--labels", request.labels, labelled)):
         if path and not made:
             what = "no scores against it" if option == "--label" else "no ids in it"
-            yield f"{path}: {what} yet, for shares of the result are missing; then run --resume {option}"
+            yield (
+                f"{path}: {what} yet, for the result is not in place; once all shares are, run it again with "
+                f"--resume instead of --shard, and {option} {path}"
+            )
 
 
 def _plan(segmenter: Segmenter, source: Source, target: Path, request: Request) -> RunPlan:

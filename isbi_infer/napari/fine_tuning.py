@@ -32,10 +32,8 @@ IMAGE, LABELS, RUN = "image.tif", "labels.tif", "run"
 _PROGRAM = [sys.executable, "-c"]  # what the commands of the same name start
 _TRAIN = "from isbi_train.__main__ import main; main()"
 _EXPORT = "from isbi_export.__main__ import main; main()"
-STEPS, _RATE = (
-    1200,
-    "5e-4",
-)  # as docs/your-own-data.md recommends; the rate is a quarter of that from random weights
+# As docs/your-own-data.md recommends; the rate is a quarter of that from random weights.
+STEPS, _RATE = 1200, "5e-4"
 _EPOCHS = 20  # that the steps are shared out to, with a validation after every second one
 _MEMBRANE_NM = 30  # drawn between cells with ids, which lie close together
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")

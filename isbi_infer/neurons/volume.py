@@ -202,9 +202,8 @@ class VolumeLabels:
     def _plan(self) -> dict[str, Any]:
         """Return what the labels depend on; equal ones are of the same bytes."""
         how = self._how
-        described = (
-            self._result / "zarr.json"
-        )  # says of what, by which model and how: all that pixels depend on
+        # It says of what, by which model and how: all that pixels depend on.
+        described = self._result / "zarr.json"
         if described.is_file():
             result = f"sha256 {hashlib.sha256(described.read_bytes()).hexdigest()}"
         else:

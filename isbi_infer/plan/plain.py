@@ -16,9 +16,8 @@ def plain_of(value: Any) -> Any:
         return {f.name: plain_of(getattr(value, f.name)) for f in fields(value) if f.init}
     if isinstance(value, tuple):
         return [plain_of(item) for item in value]
-    if isinstance(value, float) and not isfinite(
-        value
-    ):  # JSON has no such number, and NaN is not equal to NaN
+    # JSON has no such number, and NaN is not equal to NaN.
+    if isinstance(value, float) and not isfinite(value):
         return str(value)
     return value
 

@@ -313,10 +313,15 @@ class RunPlan:
         )
 
     def _same_in_any_tiles(self, wishes: Wishes) -> bool:
-        """Whether results are the same to the bit whatever the tiles: with the model's own halo, on a processor."""
-        found = [(row, a) for row in devices.DEVICES if row.name == self.device for a in row.arithmetic]
-        exact = [row.kind == "cpu" and not a.apart for row, a in found if a.name == self.precision]
-        return wishes.halo is None and bool(exact) and all(exact)
+        """Return whether no bit depends on the tiles: with the model's own halo, on a processor."""
+        apart = [
+            bool(arithmetic.apart)
+            for row in devices.DEVICES
+            if row.name == self.device and row.kind == "cpu"
+            for arithmetic in row.arithmetic
+            if arithmetic.name == self.precision
+        ]
+        return wishes.halo is None and bool(apart) and not any(apart)
 
 
 def parse_plan(text: str, name: object = "") -> RunPlan:

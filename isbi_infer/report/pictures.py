@@ -104,12 +104,14 @@ def thick_lines(mask_YX: Mask, factor: int) -> Mask:
 
 def nearest(values_YX: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
     """Return the pixel in the middle of each square, for values that have no mean; see `shrunk`."""
+    if factor == 1:
+        return values_YX
     starts = [np.arange(0, size, factor) for size in values_YX.shape]
     rows, columns = (
         start + np.minimum(factor, size - start) // 2
         for start, size in zip(starts, values_YX.shape, strict=True)
     )
-    return values_YX[np.ix_(rows, columns)] if factor > 1 else values_YX
+    return values_YX[np.ix_(rows, columns)]
 
 
 def stretched(values_YX: npt.NDArray[Any]) -> Values:

@@ -171,7 +171,7 @@ def segment_volume(
             return Outcome((f"{work.name} is finished already",))
         cluster = opened.enter_context(connected(options.cluster)) if options.cluster else None
         opened.enter_context(work.held(options.share, overwrite=options.overwrite))
-        if work.taken and options.joins:
+        if _by_another(work, options):
             return _left_to_another(work, source.info, also)
         begun = _agreed(work, now, wishes, options)
         plan = begun.continued(now, wishes)
@@ -181,6 +181,8 @@ def segment_volume(
             missing = plan.layout.numbered(
                 block.index for block in plan.layout.blocks(options.share) if not sink.done(block)
             )
+            if _by_another(work, options):  # so what is missing here is there
+                return _left_to_another(work, source.info, also)
             notes = _resumed(mine - len(missing), mine, options)
             if mask is not None:
                 missing, said = _leave_out(mask, plan, sink, missing)
@@ -190,25 +192,22 @@ def segment_volume(
             try:
                 found = _compute(plan, source, model, sink, work, missing, cluster, progress, findings)
             except BaseException as error:
-                if isinstance(error, IsbiError) and work.taken and options.joins:
-                    return _left_to_another(work, source.info, also)  # another run found all blocks there
+                if isinstance(error, IsbiError | OSError) and _by_another(work, options):
+                    return _left_to_another(work, source.info, also)  # which removed the folder
                 say(error)
                 raise
-            if work.taken and options.joins:
-                return _left_to_another(work, source.info, also, computed)
             notes += found
             others = 0 if options.share == (1, 1) else sum(not sink.done(b) for b in plan.layout.blocks())
             if others:
+                if _by_another(work, options):
+                    return _left_to_another(work, source.info, also, notes, computed)
                 return Outcome((*notes, _missing_yet(options, others)), computed)
-            try:
-                _hand_over(sink, plan, also)
-            except BaseException as error:
-                say(error)
-                raise
-            finish = partial(_finish, sink, cluster.spread if cluster else in_turn, say)
+            finish = partial(_finish, sink, plan, also, cluster.spread if cluster else in_turn, say)
             whole = partial(_is_whole, begun, source.info)
             if not work.complete(overwrite=options.overwrite, whole=whole, finish=finish):
-                notes += (f"{work.name} is completed by another run",)
+                if _by_another(work, options):
+                    return _left_to_another(work, source.info, also, notes, computed)
+                notes += (f"{work.name} is put in place by another run",)
     return Outcome(notes, computed)
 
 
@@ -454,11 +453,18 @@ def _is_whole(plan: RunPlan, like: StackInfo, folder: Path) -> bool:
         return all(sink.done(block) for block in plan.layout.blocks())
 
 
-def _left_to_another(work: Unfinished, like: StackInfo, also: Sequence[Sink], computed: int = 0) -> Outcome:
-    """Remove what this run wrote after another one had completed the volume."""
-    work.discard()
+def _by_another(work: Unfinished, options: VolumeOptions) -> bool:
+    """Return whether another run has put the volume in place meanwhile: a run that joins begins where none is."""
+    return options.joins and work.finished
+
+
+def _left_to_another(
+    work: Unfinished, like: StackInfo, also: Sequence[Sink], notes: tuple[str, ...] = (), computed: int = 0
+) -> Outcome:
+    """Remove what this run wrote after another one had completed the volume, and hand over that one's sections."""
+    work.leave()
     _hand_over_finished(work, like, also)
-    return Outcome((f"{work.name} was completed by another run",), computed)
+    return Outcome((*notes, f"{work.name} was completed by another run"), computed)
 
 
 def _check_finished(
@@ -486,8 +492,16 @@ def _missing_yet(options: VolumeOptions, others: int) -> str:
     return f"{share} is done; {counted(others, 'block')} of other shares are missing yet"
 
 
-def _finish(sink: OmeZarrSink, spread: Spread, say: Callable[[BaseException], None]) -> None:
+def _finish(
+    sink: OmeZarrSink,
+    plan: RunPlan,
+    also: Sequence[Sink],
+    spread: Spread,
+    say: Callable[[BaseException], None],
+) -> None:
+    """Hand over the sections and add what is no block: by the one run that puts the volume in place."""
     try:
+        _hand_over(sink, plan, also)
         sink.finish(spread)
     except BaseException as error:
         say(error)

@@ -215,9 +215,8 @@ class _Line:
         from rich.table import Table
         from rich.text import Text
 
-        width = (
-            options.max_width - 3
-        )  # a terminal writes ^C behind the line, and must not go on to the next for it
+        # A terminal writes ^C behind the line, and must not go on to the next for it.
+        width = options.max_width - 3
         first, *rest = (Text(word, no_wrap=True, overflow="ellipsis", end="") for word in self.words(width))
         room = width - sum(len(word) + len(_GAP) for word in (first, *rest))
         line: list[Text | ProgressBar] = [first]

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 import numpy as np
 
 from isbi_infer.errors import DependencyError, ImageError, IsbiError, ResourceError
+from isbi_infer.files import IMAGE_SUFFIXES
 from isbi_infer.volumes.formats import HEAD_BYTES, recognise
 from isbi_infer.volumes.pixel_size import PixelSize, same_size
 from isbi_infer.volumes.protocol import Kind, Section, StackInfo, Window
@@ -36,7 +37,6 @@ from isbi_infer.volumes.tiff.reader import open_stack
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
-_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 _MAGIC = {"II": "TIFF", "MM": "TIFF", "\x89PNG\r\n\x1a\n": "PNG", "\xff\xd8\xff": "JPEG"}
 _PNG_COLOURS = {2: "RGB", 3: "palette colours", 4: "greyscale with transparency", 6: "RGB with transparency"}
 _ORIENTATION = 0x0112  # EXIF
@@ -123,7 +123,9 @@ def open_images(folder: str | os.PathLike[str]) -> ImageFolder:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ImageError(f"{shown}: cannot be opened ({reason}); expected a folder of images") from error
-    wanted = [entry for entry in entries if Path(entry.name).suffix.lower() in _SUFFIXES and entry.is_file()]
+    wanted = [
+        entry for entry in entries if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and entry.is_file()
+    ]
     if not wanted:
         found = recognise(b"", shown) or "holds no TIFF, PNG or JPEG image; expected one image a section"
         raise ImageError(f"{shown}: {found}")

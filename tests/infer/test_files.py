@@ -377,12 +377,27 @@ def test_an_output_that_is_an_image_of_an_input_folder_is_refused_under_any_name
         check_not_input(sections / name, sections)
 
 
-@pytest.mark.parametrize("name", ["new.tif", "report.html", "results/0.tif", "../0.tif"])
+@pytest.mark.parametrize("name", ["new.tif", "report.html", "figure.svg", "results/0.tif", "../0.tif"])
 def test_other_files_in_an_input_folder_and_beside_it_may_be_written(sections, name):
     (sections / "results").mkdir()
     if name != "new.tif":
         (sections / name).write_text("of an earlier run")
     check_not_input(sections / name, sections)
+
+
+def test_the_images_of_an_input_folder_are_looked_at_only_where_an_output_is_there_already(
+    sections, monkeypatch
+):
+    class LookedError(Exception):
+        pass
+
+    def look(_):
+        raise LookedError
+
+    monkeypatch.setattr(os, "scandir", look)
+    check_not_input(sections / "new.tif", sections)
+    with pytest.raises(LookedError):
+        check_not_input(sections / "1.png", sections)
 
 
 def test_a_chunk_of_an_input_volume_is_no_output(tmp_path):
@@ -401,9 +416,11 @@ def test_outputs_are_compared_with_each_other_and_with_every_input(tmp_path):
     (tmp_path / "here").symlink_to(tmp_path)
     (tmp_path / "b.tif").write_bytes(b"old")
     check(["a.tif", "c.csv", "d.zarr"], ["b.tif", "missing.tif"])
-    with pytest.raises(UsageError, match=r"b\.tif: the output \(output 1\) is the input file .*b\.tif"):
+    with pytest.raises(
+        UsageError, match=r"b\.tif: the output \(output 1\) is the input .*b\.tif itself; leave one"
+    ):
         check(["a.tif", "here/b.tif"], ["c.tif", "b.tif"])
-    with pytest.raises(UsageError, match="would be written twice, as output 0 and as output 2"):
+    with pytest.raises(UsageError, match=r"twice, as output 0 and as output 2; name one of them otherwise$"):
         check(["a.tif", "c.tif", "here/a.tif"])
     for outputs, inputs in ((["d.zarr"], ["d.zarr/labels.tif"]), (["d.zarr/r.html", "here/d.zarr"], [])):
         with pytest.raises(UsageError, match="would hold"):

@@ -73,6 +73,7 @@ def test_two_stacks_of_one_name_are_not_written_over_each_other(stacks, tmp_path
     done = infer(stacks[0], same, "--out-dir", tmp_path / "out")
     assert done.returncode == 2
     assert "would be written twice, as the result of " in done.stderr
+    assert "or run them one after the other with another --out-dir" in done.stderr
 
 
 @pytest.mark.parametrize("suffix", [".png", ".npy", ".h5", ".jpg"])

@@ -42,11 +42,11 @@ def contents(folder):
         (("sec", "-o", "sec/0.tif"), "sec/0.tif: the output (the result of sec) is 0.tif, an image of the input sec"),
         (("sec", "-o", "o.tif", "--labels", "sec/1.tif"), "(--labels) is 1.tif, an image of the input sec"),
         (("sec", "-o", "o.tif", "--overlay", "sec/2.png"), "(--overlay) is 2.png, an image of the input sec"),
-        (("stack.tif", "stack.probability.tif"), "(the result of stack.tif) is the input file stack.probability.tif"),
-        (("stack.tif", "-o", "o.ome.zarr", "--mask", "m.tif", "--labels", "m.tif"), "is the input file m.tif"),
-        (("stack.tif", "--label", "truth.tif", "--labels", "truth.tif"), "is the input file truth.tif"),
+        (("stack.tif", "stack.probability.tif"), "is the input stack.probability.tif itself; leave one of them out"),
+        (("stack.tif", "-o", "o.ome.zarr", "--mask", "m.tif", "--labels", "m.tif"), "is the input m.tif itself"),
+        (("stack.tif", "--label", "truth.tif", "--labels", "truth.tif"), "is the input truth.tif itself"),
         (("stack.tif", "--labels", "stack.probability.tif"), "would be written twice"),
-        (("stack.tif", "--model", "net", "-o", "net"), "is the input file net"),
+        (("stack.tif", "--model", "net", "-o", "net"), "is the input net itself"),
         (("stack.tif", "-o", "o.zarr", "--labels", "o.zarr/l.zarr"), "would hold o.zarr/l.zarr"),
     ],
 )  # fmt: skip
@@ -92,6 +92,34 @@ def test_annotations_in_ome_zarr_stay_also_where_results_are_overwritten(desk):
         done = infer("stack.tif", "-o", "o.ome.zarr", "--labels", "mine.ome.zarr", how)
         assert done.returncode == 2
         assert "has not written this file" in done.stderr
+    assert contents(desk) == before
+
+
+@pytest.mark.parametrize("document", ['{"zarr_format": 3, "node_type": "group"}', '{"zarr_format"'])
+def test_a_group_that_says_nothing_of_itself_is_no_ids_and_stays(desk, document):
+    (desk / "mine.zarr").mkdir()
+    (desk / "mine.zarr" / "zarr.json").write_text(document)
+    before = contents(desk)
+    done = infer("stack.tif", "-o", "o.ome.zarr", "--labels", "mine.zarr", "--overwrite")
+    assert done.returncode == 2, done.stderr
+    assert "mine.zarr: isbi-infer has not written this file" in done.stderr
+    assert contents(desk) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("folder.tif", "folder.tif: is a folder; expected the name of a file to write"),
+        ("folder.zarr", "folder.zarr: is there already, and is no OME-Zarr"),
+    ],
+)
+def test_ids_are_not_written_over_a_folder_of_anything_else(desk, name, said):
+    (desk / name).mkdir()
+    (desk / name / "mine.txt").write_text("notes")
+    before = contents(desk)
+    done = infer("stack.tif", "-o", "o.ome.zarr", "--labels", name, "--overwrite")
+    assert done.returncode == 6, done.stderr
+    assert said in done.stderr
     assert contents(desk) == before
 
 

@@ -172,7 +172,7 @@ def test_merging_refuses_what_would_lose_something(tmp_path):
     with pytest.raises(UsageError, match="among its own sections"):
         merge_sections(folder, folder / "merged.tif")
     os.link(folder / "00.tif", tmp_path / "linked.tif")
-    with pytest.raises(UsageError, match="is the input file"):
+    with pytest.raises(UsageError, match=r"is the input .* itself"):
         merge_sections(folder, tmp_path / "linked.tif", overwrite=True)
     (tmp_path / "merged.tif").write_bytes(b"old")
     with pytest.raises(UsageError, match="--overwrite"):

@@ -238,6 +238,11 @@ def axis_letter(name: object) -> str:
     return _LETTERS.get(name.strip().casefold(), "") if isinstance(name, str) else ""
 
 
+def names_any(names: Any) -> bool:
+    """Return whether the metadata of an array names any of its axes, be it in a way that is not understood."""
+    return names is not None and not (isinstance(names, list) and not any(names))
+
+
 def named_axes(names: Any) -> tuple[str, tuple[str, ...]]:
     """Read Zarr 3's ``dimension_names`` or the ``_ARRAY_DIMENSIONS`` of xarray.
 
@@ -258,7 +263,7 @@ def named_axes(names: Any) -> tuple[str, tuple[str, ...]]:
         If a name stands twice, or names that are understood lie elsewhere than in an array without names, so
         that the others cannot be known.
     """
-    if names is None or (isinstance(names, list) and not any(names)):
+    if not names_any(names):
         return "", ()
     listed = names if isinstance(names, list) else [names]
     said = ", ".join(str(name) if name else "nothing" for name in listed)[:_SAID]

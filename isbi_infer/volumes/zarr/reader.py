@@ -24,6 +24,7 @@ from isbi_infer.volumes.zarr.metadata import (
     axes_of,
     contradict,
     n5_image,
+    names_any,
     ome_image,
     plain_image,
     precomputed_image,
@@ -135,7 +136,9 @@ def _describe(location: Location) -> tuple[Image, str]:
         attributes = zarr_3.get("attributes")
         attributes = attributes if isinstance(attributes, dict) else {}
         if zarr_3.get("node_type") == "array":
-            names = zarr_3.get("dimension_names", attributes.get("_ARRAY_DIMENSIONS"))
+            names = zarr_3.get("dimension_names")
+            if not names_any(names):
+                names = attributes.get("_ARRAY_DIMENSIONS")
             image = plain_image("zarr3", "Zarr 3", names)
         else:
             image = ome_image(attributes, "zarr3")

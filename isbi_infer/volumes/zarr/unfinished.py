@@ -46,7 +46,7 @@ PLAN = "plan.json"
 _PARTIAL = ".partial"
 _DOOR, _FINISH = ".begin.lock", ".finish.lock"
 _LOCKS = (".lock", ".lease")  # suffixes of what is locked, see `isbi_infer.locks`
-_PATIENCE_S, _MOMENT_S = 60.0, 0.05
+_PATIENCE_S, _MOMENT_S, _LONGEST_MOMENT_S = 60.0, 0.05, 5.0
 
 
 class Unfinished:
@@ -165,7 +165,7 @@ class Unfinished:
     @contextmanager
     def _at_the_door(self) -> Iterator[None]:
         """Let one run at a time begin, so that none begins in a folder that another one clears."""
-        until = time.monotonic() + _PATIENCE_S
+        until, moment = time.monotonic() + _PATIENCE_S, _MOMENT_S
         with ExitStack() as door:
             while True:
                 try:
@@ -174,7 +174,9 @@ class Unfinished:
                 except BusyError:
                     if time.monotonic() > until:
                         raise
-                time.sleep(_MOMENT_S)
+                time.sleep(moment)
+                # Where the file system has no locks, every try is logged.
+                moment = min(2 * moment, _LONGEST_MOMENT_S)
             yield
 
     def _clear(self, own: str) -> None:
@@ -303,6 +305,12 @@ class Unfinished:
         """Remove what a run that was killed after it had put the volume in place left of the folder."""
         if self.begun and self.taken:
             with suppress(BusyError), locked_folder(self.folder):  # another one may replace the volume
+                self.discard()
+
+    def leave(self) -> None:
+        """Remove the folder once another run has put the volume in place; one that is still at it does so itself."""
+        with suppress(BusyError, OutputError), locked_folder(self.folder, name=_FINISH):
+            if self.finished:
                 self.discard()
 
     def discard(self) -> None:

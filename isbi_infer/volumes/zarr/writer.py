@@ -165,9 +165,8 @@ class OmeZarrSink:
             for at, side, size in zip((z, y, x), shard, step.shape, strict=True)
         )
         values_ZYX = np.empty([span.stop - span.start for span in part], self._dtype)
-        for section in range(
-            part[0].start, part[0].stop
-        ):  # the sections above a shard would be eight of them
+        # One by one, for the sections above a shard would be eight of them.
+        for section in range(part[0].start, part[0].stop):
             source = tuple(
                 slice(own.start * factor, min(own.stop * factor, size))
                 for own, factor, size in zip(

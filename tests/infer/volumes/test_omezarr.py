@@ -257,6 +257,15 @@ def test_names_that_are_not_understood_are_taken_for_those_of_an_array_without_n
         assert source.notes == (f"its axes are named {said}: taken for z, y, x",)
 
 
+def test_the_names_of_xarray_count_where_zarr_3_names_none(tmp_path):
+    stack_ZYX = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    path = write_named(tmp_path / "in.zarr", stack_ZYX.transpose(2, 1, 0), ["x", "y", "z"], "zarr3 of xarray")
+    document = json.loads((path / "zarr.json").read_text())
+    (path / "zarr.json").write_text(json.dumps(document | {"dimension_names": [None] * 3}))
+    with open_source(path) as source:
+        np.testing.assert_array_equal(all_of(source), stack_ZYX)
+
+
 @pytest.mark.parametrize("form", ["zarr2", "zarr3"])
 @pytest.mark.parametrize("names", [None, [None, None, None]])
 def test_an_array_without_names_is_taken_for_sections_without_a_word(tmp_path, form, names):

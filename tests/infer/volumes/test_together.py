@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from isbi_infer import BusyError, OutputError, Segmenter
 from isbi_infer.files import locked_folder
 from isbi_infer.run.volume import VolumeOptions
 from isbi_infer.volumes.zarr import unfinished
+from isbi_infer.volumes.zarr.writer import OmeZarrSink
 
 BLOCK = ("--block", "1,256,256")
+LEFT = ("is put in place by another run", "was completed by another run")
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,24 @@ def test_nothing_begins_in_a_folder_while_another_run_clears_it(out, tiff, segme
     segmenter.segment_file(tiff, out, options=options((1, 2)))
 
 
+def test_a_run_that_waits_for_another_one_to_begin_tries_less_and_less_often(out, monkeypatch):
+    waits = []
+    clock = SimpleNamespace(monotonic=lambda: sum(waits), sleep=waits.append)
+    monkeypatch.setattr(unfinished, "time", clock)
+    work = unfinished.Unfinished(out)
+    work.folder.mkdir()
+    with (
+        locked_folder(work.folder, name=".begin.lock"),
+        pytest.raises(BusyError),
+        work.held((1, 2), overwrite=False),
+    ):
+        pass
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (0.05, 5)
+    assert 60 < sum(waits) < 70
+    assert len(waits) < 25
+
+
 def test_a_share_whose_folder_was_made_anew_leaves_it_to_the_other_run(out, tiff, segmenter):
     partial = out.with_name(out.name + ".partial")
 
@@ -101,15 +122,17 @@ def test_a_share_whose_folder_was_made_anew_leaves_it_to_the_other_run(out, tiff
     assert partial.exists()
 
 
-class Meeting:
-    """A sink that waits, with the last section of a result, until another run has it as well."""
+class Handed:
+    """A sink that keeps what it is handed of a result; with the first section it does something else."""
 
-    def __init__(self, barrier, sections):
-        self._barrier, self._last = barrier, sections
+    def __init__(self, at_first=lambda: None):
+        self._at_first = at_first
+        self.sections = []
 
     def write(self, block, values_ZYX):
-        if block.z[1] == self._last:
-            self._barrier.wait(60)
+        if not self.sections:
+            self._at_first()
+        self.sections += list(values_ZYX)
 
     def finish(self):
         return ()
@@ -130,28 +153,104 @@ def all_but_completed(tiff, out, segmenter):
 
 @pytest.mark.parametrize("pyramid", [False, True])
 def test_shares_that_find_all_blocks_there_at_once_both_end_well(
-    tmp_path, tiff, segmenter, tiny_ZYX, pyramid
+    tmp_path, tiff, segmenter, tiny_ZYX, pyramid, monkeypatch
 ):
+    complete = unfinished.Unfinished.complete
     for number in range(3):
         out = tmp_path / f"out{number}.ome.zarr"
         all_but_completed(tiff, out, segmenter)
-        meeting = Meeting(threading.Barrier(2), len(tiny_ZYX))
+        meeting = threading.Barrier(2)
 
-        def share(index, out=out, meeting=meeting):
+        def meet(work, meeting=meeting, **how):
+            meeting.wait(60)
+            return complete(work, **how)
+
+        def share(index, out=out):
+            handed = Handed()
             how = options((index, 2), pyramid=pyramid)
-            return segmenter.segment_file(tiff, out, options=how, also=(meeting,)).notes
+            return segmenter.segment_file(tiff, out, options=how, also=(handed,)).notes, handed.sections
 
+        monkeypatch.setattr(unfinished.Unfinished, "complete", meet)
         with ThreadPoolExecutor(2) as pool:
-            notes = list(pool.map(share, (1, 2)))
+            ended = list(pool.map(share, (1, 2)))
+        monkeypatch.undo()
         np.testing.assert_array_equal(pixels(out), tiny_ZYX)
         assert (out / "1").exists() == pyramid
-        assert sum(f"{out} is completed by another run" in said for said in notes) == 1
+        left = [any(f"{out} {did}" in " ".join(notes) for did in LEFT) for notes, _ in ended]
+        assert sorted(left) == [False, True]
+        np.testing.assert_array_equal(ended[left.index(False)][1], tiny_ZYX)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_result_is_handed_over_whole_while_another_share_that_finds_all_blocks_there_ends(
+    out, tiff, segmenter, tiny_ZYX
+):
+    all_but_completed(tiff, out, segmenter)
+    others = []
+
+    def another():
+        others.extend(segmenter.segment_file(tiff, out, options=options((1, 2))).notes)
+
+    handed = Handed(another)
+    segmenter.segment_file(tiff, out, options=options((2, 2)), also=(handed,))
+    assert f"{out} is put in place by another run" in others
+    np.testing.assert_array_equal(handed.sections, tiny_ZYX)
+    np.testing.assert_array_equal(pixels(out), tiny_ZYX)
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("when", ["it counts its own blocks", "it counts those of others", "it completes it"])
+def test_a_share_hands_over_what_another_one_puts_in_place_before(
+    out, tiff, segmenter, tiny_ZYX, monkeypatch, when
+):
+    all_but_completed(tiff, out, segmenter)
+    done, complete = OmeZarrSink.done, unfinished.Unfinished.complete
+
+    def another():
+        monkeypatch.undo()
+        segmenter.segment_file(tiff, out, options=options((1, 2)))
+        assert out.exists()
+
+    def done_later(sink, block):
+        if block.index % 2 == (when == "it counts its own blocks"):  # the second share has the odd ones
+            another()
+        return done(sink, block)
+
+    def complete_later(work, **how):
+        another()
+        return complete(work, **how)
+
+    if when == "it completes it":
+        monkeypatch.setattr(unfinished.Unfinished, "complete", complete_later)
+    else:
+        monkeypatch.setattr(OmeZarrSink, "done", done_later)
+    handed, tiles = Handed(), []
+    notes = segmenter.segment_file(
+        tiff, out, options=options((2, 2)), also=(handed,), progress=lambda done, _: tiles.append(done)
+    ).notes
+    assert not any(tiles)
+    assert f"{out} was completed by another run" in notes
+    assert not any("missing yet" in note for note in notes)
+    np.testing.assert_array_equal(handed.sections, tiny_ZYX)
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_who_finds_a_volume_in_place_leaves_the_folder_to_the_run_that_is_still_at_it(out):
+    out.mkdir()
+    (out / "zarr.json").write_text("{}")
+    work = unfinished.Unfinished(out)
+    work.folder.mkdir()
+    with locked_folder(work.folder, name=".finish.lock"):
+        work.leave()
+        assert work.begun
+    work.leave()
+    assert not work.begun
+    work.leave()
 
 
 def test_a_share_leaves_a_result_to_the_one_that_is_completing_it(out, tiff, segmenter, tiny_ZYX):
     notes = all_but_completed(tiff, out, segmenter)
-    assert f"{out} is completed by another run" in notes
+    assert f"{out} is put in place by another run" in notes
     assert not out.exists()
     segmenter.segment_file(tiff, out, options=options((2, 2)))  # had that one been killed
     np.testing.assert_array_equal(pixels(out), tiny_ZYX)
@@ -212,8 +311,9 @@ def test_a_share_says_that_there_are_no_scores_yet_and_the_last_one_has_them(out
     asked = ("--model", tiny, "--provider", "cpu", "--label", truth, "--labels", ids, *BLOCK)
     first = infer(stack, "-o", out, "--shard", "1/2", asked=asked)
     assert first.returncode == 0, first.stderr
-    assert f"{truth}: no scores against it yet, for shares of the result are missing" in first.stderr
-    assert f"{ids}: no ids in it yet" in first.stderr
+    assert f"{truth}: no scores against it yet, for the result is not in place" in first.stderr
+    how = "once all shares are, run it again with --resume instead of --shard, and"
+    assert f"{ids}: no ids in it yet, for the result is not in place; {how} --labels {ids}" in first.stderr
     assert not ids.exists()
     last = infer(stack, "-o", out, "--shard", "2/2", asked=asked)
     assert last.returncode == 0, last.stderr
