@@ -84,7 +84,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = _target(path)
     try:
         _check_names(target)
-        with locked(target.with_name(f".{_short(target.name)}.lock"), path) as lock:
+        with locked(_lock_of(target), path) as lock:
             temporary = _temporary(target, lock.token)
             try:
                 _sweep(target)
@@ -100,13 +100,47 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
                 with suppress(OSError):
                     temporary.unlink(missing_ok=True)
     except LockedError as held:
-        raise BusyError(
-            f"{path}: another run is writing it ({held}); wait for it or choose another output"
-        ) from None
+        raise _busy(path, held) from None
     except BrokenPipeError:  # the reader of our standard output has gone; no file is concerned
         raise
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+@contextmanager
+def reserved(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other runs from writing a file that this one will write later, with `replacing`, after leaving here.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file; nothing of it is written.
+
+    Raises
+    ------
+    BusyError
+        If another run, or another call in this one, is writing it.
+    OutputError
+        If nothing can be written there.
+    """
+    target = _target(path)
+    with ExitStack() as held:
+        try:
+            _check_names(target)
+            held.enter_context(locked(_lock_of(target), path))
+        except LockedError as error:
+            raise _busy(path, error) from None
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        yield
+
+
+def _lock_of(target: Path) -> Path:
+    return target.with_name(f".{_short(target.name)}.lock")
+
+
+def _busy(path: str | os.PathLike[str], held: LockedError) -> BusyError:
+    return BusyError(f"{path}: another run is writing it ({held}); wait for it or choose another output")
 
 
 @contextmanager

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from isbi_infer.backends.base import Backend
 from isbi_infer.errors import OutputError, say_on_the_way_out
-from isbi_infer.files import beside, folder_in_use, sync_folder, write_once
+from isbi_infer.files import beside, folder_in_use, reserved, sync_folder, write_once
 from isbi_infer.plan.run import RunPlan, Wishes, parse_plan
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.pipeline import look_at, run_plan
@@ -106,26 +106,27 @@ def segment_stack(
         with open_sink() as sink:
             found = run_plan(plan, source, backend, (sink, *also), progress, findings=findings)
             return Outcome((*found, *sink.finish(), *replaced), prod(source.info.shape))
-    # The output is held as long as the run lasts, and what is kept until the output is in place.
-    with _kept(output, plan, wishes) as (plan, kept), open_sink() as sink:
+    with _kept(output, plan, wishes) as (plan, kept):
         total, before = source.info.sections, kept.count
         blocks = list(plan.blocks())
         findings = Findings(plan) if findings is None else findings
         look_at(plan, source, blocks[:before], findings)
         notes = (f"{before} of {counted(total, 'section')} were there already",) if before else ()
         try:
-            found = run_plan(
-                plan, source, backend, (kept,), progress, blocks=blocks[before:], findings=findings
-            )
+            with reserved(output):
+                found = run_plan(
+                    plan, source, backend, (kept,), progress, blocks=blocks[before:], findings=findings
+                )
         except BaseException as error:
             if kept.count:
                 said = f"{output}: {kept.count} of {counted(total, 'section')} are done and kept"
                 say_on_the_way_out(error, f"{said}; to go on, run it again with --resume", log)
             raise
-        for block, section_YX in zip(blocks, kept, strict=True):
-            for each in (sink, *also):
-                each.write(block, section_YX[None])
-        notes += (*found, *sink.finish(), *replaced)
+        with open_sink() as sink:
+            for block, section_YX in zip(blocks, kept, strict=True):
+                for each in (sink, *also):
+                    each.write(block, section_YX[None])
+            notes += (*found, *sink.finish(), *replaced)
     return Outcome(notes, sum(prod(block.shape) for block in blocks[before:]))
 
 
