@@ -123,7 +123,9 @@ def test_ids_are_not_written_over_a_folder_of_anything_else(desk, name, said):
     assert contents(desk) == before
 
 
-@pytest.mark.parametrize("name", ["ids.tif", "ids.ome.tif", "ids.ome.zarr"])
+@pytest.mark.parametrize(
+    "name", ["ids.tif", pytest.param("ids.ome.tif", marks=pytest.mark.more), "ids.ome.zarr"]
+)
 def test_ids_of_an_earlier_run_are_replaced_with_the_table_beside_them(desk, name):
     flags = ("-o", "o.ome.zarr", "--overwrite") if name.endswith(".zarr") else ()
     for _ in range(2):

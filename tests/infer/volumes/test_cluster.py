@@ -124,7 +124,7 @@ def can_mount(folder):
     return mounted.returncode == 0
 
 
-@pytest.mark.parametrize("there", ["nothing", "another run's"])
+@pytest.mark.parametrize("there", ["nothing", pytest.param("another run's", marks=pytest.mark.more)])
 def test_a_worker_that_does_not_see_the_output_is_named_before_any_work(tmp_path, tiff, there):
     results = tmp_path / "results"
     results.mkdir()
