@@ -18,6 +18,9 @@ from isbi_models import ReleasedModel, default_model, released_models
 app = new_app()
 
 _SCORES = {"v_rand_thin": "V_rand", "v_info_thin": "V_info"}
+_COMPARED = (
+    "Scores are of each training's own sections, pixel size and labels; docs/accuracy.md compares them."
+)
 
 
 def describe(model: ReleasedModel) -> dict[str, Any]:
@@ -106,3 +109,4 @@ def models(
             return
         for number, described in enumerate(found):
             typer.echo("\n".join([*([""] if number else []), *_lines(described)]))
+        typer.echo(f"\n{_COMPARED}")
