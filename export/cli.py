@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from isbi_infer.backends.compiled_cache import use_cache
-from isbi_infer.errors import ModelError, UsageError
+from isbi_infer.errors import UsageError
 from isbi_infer.headroom import check_headroom_of_torch
 from isbi_infer.surroundings import surroundings_of_torch
 from isbi_infer.terminal import exit_codes, printable, require_packages
@@ -201,12 +201,10 @@ def export(
         from isbi_export.publish import NotPublishedError, publish
         from isbi_train.data.labels import LabelRule
         from isbi_train.networks.checkpoint import file_sha256
+        from isbi_train.networks.origins import check_registered
 
-        if released and checkpoint.is_file() and file_sha256(checkpoint) != released.checkpoint.sha256:
-            raise ModelError(
-                f"{checkpoint}: is not the registered checkpoint of {released.name} (its sha256 is another); "
-                "install isbi-infer again"
-            )
+        if released and checkpoint.is_file():
+            check_registered(checkpoint, released)
         names, precisions, ios = (
             [name.strip() for name in given.split(",") if name.strip()] for given in (formats, precision, io)
         )

@@ -1,4 +1,4 @@
-"""Whether the grey values of a section are numbers."""
+"""Whether the grey values of a section are numbers, and which of them stands for none."""
 
 from __future__ import annotations
 
@@ -31,3 +31,10 @@ def check_finite(section_YX: npt.NDArray[Any], nodata: float | None) -> None:
             f"{nan} NaN and {section_YX.size - finite - nan} infinite pixels; expected finite numbers; "
             "replace them, for instance by the section's mean"
         )
+
+
+def same_nodata(one: float | None, other: float | None) -> bool:
+    """Return whether two stacks have one value that stands for "no data", NaN among them, or both none."""
+    if one is None or other is None:
+        return one is other
+    return one == other or bool(np.isnan(one) and np.isnan(other))

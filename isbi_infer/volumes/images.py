@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from math import isnan
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
@@ -28,6 +27,7 @@ import numpy as np
 
 from isbi_infer.errors import DependencyError, ImageError, IsbiError, ResourceError
 from isbi_infer.files import IMAGE_SUFFIXES
+from isbi_infer.volumes.finite import same_nodata
 from isbi_infer.volumes.formats import HEAD_BYTES, recognise
 from isbi_infer.volumes.pixel_size import PixelSize, same_size
 from isbi_infer.volumes.protocol import Kind, Section, StackInfo, Window
@@ -167,7 +167,7 @@ class ImageFolder:
                     f"{image.path}: {header}; expected {first}, as in {images[0].path.name}; "
                     "all images of a folder must be of one size and type"
                 )
-            if not _same_value(header.nodata, first.nodata):
+            if not same_nodata(header.nodata, first.nodata):
                 found, expected = _value(header.nodata), _value(first.nodata)
                 raise ImageError(
                     f"{image.path}: its no-data value is {found}; expected {expected}, as in "
@@ -282,12 +282,6 @@ def _check_one_format(folder: Path, images: Sequence[_Image]) -> None:
 def _header(image: _Image) -> _Header:
     with _named_errors(image.path):
         return _FORMATS[image.form].header(image.path)
-
-
-def _same_value(one: float | None, other: float | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return one == other or (isnan(one) and isnan(other))
 
 
 def _value(nodata: float | None) -> str:

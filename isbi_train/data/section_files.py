@@ -16,6 +16,7 @@ from isbi_infer.files import check_not_input, check_writable, replacing
 from isbi_infer.terminal import nearest_file
 from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes import open_stack, write_stack
+from isbi_infer.volumes.finite import same_nodata
 from isbi_infer.volumes.pixel_size import same_size
 from isbi_infer.volumes.protocol import StackInfo
 from isbi_train.data.folders import check_free, filled_at_once, tiff_files
@@ -179,7 +180,7 @@ def _checked_alike(paths: list[Path]) -> tuple[StackInfo, Any, float | None]:
                 f"{path}: has a pixel size of {info.pixel_size or 'nothing'}; expected "
                 f"{first.pixel_size or 'none'}, {remedy}"
             )
-        if str(missing) != str(nodata):  # NaN is not equal to itself
+        if not same_nodata(missing, nodata):
             raise ImageError(f'{path}: has {missing} for "no data"; expected {nodata}, {remedy}')
     return first, dtype, nodata
 

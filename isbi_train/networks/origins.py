@@ -19,7 +19,7 @@ from isbi_infer.errors import ModelError
 from isbi_infer.model.contract import ModelContract, read_contract
 from isbi_models import ReleasedModel, released_models
 from isbi_train.data.download import PIXELS_SHA256, TERMS
-from isbi_train.networks.checkpoint import Checkpoint, Weights, load_checkpoint
+from isbi_train.networks.checkpoint import Checkpoint, Weights, file_sha256, load_checkpoint
 
 ORIGINS = "origins"
 _NON_COMMERCIAL = re.compile(r"(?i)non-?\s?commercial|(?<![a-z])NC(?![a-z])")
@@ -77,6 +77,16 @@ ISBI_2012 = Origin(name="the ISBI 2012 challenge data", terms=TERMS)
 def allows_commercial_use(words: str) -> bool:
     """Return whether an SPDX identifier or terms in words say nothing against commercial use."""
     return _NON_COMMERCIAL.search(words) is None
+
+
+def check_registered(path: Path, model: ReleasedModel) -> None:
+    """Raise ModelError if a file is not the checkpoint that the registry has of a released model."""
+    sha256 = file_sha256(path)
+    if sha256 != model.checkpoint.sha256:
+        raise ModelError(
+            f"{path}: is not the registered checkpoint of {model.name} (sha256 {sha256[:12]}..., expected "
+            f"{model.checkpoint.sha256[:12]}...); install isbi-infer again"
+        )
 
 
 def origins_of(weights: Weights, sha256: str) -> tuple[Origin, ...]:

@@ -21,7 +21,7 @@ from isbi_train.config.settings import Settings, resolve
 from isbi_train.data.labelled import LabelledStack
 from isbi_train.networks.checkpoint import Weights, file_sha256
 from isbi_train.networks.network import UNet
-from isbi_train.networks.origins import Origin, origins_of
+from isbi_train.networks.origins import Origin, check_registered, origins_of
 from isbi_train.networks.weights import load_weights
 from isbi_train.networks.widen import can_widen, widen
 from isbi_train.training.distil import sections_seen
@@ -73,12 +73,9 @@ class Start:
         path = model.checkpoint.path if model else Path(name)
         if not path.is_file():
             raise ModelError(f"{path}: no such checkpoint{nearest_file(path)}")
+        if model:
+            check_registered(path, model)
         sha256 = file_sha256(path)
-        if model and sha256 != model.checkpoint.sha256:
-            raise ModelError(
-                f"{path}: is not the registered checkpoint of {model.name} (sha256 {sha256[:12]}..., expected "
-                f"{model.checkpoint.sha256[:12]}...); install isbi-infer again"
-            )
         weights = load_weights(path, arch)
         return cls(model.name if model else name, sha256, weights, origins_of(weights, sha256))
 
