@@ -23,8 +23,9 @@ from isbi_export.proof.seams import contract_errors, seam_errors
 from isbi_export.synthetic import synthetic_sections
 from isbi_infer import Segmenter, __version__
 from isbi_infer.backends.base import Backend
+from isbi_infer.conflicts import check_not_input
 from isbi_infer.errors import ModelError
-from isbi_infer.files import check_not_input, replacing
+from isbi_infer.files import replacing
 from isbi_infer.model.contract import CONTRACT_KEY, ZSCORE, ModelContract, read_contract
 from isbi_infer.model.devices import open_backend
 from isbi_infer.model.file import read_model_file

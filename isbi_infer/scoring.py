@@ -45,7 +45,7 @@ class Scorer(Protocol):
 
 
 class ScoringSink:
-    """Hands what a run writes to a scorer; a `isbi_infer.volumes.protocol.Sink` of whole sections.
+    """Hands what a run writes to a scorer, and counts it; a `isbi_infer.volumes.protocol.Sink` of whole sections.
 
     Parameters
     ----------
@@ -55,11 +55,13 @@ class ScoringSink:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
+        self.sections = 0  # handed over so far
 
     def write(self, block: Block, values_ZYX: npt.NDArray[Any]) -> None:
         """Hand over the sections of a block."""
         for z, section_YX in zip(range(*block.z), values_ZYX, strict=True):
             self._scorer.add(z, section_YX)
+        self.sections += len(values_ZYX)
 
     def finish(self) -> tuple[str, ...]:
         """Return no notes: those of the scores come with them."""

@@ -17,8 +17,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from isbi_infer.conflicts import check_not_input
 from isbi_infer.errors import ImageError, UsageError
-from isbi_infer.files import check_not_input, check_writable
+from isbi_infer.files import check_writable
 from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.devices import PrecisionName, ProviderName
 from isbi_infer.model.opening import OpenModel, open_model

@@ -29,9 +29,9 @@ def check_files(
     Raises
     ------
     UsageError
-        As by `isbi_infer.files.check_apart`; and if ids would replace what isbi-infer has not written.
+        As by `isbi_infer.conflicts.check_apart`; and if ids would replace what isbi-infer has not written.
     """
-    from isbi_infer.files import check_apart
+    from isbi_infer.conflicts import check_apart
     from isbi_infer.neurons.measurements import table_of
 
     outputs = [(f"the result of {stack}", target) for stack, target in work]

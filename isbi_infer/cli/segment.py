@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -18,14 +18,11 @@ from isbi_infer.terminal import counted, printable
 from isbi_infer.terminal.progress import show_progress
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from isbi_infer.neurons.labelling import LabelSink
     from isbi_infer.neurons.volume import VolumeLabels
     from isbi_infer.plan.run import RunPlan
     from isbi_infer.segmenter import Segmenter
     from isbi_infer.volumes import Source
-    from isbi_infer.volumes.protocol import Block
 
 
 def segment_all(
@@ -81,7 +78,7 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
     request.looks.check(shares=request.options.share[1] if request.options else 1)
     scores = None
     with ExitStack() as opened:
-        scorer, taken = None, _Taken()
+        scorer = to_score = None
         if request.label:
             scorer = scoring.open_scorer(
                 request.label,
@@ -91,6 +88,7 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
                 ignore=request.ignore,
             )
             opened.enter_context(scorer)
+            to_score = scoring.ScoringSink(scorer)
         plan = _plan(segmenter, source, target, request)
         watched = request.looks.watch(plan) if request.looks else None
         labels: LabelSink | VolumeLabels | None = None
@@ -108,7 +106,7 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
             dtype=request.dtype,
             progress=progress,
             also=(
-                *((scoring.ScoringSink(scorer), taken) if scorer else ()),
+                *((to_score,) if to_score else ()),
                 *(labels.sinks if labels else ()),
                 *((watched.sink,) if watched else ()),
             ),
@@ -116,7 +114,9 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
             plan=watched.plan if watched else plan,
             findings=watched.findings if watched else None,
         )
-        if scorer and taken.sections == source.info.sections:
+        if (
+            scorer and to_score and to_score.sections == source.info.sections
+        ):  # none of one that is not whole yet
             progress.stage("scoring")
             scores = scorer.scores()
         if labels:
@@ -156,25 +156,6 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
         typer.echo(str(found))
     if scores:
         typer.echo(scoring.summary(scores))
-
-
-class _Taken:
-    """Counts the sections of a result that sinks were handed: none of one that is not whole yet."""
-
-    def __init__(self) -> None:
-        self.sections = 0
-
-    def write(self, block: Block, values_ZYX: npt.NDArray[Any]) -> None:
-        self.sections += len(values_ZYX)
-
-    def finish(self) -> tuple[str, ...]:
-        return ()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
 
 def _not_yet(request: Request, *, scored: bool, labelled: bool) -> Iterator[str]:

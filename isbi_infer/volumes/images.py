@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
 import numpy as np
 
+from isbi_infer.conflicts import IMAGE_SUFFIXES
 from isbi_infer.errors import DependencyError, ImageError, IsbiError, ResourceError
-from isbi_infer.files import IMAGE_SUFFIXES
 from isbi_infer.volumes.finite import same_nodata
 from isbi_infer.volumes.formats import HEAD_BYTES, recognise
 from isbi_infer.volumes.pixel_size import PixelSize, same_size

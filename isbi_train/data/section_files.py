@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy.typing as npt
 
+from isbi_infer.conflicts import check_not_input
 from isbi_infer.errors import ImageError, UsageError
-from isbi_infer.files import check_not_input, check_writable, replacing
+from isbi_infer.files import check_writable, replacing
 from isbi_infer.terminal import nearest_file
 from isbi_infer.terminal.progress import Progress
 from isbi_infer.volumes import open_stack, write_stack

@@ -7,8 +7,9 @@ from functools import partial
 from math import prod
 from pathlib import Path
 
+from isbi_infer.conflicts import check_not_input
 from isbi_infer.errors import UsageError
-from isbi_infer.files import check_not_input, check_writable, replacing
+from isbi_infer.files import check_writable, replacing
 from isbi_infer.model.devices import ProviderName
 from isbi_infer.report.pictures import evenly
 from isbi_infer.report.sheets import ON_SHEET, Pair, draw_contact_sheet
