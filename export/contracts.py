@@ -17,6 +17,7 @@ from isbi_infer import __version__
 from isbi_infer.model.contract import ModelContract
 from isbi_train.networks.checkpoint import Weights
 from isbi_train.networks.origins import ORIGINS, origins_of
+from isbi_train.networks.seen import SEEN
 
 
 def tiling(weights: Weights, graph: GraphAnalysis) -> tuple[int, int]:
@@ -73,6 +74,8 @@ def contract_for(
     for part in ("init", "teaching"):  # the weights it began with, and the models it learnt from
         if data and part in data:
             training[f"{part}_sha256"] = data[part]
+    if data and SEEN in data:
+        training[SEEN] = data[SEEN]
     if origins := origins_of(weights, checkpoint_sha256):
         training[ORIGINS] = [origin.to_plain() for origin in origins]
     return ModelContract(

@@ -119,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--stacks", type=Path, required=True, help="list of labelled stacks, in TOML")
     found.add_argument("--model", help="name of a released model, or a file [the default]")
-    found.add_argument("--threshold", type=float, default=0.4, help="membrane is below it [%(default)s]")
+    found.add_argument("--threshold", type=float, default=0.5, help="membrane is below it [%(default)s]")
     found.add_argument("--store", action="store_true", help="write benchmarks/results/")
     return found
 

@@ -228,7 +228,7 @@ def parser() -> argparse.ArgumentParser:
         "--network", action="append", choices=NETWORKS, default=[], help="repeatable [all of them]"
     )
     found.add_argument("--seed", action="append", type=int, default=[], help="repeatable [1]")
-    found.add_argument("--minutes", type=float, default=5.0, help="CPU time of one training [%(default)s]")
+    found.add_argument("--minutes", type=float, default=3.0, help="CPU time of one training [%(default)s]")
     found.add_argument(
         "--leave-out",
         action="append",

@@ -68,7 +68,9 @@ def fit(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Processor threads. [default: all cores; 1 a process where several train]"),
+        typer.Option(
+            min=1, max=1024, help="Processor threads. [default: all cores; 1 a process where several train]"
+        ),
     ] = None,
     quiet: Annotated[
         bool,

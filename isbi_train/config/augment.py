@@ -170,7 +170,12 @@ class AugmentConfig(Plain):
     slip_px: float = 8.0
 
     def __post_init__(self) -> None:
-        require(0 < self.scale_min <= self.scale_max, f"scale {self.scale_min}..{self.scale_max} is empty")
+        self.require_bounds()
+        require(self.scale_min <= self.scale_max, f"scale {self.scale_min}..{self.scale_max} is empty")
+        for name in ("scale_min", "scale_max"):
+            require(
+                0.01 <= getattr(self, name) <= 100, f"{name} {getattr(self, name)} is not within [0.01, 100]"
+            )
         require(self.elastic_spacing_px >= 8, f"elastic spacing {self.elastic_spacing_px} px is below 8")
         for name in ("rotation_deg", "elastic_px", "contrast", "brightness", "gamma", "blur_px", "noise"):
             require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative")

@@ -7,6 +7,9 @@ from typing import Any, Self
 
 from isbi_infer.errors import UsageError
 
+LARGEST = 2**53
+"""The largest number of a setting: a float and any other program count exactly up to there."""
+
 
 def require(condition: bool, message: str) -> None:
     """Raise UsageError unless a condition holds."""
@@ -14,8 +17,19 @@ def require(condition: bool, message: str) -> None:
         raise UsageError(message)
 
 
+_MOST = 10_000
+"""Of what is counted in pixels, nanometres or degrees, or is a factor: far beyond what can be meant."""
+
+
 class Plain:
     """Conversion to and from plain types, as checkpoints store them."""
+
+    def require_bounds(self, most: float = _MOST) -> None:
+        """Raise UsageError where a fraction is larger than can be meant, so that none of its powers overflows."""
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, float):
+                require(abs(value) <= most, f"{field.name} {value:g} is larger than {most:g}")
 
     def to_plain(self) -> dict[str, Any]:
         """Return the settings as a dictionary of plain types."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
@@ -17,9 +16,9 @@ from isbi_infer.files import replacing
 from isbi_infer.terminal import did_you_mean, nearest_file
 from isbi_train.config import ARCHITECTURES, AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
+from isbi_train.config.plain import LARGEST
 
 STORED = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files may be any bytes
-_WHOLE = 2**63  # above the whole numbers of TOML
 _SHOWN = 80  # characters of a value in a message
 
 Layer = Mapping[str, Mapping[str, Any]]
@@ -98,17 +97,17 @@ def typed(value: Any, kind: Any, where: str) -> Any:
     """
     if isinstance(kind, types.UnionType):  # "int | None"; TOML knows no None, which is what absence means
         (kind,) = (part for part in get_args(kind) if part is not types.NoneType)
-    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
+    if kind is float and type(value) in (int, float) and abs(value) <= LARGEST:
         return float(value)
     if get_origin(kind) is tuple and isinstance(value, list) and all(type(part) is str for part in value):
         return tuple(value)
     if get_origin(kind) is dict and isinstance(value, dict) and all(type(v) is str for v in value.values()):
         return dict(value)
-    too_large = kind is int and type(value) is int and not -_WHOLE <= value < _WHOLE
+    too_large = kind is int and type(value) is int and abs(value) > LARGEST
     if kind is not float and type(value) is kind and not too_large:  # also keeps True from passing for 1
         return value
-    whole = "a whole number of 64 bits" if too_large else "a whole number"
-    names = {int: whole, float: "a finite number", str: "a string", bool: "true or false"}
+    whole = "a whole number of at most 53 bits" if too_large else "a whole number"
+    names = {int: whole, float: "a finite number of at most 53 bits", str: "a string", bool: "true or false"}
     wanted = names.get(kind) or ("a list of strings" if get_origin(kind) is tuple else "a table of strings")
     raise UsageError(f"{where} is {_in_short(value)}; expected {wanted}")
 

@@ -11,6 +11,7 @@ from isbi_train.config.plain import Plain, require
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _LONG_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # in settings of earlier runs
 DEVICES = ("auto", "cpu", "cuda")
+_LARGEST_CROP = 16_384  # pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +125,11 @@ class TrainConfig(Plain):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", _LONG_NAMES.get(self.precision, self.precision))
+        self.require_bounds()
         require(self.hold_out is None or self.hold_out >= 1, f"hold_out {self.hold_out} is below 1")
         for name in ("epochs", "crop", "batch", "checkpoint_epochs"):
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} is below 1")
+        require(self.crop <= _LARGEST_CROP, f"crop {self.crop} is above {_LARGEST_CROP}")
         require(0 <= self.seed < 2**31, f"seed {self.seed} is not within 0..{2**31 - 1}")
         require(self.weight_decay >= 0, f"weight decay {self.weight_decay} is negative")
         require(self.learning_rate > 0, f"learning rate {self.learning_rate} is not positive")

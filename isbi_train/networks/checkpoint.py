@@ -7,10 +7,10 @@ so that a killed run leaves the previous one whole. `isbi_train.networks.weights
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -21,40 +21,9 @@ from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.networks.archive import read_pickled
 from isbi_train.networks.network import UNet
 from isbi_train.networks.parts import check_parts, check_settings
+from isbi_train.networks.seen import SeenStack, once, read_seen, stacks_of_data
 
 FORMAT, VERSION = "isbi-unet", 8
-
-
-@dataclass(frozen=True, slots=True)
-class SeenStack:
-    """One of the stacks that weights were trained on.
-
-    Attributes
-    ----------
-    name : str
-        In the list of stacks; empty of a single one.
-    data_sha256 : dict of str to str
-        Of its ``images`` and ``labels``.
-    sections, held_out : str
-        Which were trained on and which were not, such as "0:10,15:30" and "10:15".
-    """
-
-    name: str
-    data_sha256: dict[str, str]
-    sections: str
-    held_out: str
-
-    @classmethod
-    def of(cls, name: str, data_sha256: Mapping[str, str], sections: int, train: TrainConfig) -> Self:
-        """Describe a stack of which the settings of training say what is held out."""
-        left_out = train.held_out(sections)
-        return cls(
-            name, dict(data_sha256), train.training_sections(sections), f"{left_out.start}:{left_out.stop}"
-        )
-
-    def to_plain(self) -> dict[str, Any]:
-        """Return the fields by name, as a contract holds them."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +42,8 @@ class Weights:
         Epochs completed.
     data : dict or None
         ``sha256`` of the training images and labels, ``sections``, ``pixel_size_nm``, ``normalisation``; ``init``,
-        ``teaching`` and ``origins`` (see `isbi_train.networks.origins`) where there are any; of a run on several stacks
-        ``stacks``, see `isbi_train.data.stacks.TrainingStack`.
+        ``teaching``, ``origins`` and ``seen`` where there are any (see `isbi_train.networks.origins` and
+        `isbi_train.networks.seen`); of a run on several stacks ``stacks``, see `isbi_train.data.stacks.TrainingStack`.
     scores : dict
         On the held-out sections: ``sections``, ``loss``, ``v_rand_thin``, ``v_info_thin``; empty where not known.
     notes : tuple of str
@@ -106,32 +75,18 @@ class Weights:
         """Of which stacks which sections were trained on; empty where not known."""
         if not self.data or not self.train:
             return ()
-        listed = self.data.get("stacks")
-        if listed is None:
-            return (SeenStack.of("", self.data["sha256"], self.data["sections"], self.train),)
-        try:
-            return tuple(
-                SeenStack(
-                    stack["name"],
-                    dict(stack["sha256"]),
-                    _without(stack["held_out"], stack["sections"]),
-                    stack["held_out"],
-                )
-                for stack in listed
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ModelError(f"the list of stacks that it was trained on is damaged ({error!r})") from error
+        return stacks_of_data(self.data, self.train)
+
+    @property
+    def seen(self) -> tuple[SeenStack, ...]:
+        """Likewise, with what the weights that it began with and its teachers had seen, in turn."""
+        return once((*self.stacks, *read_seen(self.data or {})))
 
     def load_network(self) -> UNet:
         """Build the network with the weights, in evaluation mode, on the CPU."""
         network = UNet(self.network)
         network.load_state_dict(self.state_dict)
         return network.eval()
-
-
-def _without(held_out: str, sections: int) -> str:
-    start, stop = (int(part) for part in held_out.split(":"))
-    return ",".join(f"{a}:{b}" for a, b in ((0, start), (stop, sections)) if a < b)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

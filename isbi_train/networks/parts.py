@@ -11,6 +11,8 @@ from isbi_infer.errors import ModelError
 from isbi_infer.model.contract import NORMALISATIONS, ZSCORE
 from isbi_infer.pixels.texture import Familiar
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
+from isbi_train.config.plain import LARGEST
+from isbi_train.networks.seen import SEEN, is_seen
 
 _PARTS = {
     "network": dict,
@@ -23,7 +25,7 @@ _PARTS = {
     "progress": dict,
 }
 _SETTINGS = {"network": NetworkConfig, "augment": AugmentConfig, "train": TrainConfig}
-_LARGEST = 2**53  # that a float and any other program count exactly
+_DEEPEST = 50  # of values within values
 
 
 def check_parts(plain: Mapping[str, Any]) -> None:
@@ -40,7 +42,7 @@ def check_parts(plain: Mapping[str, Any]) -> None:
     for name, kind in _PARTS.items():
         if not isinstance(plain[name], kind) or isinstance(plain[name], bool):
             raise ModelError(f"{name} is a {type(plain[name]).__name__}, expected {kind.__name__}")
-    _require(0 <= plain["epoch"] <= _LARGEST, "epoch", plain["epoch"], "a count")
+    _require(0 <= plain["epoch"] <= LARGEST, "epoch", plain["epoch"], "a count")
     _check_data(plain["data"])
     for name, value in plain["scores"].items():
         _require(_is_plain(value), f"score {name}", value, "a number")
@@ -97,16 +99,19 @@ _DATA: dict[str, tuple[Callable[[Any], bool], str]] = {
     "teaching": (_is_names, "names and digests"),
     "origins": (lambda value: isinstance(value, list) and all(map(_is_names, value)), "a list of origins"),
     "stacks": (_is_listed, "a list of stacks"),
+    SEEN: (is_seen, "a list of stacks"),
     "familiar": (_is_familiar, "the looks of sections"),
 }
 
 
-def _is_plain(value: Any) -> bool:
-    """Return whether JSON can hold a value."""
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    """Return whether JSON can hold a value, and programs can read it."""
+    if depth > _DEEPEST:
+        return False
     if isinstance(value, dict):
-        return all(isinstance(name, str) and _is_plain(part) for name, part in value.items())
+        return all(isinstance(name, str) and _is_plain(part, depth + 1) for name, part in value.items())
     if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
+        return all(_is_plain(part, depth + 1) for part in value)
     return isinstance(value, (str, bool, NoneType)) or _fits(value, float)
 
 
@@ -117,7 +122,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, one) for one in get_args(hint))
     if hint in (int, float):
         number = isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
-        return bool(number and isfinite(value) and abs(value) <= _LARGEST)
+        return bool(number and isfinite(value) and abs(value) <= LARGEST)
     return isinstance(value, get_origin(hint) or hint)
 
 

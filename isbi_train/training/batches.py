@@ -158,9 +158,9 @@ def bring_sections(
     if soft is None and is_plain(train):
         maps_ZKYX = training.cell_ZYX[:, None].astype(np.float32)
     elif soft is None:
-        maps_ZKYX = target_maps(training.cell_ZYX, train)
+        maps_ZKYX = target_maps(training.cell_ZYX, train, ignored_ZYX=training.ignored_ZYX)
     else:
-        maps_ZKYX = target_maps(training.cell_ZYX, train, soft.labelled_ZYX)
+        maps_ZKYX = target_maps(training.cell_ZYX, train, soft.labelled_ZYX, ignored_ZYX=training.ignored_ZYX)
         if len(soft.unlabelled_ZYX):
             opinion_ZYX = soft.unlabelled_ZYX
             others_ZKYX = target_maps(opinion_ZYX > 0.5, train, opinion_ZYX, labelled=False)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import ImageError, IsbiError, UsageError
+from isbi_infer.errors import ImageError, IsbiError, ModelError, UsageError
 from isbi_infer.model.opening import find_released
 from isbi_infer.segmenter import Segmenter
 from isbi_infer.terminal.progress import Display
@@ -27,6 +27,7 @@ from isbi_train.data.resample import resample_images, resampled_shape
 from isbi_train.data.sections import ranges
 from isbi_train.data.stacks import TrainingData
 from isbi_train.networks.origins import Origin, origins_of_files
+from isbi_train.networks.seen import SeenStack, once, seen_by_contract
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +82,15 @@ class Teaching:
         Of the models, "teacher 0" and so on, and of the grey values, "unlabelled".
     origins : tuple of Origin
         Under whose terms the teachers come.
+    seen : tuple of SeenStack
+        What they have seen in training, by themselves or through what they grew from.
     """
 
     teachers: tuple[Path, ...]
     unlabelled_image_ZYX: npt.NDArray[np.generic]
     sha256: dict[str, str]
     origins: tuple[Origin, ...]
+    seen: tuple[SeenStack, ...]
 
     @classmethod
     def of(
@@ -121,7 +125,7 @@ class Teaching:
             )
         if not teachers:
             return None
-        digests = check_teachers(teachers, {"this stack": (stack, train), **others})
+        digests, seen = check_teachers(teachers, {"this stack": (stack, train), **others})
         sha256 = {f"teacher {t}": digest for t, digest in enumerate(digests)}
         image_ZYX = stack.image_ZYX[:0]
         if inputs.unlabelled:
@@ -129,7 +133,7 @@ class Teaching:
                 Path(inputs.unlabelled), stack, train, inputs.pixel_size_nm, inputs.resample_nm
             )
             sha256["unlabelled"] = hashlib.sha256(image_ZYX.tobytes()).hexdigest()
-        return cls(teachers, image_ZYX, sha256, origins_of_files(teachers))
+        return cls(teachers, image_ZYX, sha256, origins_of_files(teachers), seen)
 
     @classmethod
     def of_list(cls, data: TrainingData) -> dict[str, Teaching]:
@@ -269,7 +273,7 @@ def _file_of(teacher: str) -> Path:
 
 def check_teachers(
     teachers: tuple[Path, ...], stacks: Mapping[str, tuple[LabelledStack, TrainConfig]]
-) -> tuple[str, ...]:
+) -> tuple[tuple[str, ...], tuple[SeenStack, ...]]:
     """Refuse teachers that have seen the held-out sections, for what they teach would spoil the scores there.
 
     Parameters
@@ -283,27 +287,33 @@ def check_teachers(
     -------
     tuple of str
         The files' sha256.
+    tuple of SeenStack
+        What the teachers have seen, by themselves or through what they grew from.
 
     Raises
     ------
     ModelError
         If a model cannot be trusted.
     UsageError
-        If a teacher was trained on sections that are held out here.
+        If a teacher has seen sections that are held out here.
     """
-    digests = []
+    digests, found = [], list[SeenStack]()
     for teacher in teachers:
         segmenter = Segmenter(teacher)
-        training = segmenter.contract.provenance.get("training", {})
-        for part, (name, (stack, train)) in product(training.get("stacks") or [training], stacks.items()):
-            seen, held_out = str(part.get("sections", "")), train.held_out(len(stack))
-            if sections_seen(part.get("data_sha256"), seen, stack, held_out):
+        try:
+            seen = seen_by_contract(segmenter.contract.provenance.get("training", {}))
+        except ModelError as error:
+            raise ModelError(f"{teacher}: {error}") from error
+        found += seen
+        for part, (name, (stack, train)) in product(seen, stacks.items()):
+            held_out = train.held_out(len(stack))
+            if sections_seen(part.data_sha256, part.sections, stack, held_out):
                 raise UsageError(
-                    f"{teacher}: was trained on sections {seen} of {name}, so its opinion would leak sections "
-                    f"{held_out.start}:{held_out.stop}, which are held out; choose another teacher or other sections"
+                    f"{teacher}: has seen sections {part.sections} of {name} in training, so its opinion would leak "
+                    f"sections {held_out.start}:{held_out.stop}, which are held out; choose another one or others"
                 )
         digests.append(segmenter.model_sha256)
-    return tuple(digests)
+    return tuple(digests), once(found)
 
 
 def sections_seen(data_sha256: Any, sections: str, stack: LabelledStack, held_out: slice) -> bool:

@@ -140,10 +140,10 @@ class Start:
                 ours,
             )
         for called, (stack, held_out) in stacks.items():
-            for part in self.weights.stacks:
+            for part in self.weights.seen:
                 if sections_seen(part.data_sha256, part.sections, stack, held_out):
                     log.warning(
-                        "%s was trained on sections %s of %s, so the scores on sections %d:%d are not of unseen ones",
+                        "%s has seen sections %s of %s in training, so the scores on sections %d:%d are of seen ones",
                         self.name,
                         part.sections,
                         called,

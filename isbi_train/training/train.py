@@ -27,6 +27,7 @@ from isbi_train.data.labelled import LabelledStack
 from isbi_train.data.stacks import TrainingData
 from isbi_train.networks.network import UNet
 from isbi_train.networks.origins import ORIGINS
+from isbi_train.networks.seen import SEEN, once
 from isbi_train.training.batches import (
     Pool,
     Sections,
@@ -196,6 +197,9 @@ def fit(
         data["init"] = start.sha256
     taught_by = [origin for teaching in teachings.values() for origin in teaching.origins]
     grown_from = (*(start.origins if start else ()), *taught_by)
+    seen_before = (*(start.weights.seen if start else ()), *(s for t in teachings.values() for s in t.seen))
+    if seen_before:
+        data[SEEN] = [stack.to_plain() for stack in once(seen_before)]
     if grown_from:
         data[ORIGINS] = [origin.to_plain() for origin in dict.fromkeys(grown_from)]
     model = model.to(device.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]

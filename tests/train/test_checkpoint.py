@@ -305,6 +305,13 @@ def test_missing_and_unknown_settings_are_both_listed(rewritten, part):
         load_checkpoint(rewritten(change))
 
 
+def nested(depth):
+    found = 1.0
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -317,6 +324,11 @@ def test_missing_and_unknown_settings_are_both_listed(rewritten, part):
         (lambda plain: plain["network"].update(arch="resnet"), "arch 'resnet'"),
         (lambda plain: plain.update(version=1, network={"depth": 10**9}), "settings missing"),
         (lambda plain: plain["train"].update(batch=0), "batch 0"),
+        (lambda plain: plain["scores"].update(deep=nested(100)), "score deep is"),
+        (
+            lambda plain: plain["data"].update(seen=[{"name": "a"}]),
+            "data seen is .* expected a list of stacks",
+        ),
     ],
 )
 def test_parts_that_cannot_be_are_named(rewritten, change, named):

@@ -78,10 +78,27 @@ def test_unlabelled_sections_are_brought_to_the_pixel_size_that_is_trained_at(
 def test_a_teacher_that_saw_the_held_out_sections_is_refused(teacher, labelled, train_config):
     inputs = Inputs(teachers=(str(teacher),))
     assert Teaching.of(inputs, labelled, train_config()) is not None
-    with pytest.raises(UsageError, match=r"trained on sections 0:3 of this stack.* 1:2, which are held out"):
+    with pytest.raises(UsageError, match=r"has seen sections 0:3 of this stack.* 1:2, which are held out"):
         Teaching.of(inputs, labelled, train_config(hold_out_start=1))
     other = LabelledStack(labelled.image_ZYX + np.uint8(1), labelled.cell_ZYX, None)
     assert Teaching.of(inputs, other, train_config(hold_out_start=1)) is not None
+
+
+def test_a_teacher_that_grew_from_what_saw_the_held_out_sections_is_refused(
+    trained, labelled, network, train_config, proved_on_onnxruntime_alone, tmp_path
+):
+    from isbi_export.publish import publish
+
+    flipped = LabelledStack(labelled.image_ZYX[:, ::-1].copy(), labelled.cell_ZYX[:, ::-1].copy(), 4.0)
+    settings = {"network": network, "augment": AugmentConfig(), "train": train_config()}
+    grown = fit(flipped, tmp_path / "grown", **settings, inputs=Inputs(init=str(trained / "model.pth")))
+    with proved_on_onnxruntime_alone():
+        publish(grown, tmp_path, ["onnx"])
+    inputs = Inputs(teachers=(str(tmp_path / "model.onnx"),))
+    with pytest.raises(UsageError, match=r"has seen sections 0:3 of this stack"):
+        Teaching.of(inputs, labelled, train_config(hold_out_start=1))
+    taught = Teaching.of(inputs, labelled, train_config())
+    assert [stack.data_sha256 for stack in taught.seen] == [flipped.sha256(), labelled.sha256()]
 
 
 def test_unlabelled_sections_need_a_teacher_their_size_and_no_held_out_section(

@@ -200,12 +200,41 @@ def test_sections_that_the_start_was_trained_on_are_said(
 ):
     settings = {"network": network, "augment": AugmentConfig(), "train": train_config(hold_out_start=0)}
     fit(labelled, tmp_path, **settings, inputs=Inputs(init=str(trained / "model.pth")))
-    assert "was trained on sections" in caplog.text
-    assert "not of unseen ones" in caplog.text
+    assert "in training, so the scores" in caplog.text
+    assert "are of seen ones" in caplog.text
     caplog.clear()
     other = LabelledStack(labelled.image_ZYX[::-1].copy(), labelled.cell_ZYX[::-1].copy(), 4.0)
     fit(other, tmp_path / "other", **settings, inputs=Inputs(init=str(trained / "model.pth")))
-    assert "not of unseen ones" not in caplog.text
+    assert "are of seen ones" not in caplog.text
+
+
+def test_what_the_start_itself_began_with_is_said_too(
+    trained, labelled, network, train_config, tmp_path, caplog
+):
+    flipped = LabelledStack(labelled.image_ZYX[:, ::-1].copy(), labelled.cell_ZYX[:, ::-1].copy(), 4.0)
+    settings = {"network": network, "augment": AugmentConfig()}
+    again = fit(
+        flipped,
+        tmp_path / "2",
+        **settings,
+        train=train_config(),
+        inputs=Inputs(init=str(trained / "model.pth")),
+    )
+    own, inherited = load_checkpoint(again).seen
+    assert own.data_sha256 == flipped.sha256()
+    assert (inherited.data_sha256, inherited.sections) == (labelled.sha256(), "0:3")
+    caplog.clear()
+    fit(
+        labelled,
+        tmp_path / "3",
+        **settings,
+        train=train_config(hold_out_start=0),
+        inputs=Inputs(init=str(again)),
+    )
+    assert (
+        "has seen sections 0:3 of this stack in training, so the scores on sections 0:1 are of seen"
+        in caplog.text
+    )
 
 
 def test_a_start_that_is_not_there_is_an_error_before_any_folder(labelled, network, train_config, tmp_path):

@@ -213,7 +213,7 @@ def test_a_start_that_has_seen_what_a_list_holds_out_is_named(network, train_con
     first = fit(cut.fold(0)[0], tmp_path / "first", train=train, **parts)
     with caplog.at_level("WARNING", "isbi_train"):
         cross_validate(cut, tmp_path / "run", only=1, inputs=Inputs(init=str(first)), **parts)
-    (said,) = [line for line in caplog.messages if "was trained on sections" in line]
+    (said,) = [line for line in caplog.messages if "in training, so the scores" in line]
     assert said.endswith("sections 2:4 of fly, so the scores on sections 2:4 are not of unseen ones")
 
 

@@ -69,6 +69,19 @@ def test_smoothing_is_strongest_beside_a_border_and_fades():
     assert (smoothing(np.ones((4, 4), bool), 0.4, 2.0) == 0).all()
 
 
+def test_no_border_runs_along_what_nobody_knows():
+    cell_YX = np.arange(20)[None].repeat(5, 0) < 10
+    ignored_YX = np.arange(20)[None].repeat(5, 0) >= 12
+    known = smoothing(cell_YX, 0.4, 2.0)
+    np.testing.assert_array_equal(smoothing(cell_YX, 0.4, 2.0, ignored_YX)[:, :12], known[:, :12])
+    assert (smoothing(cell_YX, 0.4, 2.0, ~cell_YX) == 0).all()
+    beside_ignored = smoothing(np.ones_like(cell_YX) & (np.arange(20) > 3), 0.4, 2.0, ignored_YX)
+    assert beside_ignored[0, 11] < 1e-3 < beside_ignored[0, 4]
+    config = TrainConfig(label_smoothing=0.4)
+    found = target_maps(cell_YX[None], config, ignored_ZYX=~cell_YX[None])
+    assert (found[0, 1] == 1).all()
+
+
 @few
 @given(
     seed=st.integers(0, 1000),

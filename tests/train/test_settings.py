@@ -113,6 +113,18 @@ def test_the_released_recipe_is_what_the_released_checkpoint_was_trained_with():
         ("[inputs]\nteachers = 'a'", r"inputs\.teachers is 'a'; expected a list of strings"),
         ("[inputs]\nlabels_are = 'x'", r"\[inputs\] labels_are 'x' is not one of"),
         ("[inputs.sha256]\nimages = 3", r"inputs\.sha256 is .*; expected a table of strings"),
+        (
+            "[augment]\nelastic_px = 1e30",
+            r"augment\.elastic_px is 1e\+30; expected a finite number of at most 53",
+        ),
+        ("[augment]\ndefocus_px = 1e9", r"\[augment\] defocus_px 1e\+09 is larger than 10000"),
+        ("[augment]\nscale_min = 1e-9", r"\[augment\] scale_min 1e-09 is not within \[0\.01, 100\]"),
+        ("[train]\nborder_sigma_px = 1e12", r"\[train\] border_sigma_px 1e\+12 is larger than 10000"),
+        ("[train]\ncrop = 4611686018427387", r"\[train\] crop .* is above 16384"),
+        (
+            "[train]\nsteps = 9007199254740993",
+            r"train\.steps is .*; expected a whole number of at most 53 bits",
+        ),
         ("[train", "not a TOML file"),
         ("[train]\nepochs = 1\nepochs = 2", "not a TOML file"),
     ],
@@ -154,7 +166,7 @@ UNREADABLE = [
         "0x" + "f" * 5000,
         "augment.noise is larger than can be shown; expected a finite number",
     ),
-    ("train.epochs", "1" * 400, "train.epochs is 111.*; expected a whole number of 64 bits"),
+    ("train.epochs", "1" * 400, "train.epochs is 111.*; expected a whole number of at most 53 bits"),
     ("inputs.teachers", "[" * 5000 + "]" * 5000, "brackets are nested too deeply to be read"),
 ]
 
