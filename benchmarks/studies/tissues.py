@@ -22,6 +22,8 @@ from isbi_infer.errors import UsageError
 from isbi_infer.files import replacing
 from isbi_infer.terminal import exit_codes
 
+from .groups import add_group, named
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -239,6 +241,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--store", action="store_true", help="write benchmarks/results/ from all that is in --out"
     )
+    add_group(found)
     return found
 
 
@@ -277,7 +280,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             stacks = {stack.name: stack.facts["sha256"] for stack in data.stacks}
             found = {"rows": summed_up(trials), "trials": trials, "stacks": stacks}
-            print(store(NAME, found, {"recipe": RECIPE, "pixel_size_nm": settings.inputs.resample_nm}))
+            print(
+                store(
+                    named(NAME, asked.group),
+                    found,
+                    {"recipe": RECIPE, "pixel_size_nm": settings.inputs.resample_nm},
+                )
+            )
 
 
 def _say(trial: dict[str, Any]) -> None:

@@ -47,12 +47,39 @@ def test_trainings_of_different_length_are_no_seeds_of_one():
     assert [row["v_rand_thin"] for row in rows] == pytest.approx([0.9, 0.5])
 
 
+def recorded(rows, trials):
+    measured = {"rows": rows, "trials": trials}
+    machine = {"cpu": "a processor", "cores": 2, "memory_gib": 8.0}
+    facts = {
+        "machine": machine,
+        "versions": {},
+        "measured_at": "2026-01-01",
+        "file": "x-tissues.json",
+        "name": "tissues",
+    }
+    return {"measured": measured, **facts}
+
+
 def tabled(rows, trials):
     """Return the lines of the table alone."""
-    measured = {"rows": rows, "trials": trials}
-    machine = {"processor": "a processor", "cores": 2, "memory_gib": 8.0}
-    record = {"measured": measured, "machine": machine, "versions": {}, "date": "2026-01-01", "name": "x"}
-    return list(takewhile(bool, tissues_table({"tissues": record})))
+    return list(takewhile(bool, tissues_table({"tissues": recorded(rows, trials)})))
+
+
+def test_of_groups_that_hold_the_same_training_the_one_of_more_seeds_is_tabled():
+    groups = {
+        "tissues": [trial(seed=1, rand=0.9), trial("basicunet", "b", seed=1, rand=0.5)],
+        "tissues-again": [trial("basicunet", "b", seed=seed, rand=0.7) for seed in (1, 2)],
+    }
+    lines = list(
+        tissues_table({name: recorded(tissues.summed_up(found), found) for name, found in groups.items()})
+    )
+    assert [[*line.split(" | ")[:4], line.split(" | ")[5]] for line in takewhile(bool, lines[2:])] == [
+        ["| EM", "all", "a", "0.9000", "1"],
+        ["| EM", "all", "b", "0.9000", "1"],
+        ["| BASICUNET", "all but b", "a", "0.7000 ± 0.0000", "2"],
+        ["| BASICUNET", "all but b", "**b**", "0.7000 ± 0.0000", "2"],
+    ]
+    assert sum("a processor" in line for line in lines) == 2
 
 
 def test_the_table_marks_what_was_left_out_and_says_the_spread():
