@@ -63,7 +63,7 @@ def check_apart(
         identity = _identity(target)
         if identity in parts:
             raise UsageError(f"{shown} is {parts[identity]}")
-        if not target.suffix and target.is_file() and (around := _nearest(target, folders)):
+        if not target.suffix and os.path.isfile(target) and (around := _nearest(target, folders)):
             raise UsageError(f"{shown} is a file of the input {around}; choose another output")
         if identity in written:
             raise UsageError(

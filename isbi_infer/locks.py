@@ -22,7 +22,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,8 +35,23 @@ _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # the file is written to: a link in it
 # Above a minute, for that long may a client of NFS see old times of change.
 _LEASE_S = 120.0
 
-_held: set[Path] = set()
+_held: dict[Path, int | None] = {}  # and the descriptor that each is held by, where it is no lease
 _guard = threading.Lock()
+
+
+def _forget() -> None:
+    """Leave what is held to the parent, in a process that was forked off: else it would last as long as either."""
+    global _guard
+    _guard = threading.Lock()  # which a thread of the parent may have held
+    descriptors = [descriptor for descriptor in _held.values() if descriptor is not None]
+    _held.clear()
+    for descriptor in descriptors:
+        with suppress(OSError):
+            os.close(descriptor)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget)
 
 
 class LockedError(Exception):
@@ -53,15 +68,21 @@ class Lock:
         16 random hexadecimal digits, different for each lock ever held; also written into the lock's file.
     lease : SoftFileLease or None
         The stand-in for an operating system's lock, where the file system has none.
+    process : int
+        Number of the process that holds it.
     """
 
     token: str
     lease: SoftFileLease | None = None
+    process: int = field(default_factory=os.getpid)
 
     @property
     def lost(self) -> bool:
-        """Whether somebody else may hold it by now: only a lease can be lost, by a process that stood still."""
-        return self.lease is not None and self.lease.compromise is not None
+        """Whether somebody else may hold it by now: the parent of a process that was forked off while it was held.
+
+        A lease can also be lost by a process that stood still.
+        """
+        return self.process != os.getpid() or (self.lease is not None and self.lease.compromise is not None)
 
 
 @contextmanager
@@ -79,6 +100,7 @@ def locked(path: Path, shown: str | os.PathLike[str]) -> Iterator[Lock]:
     Yields
     ------
     Lock
+        A process that is forked off meanwhile does not hold it, and leaves it alone.
 
     Raises
     ------
@@ -90,7 +112,8 @@ def locked(path: Path, shown: str | os.PathLike[str]) -> Iterator[Lock]:
     with _guard:
         if path in _held:
             raise LockedError("in this process")
-        _held.add(path)
+        _held[path] = None
+    process = os.getpid()
     try:
         token = secrets.token_hex(8)
         try:
@@ -100,11 +123,14 @@ def locked(path: Path, shown: str | os.PathLike[str]) -> Iterator[Lock]:
                 raise
             reason = error.strerror
         else:
+            _held[path] = descriptor
             try:
                 _write_record(descriptor, token)
                 yield Lock(token)
             finally:
-                _release(descriptor, path)
+                if os.getpid() == process:
+                    _held[path] = None
+                    _release(descriptor, path)
             return
         log.warning(
             "%s: the file system has no locks (%s); a claim that expires is used in their place",
@@ -114,8 +140,9 @@ def locked(path: Path, shown: str | os.PathLike[str]) -> Iterator[Lock]:
         with _leased(path.with_suffix(".lease"), shown) as lease:
             yield Lock(token, lease)
     finally:
-        with _guard:
-            _held.discard(path)
+        if os.getpid() == process:
+            with _guard:
+                _held.pop(path, None)
 
 
 def _lock_file(path: Path, shown: str | os.PathLike[str]) -> int:

@@ -29,6 +29,8 @@ Field: TypeAlias = NDArray[np.float32]
 Cells: TypeAlias = NDArray[np.int32]
 Random: TypeAlias = np.random.Generator
 
+_LARGEST = 2**14  # px along a side
+_MOST = 2**32  # px of a stack, as many as a TIFF holds
 _MARGIN = 110  # neurites are packed beyond the section too, so that its edges look like its middle
 _WARPS = (
     (45.0, 22.0, 20.0),
@@ -47,7 +49,7 @@ def synthetic_stack(
     sections : int
         Number of sections 50 nm apart, at least 1; a shorter stack is the beginning of a longer one.
     height, width : int
-        Size of a section in pixels of 4 nm, at least 32.
+        Size of a section in pixels of 4 nm, 32 to 16384.
     seed : int
         Equal arguments make equal stacks; not negative.
 
@@ -68,6 +70,14 @@ def synthetic_stack(
         raise UsageError(f"sections is {sections}; a stack has at least 1")
     if min(height, width) < 32:
         raise UsageError(f"a section of {height}x{width} pixels is too small; pass at least 32x32")
+    if max(height, width) > _LARGEST:
+        raise UsageError(
+            f"a section of {height}x{width} pixels is too large; pass at most {_LARGEST}x{_LARGEST}"
+        )
+    if sections * height * width >= _MOST:
+        raise UsageError(
+            f"{sections} sections of {height}x{width} pixels are too many for a TIFF; pass fewer"
+        )
     if seed < 0:
         raise UsageError(f"seed is {seed}; pass 0 or more")
     tissue = _Tissue.grow(np.random.default_rng([seed, 0]), (height, width))
@@ -286,12 +296,17 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in (("sections", 8), ("size", 512), ("seed", 2012)):
         parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"default {value}")
     asked = parser.parse_args(argv)
-    from isbi_infer.files import replacing
+    from isbi_infer.conflicts import check_apart
+    from isbi_infer.files import check_writable, replacing
     from isbi_infer.terminal import exit_codes
 
     with exit_codes("isbi-infer sample"):
         import tifffile
 
+        outputs = [("the stack", asked.out)] + ([("--labels", asked.labels)] if asked.labels else [])
+        check_apart(outputs, [])
+        for _, path in outputs:
+            check_writable(path)
         resolution = (1000 / PIXEL_NM, 1000 / PIXEL_NM)
         metadata = {"spacing": SECTION_NM / 1000, "unit": "um", "axes": "ZYX"}
         stacks = synthetic_stack(asked.sections, asked.size, asked.size, seed=asked.seed)

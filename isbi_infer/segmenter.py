@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import count
 from math import ceil
 from pathlib import Path
 from types import TracebackType
@@ -22,10 +20,11 @@ from isbi_infer.errors import ImageError, UsageError
 from isbi_infer.files import check_writable
 from isbi_infer.model.contract import ModelContract
 from isbi_infer.model.devices import PrecisionName, ProviderName
+from isbi_infer.model.held import HeldModel, check_same_file
 from isbi_infer.model.opening import OpenModel, open_model
-from isbi_infer.pixels.greyscale import greyscale
+from isbi_infer.pixels.greyscale import greyscale, own_section
 from isbi_infer.pixels.probability import Emit, OutputDtype, check_encoding, encode
-from isbi_infer.plan.deciding import backend_of, plan_run, record_source
+from isbi_infer.plan.deciding import backend_of, check_source, plan_run, record_array, record_source
 from isbi_infer.plan.memory import parse_bytes
 from isbi_infer.plan.run import RunPlan, SourceRecord, Wishes
 from isbi_infer.plan.summary import Estimate, RunSummary
@@ -102,6 +101,8 @@ class Segmenter:
         If the runtime or the device is missing.
     ModelError
         If the model cannot be trusted.
+    ResourceError
+        If memory, or what `memory` allows, is too little for the smallest tile.
     UsageError
         If an argument is invalid.
 
@@ -138,8 +139,7 @@ class Segmenter:
             pixel_size=pixel_size,
             tta=tta,
         )
-        self._opened: OpenModel | None = open_model(model, provider, precision, pixels)
-        self._process = os.getpid()
+        self._held = HeldModel(open_model(model, provider, precision, pixels))
         self.contract: ModelContract = self._model.contract
         self.model_sha256 = self._model.sha256
         self.provider = self._model.backend.device.name
@@ -149,16 +149,7 @@ class Segmenter:
 
     @property
     def _model(self) -> OpenModel:
-        """The open model; opened again in a process that was forked off, where a runtime has lost its threads."""
-        if self._opened is None:
-            raise UsageError("this Segmenter is closed; make another one")
-        if self._process != os.getpid():
-            self._inherited = self._opened  # which is not closed here: that would wait for those threads
-            model, *_, pixels = self._arguments
-            self._opened = open_model(model, self.provider, self.precision, pixels)
-            self._process = os.getpid()
-            _check_same_file(model, self._opened.sha256, self.model_sha256)
-        return self._opened
+        return self._held.model
 
     def plan(self, shape: tuple[int, ...], *, emit: Emit = "cell", dtype: OutputDtype = "float32") -> RunPlan:
         """Plan a run over an array.
@@ -179,12 +170,10 @@ class Segmenter:
         ------
         ResourceError
             If there is not enough memory for the smallest tile.
+        UsageError
+            If an argument is invalid.
         """
-        sections = shape[0] if len(shape) == 3 else 1
-        record = SourceRecord(
-            name="array", sections=sections, shape=(shape[-2], shape[-1]), dtype=self.contract.input_dtype
-        )
-        return self._plan(record, emit, dtype)
+        return self._plan(record_array(shape, self.contract.input_dtype), emit, dtype)
 
     def plan_source(
         self,
@@ -224,6 +213,7 @@ class Segmenter:
         block: tuple[int, int, int] | None = None,
         computed: int | None = None,
     ) -> RunPlan:
+        check_encoding(emit, dtype)
         if (side := self._wishes.pixel_size) is not None:  # of the result, too
             record = replace(record, pixel_size=with_side(record.pixel_size, side))
         return plan_run(
@@ -248,13 +238,17 @@ class Segmenter:
         """
         return nearest_level(source, None if self._wishes.pixel_size else self.contract.pixel_size_nm)
 
-    def estimate(self, work: RunPlan | tuple[int, int, int]) -> Estimate:
+    def estimate(self, work: RunPlan | tuple[int, ...]) -> Estimate:
         """Return what a run would take; one batch is computed to time it.
 
         Parameters
         ----------
-        work : RunPlan or (int, int, int)
-            From `plan` or `plan_source`, or the shape (Z, Y, X) of a stack, in pixels.
+        work : RunPlan or tuple of int
+            From `plan` or `plan_source`, or the shape of a section (Y, X) or stack (Z, Y, X), in pixels.
+
+        Returns
+        -------
+        Estimate
         """
         plan = work if isinstance(work, RunPlan) else self.plan(work)
         backend = backend_of(plan, self._model.backend)
@@ -283,23 +277,28 @@ class Segmenter:
         ----------
         image : array_like of integer or floating dtype, shape (Y, X) or (Z, Y, X)
             Grey values, all finite; each section is normalised on its own. What a masked array masks is canvas: it does
-            not count, and comes out as 0.
+            not count, and comes out as membrane.
         emit : {"cell", "membrane"}
-            What 1 means.
+            What 1 means. Membrane, and with it canvas, is 0 with "cell" and 1 with "membrane".
         dtype : {"float32", "uint8"}
             "uint8" returns round(255 p).
         progress : callable, optional
-            Called with the tiles done and their total after each of them; what it raises ends the run at once.
+            Called with the tiles done and their total after each of them; what it raises ends the run at once. Only a
+            StopIteration arrives as RuntimeError, as out of any generator.
 
         Returns
         -------
         ndarray of `dtype`, same shape
-            Probability that a pixel is cell interior, in [0, 1]; 0 is membrane.
+            Probability p of what `emit` names, in [0, 1]; with "uint8" round(255 p), in [0, 255].
 
         Raises
         ------
         ImageError
             If the array is no greyscale section or stack.
+        ResourceError
+            If there is not enough memory for the smallest tile.
+        UsageError
+            If `emit` or `dtype` is unknown, or the Segmenter is closed.
         """
         check_encoding(emit, dtype)
         array = greyscale(image)
@@ -326,25 +325,38 @@ class Segmenter:
         Parameters
         ----------
         sections : iterable of array_like of integer or floating dtype, shape (Y, X)
-            Each as in a call. Iterated in a thread of its own, a few sections ahead of what is taken.
+            Each as in a call. Iterated in a thread of its own, a few sections ahead of what is taken. Each is copied,
+            so that they may be one array that is filled again and again.
         emit, dtype : str
             As in a call.
 
         Returns
         -------
         iterator of ndarray of `dtype`, shape (Y, X)
-            Probability of cell interior, in [0, 1]. Closing it ends its threads. ImageError, after the results
-            of the sections before it, where one is no greyscale section or of another shape.
+            Probability of what `emit` names, as in a call. Closing it ends its threads. It raises what `sections`
+            raises, or ImageError where a section is no greyscale section or of another shape, after the results of
+            those before it; UsageError in a process that was forked off since it began.
+
+        Raises
+        ------
+        ImageError
+            If `sections` yields nothing one by one.
+        UsageError
+            If `emit` or `dtype` is unknown.
         """
         check_encoding(emit, dtype)
         if isinstance(sections, str | Path):
             raise ImageError(f"{sections}: expected sections one by one; use segment_file for a path")
-        return self._stream(sections, emit, dtype)
+        try:
+            each = iter(sections)
+        except TypeError as error:
+            raise ImageError(f"expected sections one by one, found {type(sections).__name__}") from error
+        return self._stream(each, emit, dtype)
 
     def _stream(
-        self, sections: Iterable[npt.ArrayLike], emit: Emit, dtype: OutputDtype
+        self, sections: Iterator[npt.ArrayLike], emit: Emit, dtype: OutputDtype
     ) -> Generator[npt.NDArray[Any], None, None]:
-        waiting = map(_section, count(), sections)
+        waiting = (own_section(z, section) for z, section in enumerate(sections))
         first_YX = next(waiting, None)
         if first_YX is None:
             return
@@ -450,6 +462,7 @@ class Segmenter:
             If the output is the input, or an argument is unknown.
         """
         check_encoding(emit, dtype)
+        _check_path("output", output)
         check_output(output)
         chunked = is_chunked_output(output)
         if options is not None and not chunked and options != VolumeOptions(resume=options.resume):
@@ -473,6 +486,7 @@ class Segmenter:
                     plan=plan,
                     findings=findings,
                 )
+        check_source(stack)
         check_not_input(output, stack.name)
         started = time.perf_counter()
         options = options or VolumeOptions()
@@ -593,6 +607,7 @@ class Segmenter:
         UsageError
             If source, model or settings are not those of the result.
         """
+        _check_path("result", result)
         plan = plan_of(result)
         now = self.plan_source(
             source,
@@ -611,7 +626,7 @@ class Segmenter:
 
     def close(self) -> None:
         """Release the model; a closed Segmenter computes no more."""
-        self._opened = None
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -631,27 +646,14 @@ class Segmenter:
         return _segmenter, (self.model_sha256, *self._arguments)
 
 
-def _section(z: int, section: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Return a greyscale section of a stream; ImageError, with its number, where it is something else."""
-    try:
-        array = greyscale(section)
-    except ImageError as error:
-        raise ImageError(f"section {z}: {error}") from error
-    if array.ndim != 2:
-        raise ImageError(f"section {z}: expected two axes (Y, X), found shape {array.shape}")
-    return array
+def _check_path(what: str, path: object) -> None:
+    if not isinstance(path, str | Path):
+        raise UsageError(f"{what} is given as {type(path).__name__}; expected a path")
 
 
 def _segmenter(sha256: str, model: str | Path | None, *arguments: Any) -> Segmenter:
     """Open a model again, in another process or for a copy."""
     names = ("provider", "tile", "batch", "memory", "halo", "precision", "pixel_size", "tta", "pixels")
     segmenter = Segmenter(model, **dict(zip(names, arguments, strict=True)))
-    _check_same_file(model, segmenter.model_sha256, sha256)
+    check_same_file(model, segmenter.model_sha256, sha256)
     return segmenter
-
-
-def _check_same_file(model: str | Path | None, found: str, expected: str) -> None:
-    if found != expected:
-        raise UsageError(
-            f"{model or 'the released model'} is not the file that it was: sha256 {found}, was {expected}"
-        )

@@ -7,6 +7,8 @@ import { mirrored } from "./tiles.js";
 
 const TAIL = 0.05; // of the pixels below the lower quantile, and as many above the upper one
 const FENCE = 2; // distances of the quantiles
+const HOT = 0.001; // of the pixels that may be hot or dead; more of them are looked at again
+const TAIL_GOES_ON = 0.02; // of what lies beyond fences that fences twice as far away take in, if it is tissue
 const BINS = 2 ** 16 + 2;
 const ENOUGH_BINS = 2 ** 10; // between the fences
 const LEAST = 16 ** 2; // pixels of a section that can be called blank
@@ -180,7 +182,15 @@ function fences({ first, width, counts, below, above }) {
   if (lower < 0) lower = last;
   if (upper < 0) upper = last;
   if (lower === upper) return [-Infinity, Infinity];
-  const reach = FENCE * (upper - lower);
+  const beyond = (reach) => {
+    const [start, stop] = [Math.max(Math.ceil(lower - reach), 0), Math.min(Math.floor(upper + reach), last)];
+    return all - sum(counts.subarray(start, stop + 1));
+  };
+  let [reach, few] = [FENCE * (upper - lower), HOT * all];
+  for (let left = beyond(reach); left > few; left = beyond(reach)) {
+    if (left - beyond(2 * reach) < TAIL_GOES_ON * left) break;
+    [reach, few] = [2 * reach, 0]; // now it is known to be tissue
+  }
   return [(first + lower - reach) * width, (first + upper + reach) * width];
 }
 

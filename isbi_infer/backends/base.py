@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.backends.device import Arithmetic, Device
+from isbi_infer.backends.forks import leave_to_this_process
 from isbi_infer.errors import IsbiError, ModelError, ResourceError
 
 __all__ = ["CONTRACT_KEY", "Arithmetic", "Backend", "Device", "Pixels", "Stop"]
@@ -61,6 +62,11 @@ class Backend(ABC):
     outputs: list[str]
     version: str
     file: str = ""
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:  # noqa: D102  # copies are made by it, too
+        backend = super().__new__(cls)
+        leave_to_this_process(backend)
+        return backend
 
     @contextmanager
     def naming(self) -> Iterator[None]:

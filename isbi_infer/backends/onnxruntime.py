@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -25,13 +27,17 @@ _OUT_OF_MEMORY = ("bfc_arena", "bad allocation")
 _NOWHERE = str(Path(__file__) / "nowhere")
 # Where in its own source onnxruntime found something wrong, and what it calls that.
 _PLACE = re.compile(r"(\[ONNXRuntimeError\] : \d+ : \w+ : )?/\S+\.(?:h|cc|cpp|cu):\d+ .*?\) (?=[A-Z])")
-_PRELOADING = threading.Lock()
+_IMPORTING, _PRELOADING = threading.Lock(), threading.Lock()
+_WITHOUT_TELEMETRY = "ORT_DISABLE_TELEMETRY"  # which it looks at once, while it is imported
 _SHAPES_KEPT = 2  # each holds memory of the device for its inputs and its result
 _Bound = tuple[Any, dict[str, Any], Any]  # a binding, and the inputs and the result that it binds
 
 
 def import_onnxruntime(wheels: tuple[str, ...]) -> Any:
-    """Import onnxruntime, or raise DependencyError with one line on why it cannot be used.
+    """Import onnxruntime without its telemetry, or raise DependencyError with one line on why it cannot be used.
+
+    From 1.29 on it tells its makers which models run, from a thread that makes the end of a forked process hang, unless
+    a variable of the environment forbids it: that is set for as long as the import takes, where the user has not.
 
     Parameters
     ----------
@@ -46,14 +52,27 @@ def import_onnxruntime(wheels: tuple[str, ...]) -> Any:
             f"pip uninstall -y {' '.join(installed)} && pip install 'isbi-infer[{keep}]'"
         )
     try:
-        import onnxruntime
+        return _import_silently()
     except ImportError as error:
         if is_lack_of_memory(error):
             raise ResourceError("not enough memory to load onnxruntime; free some") from error
         raise DependencyError(
             "onnxruntime is not installed; run: pip install 'isbi-infer[cpu]' (or 'isbi-infer[gpu]' for CUDA)"
         ) from error
-    return onnxruntime
+
+
+def _import_silently() -> Any:
+    with _IMPORTING:
+        ours = "onnxruntime" not in sys.modules and _WITHOUT_TELEMETRY not in os.environ
+        if ours:
+            os.environ[_WITHOUT_TELEMETRY] = "1"
+        try:
+            import onnxruntime
+
+            return onnxruntime
+        finally:
+            if ours:
+                del os.environ[_WITHOUT_TELEMETRY]
 
 
 def preload_libraries(onnxruntime: Any) -> list[str]:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import re
 import sys
 import threading
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,7 @@ import numpy.typing as npt
 from isbi_infer.backends.base import CONTRACT_KEY, Arithmetic, Backend, Device, Pixels, Stop
 from isbi_infer.backends.compiled_cache import read_compiled, write_compiled
 from isbi_infer.backends.cores import available_cores, processor_kind, processor_name
+from isbi_infer.backends.forks import leave_to_this_process
 from isbi_infer.backends.wheels import installed_wheels
 from isbi_infer.errors import DependencyError, ModelError, ResourceError
 from isbi_infer.headroom import check_headroom, has_headroom, is_lack_of_memory, says_lack_of_memory
@@ -243,6 +246,8 @@ class OpenVinoModel(Backend):
             return self._fixed[shape]
 
     def _compiled(self, shape: tuple[int, ...]) -> Any:
+        threads = _threads_of(self._core, self._openvino, self._settings)
+        threads.free()
         statistics = [(*shape[:2], 1, 1)] * (len(self.inputs) - 1)
         key = {
             "model": self._digest,
@@ -256,6 +261,7 @@ class OpenVinoModel(Backend):
         if kept is not None:
             try:
                 compiled = self._core.import_model(kept, _DEVICE, self._settings)
+                threads.used_by(compiled)
                 self._prove(compiled)
             except (RuntimeError, DependencyError) as error:  # of another processor
                 log.debug("a compiled model from the cache cannot be used: %s", error)
@@ -266,6 +272,7 @@ class OpenVinoModel(Backend):
             compiled = self._core.compile_model(self._model, _DEVICE, self._settings)
         except RuntimeError as error:
             raise self._failure(error, f"compile the model for a batch of shape {shape}") from error
+        threads.used_by(compiled)
         self._prove(compiled)
         write_compiled(key, compiled.export_model().getvalue())
         return compiled
@@ -324,6 +331,58 @@ class _FixedShape:
                 yield request
             finally:
                 self._idle.append(request)
+
+
+class _Threads:
+    """The threads that OpenVINO makes for compiled models of some settings, and keeps for later ones.
+
+    A forked process would be handed them for a model of its own, where they are no more, and wait for ever. So none is
+    left over at the moment of a fork: what no model uses any more is taken by models that do nothing.
+    """
+
+    def __init__(self, core: Any, openvino: Any, settings: dict[str, Any]) -> None:
+        self._core, self._openvino, self._settings = core, openvino, settings
+        self._users: WeakSet[Any] = WeakSet()
+        self._most = 0
+        self._taken: list[Any] = []
+
+    def used_by(self, compiled: Any) -> None:
+        """Note a compiled model that has threads."""
+        self._users.add(compiled)
+        self._most = max(self._most, len(self._users))
+
+    def take(self) -> None:
+        """Take what is left over."""
+        operators = self._openvino.opset8
+        for _ in range(self._most - len(self._users)):
+            x = operators.parameter([1])
+            nothing = self._core.compile_model(
+                self._openvino.Model([operators.relu(x)], [x]), _DEVICE, self._settings
+            )
+            leave_to_this_process(nothing)
+            self._taken.append(nothing)
+            self.used_by(nothing)
+
+    def free(self) -> None:
+        """Leave it to the model that comes next."""
+        self._taken.clear()
+
+
+_threads: dict[tuple[Any, ...], _Threads] = {}
+
+
+def _threads_of(core: Any, openvino: Any, settings: dict[str, Any]) -> _Threads:
+    return _threads.setdefault(tuple(settings.values()), _Threads(core, openvino, settings))
+
+
+def _take_all_threads() -> None:
+    for threads in list(_threads.values()):
+        with contextlib.suppress(RuntimeError):  # for lack of memory
+            threads.take()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_take_all_threads)
 
 
 @contextmanager
@@ -395,6 +454,7 @@ def _import_silently() -> Any:
 @functools.cache
 def _core_of(openvino: Any) -> Any:
     core = openvino.Core()
+    leave_to_this_process(core)
     core.get_property(_DEVICE, "FULL_DEVICE_NAME")  # which loads the plugin
     check_headroom("the threads of openvino; use --provider cpu, which takes less")
     return core

@@ -81,7 +81,8 @@ class TorchScriptSession(Backend):
         self._module, self._twice_below = module, 0.0
         stride, channels = _stride_and_channels(document)
         if device.kind == "cpu":
-            with _loading():
+            # One thread here, too: OpenMP's, once there are any, make the next one in a forked process wait for ever.
+            with _loading(), _one_thread():
                 self._module = torch.jit.optimize_for_inference(module)
             self._twice_below = _NATIVE_BELOW * stride**2 / _fewest_upsampled(self._module)
         else:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from isbi_infer.cli.request import Request
+from isbi_infer.cli.request import LABEL_SUFFIXES, Request
 from isbi_infer.errors import OutputError, UsageError
 
 _IDS = "ids of cells"  # in what is stored with labels
@@ -29,7 +31,8 @@ def check_files(
     Raises
     ------
     UsageError
-        As by `isbi_infer.conflicts.check_apart`; and if ids would replace what isbi-infer has not written.
+        As by `isbi_infer.conflicts.check_apart`; and if ids would replace what isbi-infer has not written, or their
+        table that of other ids.
     """
     from isbi_infer.conflicts import check_apart
     from isbi_infer.neurons.measurements import table_of
@@ -54,12 +57,34 @@ def _check_own(labels: Path) -> None:
     table = table_of(labels)
     own = {labels: _is_volume_of_ids if is_chunked_output(labels) else _is_tiff_of_ids, table: _is_table}
     for path, is_own in own.items():
-        if path.exists() and not is_own(path):
+        if os.path.exists(path) and not is_own(path):
             what = "its table" if path == table else "ids"
             raise UsageError(
                 f"{path}: isbi-infer has not written this file, and --labels would replace it by {what}; name "
                 "another one, or move this one away (annotations to score against are named with --label)"
             )
+    for other in _others_with(table, labels):
+        raise UsageError(
+            f"{labels}: its table would be {table}, which is that of {other}; name --labels otherwise, or move "
+            f"{other.name} and {table.name} away"
+        )
+
+
+def _others_with(table: Path, labels: Path) -> Iterator[Path]:
+    """Yield ids of another name that are there and have this table, such as n.tiff or n.ome.zarr beside n.tif."""
+    from isbi_infer.neurons.measurements import table_of
+    from isbi_infer.volumes import is_chunked_output
+
+    with suppress(OSError):  # of a folder that is not there; `check_writable` says so
+        for path in sorted(labels.parent.iterdir()):
+            if path.suffix.lower() not in LABEL_SUFFIXES or table_of(path) != table:
+                continue
+            if is_chunked_output(path):
+                there = (path / "zarr.json").is_file() and _is_volume_of_ids(path)
+            else:
+                there = path.is_file() and _is_tiff_of_ids(path)
+            if there and not (labels.exists() and path.samefile(labels)):
+                yield path
 
 
 def _is_tiff_of_ids(path: Path) -> bool:
@@ -69,7 +94,7 @@ def _is_tiff_of_ids(path: Path) -> bool:
         with tifffile.TiffFile(path) as file:
             software = file.pages.first.software
     except Exception:  # whatever the parser of a file that is none of ours raises
-        return path.is_dir()  # `check_writable` refuses it: no file takes the place of a folder
+        return os.path.isdir(path)  # `check_writable` refuses it: no file takes the place of a folder
     return software.startswith("isbi-infer ") and _IDS in software
 
 
@@ -77,7 +102,7 @@ def _is_volume_of_ids(path: Path) -> bool:
     from isbi_infer.run.volume import ATTRIBUTE
     from isbi_infer.volumes.zarr.unfinished import stored_attributes
 
-    if not (path / "zarr.json").is_file():
+    if not os.path.isfile(path / "zarr.json"):
         return True  # `Unfinished.check` refuses it: nothing but an OME-Zarr is replaced
     try:
         own = stored_attributes(path).get(ATTRIBUTE)
@@ -93,4 +118,4 @@ def _is_table(path: Path) -> bool:
         with path.open("rb") as file:
             return file.readline().strip() == ",".join(COLUMNS).encode()
     except OSError:
-        return path.is_dir()  # `check_writable` refuses it, too
+        return os.path.isdir(path)  # `check_writable` refuses it, too

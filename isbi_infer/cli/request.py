@@ -14,6 +14,12 @@ from isbi_infer.terminal.words import nearest
 COMMANDS = {"doctor": "isbi_infer.doctor", "models": "isbi_infer.catalogue", "verify": "isbi_infer.verify"}
 """What stands beside the command that segments, and the modules that hold it."""
 
+LABEL_SUFFIXES = (".tif", ".tiff", ".zarr")
+"""Of files of ids, in lower case."""
+
+_DIGITS = 9  # of a number in an option
+_SHOWN = 100  # characters of an option in a message
+
 if TYPE_CHECKING:
     from isbi_infer.report.after import Looks
     from isbi_infer.run.volume import VolumeOptions
@@ -75,7 +81,7 @@ def check_labels(
         raise UsageError(
             f"{labels}: labels of one stack, but there are {len(stacks)}; label one after the other"
         )
-    if labels.suffix.lower() not in (".tif", ".tiff", ".zarr"):
+    if labels.suffix.lower() not in LABEL_SUFFIXES:
         raise UsageError(
             f"{labels}: labels are written as TIFF or OME-Zarr; name it {labels.with_suffix('.tif')} or "
             f"{labels.with_suffix('.ome.zarr')}"
@@ -132,6 +138,12 @@ def volume_options(
 
 def _numbers(text: str | None, separator: str, count: int, option: str, example: str) -> list[int] | None:
     parts = [] if text is None else text.split(separator)
-    if text is not None and not (len(parts) == count and all(part.strip().isdecimal() for part in parts)):
-        raise UsageError(f"{option} {text} is invalid; expected {count} numbers, such as {option} {example}")
+    if text is not None and not (len(parts) == count and all(map(_is_number, parts))):
+        raise UsageError(
+            f"{option} {text[:_SHOWN]} is invalid; expected {count} numbers, such as {option} {example}"
+        )
     return [int(part) for part in parts] or None
+
+
+def _is_number(text: str) -> bool:
+    return text.strip().isdecimal() and len(text.strip()) <= _DIGITS

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from isbi_infer.neurons.labelling import LabelSink
     from isbi_infer.neurons.volume import VolumeLabels
     from isbi_infer.plan.run import RunPlan
+    from isbi_infer.run.volume import VolumeOptions
     from isbi_infer.segmenter import Segmenter
     from isbi_infer.volumes import Source
 
@@ -110,7 +111,7 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
                 *(labels.sinks if labels else ()),
                 *((watched.sink,) if watched else ()),
             ),
-            options=request.options,
+            options=_of_result(request, target),
             plan=watched.plan if watched else plan,
             findings=watched.findings if watched else None,
         )
@@ -125,7 +126,11 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
         unshown = tuple[str, ...]()
         if watched:
             progress.stage("drawing what there is to look at")
-            cells = opened.enter_context(open_source(request.labels)) if found and request.labels else None
+            cells = (
+                opened.enter_context(open_source(request.labels, grey=False))
+                if found and request.labels
+                else None
+            )
             unshown = watched.draw(
                 source,
                 summary,
@@ -156,6 +161,16 @@ def _segment(segmenter: Segmenter, source: Source, target: Path, request: Reques
         typer.echo(str(found))
     if scores:
         typer.echo(scoring.summary(scores))
+
+
+def _of_result(request: Request, target: Path) -> VolumeOptions | None:
+    """Return the options without --overwrite where it can only be for the labels: a TIFF is replaced in any case."""
+    from isbi_infer.volumes import is_chunked_output
+
+    options, labels = request.options, request.labels
+    if options is None or labels is None or is_chunked_output(target) or not is_chunked_output(labels):
+        return options
+    return replace(options, overwrite=False)
 
 
 def _not_yet(request: Request, *, scored: bool, labelled: bool) -> Iterator[str]:

@@ -24,7 +24,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from isbi_infer.backends.base import CONTRACT_KEY
-from isbi_infer.errors import ModelError
+from isbi_infer.errors import ModelError, UsageError
 from isbi_infer.model.file import read_model_file
 from isbi_infer.pixels.texture import Familiar
 
@@ -237,11 +237,27 @@ class ModelContract:
 def read_contract(content: bytes) -> ModelContract:
     """Read the contract of a whole ONNX or TorchScript file, and check that it belongs to its graph and weights.
 
+    Parameters
+    ----------
+    content : bytes
+        The whole file, as ``Path.read_bytes`` returns it.
+
+    Returns
+    -------
+    ModelContract
+
     Raises
     ------
     ModelError
         If the file is neither, has no contract, or either of them is damaged.
+    UsageError
+        If it is given as something other than bytes, such as its path.
     """
+    if not isinstance(content, bytes):
+        raise UsageError(
+            f"a contract is read from the bytes of a model file, found {type(content).__name__}; "
+            "pass Path(FILE).read_bytes()"
+        )
     file = read_model_file(content)
     return contract_of(file.metadata, file.digest)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import operator
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -97,6 +100,11 @@ def open_model(
     UsageError
         If the precision or the device is unknown, or the device does not compute in it.
     """
+    for what, name in (("provider", provider), ("precision", precision)):
+        if not isinstance(name, str):
+            raise UsageError(f"{what} is {name!r}; expected auto or a name")
+    if pixels is not None and not (isinstance(pixels, SupportsIndex) and operator.index(pixels) >= 0):
+        raise UsageError(f"pixels is {pixels!r}; expected a whole number, 0 or more")
     wanted = PRECISIONS.get(precision, precision)
     if wanted not in ("auto", *precision_names()):
         meant = did_you_mean(precision, precision_names())
@@ -122,11 +130,12 @@ def open_model(
     own = file.contract.precision
     if any(_fits(a, wanted, (own,)) for row in known for a in row.arithmetic):
         return _open_first(lambda _: file, {own}, known, provider, wanted, pixels)
-    sibling = _variant(path, file.contract, wanted)
-    if wanted == "auto" or sibling == path:
+    other = next((a.file for row in known for a in row.arithmetic if a.name == wanted), own)
+    if other == own:
         in_words = "" if wanted == "auto" else f" in {wanted}"
         raise UsageError(f"{path} is {PRECISIONS[own]}, which {provider} does not compute{in_words}")
-    return _open_variant(path, sibling, file.contract, provider, wanted)
+    variant = _read_variant(path, file.contract, other)
+    return _open_first(lambda _: variant, {other}, known, provider, wanted, pixels)
 
 
 def find_released(model: str | Path | None) -> ReleasedModel | None:
@@ -139,8 +148,12 @@ def find_released(model: str | Path | None) -> ReleasedModel | None:
     """
     if model is None:
         return default_model()
+    if not isinstance(model, str | os.PathLike):
+        raise UsageError(
+            f"the model is given as {type(model).__name__}; expected a path, or the name of a released model"
+        )
     path, known = Path(model), released_models()
-    if path.exists() and not (path.is_dir() and str(model) in known):
+    if os.path.exists(path) and not (os.path.isdir(path) and str(model) in known):
         return None
     if str(model) in known:
         return known[str(model)]
@@ -193,34 +206,36 @@ def _open_first(
                 failure = error
                 notes.append(f"{row.name} does not run this model ({error})")
                 continue
+            assert wanted in ("auto", opened.backend.arithmetic.name)
             return replace(opened, notes=(*opened.notes, *notes))
     raise failure or UsageError(
         f"{wanted} passed its gate on no device when the model was exported; name one with --provider to insist"
     )
 
 
-def _variant(path: Path, contract: ModelContract, wanted: str) -> Path:
+def _variant(path: Path, contract: ModelContract, precision: str) -> Path:
     """Name the file of another precision that stands beside one."""
     plain, raw = path.name.removesuffix(path.suffix), ""
     if contract.input_dtype == "uint8" and plain.endswith(".uint8"):
         plain, raw = plain.removesuffix(".uint8"), ".uint8"
     for short in PRECISIONS.values():
         plain = plain.removesuffix(f".{short}")
-    return path.with_name(plain + ("" if wanted == "fp32" else f".{wanted}") + raw + path.suffix)
+    return path.with_name(plain + ("" if precision == "fp32" else f".{precision}") + raw + path.suffix)
 
 
-def _open_variant(
-    path: Path, sibling: Path, contract: ModelContract, provider: str, wanted: str
-) -> OpenModel:
-    if not sibling.is_file():
+def _read_variant(path: Path, contract: ModelContract, wanted: str) -> _File:
+    """Read the file of another precision that stands beside one, and was made of the same checkpoint."""
+    short = PRECISIONS[wanted]
+    sibling = _variant(path, contract, short)
+    if not os.path.isfile(sibling):
         raise UsageError(
             f"{path} is {PRECISIONS[contract.precision]}, and there is no {sibling}; "
-            f"run isbi-export --precision {wanted} on its checkpoint, or leave --precision out"
+            f"run isbi-export --precision {short} on its checkpoint, or leave --precision out"
         )
-    variant = open_model(sibling, provider)
+    _, variant = _read_file(sibling)
     same = variant.contract.provenance.get("training") == contract.provenance.get("training")
-    if PRECISIONS[variant.contract.precision] != wanted or not same:
-        raise ModelError(f"{sibling}: is not the {wanted} variant of {path}; export both from one checkpoint")
+    if variant.contract.precision != wanted or not same:
+        raise ModelError(f"{sibling}: is not the {short} variant of {path}; export both from one checkpoint")
     return variant
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, OutputError, ResourceError, UsageError
-from isbi_infer.files import check_writable
+from isbi_infer.files import check_writable, replacing
 from isbi_infer.neurons.linking import Link, Nodes, linker
-from isbi_infer.neurons.measurements import Measurements, joined, measure_section, table_of, write_table
+from isbi_infer.neurons.measurements import Measurements, joined, measure_section, table_of, write_rows
 from isbi_infer.neurons.segments import segment_section
 from isbi_infer.pixels.probability import decode
 from isbi_infer.terminal import counted, require_packages
@@ -217,7 +217,8 @@ class LabelSink:
     Parameters
     ----------
     path : path
-        The TIFF of labels; the table stands beside it, as .csv. Both appear when `finish` is called.
+        The TIFF of labels; the table stands beside it, as .csv. Both appear when `finish` is called, once both are
+        whole.
     like : StackInfo
         Of the input.
     labelling : Labelling
@@ -259,7 +260,7 @@ class LabelSink:
             # Without a name, so that nothing of it is left by a run that is killed.
             self._spool = self._resources.enter_context(tempfile.TemporaryFile(dir=self._path.parent))
         except OSError as error:
-            raise OutputError(f"{self._path}: no room for segments beside it ({error.strerror})") from error
+            raise self._no_room(error) from error
         return self
 
     @property
@@ -286,8 +287,15 @@ class LabelSink:
         self._parts.append(measure_section(labels_YX, self.sections))
         try:
             self._spool.write(labels_YX.data)
+            self._spool.flush()  # what is left in the buffer would fail where nobody expects it
         except OSError as error:
-            raise OutputError(f"{self._path}: no room for segments beside it ({error.strerror})") from error
+            raise self._no_room(error) from error
+
+    def _no_room(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self._path}: no room for segments beside it ({error.strerror}); free some space, raise the file-size "
+            "limit (ulimit -f), or choose another folder"
+        )
 
     def complete(self, result: str | Path) -> bool:
         """Take the sections from a result that was there already; return whether all were taken.
@@ -323,7 +331,9 @@ class LabelSink:
         ResourceError
             If there are more ids than labels can hold.
         OutputError
-            If they cannot be written; nothing half-written is left.
+            If they cannot be written; nothing half-written is left, and labels and table that were there stay.
+        BusyError
+            If another run writes labels or table; likewise.
         """
         like = self._like
         if self.sections != like.sections:
@@ -334,8 +344,10 @@ class LabelSink:
             self._linker.components(), np.concatenate([part.pixels for part in self._parts])
         )
         dtype = label_dtype(count, str(self._path))
-        notes = (*self._how.notes, *self._write_labels(ids, count, dtype))
-        write_table(self._table, joined(self._parts, ids, count), like.sections, like.pixel_size)
+        # The table is held and written first, so that whatever fails leaves those of before, which belong together.
+        with replacing(self._table) as table:
+            write_rows(table, joined(self._parts, ids, count), like.sections, like.pixel_size)
+            notes = (*self._how.notes, *self._write_labels(ids, count, dtype))
         if not count:
             notes += (
                 f"{self._path}: no cell in any section: no pixel is above the threshold {self._how.threshold:g} "
@@ -379,4 +391,5 @@ class LabelSink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._resources.close()
+        with suppress(OSError):  # what a full disk did not take is not needed any more
+            self._resources.close()

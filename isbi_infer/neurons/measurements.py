@@ -118,27 +118,28 @@ def table_of(labels: Path) -> Path:
 def write_table(
     path: str | os.PathLike[str], found: Measurements, sections: int, pixel_size: PixelSize | None
 ) -> None:
-    """Write one row for each id, as CSV with the columns `COLUMNS`.
+    """Write a table, see `write_rows`, which is put in place when it is whole; OutputError if it cannot be written."""
+    with replacing(path) as temporary:
+        write_rows(temporary, found, sections, pixel_size)
+
+
+def write_rows(path: Path, found: Measurements, sections: int, pixel_size: PixelSize | None) -> None:
+    """Write one row for each id, as CSV with the columns `COLUMNS`, and wait until they are on the disk.
 
     Parameters
     ----------
-    path : path
-        Replaced when the table is whole.
+    path : Path
+        Of the file.
     found : Measurements
         Of the ids.
     sections : int
         Of the stack.
     pixel_size : PixelSize or None
         Areas stay empty where it is not known, and volumes where the distance of sections is not.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
     """
     area = pixel_size.y_nm * pixel_size.x_nm / 1e6 if pixel_size else None
     volume = area * pixel_size.z_nm / 1e3 if area and pixel_size and pixel_size.z_nm else None
-    with replacing(path) as temporary, open(temporary, "w", encoding="ascii", newline="") as file:
+    with open(path, "w", encoding="ascii", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
         for i, pixels in enumerate(found.pixels.tolist()):
@@ -152,3 +153,5 @@ def write_table(
             table.writerow(
                 (i + 1, count, first, last, pixels, *sizes, *centre, int(found.edge[i]), int(ends))
             )
+        file.flush()
+        os.fsync(file.fileno())

@@ -6,6 +6,7 @@ all, so that labels that are cut off go on with what is there, and give the same
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import OutputError
+from isbi_infer.errors import ImageError, OutputError
 from isbi_infer.neurons.labelling import Labelling, probability_of_cell
 from isbi_infer.neurons.linking import Link, Links, linker
 from isbi_infer.neurons.measurements import Measurements, measure_section
@@ -145,6 +146,25 @@ class Pieces:
                 f"{self.folder}: the segments of section {z} went missing; run it again with --resume"
             )
         return labels_YX
+
+
+def digest_of(path: Path) -> bytes:
+    """Return the sha256 of a file, or of all files in a folder and their names; ImageError if one cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+            if file.is_file():
+                with open(file, "rb") as opened:
+                    content = hashlib.file_digest(opened, "sha256").digest()
+                digest.update(os.fsencode(file.relative_to(path)) + b"\0" + content)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+    return digest.digest()
+
+
+def digest_of_part(folder: Path, number: int) -> bytes:
+    """Return the digest of a numbered folder, such as those of shards of the same sections."""
+    return digest_of(folder / str(number))
 
 
 def keep(path: Path, write: Callable[[BinaryIO], None]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -38,13 +39,12 @@ from isbi_infer.neurons.labelling import (
 )
 from isbi_infer.neurons.linking import Links, linker
 from isbi_infer.neurons.measurements import joined, table_of, write_table
-from isbi_infer.neurons.pieces import Pieces, keep, memory_of_section
+from isbi_infer.neurons.pieces import Pieces, digest_of, digest_of_part, keep, memory_of_section
 from isbi_infer.plan.blocks import Layout
 from isbi_infer.plan.memory import available_memory
 from isbi_infer.run.cluster import Cluster, connected, local_workers
 from isbi_infer.run.volume import ATTRIBUTE
 from isbi_infer.terminal import counted
-from isbi_infer.volumes.opening import open_source
 from isbi_infer.volumes.protocol import Sink, StackInfo
 from isbi_infer.volumes.spread import Spread, in_turn
 from isbi_infer.volumes.zarr.unfinished import Unfinished, stored_attributes
@@ -171,18 +171,19 @@ class VolumeLabels:
         OutputError
             If they cannot be written; labels and table that are there stay as they are.
         """
-        work, plan = self._work, self._plan()
-        if self._resume and (found := self._finished(plan)):
-            if work.begun:  # what a run left that was killed while it cleaned up
-                with work.held((1, 1), overwrite=False):
-                    work.discard()
-            return found
+        work = self._work
         with ExitStack() as opened:
             spread: Spread = in_turn
             at_once = 1
             if self._cluster:
                 cluster = opened.enter_context(connected(self._cluster))
                 spread, at_once = cluster.spread, self._at_once(cluster)
+            plan = self._plan(spread)
+            if self._resume and (finished := self._finished(plan)):
+                if work.begun:  # what a run left that was killed while it cleaned up
+                    opened.enter_context(work.held((1, 1), overwrite=False))
+                    work.discard()
+                return finished
             notes, goes_on = self._what_of_begun(plan)
             opened.enter_context(work.held((1, 1), overwrite=not goes_on))
             work.agree(json.dumps(plan, sort_keys=True))
@@ -199,18 +200,26 @@ class VolumeLabels:
             work.complete(overwrite=self._overwrite or self._resume, whole=self._is_whole)
         return found
 
-    def _plan(self) -> dict[str, Any]:
+    def _digest_of_result(self, spread: Spread) -> str:
+        """Return a digest of all bytes of the result.
+
+        What it says of itself would not do: a result that was made again of changed pixels may say the same. Times of
+        change would not, for they are no part of equal bytes.
+        """
+        shards = self._result.absolute() / "0" / "c"
+        if not shards.is_dir():
+            return f"sha256 {digest_of(self._result).hex()}"
+        digest = hashlib.sha256(digest_of(self._result / "zarr.json"))
+        parts = dict(spread(partial(digest_of_part, shards), len(os.listdir(shards))))
+        for number in sorted(parts):
+            digest.update(parts[number])
+        return f"sha256 {digest.hexdigest()}"
+
+    def _plan(self, spread: Spread) -> dict[str, Any]:
         """Return what the labels depend on; equal ones are of the same bytes."""
         how = self._how
-        # It says of what, by which model and how: all that pixels depend on.
-        described = self._result / "zarr.json"
-        if described.is_file():
-            result = f"sha256 {hashlib.sha256(described.read_bytes()).hexdigest()}"
-        else:
-            with open_source(self._result) as source:
-                result = source.fingerprint()
         return {
-            "result": result,
+            "result": self._digest_of_result(spread),
             "shape": list(self._shape),
             "pixel_size": str(self._like.pixel_size),
             "threshold": how.threshold,

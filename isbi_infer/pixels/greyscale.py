@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isbi_infer.errors import ImageError
+from isbi_infer.errors import ImageError, IsbiError
+from isbi_infer.terminal import one_line
 
 _FEW = 4  # samples of a pixel; more pixels along Y and X than that, and a last axis of 3 or 4 is no X
 
@@ -33,9 +34,7 @@ def greyscale(image: npt.ArrayLike) -> npt.NDArray[Any]:
     """
     if isinstance(image, str | Path):
         raise ImageError(f"{image}: expected an array; use segment_file for a path")
-    if hasattr(image, "detach"):  # a torch tensor, perhaps with gradients, perhaps on a GPU
-        image = image.detach().cpu()
-    array: npt.NDArray[Any] = image if isinstance(image, np.ma.MaskedArray) else np.asarray(image)
+    array = image if isinstance(image, np.ma.MaskedArray) else _array(image)
     channels = array.shape[-1:] in ((3,), (4,))
     if (array.ndim == 4 and channels) or (array.ndim == 3 and channels and min(array.shape[:2]) > _FEW):
         axes = "(Y, X, C)" if array.ndim == 3 else "(Z, Y, X, C)"
@@ -56,3 +55,47 @@ def greyscale(image: npt.ArrayLike) -> npt.NDArray[Any]:
                 "canvas"
             )
     return array
+
+
+def own_section(z: int, section: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return one of many sections in memory of its own, since whoever yields them may fill theirs again.
+
+    Parameters
+    ----------
+    z : int
+        Its number, for messages.
+    section : array_like
+        As a caller has it; see `greyscale`.
+
+    Returns
+    -------
+    ndarray or masked array of integer or floating dtype, shape (Y, X)
+        A copy, with a copy of its mask.
+
+    Raises
+    ------
+    ImageError
+        If it is something else; the message names the section and what it looks like.
+    """
+    try:
+        array = greyscale(section)
+    except ImageError as error:
+        raise ImageError(f"section {z}: {error}") from error
+    if array.ndim != 2:
+        raise ImageError(f"section {z}: expected two axes (Y, X), found shape {array.shape}")
+    return array.copy()
+
+
+def _array(image: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return what becomes of anything else as an array."""
+    try:
+        if hasattr(image, "detach"):  # a torch tensor, perhaps with gradients, perhaps on a GPU
+            image = image.detach().cpu()
+        return np.asarray(image)
+    except (IsbiError, MemoryError):
+        raise
+    except Exception as error:  # anything may be raised here; StopIteration would end a stream
+        raise ImageError(
+            f"expected a greyscale section (Y, X) or stack (Z, Y, X), found {type(image).__name__} of which no array "
+            f"can be made ({one_line(error)})"
+        ) from error

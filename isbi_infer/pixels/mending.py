@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.pixels.canvas import Section
-from isbi_infer.pixels.normalise import Statistics, intensity_statistics
+from isbi_infer.pixels.normalise import IntensityStatistics, Statistics, intensity_statistics
+from isbi_infer.pixels.offsets import less
 from isbi_infer.pixels.statistics import SectionStatistics, section_statistics
 from isbi_infer.pixels.windows import Grid, Mask, Window
 
@@ -36,8 +37,11 @@ def normalising(pixels: Grid, statistics: SectionStatistics) -> Statistics:
     Returns
     -------
     Statistics
-        `statistics`, or the same without the rounding of a histogram, for floats of a section that is all tissue.
+        `statistics`, or the same without the rounding of a histogram, for floats of a section that is all tissue; of
+        grey values as `tissue_of` returns them.
     """
+    if statistics.offset:  # measured without that rounding already
+        return IntensityStatistics(statistics.mean, statistics.std)
     integers = pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= 2  # counted one by one
     if integers or statistics.canvas_YX is not None or statistics.outliers:
         return statistics
@@ -46,7 +50,10 @@ def normalising(pixels: Grid, statistics: SectionStatistics) -> Statistics:
 
 def normalising_section(section_YX: Section) -> Statistics:
     """Return the mean and standard deviation by which a whole section is normalised: those of its tissue."""
-    return normalising(section_YX, section_statistics(section_YX))
+    found = section_statistics(section_YX)
+    if found.offset:
+        return found
+    return normalising(section_YX, found)
 
 
 def tissue_of(section_YX: Section, statistics: SectionStatistics) -> Section:
@@ -61,8 +68,8 @@ def tissue_of(section_YX: Section, statistics: SectionStatistics) -> Section:
 
     Returns
     -------
-    ndarray of the same dtype, shape of ``statistics.box``
-        All finite and within the fences; a view of the section where there is nothing to fill.
+    ndarray of the same dtype, or float64 where the statistics have an offset; shape of ``statistics.box``
+        Less that offset, all finite and within the fences; a view of the section where there is nothing to fill.
     """
     box = statistics.box
     shape = box[0].stop - box[0].start, box[1].stop - box[1].start
@@ -92,7 +99,7 @@ def tissue_window(
     box = statistics.box
     shape = box[0].stop - box[0].start, box[1].stop - box[1].start
     if statistics.canvas_YX is None and not statistics.outliers:
-        return read(_shifted(window, box[0].start, box[1].start))
+        return less(read(_shifted(window, box[0].start, box[1].start)), statistics.offset)
     margin = 4 * _REACH  # what two rounds of mirroring read
     # Whole blocks, and what they read: what is filled depends on these alone.
     rows, columns = (slice(part.start // _BLOCK * _BLOCK, part.stop) for part in window)
@@ -102,7 +109,7 @@ def tissue_window(
     )
     outside = slice(top_0, bottom), slice(left_0, right)
     in_section = _shifted(outside, box[0].start, box[1].start)
-    cut_YX = read(in_section)
+    cut_YX = less(read(in_section), statistics.offset)
     hole_YX = None if statistics.canvas_YX is None else statistics.canvas_YX[in_section]
     if statistics.outliers:
         beyond_YX = (cut_YX < statistics.low) | (cut_YX > statistics.high)

@@ -7,13 +7,14 @@ contrast drifts from section to section, and a tile must see exactly what the wh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from isbi_infer.pixels.offsets import Less, less, offset_near
 from isbi_infer.pixels.windows import Grid, MaskOfRows, bands
 
 _PIXELS = 2**16  # at a time, so that temporaries stay in the processor's cache
@@ -37,6 +38,10 @@ class Statistics(Protocol):
     def inverse_std(self) -> float:
         """Of the standard deviation, or 0 for a constant section."""
 
+    @property
+    def offset(self) -> float:
+        """What the mean lacks, and is subtracted from grey values first; see `isbi_infer.pixels.offsets`."""
+
 
 def inverse(std: float) -> float:
     """Return what differences from the mean are multiplied with; 0 for a constant section."""
@@ -45,10 +50,14 @@ def inverse(std: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class IntensityStatistics:
-    """Mean and standard deviation of one section's grey values, in the units of the section."""
+    """Mean and standard deviation of one section's grey values, in the units of the section.
+
+    The mean is that of grey values less the offset, which is 0 unless float64 would not hold them.
+    """
 
     mean: float
     std: float
+    offset: float = 0.0
 
     @property
     def inverse_std(self) -> float:
@@ -67,7 +76,8 @@ def intensity_statistics(
     Parameters
     ----------
     section_YX : ndarray or Windowed, shape (Y, X), integer or floating dtype
-        Grey values, all finite; read once for integers of up to 16 bits and twice for others.
+        Grey values, all finite; read once for integers of up to 16 bits and twice for others, or three times where they
+        are less an offset.
     tissue : callable, optional
         Returns rows of a mask of what counts.
 
@@ -86,6 +96,8 @@ def intensity_statistics(
         variance = (n * squares - total * total) / (n * n)
         return IntensityStatistics(total / n, float(np.sqrt(variance)))
     mean = float(sum(block.sum(dtype=np.float64) for block in blocks())) / n
+    if offset := offset_near(section_YX.dtype, mean):
+        return replace(intensity_statistics(Less(section_YX, offset), tissue), offset=offset)
     squares_64 = float(sum(np.square(block.astype(np.float64) - mean).sum() for block in blocks()))
     if squares_64 < n * _SMALL_SQUARE:  # where squares lose digits, or all of them
         squares_64 = float(sum(np.square((block - np.float64(mean)) * _LARGE).sum() for block in blocks()))
@@ -116,6 +128,7 @@ def normalise(
         Same shape; all zero for a constant section.
     """
     out = np.empty(pixels.shape, np.float32) if out is None else out
+    pixels = less(pixels, statistics.offset)
     if (
         abs(statistics.mean) * statistics.inverse_std > _PLAIN_OFFSET
         or statistics.inverse_std > _LARGEST_INVERSE

@@ -6,8 +6,12 @@
                                                      5 % and 95 % of the pixels, and twice their distance beyond
 
 The fences are so wide, eight standard deviations of a normal distribution, that a section without hot pixels has none
-beyond them. There the statistics are those of all pixels, to the last bit: what a model learnt on them stays true. All
-sums run over a histogram of integers, so the order of the pixels cannot matter, and parts of a section can be added up.
+beyond them. There the statistics are those of all pixels, to the last bit: what a model learnt on them stays true.
+Of a little tissue within much resin the quantiles are those of the resin, and the tissue lies beyond: where more
+pixels do than can be hot, and grey values go on behind the fences, these are moved outwards.
+
+All sums run over a histogram of integers, so the order of the pixels cannot matter, and parts of a section can be
+added up.
 """
 
 from __future__ import annotations
@@ -23,13 +27,16 @@ import numpy.typing as npt
 from isbi_infer.errors import ImageError
 from isbi_infer.pixels.canvas import MaskGrid, Section, find_canvas, has_structure
 from isbi_infer.pixels.flat import GREATEST_GREY
-from isbi_infer.pixels.normalise import inverse
+from isbi_infer.pixels.normalise import intensity_statistics, inverse
+from isbi_infer.pixels.offsets import Less, offset_near
 from isbi_infer.pixels.windows import Grid, Mask, Window, bands
 
 Blank = Literal["", "constant", "noise"]
 
 _TAIL = 0.05  # of the pixels below the lower quantile, and as many above the upper one
 _FENCE = 2.0  # distances of the quantiles; four labelled stacks need 1.02
+_HOT = 0.001  # of the pixels that may be hot or dead; more of them are looked at again
+_TAIL_GOES_ON = 0.02  # of what lies beyond fences that fences twice as far away take in, if it is tissue
 _FILLS = 4  # values that programs fill canvas with
 _NEAR_NO_DATA = GREATEST_GREY / 2**16  # a standard deviation
 _LEAST = 16**2  # pixels of a section that can be called blank
@@ -68,6 +75,9 @@ class SectionStatistics:
         The smallest window that holds all tissue; of no pixels where there is none.
     canvas_YX : mask of bool, shape (Y, X), or None
         True where there is no tissue; None where all is. Read by windows.
+    offset : float
+        What mean, fences and fill lack: they are of grey values less it, see `isbi_infer.pixels.offsets`. 0 but for
+        sections that float64 does not hold.
     """
 
     mean: float
@@ -80,6 +90,7 @@ class SectionStatistics:
     blank: Blank
     box: Window
     canvas_YX: Any = field(repr=False)
+    offset: float = 0.0
 
     @property
     def inverse_std(self) -> float:
@@ -150,6 +161,25 @@ def section_statistics(
     SectionError
         If the grey values are so large that they would be taken for no data.
     """
+    found = _measured(section_YX, nodata, mask_YX, store)
+    offset = offset_near(section_YX.dtype, found.fill)
+    if not offset:
+        return found
+    section_YX = Less(section_YX, offset)
+    found = _measured(section_YX, None if nodata is None else nodata - offset, mask_YX, store)
+    if found.canvas_YX is None and not found.outliers:  # without the rounding of a histogram
+        exact = intensity_statistics(section_YX)
+        found = replace(found, mean=exact.mean, std=exact.std)
+    return replace(found, offset=offset)
+
+
+def _measured(
+    section_YX: Grid,
+    nodata: float | None,
+    mask_YX: Mask | None,
+    store: Callable[[tuple[int, ...]], MaskGrid] | None,
+) -> SectionStatistics:
+    """Measure the tissue of a section as it is."""
     where = {} if store is None else {"store": store}
     canvas_YX = find_canvas(section_YX, nodata=nodata, mask_YX=mask_YX, **where)
     count, box = _extent(section_YX.shape, canvas_YX)
@@ -246,8 +276,21 @@ class _Histogram:
         lower, upper = min(lower, len(self.counts) - 1), min(upper, len(self.counts) - 1)
         if lower == upper:
             return -inf, inf
-        reach = _FENCE * (upper - lower)
+        reach = self._reach(cumulative, lower, upper)
         return (self.first + lower - reach) * self.width, (self.first + upper + reach) * self.width
+
+    def _reach(self, cumulative: npt.NDArray[np.int64], lower: int, upper: int) -> float:
+        """Return how far the fences lie from the quantiles, in steps."""
+        total = int(cumulative[-1]) + self.above
+
+        def beyond(reach: float) -> int:
+            start, stop = max(ceil(lower - reach), 0), min(floor(upper + reach), len(cumulative) - 1)
+            return total - int(cumulative[stop] - (cumulative[start - 1] if start else self.below))
+
+        reach, few = _FENCE * (upper - lower), _HOT * total
+        while (left := beyond(reach)) > few and left - beyond(2 * reach) >= _TAIL_GOES_ON * left:
+            reach, few = 2 * reach, 0  # now it is known to be tissue
+        return reach
 
     def between(self, low: float, high: float) -> _Histogram:
         start, stop = 0, len(self.counts)

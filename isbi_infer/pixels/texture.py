@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isbi_infer.pixels.normalise import Statistics
+from isbi_infer.pixels.offsets import less
 
 _LAGS = (1, 2, 4, 8, 16)  # px
 _WINDOWS = 3  # along either axis
@@ -57,7 +58,8 @@ def texture_of(pixels_YX: npt.NDArray[Any], statistics: Statistics) -> tuple[flo
     samples = []
     for top in _starts(height, rows):
         for left in _starts(width, columns):
-            window_YX = pixels_YX[top : top + rows, left : left + columns].astype(np.float32)
+            window_YX = pixels_YX[top : top + rows, left : left + columns]
+            window_YX = less(window_YX, statistics.offset).astype(np.float32)
             if np.mean(window_YX[:, 1:] == window_YX[:, :-1]) < _FLAT:
                 samples.append(window_YX)
     if not samples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from math import prod
 
 import numpy as np
@@ -25,8 +26,45 @@ _OPEN_SECTIONS = 3  # being computed, one ahead and one being taken
 _LITTLE = 1.01  # tiles computed per tile needed
 
 
+def record_array(shape: tuple[int, ...], dtype: str) -> SourceRecord:
+    """Return what a plan remembers of an array.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (Y, X) of a section or (Z, Y, X) of a stack, in pixels.
+    dtype : str
+        Of the grey values.
+
+    Raises
+    ------
+    UsageError
+        If it is the shape of nothing that can be segmented.
+    """
+    try:
+        sizes = [operator.index(size) for size in shape]
+    except TypeError:
+        sizes = []
+    if len(sizes) not in (2, 3) or min(sizes) < 1:
+        raise UsageError(
+            f"shape {shape!r} is neither (Y, X) nor (Z, Y, X); expected two or three whole numbers above 0"
+        )
+    sections = sizes[0] if len(sizes) == 3 else 1
+    return SourceRecord(name="array", sections=sections, shape=(sizes[-2], sizes[-1]), dtype=dtype)
+
+
+def check_source(source: object) -> None:
+    """Raise UsageError unless this is an open source, as far as is seen from outside."""
+    if not hasattr(source, "info"):
+        raise UsageError(
+            f"expected an open source, found {type(source).__name__}; open a file by isbi_infer.volumes.open_source, "
+            "or call a Segmenter with an array"
+        )
+
+
 def record_source(source: Source) -> SourceRecord:
-    """Return what a plan remembers of an open source."""
+    """Return what a plan remembers of an open source; UsageError where it is none."""
+    check_source(source)
     info = source.info
     return SourceRecord(
         name=source.name,
@@ -129,6 +167,7 @@ def plan_run(
             output_dtype=contract.output_dtype,
             neighbours=contract.neighbours,
             familiar=None if contract.familiar is None else Familiar.from_plain(contract.familiar),
+            exact=contract.exact,
         ),
         device=device.name,
         precision=backend.arithmetic.name,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,7 +130,9 @@ def parse_bytes(text: str) -> int:
     if not match or (match[3] == "i"):
         raise UsageError(f"{text!r} is no amount of memory; write it like 4GiB or 800MB")
     power = " kmgt".index(match[2] or " ")
-    size = int(float(match[1]) * (1000 if match[2] and match[3] == "b" else 1024) ** power)
+    size = float(match[1]) * (1000 if match[2] and match[3] == "b" else 1024) ** power
+    if size > sys.maxsize:
+        raise UsageError(f"{reprlib.repr(text)} is beyond any machine; write it like 4GiB or 800MB")
     if size < 1:
         raise UsageError(f"{text!r} is no memory at all; write it like 4GiB or 800MB")
-    return size
+    return int(size)

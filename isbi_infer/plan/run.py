@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import operator
+import reprlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, SupportsFloat, SupportsIndex
+
+import numpy as np
 
 from isbi_infer._version import __version__
 from isbi_infer.errors import UsageError
@@ -26,7 +30,7 @@ from isbi_infer.plan.tiles import SectionPlan
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Block
 
-SCHEMA = 5
+SCHEMA = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +67,26 @@ class Wishes:
                 continue
             if isinstance(value, bool) or not isinstance(value, SupportsIndex):
                 raise UsageError(f"{name} is {value!r}; expected a whole number")
+            if operator.index(value) > sys.maxsize:
+                raise UsageError(f"{name} is beyond any machine; expected at most {sys.maxsize}")
             object.__setattr__(self, name, operator.index(value))
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch {self.batch} is below 1")
-        if self.pixel_size is not None and not isinstance(self.pixel_size, SupportsFloat):
-            raise UsageError(f"pixel size is {self.pixel_size!r}; expected a number of nanometres")
+        if not isinstance(self.tta, bool | np.bool_):
+            raise UsageError(f"tta is {self.tta!r}; expected True or False")
+        if self.pixel_size is not None:
+            object.__setattr__(self, "pixel_size", _nanometres(self.pixel_size))
+
+
+def _nanometres(size: object) -> float:
+    try:
+        if isinstance(size, SupportsFloat) and not isinstance(size, bool):
+            return float(size)
+    except OverflowError:
+        raise UsageError("pixel size is a number of hundreds of digits; expected nanometres") from None
+    except (TypeError, ValueError):  # as several numbers are
+        pass
+    raise UsageError(f"pixel size is {reprlib.repr(size)}; expected a number of nanometres")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +136,8 @@ class ModelRecord:
         Sections on either side of one that the model sees, too.
     familiar : Familiar or None
         How the sections look that it was trained on, where it says.
+    exact : bool
+        Whether tiles give what the whole section gives; it is not tiled otherwise.
     """
 
     sha256: str
@@ -125,6 +146,7 @@ class ModelRecord:
     output_dtype: str
     neighbours: int = 0
     familiar: Familiar | None = None
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from uuid import uuid4
 
 from isbi_infer.backends.cores import available_cores
 from isbi_infer.errors import DependencyError, IsbiError, ResourceError, UsageError
+from isbi_infer.run.local_cluster import started
 from isbi_infer.terminal import counted, one_line, require_packages
 
 log = logging.getLogger(__name__)
@@ -57,16 +58,18 @@ def connected(where: str) -> Iterator[Cluster]:
     Raises
     ------
     DependencyError
-        If Dask is not installed, or the scheduler cannot be reached.
+        If Dask is not installed, the scheduler cannot be reached, or a cluster on this machine cannot be started.
+    ResourceError
+        If memory or open files do not suffice for one.
     UsageError
-        If the text is none of these.
+        If the text is none of these, or the program would start a cluster in each process of a cluster.
     """
     require_packages("cluster", "distributed")
     distributed = _distributed()
     with ExitStack() as opened:
         opened.enter_context(_quiet())
-        if local_workers(where) is not None:
-            address: Any = opened.enter_context(_local(where))
+        if (workers := local_workers(where)) is not None:
+            address: Any = opened.enter_context(started(distributed, workers))
         elif where.endswith(".json") or "://" in where:
             address = where
         else:
@@ -133,21 +136,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(dask, before, strict=True):
             logger.setLevel(level)
-
-
-@contextmanager
-def _local(where: str) -> Iterator[Any]:
-    workers = local_workers(where)
-    assert workers is not None
-    threads = max(1, available_cores() // workers)
-    with _distributed().LocalCluster(
-        n_workers=workers,
-        threads_per_worker=threads,
-        processes=True,
-        dashboard_address="127.0.0.1:0",  # None would be the port 8787, which may be taken
-        silence_logs=logging.CRITICAL,
-    ) as cluster:
-        yield cluster
 
 
 def local_workers(where: str) -> int | None:

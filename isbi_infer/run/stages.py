@@ -12,20 +12,25 @@ an exception or Ctrl-C.
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterable
 from math import ceil, prod
+from weakref import WeakSet
 
 from isbi_infer.backends.base import Backend
-from isbi_infer.errors import ResourceError
+from isbi_infer.errors import ResourceError, UsageError
 from isbi_infer.plan.run import RunPlan
 from isbi_infer.plan.tiles import Tile
 from isbi_infer.run.findings import Findings
 from isbi_infer.run.section import Buffers, Item, SectionInWork
 
 log = logging.getLogger(__name__)
+
+_PATIENCE_S = 5.0  # at the end of the interpreter, for a section that is being read
 
 
 class Stages:
@@ -52,6 +57,7 @@ class Stages:
     ) -> None:
         self._plan, self._sections, self._backend = plan, sections, backend
         self._findings = findings
+        self._process = os.getpid()
         self._stop_calls = backend.new_stop()
         self._work: queue.Queue[list[Item] | None] = queue.Queue(plan.workers)
         self._changed = threading.Condition()
@@ -71,6 +77,7 @@ class Stages:
 
     def start(self) -> None:
         """Begin to read and to compute."""
+        _running.add(self)
         for thread in self._threads:
             thread.start()
 
@@ -83,7 +90,14 @@ class Stages:
         ----------
         watch : callable, optional
             Called with the shares of the open sections, in order, that are computed, whenever they change.
+
+        Raises
+        ------
+        UsageError
+            In a process that was forked off since, where there are no threads to wait for.
         """
+        if self._process != os.getpid():
+            raise UsageError("a stream goes on only in the process that began it; begin another one")
         seen: list[float] = []
         while True:
             with self._changed:
@@ -111,17 +125,28 @@ class Stages:
     def _shares(self) -> list[float]:
         return [1 - section.pending / max(1, section.tiles) for _, section in self._open_sections]
 
-    def stop(self) -> None:
-        """End the threads, a call of the model in one of them too, and wait for them."""
+    def stop(self, patience_s: float | None = None) -> None:
+        """End the threads, a call of the model in one of them too, and wait for them.
+
+        Parameters
+        ----------
+        patience_s : float, optional
+            Longest wait for the reader, in seconds, since what it reads from may be none of ours; as long as it takes
+            when not given.
+        """
+        if self._process != os.getpid():
+            return  # the threads are not here, and a lock may be held by one of them
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        if any(thread.is_alive() for thread in self._threads):
+        threads, self._threads = self._threads, []
+        if any(thread.is_alive() for thread in threads):
             self._stop_calls.set()
-        for thread in self._threads:
+        for thread in threads:
             # An iteration that nobody holds any more may be collected in one of its own threads.
             if thread.ident is not None and thread is not threading.current_thread():
-                thread.join()
+                thread.join(patience_s if thread.name == "reader" else None)
+        _running.discard(self)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -254,7 +279,14 @@ class Stages:
             item.view.keep(item.tile, probability_CYX[0])
 
     def _compute_in_parts(self, item: Item, buffers: Buffers) -> None:
-        """Compute what one tile owns in smaller tiles; ResourceError when there is no smaller one."""
+        """Compute what one tile owns in smaller tiles; ResourceError when there is no smaller one, or may be none."""
+        if not self._plan.model.exact:
+            raise ResourceError(
+                "not enough memory for {} x {} pixels at once, and tiles would give another result; ".format(
+                    *_shape(item.tile)
+                )
+                + "free some memory, or cut the sections"
+            )
         parts = item.view.plan.split(item.tile)
         if not parts:
             raise ResourceError(
@@ -266,6 +298,16 @@ class Stages:
             smaller = Item(item.section, item.view, part)
             if not self._computed_at_once([smaller], buffers):
                 self._compute_in_parts(smaller, buffers)
+
+
+_running: WeakSet[Stages] = WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Stop what runs when the interpreter ends: a thread that came back from a runtime after that would abort it."""
+    for stages in list(_running):
+        stages.stop(_PATIENCE_S)
 
 
 def _shape(tile: Tile) -> tuple[int, int]:

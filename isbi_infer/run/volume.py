@@ -77,6 +77,8 @@ class VolumeOptions:
     cluster: str = ""
 
     def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise UsageError("--resume and --overwrite exclude each other; use one of them")
         index, count = self.share
         if not 1 <= index <= count:
             raise UsageError(f"share {index}/{count} is invalid; expected i/n with i from 1 to n")

@@ -12,11 +12,17 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from isbi_infer._version import __version__
-from isbi_infer.errors import DependencyError, Interrupted, IsbiError, ResourceError
+from isbi_infer.errors import DependencyError, Interrupted, IsbiError, ResourceError, UsageError
 from isbi_infer.headroom import is_lack_of_memory
 from isbi_infer.terminal.signals import Stopping, stopped_by_signals
 from isbi_infer.terminal.streams import standard_streams
 from isbi_infer.terminal.words import printable, shown
+
+_OUT_OF_REACH = (
+    errno.EACCES,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)  # of a name that was looked at before it was opened
 
 
 @contextmanager
@@ -76,6 +82,9 @@ def _explain(program: str, error: Exception, debug: bool) -> NoReturn:
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         reason = "too many files are open; raise the limit (ulimit -n 1024)"
         _leave(program, reason, ResourceError.exit_code, debug)
+    if isinstance(error, OSError) and error.errno in _OUT_OF_REACH and isinstance(error.filename, str):
+        reason = f"{error.filename}: cannot be reached ({error.strerror}); check the name, and who may read its folder"
+        _leave(program, reason, UsageError.exit_code, debug)
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     reason = (
         f"something unforeseen went wrong ({reason}); this is a fault of isbi-infer {__version__}: run it again "

@@ -47,7 +47,9 @@ def recognise(head: bytes, path: str | os.PathLike[str]) -> str | None:
     'this is an MRC file; expected a TIFF; convert it (IMOD) with: mrc2tif -s stack.mrc stack.tif'
     """
     path = Path(path)
-    form = _folder(path) if path.is_dir() else next((form for form in _FILES if form.matches(head)), None)
+    form = (
+        _folder(path) if os.path.isdir(path) else next((form for form in _FILES if form.matches(head)), None)
+    )
     if form is None:
         return None
     said = f"this is {form.name}; expected a TIFF"
@@ -217,9 +219,9 @@ def _folder(path: Path) -> _Format | None:
         if zarr_3.get("node_type") == "array":
             return _ZARR_ARRAY
         return _OME_ZARR if ome else _ZARR_GROUP
-    if (path / ".zarray").is_file():
+    if os.path.isfile(path / ".zarray"):
         return _ZARR_ARRAY
-    if zarr_2 is not None or (path / ".zgroup").is_file():
+    if zarr_2 is not None or os.path.isfile(path / ".zgroup"):
         return _OME_ZARR if "multiscales" in (zarr_2 or {}) else _ZARR_GROUP
     if n5 is not None and {"n5", "dimensions"} & n5.keys():
         return _N5
@@ -228,7 +230,7 @@ def _folder(path: Path) -> _Format | None:
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        return _as_dict(json.loads(path.read_bytes())) if path.is_file() else None
+        return _as_dict(json.loads(path.read_bytes())) if os.path.isfile(path) else None
     except (OSError, ValueError, RecursionError):
         return {}
 

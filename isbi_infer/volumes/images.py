@@ -12,8 +12,10 @@ import hashlib
 import io
 import os
 import re
+import struct
 import threading
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ from isbi_infer.conflicts import IMAGE_SUFFIXES
 from isbi_infer.errors import DependencyError, ImageError, IsbiError, ResourceError
 from isbi_infer.volumes.finite import same_nodata
 from isbi_infer.volumes.formats import HEAD_BYTES, recognise
+from isbi_infer.volumes.jpeg import check_jpeg
 from isbi_infer.volumes.pixel_size import PixelSize, same_size
 from isbi_infer.volumes.protocol import Kind, Section, StackInfo, Window
 from isbi_infer.volumes.tiff.directory import COPY
@@ -43,6 +46,11 @@ _ORIENTATION = 0x0112  # EXIF
 # More pixels are a damaged size, not a section; nor can deflate and a JPEG's blocks shrink pixels further.
 _MAX_PIXELS = 2**36
 _MAX_PNG_RATIO, _MAX_JPEG_RATIO = 1040, 4096
+_PNG_PIECE = 2**14  # bytes; inflated at most that many times _MAX_PNG_RATIO
+_ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+# 72 set bits, which are no code: decoders of JPEG take up to 64 bits beyond those that they need.
+_LOOKED_AHEAD = b"\xff\x00" * 9
+_LEFT_OVER = 16  # bytes that may follow the codes of the last pixel
 _GREY = "convert it to 8- or 16-bit greyscale"
 _NAMED = 5
 
@@ -120,12 +128,10 @@ def open_images(folder: str | os.PathLike[str]) -> ImageFolder:
     shown = Path(folder)
     try:
         entries = [entry for entry in os.scandir(shown) if not entry.name.startswith(".")]
+        wanted = [entry for entry in entries if _is_image(entry)]
     except OSError as error:
         reason = error.strerror or str(error)
         raise ImageError(f"{shown}: cannot be opened ({reason}); expected a folder of images") from error
-    wanted = [
-        entry for entry in entries if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and entry.is_file()
-    ]
     if not wanted:
         found = recognise(b"", shown) or "holds no TIFF, PNG or JPEG image; expected one image a section"
         raise ImageError(f"{shown}: {found}")
@@ -258,6 +264,17 @@ class ImageFolder:
         self.close()
 
 
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    if Path(entry.name).suffix.lower() not in IMAGE_SUFFIXES:
+        return False
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        raise ImageError(
+            f"{entry.path}: is a link to what is not there; fetch it, for instance with git annex get, or remove "
+            "the link"
+        )
+    return entry.is_file()
+
+
 def _identified(path: Path) -> _Image:
     """Return an image's format by its first bytes."""
     with _named_errors(path):
@@ -338,10 +355,10 @@ def _named_errors(path: Path, nbytes: int = 0) -> Iterator[None]:
     except MemoryError as error:
         raise ResourceError(f"{path}: no memory for a section of {nbytes / 2**30:.1f} GiB") from error
     except Exception as error:
+        if reason := getattr(error, "strerror", None):  # of the system, not of a decoder
+            raise ImageError(f"{path}: cannot be read ({reason}); expected a readable image") from error
         # Damaged images make decoders raise nearly anything.
-        reason = (
-            getattr(error, "strerror", None) or " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        )
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ImageError(f"{path}: not readable ({reason}); {COPY}") from error
 
 
@@ -444,11 +461,69 @@ def _orientation(image: ImageFile) -> tuple[str, ...]:
 def _read_png(path: Path, window: Window | None) -> Section:
     data = path.read_bytes()
     _png(io.BytesIO(data)).verify()  # the checksums, which decoding does not look at
+    _check_png_rows(data)
     return _pixels(_png(io.BytesIO(data)), window)
 
 
+def _check_png_rows(data: bytes) -> None:
+    """Raise ImageError where a PNG image holds fewer bytes of rows than it declares: decoders fill them up with 0."""
+    width, height, bits, _, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    needed = 0
+    for y, x, step_y, step_x in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        rows, columns = -(-(height - y) // step_y), -(-(width - x) // step_x)
+        needed += rows * (columns * bits // 8 + 1) if columns > 0 else 0  # each row begins with its filter
+    found, inflate = 0, zlib.decompressobj()
+    for piece in _png_pieces(data):
+        found += len(inflate.decompress(piece))
+        if found >= needed:
+            return
+    raise ImageError(f"holds {found} of {needed} bytes of its rows; {COPY}")
+
+
+def _png_pieces(data: bytes) -> Iterator[bytes]:
+    """Return the compressed rows in pieces: what the chunks IDAT that follow each other hold, as decoders take them."""
+    at, begun = 8, False
+    while kind := data[at + 4 : at + 8]:
+        stop = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if kind == b"IDAT":
+            begun = True
+            for start in range(at + 8, stop, _PNG_PIECE):
+                yield data[start : min(start + _PNG_PIECE, stop)]
+        elif begun:
+            return
+        at = stop + 4
+
+
+class _InTwo(io.BytesIO):
+    """Data that are handed out up to a place at first, and beyond it only to who asks again."""
+
+    def __init__(self, data: bytes, place: int) -> None:
+        super().__init__(data)
+        self._place = place
+
+    @property
+    def asked_again(self) -> bool:
+        return self.tell() > self._place
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = self._place - self.tell()
+        if left > 0 and (size is None or not 0 <= size <= left):
+            size = left
+        return super().read(size)
+
+
 def _read_jpeg(path: Path, window: Window | None) -> Section:
-    return _pixels(_jpeg(io.BytesIO(path.read_bytes())), window)
+    data = path.read_bytes()
+    codes = check_jpeg(data)
+    if codes is None:
+        return _pixels(_jpeg(io.BytesIO(data)), window)
+    start, stop = codes
+    # A decoder that comes to an end marker fills up what is missing; without one it has to ask for more.
+    file = _InTwo(data[:stop] + _LOOKED_AHEAD, max(start, stop - _LEFT_OVER))
+    section_YX = _pixels(_jpeg(file), window)
+    if not file.asked_again:
+        raise ImageError(f"its JPEG data go on after its last pixel; {COPY}")
+    return section_YX
 
 
 def _pixels(image: ImageFile, window: Window | None) -> Section:

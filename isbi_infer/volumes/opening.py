@@ -43,6 +43,7 @@ def open_source(
     series: int | None = None,
     level: str | int | None = None,
     strict: bool = False,
+    grey: bool = True,
 ) -> Source:
     """Open a volume of greyscale sections.
 
@@ -59,6 +60,8 @@ def open_source(
         Which resolution is read of a chunked volume; the largest when not given.
     strict : bool
         Take a missing chunk of a chunked volume for an error, and not for its fill value.
+    grey : bool
+        Refuse a chunked volume that holds labels: true and false, or what it says are ids of segments.
 
     Returns
     -------
@@ -81,12 +84,14 @@ def open_source(
                 f"{path}: series are parts of TIFF files; choose a --level, or leave --series out"
             )
         source = open_volume(path, channel=channel, time=time, level=level, strict=strict)
-        if source.dtype.kind == "b":
+        if grey and source.image.segments:
+            raise ImageError(f"{path}: holds ids of segments, as it says itself; expected grey values")
+        if grey and source.dtype.kind == "b":
             raise ImageError(f"{path}: holds true and false alone, as labels do; expected grey values")
         return source
     if level is not None or strict:
         raise UsageError(f"{path}: has neither levels nor chunks; leave --level and --strict out")
-    if not Path(path).is_dir():
+    if not os.path.isdir(path):
         return open_stack(path, channel=channel, time=time, series=series)
     if (channel, time, series) != (None, None, None):
         raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -58,7 +59,7 @@ class LabelledStack:
     notes : tuple of str
         What a user must know about the files: what their readers said, and sections that are left out.
     places : tuple of int or None
-        Numbers of the sections in the stack that they were taken from; None where they follow each other.
+        Numbers of the sections in the stack that they were taken from; None where these are 0, 1, 2 and so on.
     anisotropy : float or None
         How many times as deep as wide its voxels are, by its file; None where that does not say, or is overruled.
     stored_sha256 : dict of str to str, or None
@@ -79,31 +80,40 @@ class LabelledStack:
         return len(self.image_ZYX)
 
     def __getitem__(self, sections: slice | npt.NDArray[np.intp]) -> LabelledStack:
-        places = np.arange(len(self)) if self.places is None else np.array(self.places, int)
-        chosen = places[sections]
-        in_order = bool((np.diff(chosen) == 1).all())
+        chosen = self.numbers[sections]
         return replace(
             self,
             image_ZYX=self.image_ZYX[sections],
             cell_ZYX=self.cell_ZYX[sections],
             ignored_ZYX=None if self.ignored_ZYX is None else self.ignored_ZYX[sections],
             ids_ZYX=None if self.ids_ZYX is None else self.ids_ZYX[sections],
-            places=None if in_order else tuple(chosen.tolist()),
+            places=None if np.array_equal(chosen, np.arange(len(chosen))) else tuple(chosen.tolist()),
             stored_sha256=None,
         )
 
     @property
+    def numbers(self) -> npt.NDArray[np.intp]:
+        """Numbers of the sections in the stack that they were taken from."""
+        return np.arange(len(self)) if self.places is None else np.array(self.places, np.intp)
+
+    @property
     def runs(self) -> list[slice]:
         """Sections that follow each other in the stack that they were taken from: neighbours are among these only."""
-        places = np.arange(len(self)) if self.places is None else np.array(self.places, int)
-        starts = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist()]
+        starts = [0, *(np.flatnonzero(np.diff(self.numbers) != 1) + 1).tolist()]
         return [slice(*ends) for ends in pairwise([*starts, len(self)])]
+
+    @property
+    def known_Z(self) -> npt.NDArray[np.bool_]:
+        """Whether something is known of each section."""
+        if self.ignored_ZYX is None:
+            return np.ones(len(self), np.bool_)
+        return ~np.asarray(self.ignored_ZYX.all(axis=(1, 2)))
 
     def annotated(self) -> LabelledStack:
         """Return the sections of which something is known; their numbers are then others than in the file."""
         if self.ignored_ZYX is None:
             return self
-        known = self[np.flatnonzero(~self.ignored_ZYX.all(axis=(1, 2)))]
+        known = self if self.known_Z.all() else self[np.flatnonzero(self.known_Z)]
         assert known.ignored_ZYX is not None
         return known if known.ignored_ZYX.any() else replace(known, ignored_ZYX=None)
 
@@ -169,8 +179,8 @@ def load_labelled(
     Returns
     -------
     LabelledStack
-        All sections, in order. Those that nobody annotated are ignored throughout, and its notes name them; see
-        `LabelledStack.annotated`.
+        All sections, in order. Those that nobody annotated, and those of whose labels resampling leaves nothing, are
+        ignored throughout, and its notes name them; see `LabelledStack.annotated`.
 
     Raises
     ------
@@ -228,7 +238,35 @@ def load_labelled(
         at_size = resampled(stack, resample_nm)
     except ImageError as error:
         raise ImageError(f"{label_path}, resampled to {resample_nm:g} nm: {error}") from error
-    return stack if at_size is stack else replace(at_size, stored_sha256=stack.sha256())
+    if at_size is stack:
+        return stack
+    notes += lost_sections(label_path, stack, at_size)
+    return replace(at_size, notes=tuple(notes), stored_sha256=stack.sha256())
+
+
+def lost_sections(path: Path, stored: LabelledStack, at_size: LabelledStack) -> tuple[str, ...]:
+    """Name the sections of whose labels resampling leaves nothing, in a line for users; no line where there are none.
+
+    Parameters
+    ----------
+    path : Path
+        The file of the labels.
+    stored, at_size : LabelledStack
+        The same sections before and after.
+    """
+    lost = stored.numbers[stored.known_Z & ~at_size.known_Z]
+    if not len(lost):
+        return ()
+    return (
+        f"{path}: at {at_size.pixel_size_nm:g} nm every pixel of {named_sections(lost)} (from 0) takes in some that "
+        "are ignored; left out",
+    )
+
+
+def named_sections(numbers: Iterable[int]) -> str:
+    """Name sections by their numbers, such as "section 3" or "sections 3, 4, 9"."""
+    found = [str(number) for number in numbers]
+    return f"section{'s' if len(found) > 1 else ''} {', '.join(found)}"
 
 
 def resampled(stack: LabelledStack, resample_nm: float) -> LabelledStack:
@@ -251,13 +289,18 @@ def resampled(stack: LabelledStack, resample_nm: float) -> LabelledStack:
     UsageError
         If the stack's pixel size is not known, or too far off.
     ImageError
-        If its labels hold one class only at this size.
+        If its labels hold one class only at this size, or all that is left of them is ignored.
     """
     shape = resampled_shape(stack.image_ZYX.shape[1:], stack.pixel_size_nm, resample_nm)
     if shape is None:
         return stack
     ids_ZYX = None if stack.ids_ZYX is None else resample_ids(stack.ids_ZYX, shape)
     ignored_ZYX = None if stack.ignored_ZYX is None else resample_ignored(stack.ignored_ZYX, shape)
+    if ignored_ZYX is not None and ignored_ZYX.all():
+        raise ImageError(
+            f"nothing is left of the labels at {resample_nm:g} nm, where every pixel takes in some that are ignored; "
+            "annotate areas instead of lines, or train at a smaller pixel size"
+        )
     cell_ZYX = resample_cells(stack.cell_ZYX, shape) if ids_ZYX is None else instance_interiors(ids_ZYX)
     if ignored_ZYX is not None:
         cell_ZYX &= ~ignored_ZYX

@@ -14,13 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from isbi_infer.errors import IsbiError, UsageError
 from isbi_infer.model.contract import ROBUST
 from isbi_infer.terminal import counted
 from isbi_train.config import TrainConfig
 from isbi_train.config.stacks import StackEntry
 from isbi_train.data.borders import merge_enclosed
-from isbi_train.data.labelled import LabelledStack, load_labelled, resampled
+from isbi_train.data.checks import SeenSections, check_apart, check_learnable
+from isbi_train.data.labelled import LabelledStack, load_labelled, lost_sections, resampled
+from isbi_train.data.resample import resampled_shape
 from isbi_train.data.sections import check_some, hold_out
 
 PLANES = {
@@ -29,6 +33,7 @@ PLANES = {
     "yz": (2, 0, 1),
 }  # of Z, Y and X, the one across the sections first
 _ISOTROPIC = 1.1  # times as deep as wide, or as wide as deep, that a voxel may be
+_THINNEST = 0.25  # of a crop's side, that a cut must be thick: beyond it a crop shows its mirror image
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +50,18 @@ class StoredStack:
         Settings that hold out this stack's sections.
     parts : tuple of LabelledStack
         The sections that are trained on, a part for each plane.
+    planes : tuple of {"xy", "xz", "yz"}
+        The plane of each part.
+    seen : SeenSections
+        What of its sections is trained on and what is held out, by their grey values.
     """
 
     entry: StackEntry
     whole: LabelledStack
     split: TrainConfig
     parts: tuple[LabelledStack, ...]
+    planes: tuple[str, ...]
+    seen: SeenSections
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,8 @@ class TrainingStack:
         What a checkpoint holds of it, as plain types.
     stored : StoredStack or None
         Where it is one of a list.
+    uncut : str
+        Which sections are not cut across, since they are too thin for that; empty where all are that shall be.
     """
 
     name: str
@@ -79,11 +92,14 @@ class TrainingStack:
     weight: float
     facts: dict[str, Any]
     stored: StoredStack | None = None
+    uncut: str = ""
 
     def line(self) -> str:
         """Return a line for users on which sections train and which validate."""
         count, planes = self.facts["sections"], self.facts["planes"]
         cut = "" if planes == ["xy"] else f", cut along {', '.join(planes)}"
+        if self.uncut:
+            cut += f" (but not across {self.uncut})"
         return (
             f"{self.name}: {counted(sum(map(len, self.parts)), 'section')} train{cut}, "
             f"{self.facts['held_out']} of {count} validate, "
@@ -109,8 +125,18 @@ class TrainingData:
 
     @classmethod
     def of_one(cls, stack: LabelledStack, train: TrainConfig) -> TrainingData:
-        """Split a single stack as the settings say; UsageError if they cannot."""
+        """Split a single stack as the settings say.
+
+        Raises
+        ------
+        UsageError
+            If they cannot split it, a section that is held out is trained on too, or they leave nothing to learn.
+        ImageError
+            If there is nothing to learn, see `check_learnable`.
+        """
         training, held_out = hold_out(stack, train)
+        check_apart({"": SeenSections.of(stack, train.held_out(len(stack)))})
+        check_learnable([training], train, "what is trained on")
         facts = {
             "sha256": stack.sha256(),
             "sections": len(stack),
@@ -121,7 +147,8 @@ class TrainingData:
 
     @classmethod
     def of_list(cls, stacks: Sequence[TrainingStack]) -> TrainingData:
-        """Put stacks together whose sections have one pixel size."""
+        """Put stacks together whose sections have one pixel size; UsageError as `check_apart`."""
+        check_apart({stack.name: stack.stored.seen for stack in stacks if stack.stored})
         facts = {
             "sha256": {
                 kind: hashlib.sha256(
@@ -160,10 +187,10 @@ def read_stacks(
     Raises
     ------
     IsbiError
-        Naming the stack, if it is missing or damaged, has no labels or others than its kind, cannot be resampled, or
-        has no such sections to hold out.
+        Naming the stack, if it is missing or damaged, has no labels or others than its kind, cannot be resampled, has
+        no such sections to hold out, or nothing to learn.
     UsageError
-        If there is no pixel size to train at.
+        If there is no pixel size to train at, or a section that a stack holds out is trained on too.
     """
     if resample_nm is None:
         raise UsageError(
@@ -175,7 +202,10 @@ def read_stacks(
             found.append(_read(entry, train, resample_nm))
         except IsbiError as error:
             raise type(error)(f"{origin}: stack {entry.name!r}: {error}") from error
-    return TrainingData.of_list(found)
+    try:
+        return TrainingData.of_list(found)
+    except UsageError as error:
+        raise UsageError(f"{origin}: {error}") from error
 
 
 def load_entry(entry: StackEntry, train: TrainConfig) -> tuple[LabelledStack, TrainConfig]:
@@ -214,8 +244,33 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
     _check_isotropic(entry, stack)
     left_out = split.held_out(len(stack))
     volumes, held_out = _split(stack, split, entry)
-    cut = [(_cut(volume, plane), plane) for volume in volumes for plane in entry.planes]
-    parts = tuple(part.annotated() if plane == "xy" else part for part, plane in cut)
+    found: list[tuple[str, LabelledStack, LabelledStack]] = []
+    notes, uncut = list(stack.notes), []
+    for volume in volumes:
+        thickness = _thickness(volume, resample_nm)
+        planes = entry.planes
+        if thickness < _THINNEST * train.crop:
+            planes = tuple(plane for plane in planes if plane == "xy")
+        if planes != entry.planes:
+            first, last = volume.numbers[[0, -1]]
+            uncut.append(f"sections {first}:{last + 1}, {counted(thickness, 'pixel')} thick")
+        for plane in planes:
+            part = _cut(volume, plane)
+            if plane == "xy":
+                found.append((plane, *_annotated_at(part, resample_nm, entry, notes)))
+            else:
+                found.append((plane, part, resampled(part, resample_nm)))
+    too_thin = (
+        f"{' and '.join(uncut)}, where a quarter of a crop is {_THINNEST * train.crop:g}" if uncut else ""
+    )
+    if not found:
+        raise UsageError(
+            f"cuts along {', '.join(entry.planes)} are too thin at {resample_nm:g} nm: {too_thin}; add xy to planes, "
+            "or train with smaller crops"
+        )
+    _, held_out = _annotated_at(held_out, resample_nm, entry, notes)
+    parts = tuple(at_size for _, _, at_size in found)
+    check_learnable(parts, train, "what is trained on")
     facts = {
         "name": entry.name,
         "kind": entry.kind,
@@ -237,12 +292,38 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
         facts["merge_enclosed"] = True
     return TrainingStack(
         entry.name,
-        tuple(resampled(part, resample_nm) for part in parts),
-        resampled(held_out, resample_nm),
+        parts,
+        replace(held_out, notes=tuple(notes)),
         entry.weight,
         facts,
-        StoredStack(entry, stack, split, parts),
+        StoredStack(
+            entry,
+            stack,
+            split,
+            tuple(part for _, part, _ in found),
+            tuple(plane for plane, _, _ in found),
+            SeenSections.of(stack, left_out),
+        ),
+        too_thin,
     )
+
+
+def _thickness(volume: LabelledStack, resample_nm: float) -> int:
+    """Return how many pixels a cut across a volume's sections is thick, at the pixel size to train at."""
+    shape = resampled_shape((len(volume), volume.image_ZYX.shape[2]), volume.pixel_size_nm, resample_nm)
+    return shape[0] if shape else len(volume)
+
+
+def _annotated_at(
+    part: LabelledStack, resample_nm: float, entry: StackEntry, notes: list[str]
+) -> tuple[LabelledStack, LabelledStack]:
+    """Return the sections of which something is known at another pixel size, as stored and there; note the others."""
+    part = part.annotated()
+    at_size = resampled(part, resample_nm)
+    if at_size.known_Z.all():
+        return part, at_size
+    notes += lost_sections(Path(entry.labels), part, at_size)
+    return part[np.flatnonzero(at_size.known_Z)], at_size.annotated()
 
 
 def _check_isotropic(entry: StackEntry, stack: LabelledStack) -> None:
@@ -272,10 +353,14 @@ def _split(
         ]
         check_some(blocks[0] if blocks else stack[:0], held_out, left_out)
     if entry.merge_enclosed:
-        blocks = [
-            block.with_ids(merge_enclosed(block.ids_ZYX)) for block in blocks if block.ids_ZYX is not None
-        ]
+        return [_merged(block) for block in blocks], _merged(held_out)
     return blocks, held_out
+
+
+def _merged(stack: LabelledStack) -> LabelledStack:
+    """Give ids within one other id that other one, as far as sections that follow each other show it."""
+    assert stack.ids_ZYX is not None
+    return stack.with_ids(np.concatenate([merge_enclosed(stack.ids_ZYX[run]) for run in stack.runs]))
 
 
 def _cut(stack: LabelledStack, plane: str) -> LabelledStack:

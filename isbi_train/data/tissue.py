@@ -1,7 +1,11 @@
-"""What of labelled sections is tissue: nothing is learnt, or calibrated, where a network is never asked."""
+"""What of labelled sections is tissue: nothing is learnt, or calibrated, where a network is never asked.
+
+And by what a section of tissue is known again in another stack.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -34,6 +38,29 @@ def only_tissue(stack: LabelledStack) -> LabelledStack:
         if part is not None:
             ignored_YX |= part
     return replace(stack, ignored_ZYX=ignored_ZYX, cell_ZYX=stack.cell_ZYX & ~ignored_ZYX)
+
+
+def section_digests(image_ZYX: npt.NDArray[np.generic]) -> list[str]:
+    """Hash the grey values of each section, whatever numbers they are stored as.
+
+    Parameters
+    ----------
+    image_ZYX : ndarray, shape (Z, Y, X)
+        Grey values.
+
+    Returns
+    -------
+    list of str
+        Equal of equal sections; empty of a section of one grey value, which shows nothing.
+    """
+    return [_digest(section_YX) for section_YX in image_ZYX]
+
+
+def _digest(section_YX: npt.NDArray[np.generic]) -> str:
+    if (section_YX == section_YX[0, 0]).all():
+        return ""
+    shape = str(section_YX.shape).encode()
+    return hashlib.blake2b(section_YX.astype(np.float64).tobytes() + shape, digest_size=32).hexdigest()
 
 
 def _without_tissue(section_YX: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_] | None:

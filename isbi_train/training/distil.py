@@ -26,6 +26,7 @@ from isbi_train.data.labelled import LabelledStack, read_volume, side_nm
 from isbi_train.data.resample import resample_images, resampled_shape
 from isbi_train.data.sections import ranges
 from isbi_train.data.stacks import TrainingData
+from isbi_train.data.tissue import section_digests
 from isbi_train.networks.origins import Origin, origins_of_files
 from isbi_train.networks.seen import SeenStack, once, seen_by_contract
 
@@ -111,7 +112,7 @@ class Teaching:
         train : TrainConfig
             Says which of them are held out.
         others : mapping of str to (LabelledStack, TrainConfig)
-            Likewise of the other stacks of a list, by their names; no teacher may have seen what they hold out.
+            Likewise of the other stacks of a list, by what to call them; what they hold out is not learnt from either.
 
         Raises
         ------
@@ -130,7 +131,7 @@ class Teaching:
         image_ZYX = stack.image_ZYX[:0]
         if inputs.unlabelled:
             image_ZYX = read_unlabelled(
-                Path(inputs.unlabelled), stack, train, inputs.pixel_size_nm, inputs.resample_nm
+                Path(inputs.unlabelled), stack, train, inputs.pixel_size_nm, inputs.resample_nm, others
             )
             sha256["unlabelled"] = hashlib.sha256(image_ZYX.tobytes()).hexdigest()
         return cls(teachers, image_ZYX, sha256, origins_of_files(teachers), seen)
@@ -139,7 +140,7 @@ class Teaching:
     def of_list(cls, data: TrainingData) -> dict[str, Teaching]:
         """Open and check the teachers of a list's stacks, by the names of the stacks that have some.
 
-        No teacher may have seen what any stack holds out.
+        No teacher may have seen what any stack holds out, and no unlabelled section may be one of these.
 
         Raises
         ------
@@ -203,11 +204,7 @@ def teach(
             continue
         found[stack.name] = []
         as_stored = stack.stored.parts if stack.stored else stack.parts
-        first = (
-            stack.stored.entry.planes.index("xy")
-            if stack.stored and len(teaching.unlabelled_image_ZYX)
-            else 0
-        )
+        first = stack.stored.planes.index("xy") if stack.stored and len(teaching.unlabelled_image_ZYX) else 0
         for number, (seen, training) in enumerate(zip(as_stored, stack.parts, strict=True)):
             teaches = teaching if number == first else teaching.without_unlabelled()
             found[stack.name].append(teaches.teach(seen, display).at_the_size_of(training))
@@ -344,6 +341,7 @@ def read_unlabelled(
     train: TrainConfig,
     pixel_size_nm: float | None = None,
     resample_nm: float | None = None,
+    others: Mapping[str, tuple[LabelledStack, TrainConfig]] = MappingProxyType({}),
 ) -> npt.NDArray[np.generic]:
     """Read sections without labels, at the pixel size of the labelled ones.
 
@@ -359,6 +357,8 @@ def read_unlabelled(
         Side of a pixel in nanometres, where the file does not say it.
     resample_nm : float, optional
         Pixel size to train at, where the labelled sections were brought to one.
+    others : mapping of str to (LabelledStack, TrainConfig)
+        The other stacks of a list, as stored, by what to call them, and what says which of their sections are held out.
 
     Returns
     -------
@@ -370,9 +370,11 @@ def read_unlabelled(
     ImageError
         If the file cannot be read, or its sections have another size than the labelled ones.
     UsageError
-        If a held-out section is among them, or they must be resampled and their pixel size is not known.
+        If a section that any stack holds out is among them, or they must be resampled and their pixel size is not
+        known.
     """
     image_ZYX, size, _ = read_volume(path)
+    as_stored = section_digests(image_ZYX)
     from_nm = side_nm(path, size) or pixel_size_nm
     to_nm = stack.pixel_size_nm
     if to_nm is not None and (from_nm is not None or resample_nm is not None):
@@ -387,10 +389,23 @@ def read_unlabelled(
             f"{path}: its sections are {image_ZYX.shape[1:]} pixels, the labelled ones "
             f"{stack.image_ZYX.shape[1:]}; they must have one size, so cut or tile them"
         )
-    held_out = {section_YX.tobytes() for section_YX in stack.image_ZYX[train.held_out(len(stack))]}
-    for z, section_YX in enumerate(image_ZYX):
-        if section_YX.astype(stack.image_ZYX.dtype).tobytes() in held_out:
-            raise UsageError(
-                f"{path}: section {z} is held out for validation and must not be learnt from; leave it out"
-            )
+    # Another stack is as stored; this one may have been resampled, as the unlabelled sections are then.
+    known_as = list(zip(as_stored, section_digests(image_ZYX), strict=True))
+    for name, (labelled, config) in {"": (stack, train), **others}.items():
+        held_out = set(section_digests(labelled.image_ZYX[config.held_out(len(labelled))]))
+        for z, digests in enumerate(known_as):
+            if held_out.intersection(filter(None, digests)):
+                whose = f" of {name}" if name else ""
+                raise UsageError(
+                    f"{path}: section {z} is held out for validation{whose} and must not be learnt from; leave it out"
+                )
     return image_ZYX
+
+
+def digests_of(teachings: Mapping[str, Teaching]) -> dict[str, str]:
+    """Return the sha256 of all that teaches, by the name of the stack and what it is, as a checkpoint holds them."""
+    return {
+        f"{name} {what}".strip(): sha256
+        for name, teaching in teachings.items()
+        for what, sha256 in teaching.sha256.items()
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,17 +17,21 @@ from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.stacks import StackEntry
 from isbi_train.data.labelled import LabelledStack
-from isbi_train.data.sections import blocks, hold_out
-from isbi_train.data.stacks import TrainingData, load_entry, read_stacks
+from isbi_train.data.sections import blocks
+from isbi_train.data.stacks import TrainingData, TrainingStack, load_entry, read_stacks
 from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint
+from isbi_train.training.distil import Teaching, digests_of
 from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
 from isbi_train.training.finish import is_finished
+from isbi_train.training.start import Start
 from isbi_train.training.state import BEST, LIST, MODEL
 from isbi_train.training.train import fit
-from isbi_train.training.validate import check_scorable
+from isbi_train.training.validate import HeldOut
 
 FOLDS = "folds.json"
 SCORES = ("v_rand_thin", "v_info_thin", "loss")
+_HELD_OUT = ("hold_out", "hold_out_start", "held_out")  # in which the folds differ
+_ABSENT = "none"
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,32 @@ class FoldsOfOne:
         """Return what a fold trains on, and its settings."""
         return self.stack, fold_config(self.train, self.blocks[number])
 
-    def check(self, number: int) -> None:
-        """Raise IsbiError if a fold's block cannot be held out."""
-        check_scorable(hold_out(*self.fold(number))[1], self.train)
+    def others(self) -> tuple[TrainingStack, ...]:
+        """Return the stacks that are not cut: none."""
+        return ()
+
+    def check(self, number: int, others: Sequence[TrainingStack], inputs: Inputs) -> dict[str, Any]:
+        """Raise IsbiError if a fold cannot be trained with its block held out.
+
+        Parameters
+        ----------
+        number : int
+            Which fold.
+        others : sequence of TrainingStack
+            What `others` gives.
+        inputs : Inputs
+            Names teachers and unlabelled sections.
+
+        Returns
+        -------
+        dict
+            What its checkpoints will hold of its data and its teachers.
+        """
+        stack, train = self.fold(number)
+        data = TrainingData.of_one(stack, train)
+        HeldOut.of(data.stacks[0], train)
+        teaching = Teaching.of(inputs, stack, train)
+        return {**data.facts, "teaching": digests_of({"": teaching} if teaching else {})}
 
     def scores(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
         """Return those scores of a fold that are of the sections it held out; None if it is of another stack."""
@@ -123,10 +150,27 @@ class FoldsOfList:
         entries = [cut if entry.name == self.name else entry for entry in self.entries]
         return read_stacks(entries, self.train, self.resample_nm, self.origin), self.train
 
-    def check(self, number: int) -> None:
-        """Raise IsbiError if a fold's block cannot be held out; of the list only the stack that is cut is read."""
+    def others(self) -> tuple[TrainingStack, ...]:
+        """Read the stacks that are not cut; IsbiError if one of them cannot be trained or scored on, or be taught."""
+        entries = [entry for entry in self.entries if entry.name != self.name]
+        if not entries:
+            return ()
+        data = read_stacks(entries, self.train, self.resample_nm, self.origin)
+        for stack in data.stacks:
+            HeldOut.of(stack, self.train)
+        Teaching.of_list(data)
+        return data.stacks
+
+    def check(self, number: int, others: Sequence[TrainingStack], inputs: Inputs) -> dict[str, Any]:
+        """Raise IsbiError if a fold cannot be trained with its block held out; see `FoldsOfOne.check`.
+
+        Of the list only the stack that is cut is read.
+        """
         (part,) = read_stacks([self._entry(number)], self.train, self.resample_nm, self.origin).stacks
-        check_scorable(part.held_out, self.train)
+        HeldOut.of(part, self.train)
+        found = {stack.name: stack for stack in (*others, part)}
+        data = TrainingData.of_list([found[entry.name] for entry in self.entries])
+        return {**data.facts, "teaching": digests_of(Teaching.of_list(data))}
 
     def _entry(self, number: int) -> StackEntry:
         """Return the cut stack's entry, with the block of a fold held out."""
@@ -192,19 +236,20 @@ def cross_validate(
     ------
     UsageError
         If there are fewer sections than folds, or no such fold, or finished folds in the folder are of another
-        cross-validation.
+        cross-validation or have other settings.
     IsbiError
         Naming the fold, before the first one trains, if a block cannot be held out, see
-        `isbi_train.training.validate.check_scorable`; and as `isbi_train.training.train.fit`.
+        `isbi_train.training.validate.HeldOut.of`, or must not be, see `isbi_train.training.distil.Teaching`; and as
+        `isbi_train.training.train.fit`.
     """
     folds = len(cut.blocks)
     chosen = range(folds) if only is None else [only]
     if only is not None and not 0 <= only < folds:
         raise UsageError(f"there is no fold {only} of {folds}; they are counted from 0 to {folds - 1}")
     check_of_this_cut(out, cut)
-    for fold in chosen:
-        if not (fold_folder(out, fold) / MODEL).exists():
-            check_fold(cut, fold, display or Display())
+    facts = check_folds(cut, chosen, inputs or Inputs(), display or Display())
+    settings = FoldSettings.of(cut, network, augment, facts, inputs)
+    settings.check_finished(out)
     for fold in chosen:
         folder = fold_folder(out, fold)
         resume = folder.exists()
@@ -230,6 +275,7 @@ def cross_validate(
         del data  # the next fold reads its own
     if not processes.is_main:
         return {}
+    settings.check_finished(out)  # others may have trained folds meanwhile
     found = collect_scores(out, cut)
     with replacing(out / FOLDS) as temporary:
         temporary.write_text(json.dumps(found, indent=1))
@@ -241,15 +287,116 @@ def fold_folder(out: Path, fold: int) -> Path:
     return out / f"fold-{fold}"
 
 
-def check_fold(cut: FoldsOfOne | FoldsOfList, number: int, display: Display) -> None:
-    """Raise IsbiError, which names the fold, if its block cannot be held out."""
-    block = cut.blocks[number]
-    display.stage(f"looking at what fold {number} holds out")
-    try:
-        cut.check(number)
-    except IsbiError as error:
-        said = f"fold {number}, which holds out {block.start}:{block.stop}: {error}"
-        raise type(error)(said) from error
+def check_folds(
+    cut: FoldsOfOne | FoldsOfList, numbers: Iterable[int], inputs: Inputs, display: Display
+) -> dict[str, Any]:
+    """Look at all folds before the first one trains.
+
+    Parameters
+    ----------
+    cut, inputs, display
+        See `cross_validate`.
+    numbers : iterable of int
+        Which folds.
+
+    Returns
+    -------
+    dict
+        What checkpoints will hold of the data and the teachers of the last of them.
+
+    Raises
+    ------
+    IsbiError
+        If a fold cannot be trained, naming it where its block is the reason.
+    """
+    display.stage("looking at what is trained on")
+    others, facts = cut.others(), dict[str, Any]()
+    for number in numbers:
+        block = cut.blocks[number]
+        display.stage(f"looking at what fold {number} holds out")
+        try:
+            facts = cut.check(number, others, inputs)
+        except IsbiError as error:
+            said = f"fold {number}, which holds out {block.start}:{block.stop}: {error}"
+            raise type(error)(said) from error
+    return facts
+
+
+@dataclass(frozen=True)
+class FoldSettings:
+    """What all folds of a cross-validation have in common, so that their mean says something.
+
+    Attributes
+    ----------
+    cut : FoldsOfOne or FoldsOfList
+        What is cut into blocks.
+    known : dict
+        Settings, data and teachers, by what a message calls them.
+    """
+
+    cut: FoldsOfOne | FoldsOfList
+    known: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        cut: FoldsOfOne | FoldsOfList,
+        network: NetworkConfig,
+        augment: AugmentConfig,
+        facts: Mapping[str, Any],
+        inputs: Inputs | None,
+    ) -> FoldSettings:
+        """Return those of a run; IsbiError if there are no such weights to start from."""
+        init = inputs.init if inputs else None
+        begins_with = {"init": Start.read(init, network.arch).sha256} if init else {}
+        return cls(cut, _settings_of(cut, network, augment, cut.train, {**facts, **begins_with}))
+
+    def check_finished(self, out: Path) -> None:
+        """Raise UsageError, listing the differences, if a finished fold in a folder has other ones."""
+        for fold in range(len(self.cut.blocks)):
+            path = fold_folder(out, fold) / MODEL
+            checkpoint = load_checkpoint(path) if path.exists() else None
+            if checkpoint is None or not is_finished(checkpoint):
+                continue
+            then = _settings_of(
+                self.cut, checkpoint.network, checkpoint.augment, checkpoint.train, checkpoint.data
+            )
+            differing = [
+                f"{key}: {then.get(key, _ABSENT)!r} -> {self.known.get(key, _ABSENT)!r}"
+                for key in {**self.known, **then}
+                if then.get(key, _ABSENT) != self.known.get(key, _ABSENT)
+            ]
+            if differing:
+                raise UsageError(
+                    f"{path.parent}: was trained with other settings ({'; '.join(differing)}), so that no mean over "
+                    "the folds would say anything; give --out another folder, or the settings of that fold"
+                )
+
+
+def _settings_of(
+    cut: FoldsOfOne | FoldsOfList,
+    network: NetworkConfig,
+    augment: AugmentConfig,
+    train: TrainConfig,
+    data: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Name all that the folds of a cross-validation have in common: all but what each holds out."""
+    parts = {"network": network, "augment": augment, "train": train}
+    found = {
+        f"{part}.{key}": value
+        for part, config in parts.items()
+        for key, value in config.to_plain().items()
+        if key not in _HELD_OUT
+    }
+    for key in ("pixel_size_nm", "normalisation", "init"):
+        found[key] = data.get(key, _ABSENT)
+    found |= {f"teaching {what}": sha256 for what, sha256 in data.get("teaching", {}).items()}
+    for stack in data.get("stacks", ()):
+        cut_here = isinstance(cut, FoldsOfList) and stack["name"] == cut.name
+        for key, value in stack.items():
+            if key != "name" and not (cut_here and key in _HELD_OUT):
+                found[f"stack {stack['name']!r} {key}"] = value
+    return found
 
 
 def check_of_this_cut(out: Path, cut: FoldsOfOne | FoldsOfList) -> None:

@@ -39,7 +39,7 @@ from isbi_train.training.batches import (
     steps_per_epoch,
 )
 from isbi_train.training.device import Device, choose_device
-from isbi_train.training.distil import Teaching, teach
+from isbi_train.training.distil import Teaching, digests_of, teach
 from isbi_train.training.distributed import SINGLE_PROCESS, ProcessGroup
 from isbi_train.training.finish import finish
 from isbi_train.training.heads import heads_loss
@@ -187,11 +187,7 @@ def fit(
     data = dict(everything.facts)
     start = Start.read(inputs.init, network.arch) if inputs.init else None
     if teachings:
-        data["teaching"] = {
-            f"{name} {what}".strip(): sha256
-            for name, teaching in teachings.items()
-            for what, sha256 in teaching.sha256.items()
-        }
+        data["teaching"] = digests_of(teachings)
     if start:
         start.load_into(model)
         data["init"] = start.sha256

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from isbi_infer.errors import ImageError, ModelError
+from isbi_infer.errors import ImageError, IsbiError, ModelError
 from isbi_train.config import TrainConfig
 from isbi_train.data.borders import learnt_labels
-from isbi_train.data.labelled import LabelledStack
+from isbi_train.data.checks import check_learnable
+from isbi_train.data.labelled import LabelledStack, named_sections
 from isbi_train.data.labels import MOST_MEMBRANE
 from isbi_train.data.stacks import TrainingStack
 from isbi_train.networks.whole import predict_whole
@@ -46,15 +47,27 @@ class HeldOut:
 
     @classmethod
     def of(cls, stack: TrainingStack, train: TrainConfig) -> HeldOut:
-        """Return the held-out sections of a stack; ImageError as `check_scorable`."""
+        """Return the held-out sections of a stack.
+
+        Raises
+        ------
+        IsbiError
+            Naming the stack, as `check_scorable` and `isbi_train.data.checks.check_learnable`; and if those that a run
+            validates on while it trains show no tissue.
+        """
         try:
             check_scorable(stack.held_out, train)
-            learnt = learnt_labels(stack.held_out, train)
-            if learnt.ignored_ZYX is not None and learnt.ignored_ZYX.all():
-                raise ImageError("what is held out shows no tissue with labels; hold out other sections")
-        except ImageError as error:
-            raise ImageError(f"stack {stack.name!r}: {error}" if stack.name else str(error)) from error
-        return cls(stack.name, stack.held_out, learnt)
+            check_learnable([stack.held_out], train, "what is held out")
+            found = cls(stack.name, stack.held_out, learnt_labels(stack.held_out, train))
+            validated = found.spread(train.validated_sections).learnt
+            if validated.ignored_ZYX is not None and validated.ignored_ZYX.all():
+                raise ImageError(
+                    f"of what is held out a run validates on {named_sections(validated.numbers)} (from 0) while it "
+                    "trains, where no tissue has labels; hold out others, or raise train.validated_sections"
+                )
+        except IsbiError as error:
+            raise type(error)(f"stack {stack.name!r}: {error}" if stack.name else str(error)) from error
+        return found
 
     def chosen(self, count: int) -> list[int]:
         """Return the numbers of so many of the sections, spread evenly; of all where `count` is 0 or no fewer."""
@@ -87,9 +100,19 @@ def check_scorable(held_out: LabelledStack, train: TrainConfig) -> None:
     Raises
     ------
     ImageError
-        If most of their labels, or of those that a run validates on while it trains, are membrane.
+        If a section has no cell, or most of their labels, or of those that a run validates on while it trains, are
+        membrane.
     """
     ignored_ZYX = held_out.ignored_ZYX
+    truth_ZYX = held_out.cell_ZYX if held_out.ids_ZYX is None else held_out.ids_ZYX > 0
+    has_cells_Z = (truth_ZYX if ignored_ZYX is None else truth_ZYX & ~ignored_ZYX).any(axis=(1, 2))
+    if not has_cells_Z.all():
+        size_nm = held_out.pixel_size_nm
+        raise ImageError(
+            f"the labels of {named_sections(held_out.numbers[~has_cells_Z])} (from 0), held out for validation, hold "
+            f"no cell{f' at {size_nm:g} nm' if size_nm else ''}: V_rand and V_info cannot be computed there; annotate "
+            "more of it, or hold out others"
+        )
     cell_ZYX = held_out.cell_ZYX if ignored_ZYX is None else held_out.cell_ZYX & ~ignored_ZYX
     for count in dict.fromkeys((0, train.validated_sections)):
         chosen = _spread(len(held_out), count)

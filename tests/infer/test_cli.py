@@ -152,7 +152,14 @@ def test_a_bad_model_leaves_5(stack, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--tile", "7"), ("--provider", "abacus"), ("--dtype", "int4"), ("--no",)]
+    "arguments",
+    [
+        ("--tile", "7"),
+        ("--provider", "abacus"),
+        ("--dtype", "int4"),
+        ("--no",),
+        ("--block", f"1,{'9' * 5000},256"),
+    ],
 )
 def test_an_impossible_option_leaves_2(stack, arguments):
     assert run(stack, *arguments).returncode == 2

@@ -51,11 +51,25 @@ def _chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _png(width, height, bits=8, colour=0, rows=b"", more=b""):
-    """Make a PNG file of these rows, each with its filter byte."""
-    head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    body = _chunk(b"IHDR", head) + more + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+def _png(width, height, bits=8, colour=0, rows=b"", more=b"", interlaced=False, gap=b""):
+    """Make a PNG file of these rows, each with its filter byte; `gap` stands in the middle of them."""
+    head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced)
+    data = zlib.compress(rows)
+    half = len(data) // 2
+    parts = _chunk(b"IDAT", data[:half]) + gap + _chunk(b"IDAT", data[half:])
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + more + parts + _chunk(b"IEND", b"")
+
+
+def _rows(image_YX):
+    """Return the rows of an image as PNG has them, without filters."""
+    rows_YX = image_YX.astype(image_YX.dtype.newbyteorder(">"))
+    return b"".join(b"\0" + row_X.tobytes() for row_X in rows_YX if row_X.size)
+
+
+def _interlaced(image_YX):
+    """Return the rows of the seven passes of Adam7 (PNG specification, 8.2)."""
+    passes = (0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1)
+    return b"".join(_rows(image_YX[y::step_y, x::step_x]) for y, step_y, x, step_x in passes)
 
 
 @pytest.mark.parametrize(
@@ -278,6 +292,58 @@ def test_a_flipped_byte_of_a_png_is_an_error_or_changes_nothing(tmp_path, place)
     path.write_bytes(damaged)
     with pytest.raises(ImageError, match=r"s0\.png: "):
         _read(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (5, 3), (4, 4), (23, 41)])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_png_of_fewer_rows_than_it_declares_is_an_error(tmp_path, shape, dtype, interlaced):
+    image_YX = np.arange(1, shape[0] * shape[1] + 1, dtype=dtype).reshape(shape)
+    rows = _interlaced(image_YX) if interlaced else _rows(image_YX)
+    path, bits = tmp_path / "s0.png", 8 * image_YX.itemsize
+    for stored in (rows, rows + b"more"):
+        path.write_bytes(_png(shape[1], shape[0], bits, rows=stored, interlaced=interlaced))
+        np.testing.assert_array_equal(_read(tmp_path)[0], image_YX)
+    for stored in (rows[:-1], rows[: len(rows) // 2], b""):
+        path.write_bytes(_png(shape[1], shape[0], bits, rows=stored, interlaced=interlaced))
+        says = rf"s0\.png: holds {len(stored)} of {len(rows)} bytes of its rows; the file is truncated"
+        with pytest.raises(ImageError, match=says):
+            _read(tmp_path)
+
+
+def test_rows_of_a_png_that_decoders_do_not_reach_are_missing(tmp_path):
+    image_YX = _stack()[0]
+    (tmp_path / "s0.png").write_bytes(_png(41, 23, rows=_rows(image_YX), gap=_chunk(b"tEXt", b"a\0b")))
+    with pytest.raises(ImageError, match=rf"s0\.png: holds \d+ of {23 * 42} bytes of its rows"):
+        _read(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("target", ["annex/s1", "s1"])
+def test_a_link_to_what_is_not_there_is_named_and_no_section_is_lost(tmp_path, suffix, target):
+    _fill(tmp_path, _stack(), suffix)
+    path = tmp_path / f"s1.{suffix}"
+    path.unlink()
+    path.symlink_to(f"{target}.{suffix}")
+    with pytest.raises(
+        ImageError, match=rf"s1\.{suffix}: is a link to what is not there; fetch it"
+    ) as raised:
+        open_images(tmp_path)
+    assert raised.value.exit_code == 4
+    if target != "s1":
+        (tmp_path / "annex").mkdir()
+        _write(tmp_path / "annex" / path.name, _stack()[1])
+        assert len(_read(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_an_image_that_the_system_does_not_give_is_not_called_damaged(tmp_path, suffix):
+    _fill(tmp_path, _stack(), suffix)
+    with open_images(tmp_path) as source:
+        (tmp_path / f"s1.{suffix}").unlink()
+        with pytest.raises(ImageError, match=rf"s1\.{suffix}: cannot be read \(No such file") as raised:
+            source.read(1)
+    assert "damaged" not in str(raised.value)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -16,6 +16,7 @@ import pytest
 
 from isbi_infer.errors import BusyError, OutputError
 from isbi_infer.files import locked_folder, replacing
+from isbi_infer.locks import locked
 
 # Writes what standard input says, and leaves as a command line does.
 WRITER = """
@@ -284,6 +285,75 @@ print(child, flush=True)
         os.kill(child, signal.SIGKILL)
         process.communicate(timeout=60)
     assert out.read_text() == "second"
+
+
+# What a child says that was forked off while a lock is held, also by another thread in the very moment.
+FORKED = """
+import os, sys, time
+from pathlib import Path
+from isbi_infer import locks
+
+def in_child(act):
+    child = os.fork()
+    if child == 0:
+        act()
+        sys.exit(0)  # by way of the lock's end
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def ask():
+    try:
+        with locks.locked(path, "out"):
+            print("has it", flush=True)
+    except locks.LockedError as error:
+        print("held by", error, flush=True)
+
+path = Path(sys.argv[1]).resolve()
+print(os.getpid(), flush=True)
+with locks.locked(path, "out") as lock:
+    assert in_child(ask) == 0
+    assert in_child(lambda: print("lost" if lock.lost else "ours", flush=True)) == 0
+    with locks._guard:
+        assert in_child(ask) == 0
+    ask()
+    assert not lock.lost
+    assert len(os.listdir(path.parent)) == 1
+    if sys.argv[2] == "killed":
+        if os.fork() == 0:
+            os.kill(os.getppid(), 9)
+        time.sleep(60)
+in_child(ask)
+assert os.listdir(path.parent) == []
+"""
+
+
+@posix
+@with_or_without_locks
+def test_a_child_neither_holds_nor_ends_what_its_parent_holds(tmp_path, before):
+    done = subprocess.run(
+        [sys.executable, "-c", before + FORKED, str(tmp_path / ".out.lock"), "ends"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    parent, *said = done.stdout.splitlines()
+    held, lost, held_too, own, after = said
+    assert held.startswith(f"held by process {parent} on ")
+    assert (lost, held_too, own, after) == ("lost", held, "held by in this process", "has it")
+
+
+@posix
+def test_a_child_that_outlives_its_parent_does_not_keep_the_lock(tmp_path):
+    lock = tmp_path / ".out.lock"
+    parent = _start(FORKED, lock, "killed", start_new_session=True)
+    try:
+        assert parent.wait(60) == -signal.SIGKILL
+        with locked(lock, "out"):
+            pass
+    finally:
+        os.killpg(parent.pid, signal.SIGKILL)
+        parent.communicate(timeout=60)
 
 
 def test_a_folder_and_the_files_in_it_are_locked_apart(tmp_path):

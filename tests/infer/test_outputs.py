@@ -136,6 +136,62 @@ def test_ids_of_an_earlier_run_are_replaced_with_the_table_beside_them(desk, nam
     assert table_of(desk / name) in before  # where it was written, so that it is looked at before
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("ids.tif", "ids.tiff"),
+        ("ids.tif", "ids.ome.zarr"),
+        pytest.param("ids.ome.zarr", "ids.TIF", marks=pytest.mark.more),
+        pytest.param("ids.ome.zarr", "ids.zarr", marks=pytest.mark.more),
+    ],
+)
+def test_a_table_of_ids_of_another_name_is_not_replaced(desk, first, second):
+    assert infer("stack.tif", "-o", "o.tif", "--labels", first).returncode == 0
+    before = contents(desk)
+    done = infer("stack.tif", "-o", "o.tif", "--labels", second)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"isbi-infer: {second}: its table would be ids.csv, which is that of {first}; ")
+    assert f"or move {first} and ids.csv away" in line
+    assert contents(desk) == before
+
+
+def test_ids_of_the_same_name_that_isbi_infer_has_not_written_are_no_hindrance(desk):
+    (desk / "ids.tiff").write_bytes((desk / "truth.tif").read_bytes())
+    (desk / "ids.zarr").mkdir()
+    done = infer("stack.tif", "--labels", "ids.tif")
+    assert done.returncode == 0, done.stderr
+
+
+def test_chunked_ids_beside_a_result_in_tiff_are_replaced_as_the_message_says(desk):
+    run = ("stack.tif", "-o", "o.tif", "--labels", "ids.ome.zarr")
+    assert infer(*run).returncode == 0
+    before = contents(desk)
+    again = infer(*run)
+    assert (again.returncode, contents(desk)) == (2, before)
+    assert "ids.ome.zarr: is there already; --overwrite replaces it" in again.stderr
+    done = infer(*run, "--threshold", "0.9", "--overwrite")
+    assert done.returncode == 0, done.stderr
+    after = contents(desk)
+    assert after.keys() == before.keys()
+    assert {path.name for path in after if after[path] != before[path]} >= {"zarr.json", "ids.csv"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--labels", "ids.tif", "--overwrite"), "--overwrite, --shard, --mask and --cluster are for OME-Zarr"),
+        (("--labels", "ids.zarr", "--overwrite", "--resume"), "--resume and --overwrite exclude each other"),
+    ],
+)  # fmt: skip
+def test_where_nothing_is_chunked_or_ids_are_gone_on_with_there_is_nothing_to_overwrite(desk, options, said):
+    before = contents(desk)
+    done = infer("stack.tif", "-o", "o.tif", *options)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert contents(desk) == before
+
+
 def test_the_working_folder_has_a_result_of_its_name_beside_it(desk, monkeypatch):
     monkeypatch.chdir(desk / "sec")
     done = infer(".")

@@ -78,6 +78,7 @@ def imagej(unit, *, lines="", **tags):
     [
         (imagej("\\u00C5", resolution=(1 / 80, 1 / 80)), size(8)),
         (imagej("nm", resolution=(0.125, 0.25)), size(8, 4)),
+        (imagej("nm", lines="yunit=angstrom\n", resolution=(1 / 8, 1 / 40)), size(8, 4)),
         (imagej("pixel", resolution=(1, 1)), None),
         (imagej("pixel", resolution=(1_250_000, 1_250_000), resolutionunit=3), size(8)),
         (imagej("inch", resolution=(72, 72), resolutionunit=2), None),
@@ -100,6 +101,10 @@ def test_sizes_and_what_is_none_need_no_note(said, options, expected):
     [
         (imagej("furlong", resolution=(3, 3)), "3/1 x 3/1 pixels per 'furlong'"),
         (imagej("nm", resolution=((0, 1), (0, 1))), "0/1 x 0/1 as pixels per 'nm'"),
+        (
+            imagej("nm", lines="yunit=ell\n", resolution=(3, 3)),
+            "per 'nm' along x and 'ell' along y, no pixel size",
+        ),
         ({"resolution": ((0, 1), (0, 1)), "resolutionunit": 3}, "0/1 x 0/1 pixels per cm"),
         ({"resolution": ((1_250_000, 1), (0, 1)), "resolutionunit": 3}, "1250000/1 x 0/1 pixels per cm"),
         ({"description": "pixel size: 4.2 nm"}, "'pixel size 4.2 nm'"),

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -106,6 +107,8 @@ def test_membranes_are_found_by_darkness_alone_only_in_part(stack):
         ({"height": 31}, "31x512"),
         ({"width": 8}, "512x8"),
         ({"seed": -1}, "seed is -1"),
+        ({"width": 999999999999999}, "512x999999999999999 pixels is too large; pass at most 16384x16384"),
+        ({"sections": 20000}, "20000 sections of 512x512 pixels are too many for a TIFF"),
     ],
 )
 def test_arguments_that_cannot_be_meant_are_refused_by_name(arguments, named):
@@ -142,3 +145,31 @@ def test_the_module_leaves_with_the_code_of_its_error(tmp_path, capsys, out, opt
     assert left.value.code == code
     assert "Traceback" not in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("labels", "code", "says"),
+    [
+        ("stack.tif", 2, "would be written twice, as the stack and as --labels"),
+        ("link.tif", 2, "would be written twice"),
+        ("nowhere/labels.tif", 6, "the folder .*nowhere does not exist"),
+    ],
+)
+def test_labels_that_cannot_be_written_leave_the_stack_that_was_there(tmp_path, capsys, labels, code, says):
+    (tmp_path / "stack.tif").write_text("of an earlier run")
+    (tmp_path / "link.tif").symlink_to("stack.tif")
+    with pytest.raises(SystemExit) as left:
+        main(
+            [
+                str(tmp_path / "stack.tif"),
+                "--labels",
+                str(tmp_path / labels),
+                "--sections",
+                "1",
+                "--size",
+                "64",
+            ]
+        )
+    assert left.value.code == code
+    assert re.search(says, capsys.readouterr().err)
+    assert (tmp_path / "stack.tif").read_text() == "of an earlier run"

@@ -6,8 +6,13 @@ from drawn import synthetic_stack
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isbi_infer.pixels.mending import normalising_section
 from isbi_infer.pixels.normalise import intensity_statistics, normalise
 from isbi_infer.pixels.statistics import section_statistics
+from isbi_infer.pixels.texture import texture_of
+from isbi_infer.pixels.windows import Windowed
+from isbi_infer.plan.scaling import Scaling
+from isbi_infer.run.tissue import Tissue, measure_windows
 
 DTYPES = [np.uint8, np.uint16, np.int16, np.int32, np.uint32, np.float32, np.float64]
 seeds = st.integers(0, 2**32 - 1)
@@ -137,6 +142,24 @@ def test_tissue_with_hot_pixels_is_not_taken_for_noise(tissue_YX):
     assert section_statistics(with_hot_pixels(tissue_YX.astype(np.uint16), 50, 65535)).blank == ""
 
 
+@pytest.mark.parametrize("side", [96, 140, 256])  # 3, 7 and 25 % of the section
+@pytest.mark.parametrize("noise", [1, 4])
+def test_a_little_tissue_within_much_resin_is_neither_noise_nor_hot_pixels(tissue_YX, side, noise):
+    section_YX = np.random.default_rng(0).normal(190, noise, (512, 512)).round().astype(np.uint8)
+    section_YX[100 : 100 + side, 200 : 200 + side] = tissue_YX[:side, :side]
+    for dtype in (np.uint8, np.uint16, np.float32):
+        found = section_statistics(section_YX.astype(dtype))
+        assert (found.blank, found.outliers) == ("", 0)
+        assert (found.mean, found.std) == pytest.approx((section_YX.mean(), section_YX.std()), rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [70, 700, 3000])  # up to 5 % of the section
+def test_hot_pixels_stay_what_they_are_however_many(tissue_YX, count):
+    found = section_statistics(with_hot_pixels(tissue_YX.astype(np.uint16), count, 60000))
+    assert found.outliers == count
+    assert found.high < 60000
+
+
 def test_a_tiny_share_of_canvas_and_a_single_hot_pixel_are_said_in_whole_sentences(tissue_YX):
     section_YX = tissue_YX.astype(np.float32)
     section_YX[0, 0], section_YX[9, 9] = -9999, 1e6
@@ -152,3 +175,57 @@ def test_a_large_offset_costs_no_precision(tissue_YX, dtype):
     shifted_YX = section_YX + dtype(2**19)
     expected_YX = normalise(section_YX, section_statistics(section_YX))
     np.testing.assert_allclose(normalise(shifted_YX, section_statistics(shifted_YX)), expected_YX, atol=1e-6)
+
+
+LONG_DOUBLE = pytest.param(
+    np.longdouble,
+    2**60,
+    marks=pytest.mark.skipif(np.finfo(np.longdouble).nmant <= 52, reason="long doubles are doubles here"),
+)
+HIGH = [(np.uint64, 2**60), (np.uint64, 2**63), (np.int64, -(2**63)), (np.int64, 2**62), LONG_DOUBLE]
+
+
+@pytest.mark.parametrize(("dtype", "offset"), HIGH)
+@pytest.mark.parametrize("kind", ["tissue", "canvas", "hot and dead pixels", "canvas of 0"])
+def test_grey_values_beyond_what_float64_holds_are_told_apart(tissue_YX, dtype, offset, kind):
+    plain_YX = tissue_YX.astype(dtype)
+    if kind.startswith("canvas"):
+        plain_YX[:, :100] = 7
+    high_YX = plain_YX + dtype(offset)
+    if kind == "canvas of 0":
+        high_YX[:, :100] = 0
+    if kind == "hot and dead pixels":
+        high_YX[9, 9], high_YX[99, 7] = 0, offset + 2**40
+        plain_YX[9, 9], plain_YX[99, 7] = dtype(2**30), dtype(2**40)
+    found, expected = section_statistics(high_YX), section_statistics(plain_YX)
+    assert numbers(found) == numbers(expected)
+    high, plain = Tissue.of(high_YX), Tissue.of(plain_YX)
+    np.testing.assert_array_equal(
+        normalise(high.pixels_YX, high.statistics), normalise(plain.pixels_YX, plain.statistics)
+    )
+
+
+@pytest.mark.parametrize(("dtype", "offset"), HIGH)
+def test_whole_sections_beyond_what_float64_holds_are_normalised_as_the_plain_ones(tissue_YX, dtype, offset):
+    plain_YX = tissue_YX.astype(dtype)
+    high_YX = plain_YX + dtype(offset)
+    for measured in (normalising_section, intensity_statistics):
+        high, plain = measured(high_YX), measured(plain_YX)
+        np.testing.assert_array_equal(normalise(high_YX, high), normalise(plain_YX, plain))
+        assert texture_of(high_YX, high) == texture_of(plain_YX, plain)
+
+
+@pytest.mark.parametrize("offset", [2**60, 2**64 - 300])
+@pytest.mark.parametrize("scaling", [None, Scaling(y=0.7, x=0.6)])
+def test_integers_of_64_bits_are_the_same_by_windows_and_as_plain_ones(tissue_YX, offset, scaling):
+    plain_YX = tissue_YX.astype(np.uint64)
+    plain_YX[:, :100] = 7
+    high_YX = plain_YX + np.uint64(offset)
+    by_windows = Windowed(lambda window: high_YX[window].copy(), high_YX.shape, high_YX.dtype, 5000)
+    high, plain = Tissue.of(high_YX, scaling), Tissue.of(plain_YX, scaling)
+    found, normalising = measure_windows(by_windows, scaling)
+    assert (*numbers(found), found.offset) == (*numbers(high.found), high.found.offset)
+    assert normalising == high.statistics
+    np.testing.assert_allclose(
+        normalise(high.pixels_YX, high.statistics), normalise(plain.pixels_YX, plain.statistics), atol=1e-3
+    )

@@ -84,7 +84,7 @@ def test_runs_end_where_sections_are_held_out_or_nobody_annotated_them(labelled)
     training, held_out = hold_out(stack, TrainConfig(hold_out=2, hold_out_start=2))
     assert training.places == (0, 1, 4, 5, 7, 8)
     assert training.runs == [slice(0, 2), slice(2, 4), slice(4, 6)]
-    assert (held_out.places, held_out.runs) == (None, [slice(0, 2)])
+    assert (held_out.places, held_out.runs) == ((2, 3), [slice(0, 2)])
     brought = bring_sections(training, TRAIN, None, torch.device("cpu"))
     assert brought.runs == tuple(training.runs)
 

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from dataclasses import replace
 
 import lists_at_hand
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isbi_infer.errors import ImageError, UsageError
-from isbi_train.config import AugmentConfig, TrainConfig
+from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.config.inputs import Inputs
 from isbi_train.config.settings import read_layer, resolve
 from isbi_train.config.stacks import read_list
@@ -24,6 +25,12 @@ from isbi_train.training.folds import FoldsOfList, FoldsOfOne, cross_validate
 from isbi_train.training.train import fit
 
 PARTS = ("network", "augment", "train", "inputs")
+
+
+def upside_down(stack):
+    """Return a stack that a model of the other way up has not seen."""
+    image_ZYX, cell_ZYX = (volume_ZYX[:, ::-1].copy() for volume_ZYX in (stack.image_ZYX, stack.cell_ZYX))
+    return replace(stack, image_ZYX=image_ZYX, cell_ZYX=cell_ZYX)
 
 
 @given(sections=st.integers(2, 200), data=st.data())
@@ -134,7 +141,7 @@ def test_cross_validation_trains_every_block_once_and_goes_on_where_it_stopped(
     assert found["mean"]["loss"] == pytest.approx(sum(losses) / 2)
     assert found["spread"]["loss"] == pytest.approx(statistics.stdev(losses))
 
-    with pytest.raises(UsageError, match=r"cannot resume.*epochs: 2 -> 3"):
+    with pytest.raises(UsageError, match=r"fold-0: was trained with other .*train\.epochs: 2 -> 3"):
         cross_validate(FoldsOfOne(labelled, train_config(epochs=3), 2), tmp_path, **settings)
 
 
@@ -206,6 +213,115 @@ def test_finished_folds_of_another_cross_validation_are_refused_before_any_work(
         assert not (tmp_path / folder / "fold-1").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"network": NetworkConfig(base=4, depth=2, unshuffle=2, dropout=0.1)}, r"network\.base: 2 -> 4\)"),
+        ({"augment": AugmentConfig(noise=0.5)}, r"augment\.noise: 0\.3 -> 0\.5\)"),
+        ({"train": {"steps": 8, "seed": 1}}, r"train\.steps: 0 -> 8; train\.seed: 2012 -> 1\)"),
+        ({"pixel_size_nm": 5.0}, r"pixel_size_nm: 4\.0 -> 5\.0\)"),
+        ({"inputs": "init"}, r"init: 'none' -> '[0-9a-f]{64}'\)"),
+        ({"inputs": "teachers"}, r"teaching teacher 0: 'none' -> '[0-9a-f]{64}'\)"),
+    ],
+)
+def test_folds_of_other_settings_are_not_averaged(
+    labelled, network, train_config, exported, tmp_path, changes, said
+):
+    first = {"network": network, "augment": AugmentConfig(noise=0.3)}
+    stack = upside_down(labelled)
+    cross_validate(FoldsOfOne(stack, train_config(epochs=1), 2), tmp_path, only=0, **first)
+    before = (tmp_path / "folds.json").read_bytes()
+    given = {
+        "init": Inputs(init=str(exported / "model.pth")),
+        "teachers": Inputs(teachers=(str(exported / "model.onnx"),)),
+    }
+    settings = {**first, **{key: value for key, value in changes.items() if key in first}}
+    inputs = given.get(changes.get("inputs"))
+    other = replace(stack, pixel_size_nm=changes.get("pixel_size_nm", 4.0))
+    cut = FoldsOfOne(other, train_config(epochs=1, **changes.get("train", {})), 2)
+    with pytest.raises(
+        UsageError, match=rf"fold-0: was trained with other settings \({said}, so that no mean"
+    ):
+        cross_validate(cut, tmp_path, only=1, inputs=inputs, **settings)
+    assert not (tmp_path / "fold-1").exists()
+    assert (tmp_path / "folds.json").read_bytes() == before
+
+
+def test_folds_of_a_list_have_the_same_other_stacks(network, train_config, tmp_path):
+    listed = lists_at_hand.write_list(tmp_path) / "stacks.toml"
+    train, parts = train_config(**lists_at_hand.SHORT), {"network": network, "augment": AugmentConfig()}
+    fly, mouse = read_list(listed)
+
+    def folds(*entries):
+        return FoldsOfList(entries, "fly", train, 2, 8.0, "stacks.toml")
+
+    cross_validate(folds(fly, mouse), tmp_path / "run", only=0, **parts)
+    with pytest.raises(UsageError, match=r"fold-0: .* \(stack 'mouse' weight: 3\.0 -> 1\.0\), so"):
+        cross_validate(folds(fly, replace(mouse, weight=1.0)), tmp_path / "run", only=1, **parts)
+    with pytest.raises(UsageError, match=r"fold-0: .*\(.*stack 'mouse' weight: 3\.0 -> 'none'"):
+        cross_validate(folds(fly), tmp_path / "run", only=1, **parts)
+    found = cross_validate(folds(fly, mouse), tmp_path / "run", only=1, **parts)
+    assert [entry["sections"] for entry in found["per_fold"]] == ["0:2", "2:4"]
+
+
+def test_a_fold_that_another_process_trained_meanwhile_is_not_averaged_either(
+    labelled, network, train_config, tmp_path
+):
+    parts, epochs = {"network": network, "augment": AugmentConfig()}, []
+
+    def meanwhile(fold, entry):
+        if not epochs:
+            epochs.append(entry["epoch"])
+            cross_validate(FoldsOfOne(labelled, train_config(epochs=1), 2), tmp_path, only=1, **parts)
+
+    with pytest.raises(UsageError, match=r"fold-1: .*train\.epochs: 1 -> 2"):
+        cross_validate(
+            FoldsOfOne(labelled, train_config(epochs=2), 2), tmp_path, only=0, **parts, report=meanwhile
+        )
+    assert load_checkpoint(tmp_path / "fold-0" / "model.pth").epoch == 2
+
+
+def test_what_a_later_fold_must_not_learn_from_is_named_before_the_first_one_trains(
+    labelled, network, train_config, exported, tmp_path
+):
+    flipped = upside_down(labelled)
+    lists_at_hand.write(tmp_path / "unlabelled.tif", flipped.image_ZYX[3:])
+    taught = {"teachers": (str(exported / "model.onnx"),), "unlabelled": str(tmp_path / "unlabelled.tif")}
+    fly, mouse = read_list(lists_at_hand.write_list(tmp_path) / "stacks.toml")
+    lists_at_hand.write(tmp_path / "flipped.tif", flipped.image_ZYX)
+    lists_at_hand.write(tmp_path / "flipped-labels.tif", flipped.cell_ZYX.astype(np.uint8))
+    files = {"images": str(tmp_path / "flipped.tif"), "labels": str(tmp_path / "flipped-labels.tif")}
+    train, short = train_config(epochs=1), train_config(**lists_at_hand.SHORT)
+    parts = {"network": network, "augment": AugmentConfig()}
+
+    def cut_of(*entries):
+        return FoldsOfList(entries, "cut", short, 2, 8.0, "stacks.toml")
+
+    cut = replace(fly, name="cut", **files)
+    for name, folds, inputs, said in (
+        ("one", FoldsOfOne(flipped, train, 2), Inputs(**taught), "section 0 is held out for validation and"),
+        ("own", cut_of(replace(cut, **taught), mouse), Inputs(), "stack 'cut': .*section 0 is held out"),
+        (
+            "another",
+            cut_of(cut, mouse, replace(fly, **taught)),
+            Inputs(),
+            "stack 'fly': .*section 0 is held out for validation of stack 'cut'",
+        ),
+        (
+            "copied",
+            cut_of(cut, replace(cut, name="again", hold_out=2, hold_out_start=0)),
+            Inputs(),
+            r"stack 'cut' holds out sections 2, 3 \(from 0\), and stack 'again' trains on the same images",
+        ),
+    ):
+        with pytest.raises(UsageError, match=f"^fold 1, which holds out 2:4: .*{said}"):
+            cross_validate(folds, tmp_path / name, inputs=inputs, **parts)
+        assert not (tmp_path / name).exists()
+        if name != "copied":
+            found = cross_validate(folds, tmp_path / name, inputs=inputs, only=0, **parts)
+            assert [entry["fold"] for entry in found["per_fold"]] == [0]
+
+
 def test_a_start_that_has_seen_what_a_list_holds_out_is_named(network, train_config, tmp_path, caplog):
     listed = lists_at_hand.write_list(tmp_path) / "stacks.toml"
     train, parts = train_config(**lists_at_hand.SHORT), {"network": network, "augment": AugmentConfig()}
@@ -214,7 +330,7 @@ def test_a_start_that_has_seen_what_a_list_holds_out_is_named(network, train_con
     with caplog.at_level("WARNING", "isbi_train"):
         cross_validate(cut, tmp_path / "run", only=1, inputs=Inputs(init=str(first)), **parts)
     (said,) = [line for line in caplog.messages if "in training, so the scores" in line]
-    assert said.endswith("sections 2:4 of fly, so the scores on sections 2:4 are not of unseen ones")
+    assert said.endswith("sections 2:4 of fly in training, so the scores on sections 2:4 are of seen ones")
 
 
 def test_a_block_that_cannot_be_scored_is_named_before_the_first_fold_trains(network, train_config, tmp_path):

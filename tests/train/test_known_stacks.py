@@ -18,6 +18,7 @@ from isbi_train.networks.origins import ISBI_2012, origins_of
 from isbi_train.networks.weights import load_weights
 from isbi_train.training.distil import sections_seen
 from isbi_train.training.train import fit
+from isbi_train.training.validate import HeldOut
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,37 @@ def test_outlines_of_what_lies_within_a_cell_are_gone_at_the_stored_pixel_size(
         np.pad(np.full((1, 12, 12), 2, np.uint32), ((0, 0), (2, 2), (2, 2)), constant_values=1)
     )
     assert membranes[0] - membranes[1] == outline.sum()
+
+
+@pytest.mark.parametrize("planes", [("xy",), ("xy", "xz")])
+def test_what_lies_within_a_cell_belongs_to_it_in_what_is_held_out_too(
+    folder, train_config, tmp_path, planes
+):
+    ids_ZYX = touching_cubes()
+    ids_ZYX[30:42, 6:18, 6:18] = 99
+    write(tmp_path / "ids.tif", ids_ZYX)
+    write(tmp_path / "image.tif", np.random.default_rng(0).integers(0, 256, (48, 48, 48), np.uint8))
+    files = {"images": str(tmp_path / "image.tif"), "labels": str(tmp_path / "ids.tif")}
+    changes = {**files, "pixel_size_nm": 8.0, "planes": planes, "hold_out": 22, "hold_out_start": 26}
+    for merged in (False, True):
+        found = HeldOut.of(
+            mouse(folder, train_config(), **changes, merge_enclosed=merged).stacks[0], train_config()
+        )
+        assert (99 in found.scored.ids_ZYX) != merged
+        for part in (found.scored, found.learnt):
+            assert part.cell_ZYX[10, 5:19, 5:19].all() == merged
+
+
+def test_ids_on_either_side_of_what_is_held_out_do_not_touch(folder, train_config, tmp_path):
+    ids_ZYX = touching_cubes()
+    ids_ZYX[14:, 6:18, 6:18] = 99  # it leaves the volume at its end, and is cut off by what is held out
+    ids_ZYX[30:, 6:18, 6:18] = 1
+    write(tmp_path / "ids.tif", ids_ZYX)
+    write(tmp_path / "image.tif", np.random.default_rng(0).integers(0, 256, (48, 48, 48), np.uint8))
+    files = {"images": str(tmp_path / "image.tif"), "labels": str(tmp_path / "ids.tif")}
+    changes = {**files, "pixel_size_nm": 8.0, "planes": ("xy",), "hold_out": 14, "hold_out_start": 16}
+    (stack,) = mouse(folder, train_config(), **changes, merge_enclosed=True).stacks
+    assert 99 in stack.parts[0].ids_ZYX
 
 
 def test_the_depth_of_voxels_is_not_believed_of_a_file_whose_width_is_overruled(

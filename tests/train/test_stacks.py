@@ -131,7 +131,7 @@ def test_a_list_and_a_single_stack_exclude_each_other(folder, given):
 
 
 def test_stacks_come_at_one_pixel_size_and_volumes_along_all_their_planes(folder, train_config):
-    data = read(folder, train_config())
+    data = read(folder, train_config(crop=16))
     fly, mouse = data.stacks
     assert [part.image_ZYX.shape for part in fly.parts] == [(3, 32, 32)]
     assert [part.image_ZYX.shape for part in mouse.parts] == [(6, 48, 48), (48, 6, 48), (48, 6, 48)]
@@ -155,10 +155,52 @@ def test_a_held_out_pixel_is_never_trained_on_along_any_plane(folder, train_conf
     image_ZYX[start : start + 2] = 255
     write(tmp_path / "image.tif", image_ZYX)
     changes = {"images": str(tmp_path / "image.tif"), "hold_out_start": start}
-    (mouse,) = read(folder, train_config(), leave_out=["fly"], **changes).stacks
+    (mouse,) = read(folder, train_config(crop=8), leave_out=["fly"], **changes).stacks
     assert (mouse.held_out.image_ZYX == 255).all()
     assert sum(part.image_ZYX.size for part in mouse.parts) == 3 * 6 * 48 * 48
     assert all((part.image_ZYX < 255).all() for part in mouse.parts)
+
+
+def cut_from(folder, train, tmp_path, *, start, planes=("xy", "xz", "yz"), crop=16):
+    """Read a volume of 32 sections, of which two are held out, in place of the second stack of the list."""
+    ids_ZYX = cubes(sections=32)
+    image_ZYX = np.random.default_rng(0).integers(90, 110, ids_ZYX.shape).astype(np.uint8)
+    for name, volume_ZYX in (("image.tif", image_ZYX), ("ids.tif", ids_ZYX)):
+        write(tmp_path / name, volume_ZYX)
+    changes = {"images": str(tmp_path / "image.tif"), "labels": str(tmp_path / "ids.tif"), "planes": planes}
+    config = train(crop=crop)
+    return read(folder, config, leave_out=["fly"], hold_out_start=start, **changes).stacks[0]
+
+
+@pytest.mark.parametrize(("start", "uncut"), [(1, "0:1, 1 pixel thick"), (27, "29:32, 3 pixels thick")])
+def test_sections_too_few_to_be_cut_across_are_left_out_of_the_cuts_and_named(
+    folder, train_config, tmp_path, start, uncut
+):
+    stack = cut_from(folder, train_config, tmp_path, start=start)
+    whole = [(48, max(start, 30 - start), 48)] * 2
+    expected = [(1, 48, 48), (29, 48, 48), *whole] if start == 1 else [(27, 48, 48), *whole, (3, 48, 48)]
+    assert [part.image_ZYX.shape for part in stack.parts] == expected
+    assert [part.image_ZYX.shape for part in stack.stored.parts] == expected
+    assert (
+        f"along xy, xz, yz (but not across sections {uncut}, where a quarter of a crop is 4), "
+        in stack.line()
+    )
+
+
+def test_parts_are_cut_as_ever_where_nothing_is_thin(folder, train_config, tmp_path):
+    stack = cut_from(folder, train_config, tmp_path, start=4)
+    shapes = [shape for n in (4, 26) for shape in ((n, 48, 48), (48, n, 48), (48, n, 48))]
+    assert [part.image_ZYX.shape for part in stack.parts] == shapes
+    assert "but not across" not in stack.line()
+
+
+def test_a_volume_that_is_too_thin_for_all_its_planes_is_refused(folder, train_config, tmp_path):
+    with pytest.raises(
+        UsageError,
+        match=r"stack 'mouse': cuts along xz, yz are too thin at 8 nm: sections 0:20, 20 pixels thick and "
+        r"sections 22:32, 10 pixels thick, where a quarter of a crop is 32; add xy to planes",
+    ):
+        cut_from(folder, train_config, tmp_path, start=20, planes=("xz", "yz"), crop=128)
 
 
 def part(value, sections, side):
@@ -264,7 +306,7 @@ def test_labels_of_what_is_ignored_reach_no_crop(labelled, train_config, seed):
 
 
 def test_membranes_of_a_stack_weigh_what_its_list_says(folder, train_config):
-    config = train_config(batch=40, membrane_weight=3.0)
+    config = train_config(batch=40, crop=16, membrane_weight=3.0)
     data = read(folder, config)
     own = [
         replace(s, stored=replace(s.stored, entry=replace(s.stored.entry, membrane_weight=w)))
@@ -298,8 +340,10 @@ def test_membranes_are_learnt_at_every_magnification(folder, train_config, scale
 def test_what_a_stack_ignores_reaches_no_crop_as_counted(labelled, train_config):
     ignored_ZYX = np.zeros_like(labelled.cell_ZYX)
     ignored_ZYX[:, :, 32:] = True
-    image_ZYX = labelled.image_ZYX.copy()
-    stack = replace(labelled, image_ZYX=image_ZYX, ignored_ZYX=ignored_ZYX)
+    image_ZYX, cell_ZYX = (
+        volume_ZYX[:, :, ::-1].copy() for volume_ZYX in (labelled.image_ZYX, labelled.cell_ZYX)
+    )
+    stack = replace(labelled, image_ZYX=image_ZYX, cell_ZYX=cell_ZYX, ignored_ZYX=ignored_ZYX)
     config = train_config(batch=16)
     sections = training.bring_stacks(
         training.TrainingData.of_one(stack, config).stacks, config, {}, CPU, AugmentConfig()

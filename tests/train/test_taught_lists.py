@@ -66,7 +66,7 @@ def test_a_stack_of_a_list_has_its_own_teachers_and_the_others_none(folder, expo
 
 
 def test_unlabelled_sections_go_with_those_that_are_cut_as_they_are(folder, exported, taught, train_config):
-    config = train_config()
+    config = train_config(crop=8)
     data = with_teachers(folder, {**taught, "planes": ("xz", "xy")}, config)
     across, along = teach(data, Teaching.of_list(data))["fly"]
     assert len(across.unlabelled_ZYX) == 0

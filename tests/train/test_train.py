@@ -444,12 +444,12 @@ def test_a_crop_that_the_network_cannot_train_on_is_refused_with_advice(train, t
 def test_the_smallest_crop_that_is_advised_trains(labelled, train_config, tmp_path, depth, unshuffle):
     network = NetworkConfig(base=1, depth=depth, unshuffle=unshuffle)
     settings = train_config(crop=max(8, 2 * network.stride), batch=1, epochs=1)
-    small = LabelledStack(labelled.image_ZYX[:2, :16, :16], labelled.cell_ZYX[:2, :16, :16], None)
+    small = LabelledStack(labelled.image_ZYX[:2, -16:, -16:], labelled.cell_ZYX[:2, -16:, -16:], None)
     assert fit(small, tmp_path, network=network, augment=AugmentConfig(), train=settings).exists()
 
 
 def test_sections_smaller_than_the_crop_are_mirrored_out(train, tmp_path, labelled):
-    small = LabelledStack(labelled.image_ZYX[:, :20, :27], labelled.cell_ZYX[:, :20, :27], 4.0)
+    small = LabelledStack(labelled.image_ZYX[:, -20:, -27:], labelled.cell_ZYX[:, -20:, -27:], 4.0)
     train(tmp_path, stack=small, epochs=1)
     assert math.isfinite(history(tmp_path)[0]["training_loss"])
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from isbi_infer.errors import ImageError
 from isbi_infer.volumes.tiff.description import sections_declared
-from isbi_infer.volumes.tiff.directory import COPY, Tags, walk_directories
+from isbi_infer.volumes.tiff.directory import COPY, GDAL_NODATA, Tags, walk_directories
 
 _DTYPES = {(1, 8): "u1", (1, 16): "u2", (1, 32): "u4", (1, 64): "u8", (2, 8): "i1", (2, 16): "i2"}
 _DTYPES |= {(2, 32): "i4", (2, 64): "i8", (3, 16): "f2", (3, 32): "f4", (3, 64): "f8"}
@@ -84,6 +84,8 @@ class Page:
         How many sections its own description declares, where it has one.
     notes : tuple of str
         What was taken for granted.
+    nodata : bytes
+        The tag of the value that stands for "no data", as it stands; empty where there is none.
     """
 
     layout: Layout
@@ -94,6 +96,7 @@ class Page:
     rows: int
     declares: int | None
     notes: tuple[str, ...]
+    nodata: bytes = b""
 
     @property
     def data_offset(self) -> int | None:
@@ -187,6 +190,7 @@ def _page(tags: Tags, size: int) -> Page:
         rows=rows,
         declares=declares,
         notes=tuple(filter(None, (unsaid, copies, longer, *tags.left_aside))),
+        nodata=b"".join(tags.data(GDAL_NODATA)[:1]),
     )
 
 

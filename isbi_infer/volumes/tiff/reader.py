@@ -23,8 +23,9 @@ import tifffile
 
 from isbi_infer.errors import ImageError, IsbiError, ResourceError
 from isbi_infer.terminal import nearest_file
-from isbi_infer.volumes.finite import check_finite
+from isbi_infer.volumes.finite import check_finite, same_nodata
 from isbi_infer.volumes.formats import HEAD_BYTES, recognise
+from isbi_infer.volumes.jpeg import check_jpeg
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Kind, Section, Window
 from isbi_infer.volumes.tiff.description import Declaration, Selection
@@ -41,6 +42,7 @@ _FOREIGN = "lsm stk fluoview scanimage mmstack ndtiff mdgel eer ndpi svs scn bif
 _HARMLESS = ("<TiffTag.fromfile> raised", "missing data ByteCounts tag", "incorrect Strip")
 # Their decoders make something of any bytes.
 _OF_BITS = {2: "CCITT modified Huffman", 3: "CCITT group 3", 4: "CCITT group 4"}
+_JPEG, _JPEG_TABLES = (7, 33007), 347
 _TELLING_BYTES = 1024  # below, what follows the pixels may be of this length by chance
 
 
@@ -138,7 +140,7 @@ class TiffSource:
         self.path, self.name = path, str(path)
         self.info = declaration.info
         self.dtype: np.dtype[np.generic] = own[0].layout.dtype
-        self.nodata = _nodata(tiff.pages[declaration.pages[0]].tags.valueof(GDAL_NODATA))
+        self.nodata = _nodata(tiff, declaration, own)
         self.notes = (*notes_on(own), *declaration.notes)
         self._file, self._tiff, self._pages, self._declaration = file, tiff, own, declaration
         self.line = self.info.shape[-1] if all(page.strips for page in own) else None
@@ -263,11 +265,21 @@ class TiffSource:
             page, number, skipped = self._pages[plane], self._declaration.pages[plane], 0
         if page.strips:
             return self._read_plain(page, skipped, window)
+        if page.compression in _JPEG:
+            self._check_jpeg(number)
         # One thread: the log records of others would not be caught.
         section_YX: Section = self._tiff.pages[number].asarray(maxworkers=1)
         if section_YX.shape != (layout.height, layout.width) or section_YX.dtype != self.dtype:
             raise ImageError(f"decoded to {section_YX.dtype} {section_YX.shape}; expected {layout}; {COPY}")
         return section_YX if window is None else section_YX[window].copy()
+
+    def _check_jpeg(self, number: int) -> None:
+        """Raise ImageError where data of a page are missing, which its decoder would fill up."""
+        page = self._tiff.pages[number]
+        tables = page.tags.valueof(_JPEG_TABLES, default=b"")
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            self._file.seek(offset)
+            check_jpeg(self._file.read(count), tables)
 
     def _read_plain(self, page: Page, skipped: int, window: Window | None) -> Section:
         layout = page.layout
@@ -377,9 +389,37 @@ def _check_whole(declaration: Declaration, pages: tuple[Page, ...], size: int) -
             )
 
 
-def _nodata(text: object) -> float | None:
+def _nodata(tiff: tifffile.TiffFile, declaration: Declaration, pages: tuple[Page, ...]) -> float | None:
+    """Return the value that stands for "no data" in all pages; one that names none follows the first, if that does.
+
+    Writers put the tag into the first page alone, or into every page.
+    """
+    value = _nodata_of(tiff, declaration.pages[0])
+    for number, page in zip(declaration.pages, pages, strict=True):
+        if page.nodata in (b"", pages[0].nodata):
+            continue
+        found = _nodata_of(tiff, number)
+        if not same_nodata(found, value):
+            expected = "none" if value is None else str(value)
+            raise ImageError(
+                f"the no-data value of page {number} is {found}; expected {expected}, as on page "
+                f"{declaration.pages[0]}; all pages must name the same one, or none; save the stack again with one"
+            )
+    return (
+        _inverted(value, pages[0].layout.dtype) if value is not None and pages[0].layout.inverted else value
+    )
+
+
+def _nodata_of(tiff: tifffile.TiffFile, page: int) -> float | None:
     """Read GDAL's tag; None where there is none, or it is no number."""
+    text = tiff.pages[page].tags.valueof(GDAL_NODATA)
     try:
         return None if text is None else float(str(text).strip("\0 "))
     except ValueError:
         return None
+
+
+def _inverted(value: float, dtype: np.dtype[np.generic]) -> float:
+    """Return what becomes of a value where integers of a type are inverted."""
+    largest = 2 ** (8 * dtype.itemsize) - 1
+    return (largest if dtype.kind == "u" else -1) - value

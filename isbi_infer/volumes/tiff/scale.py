@@ -102,7 +102,7 @@ def from_tags(resolution: Resolution) -> Found:
 
 
 def from_imagej(fields: Mapping[str, str], resolution: Resolution) -> Found:
-    """Read ImageJ's lines: the unit stands in the description, pixels per unit in the resolution tags.
+    """Read ImageJ's lines: the units stand in the description, pixels per unit in the resolution tags.
 
     Where the tags name a unit of their own, the one of the two that makes a size of microscopy counts; if both do or
     none does, that of the description, except for "um" beside centimetres, which ImageJ itself takes for
@@ -124,10 +124,12 @@ def from_imagej(fields: Mapping[str, str], resolution: Resolution) -> Found:
         return Found(
             None, (f"the file holds {resolution} pixels per {unit!r}, a unit that is not known: {_ASK}",)
         )
-    size = _by_resolution(resolution, unit, z_nm)
+    y_unit = fields.get("yunit", "").strip() or unit  # ImageJ writes it where it is another one
+    units = repr(unit) if y_unit == unit else f"{unit!r} along x and {y_unit!r} along y"
+    size = _by_resolution(resolution, unit, z_nm, y_unit=y_unit)
     if size is None:
         said = "no resolution" if resolution.x is None and resolution.y is None else str(resolution)
-        return Found(None, (f"the file holds {said} as pixels per {unit!r}, no pixel size: {_ASK}",))
+        return Found(None, (f"the file holds {said} as pixels per {units}, no pixel size: {_ASK}",))
     if max(size.y_nm, size.x_nm) > _COARSEST_PLAIN_NM and (in_nm(1, unit) or 0) >= _SMALLEST_PRINTERS_UNIT_NM:
         return Found()
     other = _by_resolution(resolution, resolution.unit_name, z_nm)
@@ -136,7 +138,7 @@ def from_imagej(fields: Mapping[str, str], resolution: Resolution) -> Found:
     as_imagej = resolution.unit == 3 and in_nm(1, unit) == 1000.0
     if _plausible(other) and (as_imagej or not _plausible(size)):
         size, other = other, size
-    said = f"pixels per {unit!r} in the description and per {resolution.unit_name} in the tags"
+    said = f"pixels per {units} in the description and per {resolution.unit_name} in the tags"
     return Found(size, (f"the file counts {said}: taken for {size}, not for {other}",))
 
 
@@ -159,10 +161,12 @@ def from_ome(pixels: Mapping[str, str]) -> Found:
     return Found(size)
 
 
-def _by_resolution(resolution: Resolution, unit: str, z_nm: float | None = None) -> PixelSize | None:
+def _by_resolution(
+    resolution: Resolution, unit: str, z_nm: float | None = None, *, y_unit: str = ""
+) -> PixelSize | None:
     y_nm, x_nm = (
-        None if (pixels := number(value)) is None else in_nm(1 / pixels, unit)
-        for value in (resolution.y, resolution.x)
+        None if (pixels := number(value)) is None else in_nm(1 / pixels, own_unit)
+        for value, own_unit in ((resolution.y, y_unit or unit), (resolution.x, unit))
     )
     return _pixel_size(y_nm, x_nm, z_nm)
 

@@ -26,6 +26,8 @@ _WORDS = {
 _LETTERS = {word: axis for axis, words in _WORDS.items() for word in words}
 _EXPECTED = "expected t, c, z, y and x"
 _SAID = 100  # characters of names in a message
+_FEW = 4  # samples of a pixel, as `isbi_infer.pixels.greyscale` tells them from X
+_DIGITS = 9  # of the number of a level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,8 @@ class Image:
         At least one.
     notes : tuple of str
         What was taken for granted, and has to be said.
+    segments : bool
+        Whether it says that its values are ids of segments, and no grey values.
     """
 
     form: str
@@ -73,6 +77,7 @@ class Image:
     axes: str
     levels: tuple[Level, ...]
     notes: tuple[str, ...] = ()
+    segments: bool = False
 
     def index_of(self, level: str | int) -> int:
         """Return the place of a level; ImageError where there is none.
@@ -85,13 +90,14 @@ class Image:
         names = [one.path for one in self.levels]
         if isinstance(level, str) and level in names:
             return names.index(level)
-        if str(level).isdecimal() and int(level) < len(names):
-            return int(level)
+        said = str(level)
+        if said.isdecimal() and len(said) <= _DIGITS and int(said) < len(names):
+            return int(said)
         listed = ", ".join(
             f"{name} ({one.pixel_size or 'no pixel size'})"
             for name, one in zip(names, self.levels, strict=True)
         )
-        raise ImageError(f"has no level {level}; its levels are {listed}")
+        raise ImageError(f"has no level {said[:_SAID]}; its levels are {listed}")
 
     def nearest(self, size_nm: float) -> int:
         """Return the place of the level whose pixels are nearest to a size; the finer one of two as near."""
@@ -163,7 +169,13 @@ def ome_image(attributes: dict[str, Any], driver: str) -> Image:
         _require_inside(level.path)
     if len(set(names)) < len(names) or any(len(name) != 1 for name in names):
         raise ImageError(f"has the axes {said}; {_EXPECTED}")
-    return Image(form=f"OME-Zarr {version}", driver=driver, axes="".join(names), levels=levels)
+    return Image(
+        form=f"OME-Zarr {version}",
+        driver=driver,
+        axes="".join(names),
+        levels=levels,
+        segments="image-label" in ome,
+    )
 
 
 def _require_inside(path: str) -> None:
@@ -225,12 +237,22 @@ def plain_image(driver: str, form: str, names: Any = None) -> Image:
     return Image(form=form, driver=driver, axes=axes, levels=(Level(path=""),), notes=notes)
 
 
-def axes_of(dimensions: int) -> str:
+def axes_of(shape: tuple[int, ...]) -> str:
     """Return what the axes of an array are that nothing names; ImageError where they cannot be known."""
-    for axes in _UNNAMED:
-        if len(axes) == dimensions:
-            return axes
-    raise ImageError(f"has {dimensions} dimensions and nothing names them; expected (y, x) or (z, y, x)")
+    axes = _usual(len(shape))
+    if not axes:
+        raise ImageError(f"has {len(shape)} dimensions and nothing names them; expected (y, x) or (z, y, x)")
+    if len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > _FEW:
+        raise ImageError(
+            f"has the shape {shape}, which looks like (y, x, c) with {shape[-1]} colour samples a pixel, and nothing "
+            "names its axes; expected (y, x) or (z, y, x); name them (_ARRAY_DIMENSIONS or dimension_names), or store "
+            "one channel alone"
+        )
+    return axes
+
+
+def _usual(dimensions: int) -> str:
+    return next((axes for axes in _UNNAMED if len(axes) == dimensions), "")
 
 
 def axis_letter(name: object) -> str:
@@ -254,7 +276,7 @@ def named_axes(names: Any) -> tuple[str, tuple[str, ...]]:
     Returns
     -------
     (str, tuple of str)
-        One letter per dimension, in the array's order; empty where nothing names them. And notes: names that
+        One letter per dimension, in the array's order; empty where no name is understood. And notes: names that
         are not understood are said, and count as the axes of an array without names.
 
     Raises
@@ -272,9 +294,9 @@ def named_axes(names: Any) -> tuple[str, tuple[str, ...]]:
     if isinstance(names, list) and len(set(understood)) == len(understood):
         if understood == letters:
             return "".join(letters), ()
-        usual = next((axes for axes in _UNNAMED if len(axes) == len(letters)), "")
+        usual = _usual(len(letters))
         if usual and not contradict(names, usual):
-            return usual, (f"its axes are named {said}: taken for {', '.join(usual)}",)
+            return usual if understood else "", (f"its axes are named {said}: taken for {', '.join(usual)}",)
     raise ImageError(f"has axes named {said}; {_EXPECTED}; name them so, or export it again")
 
 
@@ -305,20 +327,28 @@ def n5_image(attributes: dict[str, Any], children: dict[str, dict[str, Any]]) ->
     dimensions = len(next(iter(own.values())).get("dimensions", ()))
     if dimensions not in (2, 3):
         raise ImageError(f"is an N5 dataset of {dimensions} dimensions; expected x, y and z")
-    levels = tuple(Level(path=name, pixel_size=_n5_size(attributes, level)) for name, level in own.items())
+    levels = tuple(
+        Level(path=name, pixel_size=_n5_size(attributes, level, number))
+        for number, (name, level) in enumerate(own.items())
+    )
     return Image(form="N5", driver="n5", axes="xyz"[:dimensions], levels=levels)
 
 
-def _n5_size(group: dict[str, Any], level: dict[str, Any]) -> PixelSize | None:
+def _n5_size(group: dict[str, Any], level: dict[str, Any], number: int) -> PixelSize | None:
     found = level.get("pixelResolution", group.get("pixelResolution"))
     unit: Any = "nm"
     if isinstance(found, dict):
+        own = "pixelResolution" in level
         unit, found = found.get("unit", "nm"), found.get("dimensions")
-        factors = None if "pixelResolution" in level else level.get("downsamplingFactors")
+        factors = None if own else _n5_factors(group, level, number)
     else:
-        found, factors = level.get("resolution", group.get("resolution")), level.get("downsamplingFactors")
+        own = "resolution" in level
+        found = level.get("resolution", group.get("resolution"))
+        factors = level.get("downsamplingFactors") if own else _n5_factors(group, level, number)
         unit = level.get("units", group.get("units", "nm"))
         unit = unit[0] if isinstance(unit, list) and unit else unit
+    if number and not own and not factors:  # it is the size of the largest level
+        return None
     try:
         sizes = [float(size) for size in found or ()]
         if factors:
@@ -326,6 +356,14 @@ def _n5_size(group: dict[str, Any], level: dict[str, Any]) -> PixelSize | None:
     except (TypeError, ValueError):
         return None
     return _size_of_xyz([in_nm(size, str(unit)) for size in sizes])
+
+
+def _n5_factors(group: dict[str, Any], level: dict[str, Any], number: int) -> Any:
+    """Return how many times as large as the group says the pixels of a level are; None where nothing tells."""
+    if "downsamplingFactors" in level:
+        return level["downsamplingFactors"]
+    lists = group.get("downsamplingFactors"), group.get("scales")
+    return next((each[number] for each in lists if isinstance(each, list) and number < len(each)), None)
 
 
 def _size_of_xyz(sizes_nm: Sequence[float | None]) -> PixelSize | None:
@@ -342,6 +380,7 @@ def precomputed_image(info: dict[str, Any]) -> Image:
             Level(
                 path=str(scale["key"]),
                 pixel_size=_size_of_xyz([in_nm(float(size), "nm") for size in scale["resolution"]]),
+                origin_nm=_origin_of(scale, info["scales"][0]),
                 scale_index=index,
             )
             for index, scale in enumerate(info["scales"])
@@ -352,4 +391,24 @@ def precomputed_image(info: dict[str, Any]) -> Image:
         raise ImageError("has no scale")
     for level in levels:
         _require_inside(level.path)
-    return Image(form="precomputed", driver="neuroglancer_precomputed", axes="xyzc", levels=levels)
+    return Image(
+        form="precomputed",
+        driver="neuroglancer_precomputed",
+        axes="xyzc",
+        levels=levels,
+        segments=info["type"] == "segmentation",
+    )
+
+
+def _origin_of(scale: dict[str, Any], largest: dict[str, Any]) -> tuple[float, float, float] | None:
+    """Return where the first pixel's centre lies, counted from that of the first pixel of the largest level at 0.
+
+    Levels of a precomputed volume have their corners in common, those of OME-Zarr the centres of their pixels.
+    """
+    x, y, z = (
+        float(start) * float(size) + (float(size) - float(finest)) / 2
+        for start, size, finest in zip(
+            scale.get("voxel_offset", (0, 0, 0)), scale["resolution"], largest["resolution"], strict=True
+        )
+    )
+    return (z, y, x) if x or y or z else None

@@ -49,9 +49,9 @@ def is_volume(path: str | os.PathLike[str]) -> bool:
     if is_address(path):
         return True
     folder = Path(path)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return False
-    if any((folder / mark).is_file() for mark in _MARKS):
+    if any(os.path.isfile(folder / mark) for mark in _MARKS):
         return True
     return bool(_local_json(folder / "info").get("scales")) or bool(
         {"n5", "dimensions"} & _local_json(folder / "attributes.json").keys()
@@ -60,7 +60,7 @@ def is_volume(path: str | os.PathLike[str]) -> bool:
 
 def _local_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes()) if path.is_file() else {}
+        found = json.loads(path.read_bytes()) if os.path.isfile(path) else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -216,7 +216,7 @@ class ZarrSource:
         if self.dtype.kind not in "biuf":
             raise ImageError(f"holds {array.dtype.name} values; expected greyscale integers or floats")
         _check_chunks(array)
-        axes = image.axes or axes_of(array.rank)
+        axes = image.axes or axes_of(tuple(array.shape))
         if len(axes) != array.rank:
             raise ImageError(f"has {array.rank} dimensions and axes for {len(axes)}; export it again")
         kept = self._kept_axes(axes, tuple(array.shape))

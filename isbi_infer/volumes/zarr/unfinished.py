@@ -112,8 +112,6 @@ class Unfinished:
         tensorstore()
         if is_address(self.name):
             raise OutputError(f"{self.name}: results are written to local folders; choose another output")
-        if resume and overwrite:
-            raise UsageError("--resume and --overwrite exclude each other; use one of them")
         if not is_address(input_name):
             source = Path(os.path.realpath(input_name))
             if self.output == source or source in self.output.parents or self.output in source.parents:

@@ -31,5 +31,5 @@ def store(path, probability_ZYX, block):
 
 
 def stored(path):
-    with open_source(path) as source:
+    with open_source(path, grey=False) as source:
         return np.stack([source.read(z) for z in range(source.info.sections)])

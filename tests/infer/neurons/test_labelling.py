@@ -2,6 +2,7 @@
 
 import csv
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 import tifffile
 from drawn import synthetic_stack
 
-from isbi_infer.errors import ResourceError, UsageError
+from isbi_infer.errors import BusyError, OutputError, ResourceError, UsageError
+from isbi_infer.files import reserved
+from isbi_infer.neurons import labelling as labelling_room
 from isbi_infer.neurons.labelling import Labelling, LabelSink, ids_by_size, label_array, label_dtype
+from isbi_infer.neurons.measurements import COLUMNS
 from isbi_infer.neurons.segments import pixels_of_size, segment_section
 from isbi_infer.volumes.pixel_size import PixelSize
 from isbi_infer.volumes.protocol import Block, StackInfo
@@ -113,6 +117,15 @@ def test_the_table_says_what_the_labels_hold(tmp_path):
         )
 
 
+def test_the_page_names_every_column_of_the_table():
+    page = Path(__file__).parents[3].joinpath("docs", "neurons.md").read_text(encoding="utf-8")
+    assert f"\n    {','.join(COLUMNS)}\n" in page
+    named = [
+        name for row in page.splitlines() if row.startswith("| `") for name in row.split("|")[1].split(",")
+    ]
+    assert [name.strip(" `") for name in named] == list(COLUMNS)
+
+
 def test_without_a_pixel_size_the_table_has_no_areas(tmp_path):
     _, probability_ZYX = soft()
     label(tmp_path / "n.tif", probability_ZYX, pixel_size=None)
@@ -169,6 +182,56 @@ def test_a_smallest_size_is_in_pixels_or_nanometres(text, pixels):
 def test_a_smallest_size_that_cannot_be_known_is_refused(text, size):
     with pytest.raises(UsageError, match="--min-size"):
         pixels_of_size(text, size)
+
+
+def both(folder):
+    """Return the bytes of labels and of their table; nothing else is there."""
+    assert sorted(path.name for path in folder.iterdir()) == ["n.csv", "n.tif"]
+    return (folder / "n.tif").read_bytes(), (folder / "n.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["n.tif", "n.csv"])
+def test_where_another_run_writes_labels_or_table_both_stay_as_they_are(tmp_path, name):
+    _, probability_ZYX = soft()
+    label(tmp_path / "n.tif", probability_ZYX)
+    before = both(tmp_path)
+    with reserved(tmp_path / name), pytest.raises(BusyError, match=name):
+        label(tmp_path / "n.tif", probability_ZYX, Labelling(threshold=0.8))
+    assert both(tmp_path) == before
+
+
+@pytest.mark.parametrize("full", ["table", "labels"])
+def test_where_labels_or_table_find_no_room_both_stay_as_they_are(tmp_path, monkeypatch, full):
+    _, probability_ZYX = soft()
+    label(tmp_path / "n.tif", probability_ZYX)
+    before = both(tmp_path)
+
+    def write(path, *_):
+        path.write_text("a part")
+        raise OSError(28, "No space left on device")
+
+    holder, name = {
+        "table": (labelling_room, "write_rows"),
+        "labels": (labelling_room.TiffSink, "finish"),
+    }[full]
+    monkeypatch.setattr(holder, name, write if full == "table" else lambda _: write(tmp_path / "n.csv.part"))
+    with pytest.raises(OutputError, match=r"n\.csv" if full == "table" else r"n\.tif"):
+        label(tmp_path / "n.tif", probability_ZYX, Labelling(threshold=0.8))
+    (tmp_path / "n.csv.part").unlink(missing_ok=True)
+    assert both(tmp_path) == before
+
+
+def test_segments_that_do_not_fit_on_the_disk_are_an_error_that_names_the_labels(tmp_path):
+    _, probability_ZYX = soft(2, 32, 32)
+    label(tmp_path / "n.tif", probability_ZYX)  # kernels are compiled, and labels are there
+    before, (usual, most) = both(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, most))
+        with pytest.raises(OutputError, match=r"n\.tif: no room for segments beside it .*free some space"):
+            label(tmp_path / "n.tif", probability_ZYX, Labelling(threshold=0.8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (usual, most))
+    assert both(tmp_path) == before
 
 
 def test_the_command_writes_labels_and_table_beside_the_probabilities(tmp_path):

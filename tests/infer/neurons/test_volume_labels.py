@@ -1,6 +1,7 @@
 """Labels of a volume, in blocks and by workers: the ids, to the last one, of the stack in one piece."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_files import SIZE, store, stored, unsure
 
-from isbi_infer.errors import UsageError
+from isbi_infer.errors import OutputError, UsageError
 from isbi_infer.neurons import volume
 from isbi_infer.neurons.labelling import Labelling, label_array
 from isbi_infer.neurons.volume import VolumeLabels, label_layout
@@ -81,7 +82,7 @@ def test_labels_are_valid_ome_zarr_with_the_size_of_the_pixels(tmp_path):
     like = store(tmp_path / "p.ome.zarr", unsure((2, 40, 50)), 1)
     VolumeLabels(tmp_path / "l.ome.zarr", tmp_path / "p.ome.zarr", like, Labelling()).summarise()
     yaozarrs.validate_zarr_store(str(tmp_path / "l.ome.zarr"))
-    with open_source(tmp_path / "l.ome.zarr") as source:
+    with open_source(tmp_path / "l.ome.zarr", grey=False) as source:
         assert (source.info.pixel_size, source.dtype) == (SIZE, np.uint32)
 
 
@@ -97,6 +98,67 @@ def test_labels_that_are_there_are_not_replaced_unasked_and_of_cut_off_ones_noth
     with pytest.raises(UsageError, match="is there already; --overwrite replaces it"):
         VolumeLabels(tmp_path / "l.ome.zarr", tmp_path / "p.ome.zarr", like, Labelling())
     assert not os.path.lexists(tmp_path / "l.ome.zarr.partial")
+
+
+SHAPE = (2, 40, 50)
+
+
+def write_result(path, seed):
+    """Write a result anew, at another time than that of before."""
+    if path.suffix == ".zarr":
+        shutil.rmtree(path, ignore_errors=True)
+        store(path, unsure(SHAPE, seed), 1)
+    else:
+        write_stack(path, unsure(SHAPE, seed), like=StackInfo(shape=SHAPE), dtype=np.float32)
+    for file in (path, *path.rglob("*")):
+        os.utime(file, ns=(seed * 10**9, seed * 10**9))
+
+
+def label_again(folder, result, **options):
+    labels = VolumeLabels(folder / "l.ome.zarr", result, StackInfo(shape=SHAPE), Labelling(), **options)
+    return labels.summarise().notes
+
+
+@pytest.mark.parametrize("name", ["p.ome.zarr", "p.tif"])
+def test_finished_labels_of_a_result_that_was_replaced_are_made_again_and_those_of_the_same_pixels_stay(
+    tmp_path, name
+):
+    result = tmp_path / name
+    write_result(result, 1)
+    label_again(tmp_path, result)
+    said = (result / "zarr.json").read_bytes() if result.is_dir() else b""
+    write_result(result, 2)
+    assert said == ((result / "zarr.json").read_bytes() if result.is_dir() else b"")
+    assert label_again(tmp_path, result, resume=True) == ()
+    np.testing.assert_array_equal(stored(tmp_path / "l.ome.zarr"), label_array(unsure(SHAPE, 2), Labelling()))
+    write_result(result, 2)
+    os.utime(result, ns=(10**9, 10**9))
+    (note,) = label_again(tmp_path, result, resume=True)
+    assert note.endswith("l.ome.zarr is finished already")
+
+
+@pytest.mark.parametrize("name", ["p.ome.zarr", "p.tif"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_labels_that_were_cut_off_are_gone_on_with_unless_the_result_was_replaced(
+    tmp_path, monkeypatch, name, seed
+):
+    result = tmp_path / name
+    write_result(result, 1)
+
+    def fail(*_):
+        raise OutputError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(VolumeLabels, "_store", fail)
+        with pytest.raises(OutputError, match="no room"):
+            label_again(tmp_path, result)
+    write_result(result, seed)
+    os.utime(result, ns=(9 * 10**9, 9 * 10**9))
+    notes = label_again(tmp_path, result, resume=True)
+    assert ["begun otherwise: result: 'sha256 " in note for note in notes] == [True] * (seed - 1)
+    np.testing.assert_array_equal(
+        stored(tmp_path / "l.ome.zarr"), label_array(unsure(SHAPE, seed), Labelling())
+    )
 
 
 def test_a_result_in_tiff_has_the_same_labels(tmp_path):

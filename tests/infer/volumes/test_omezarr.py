@@ -19,8 +19,10 @@ from volume_files import halved, pixels, write_named, write_omezarr
 
 from isbi_infer import Segmenter
 from isbi_infer.errors import ImageError, OutputError, UsageError
+from isbi_infer.run.mask import opened_mask
 from isbi_infer.run.volume import VolumeOptions
-from isbi_infer.volumes import PixelSize, open_source
+from isbi_infer.volumes import Block, PixelSize, open_source
+from isbi_infer.volumes.zarr.metadata import n5_image
 
 CHALLENGE = Path(__file__).parents[3] / ".." / "shared" / "data" / "isbi2012" / "test-volume.tif"
 
@@ -146,6 +148,8 @@ def test_a_level_is_read_by_name_or_number(tmp_path, level, shape):
         ImageError, match=r"in\.zarr: has no level 7; its levels are s0 \(4 nm\), s1 \(8 nm\)"
     ):
         open_source(path, level="7")
+    with pytest.raises(ImageError, match=r"in\.zarr: has no level 9{100}; its levels are s0"):
+        open_source(path, level="9" * 5000)  # more digits than Python reads
 
 
 @pytest.mark.parametrize("names", [("1", "2", "0"), ("2", "1", "0"), ("s0", "s1", "s2")])
@@ -344,6 +348,91 @@ def test_what_other_programs_write_is_read(tmp_path, driver):
         np.testing.assert_array_equal(np.stack([source.read(z) for z in range(3)]), stack_ZYX)
         known = PixelSize(y_nm=4, x_nm=4, z_nm=50)
         assert source.info.pixel_size == (None if driver.startswith("zarr") else known)
+
+
+def write_precomputed(path, stack_ZYX, kind, voxel_offset=(0, 0, 0), sides_nm=((4, 4, 50),)):
+    """Write levels of the same pixels, of which only the sizes differ."""
+    for sides in sides_nm:
+        spec = {
+            "driver": "neuroglancer_precomputed",
+            "kvstore": {"driver": "file", "path": str(path)},
+            "multiscale_metadata": {"data_type": stack_ZYX.dtype.name, "num_channels": 1, "type": kind},
+            "scale_metadata": {
+                "resolution": list(sides),
+                "size": list(stack_ZYX.shape[::-1]),
+                "voxel_offset": list(voxel_offset),
+                "encoding": "raw",
+            },
+        }
+        store = tensorstore.open(spec, create=True).result()
+        store[..., 0] = stack_ZYX.T
+    return path
+
+
+def test_a_precomputed_volume_keeps_its_place(tmp_path):
+    stack_ZYX = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    path = write_precomputed(tmp_path / "in", stack_ZYX, "image", (10, 20, 30), [(4, 4, 50), (8, 8, 50)])
+    for level, origin_nm in enumerate(
+        [(1500, 80, 40), (1500, 162, 82)]
+    ):  # corners are in common, not centres
+        with open_source(path, level=level) as source:
+            np.testing.assert_array_equal(all_of(source), stack_ZYX)
+            assert source.info.origin_nm == origin_nm
+    with open_source(write_precomputed(tmp_path / "at 0", stack_ZYX, "image")) as source:
+        assert source.info.origin_nm is None
+
+
+@pytest.mark.parametrize("form", ["precomputed", "0.4", "0.5"])
+def test_segments_are_no_grey_values_but_may_be_labels_and_masks(tmp_path, form):
+    ids_ZYX = np.arange(60, dtype=np.uint32).reshape(3, 4, 5)
+    path = tmp_path / "ids"
+    if form == "precomputed":
+        write_precomputed(path, ids_ZYX, "segmentation")
+    else:
+        attributes = zarr.open_group(write_omezarr(path, [ids_ZYX], version=form)).attrs
+        said = {"image-label": {"version": form}}
+        attributes.update(said if form == "0.4" else {"ome": attributes["ome"] | said})
+    with pytest.raises(ImageError, match=r"ids: holds ids of segments.*; expected grey values"):
+        open_source(path)
+    with open_source(path, grey=False) as source:
+        np.testing.assert_array_equal(all_of(source), ids_ZYX)
+    with opened_mask(path, ids_ZYX.shape) as (mask, _):
+        assert mask.holds(Block(0, (0, 3), (0, 4), (0, 5)))
+
+
+@pytest.mark.parametrize("form", ["zarr2", "zarr3"])
+@pytest.mark.parametrize("names", [None, ["dim_0", "dim_1", "dim_2"]])
+def test_colour_samples_of_an_array_without_names_are_never_taken_for_pixels(tmp_path, form, names):
+    image_YXC = np.zeros((6, 7, 3), np.uint8)
+    path = write_named(tmp_path / "in.zarr", image_YXC, names, form)
+    says = r"has the shape \(6, 7, 3\), which looks like \(y, x, c\) with 3 colour samples.*; name them"
+    with pytest.raises(ImageError, match=says):
+        open_source(path)
+    with open_source(write_named(tmp_path / "zyx.zarr", image_YXC, list("zyx"), form)) as source:
+        assert source.info.shape == (6, 7, 3)
+    with open_source(write_named(tmp_path / "yxc.zarr", image_YXC, list("yxc"), form), channel=2) as source:
+        assert source.info.shape == (6, 7)
+
+
+@pytest.mark.parametrize(
+    "size", [{"pixelResolution": {"unit": "nm", "dimensions": [4, 4, 50]}}, {"resolution": [4, 4, 50]}]
+)
+@pytest.mark.parametrize(
+    ("group", "levels", "sides_nm"),
+    [
+        ({"scales": [[1, 1, 1], [2, 2, 1]]}, ({}, {}), (4, 8)),
+        ({"downsamplingFactors": [[1, 1, 1], [4, 4, 1]]}, ({}, {}), (4, 16)),
+        ({"scales": [[1, 1, 1], [2, 2, 1]]}, ({}, {"downsamplingFactors": [3, 3, 1]}), (4, 12)),
+        ({"scales": [[1, 1, 1]]}, ({}, {}), (4, None)),
+        ({}, ({}, {}), (4, None)),
+        ({"scales": 2}, ({}, {"downsamplingFactors": [2, 2, 1]}), (4, 8)),
+    ],
+)  # fmt: skip
+def test_levels_of_n5_have_their_own_sizes_wherever_the_factors_stand(size, group, levels, sides_nm):
+    children = {f"s{i}": {"dimensions": [8, 8, 4]} | level for i, level in enumerate(levels)}
+    image = n5_image(group | size, children)
+    expected = [side and PixelSize(y_nm=side, x_nm=side, z_nm=50) for side in sides_nm]
+    assert [level.pixel_size for level in image.levels] == expected
 
 
 @pytest.fixture
