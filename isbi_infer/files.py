@@ -90,8 +90,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
                 os.replace(temporary, target)
                 sync_folder(target.parent)
             finally:
-                with suppress(OSError):
-                    temporary.unlink(missing_ok=True)
+                if lock.process == os.getpid():  # and not in one that was forked off
+                    with suppress(OSError):
+                        temporary.unlink(missing_ok=True)
     except LockedError as held:
         raise _busy(path, held) from None
     except BrokenPipeError:  # the reader of our standard output has gone; no file is concerned

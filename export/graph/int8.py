@@ -17,7 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
-from onnxruntime.quantization import (
+
+from isbi_export.graph.metadata import INPUT, finished
+from isbi_infer.backends.onnxruntime import import_silently
+
+import_silently()  # before its quantisation, which would import it with its telemetry
+from onnxruntime.quantization import (  # noqa: E402
     CalibrationDataReader,
     CalibrationMethod,
     QDQQuantizer,
@@ -25,8 +30,6 @@ from onnxruntime.quantization import (
     TensorsData,
     create_calibrator,
 )
-
-from isbi_export.graph.metadata import INPUT, finished
 
 _QUANTISED = ["Conv", "Relu", "MaxPool", "Concat", "DepthToSpace", "Slice"]
 

@@ -52,7 +52,7 @@ def import_onnxruntime(wheels: tuple[str, ...]) -> Any:
             f"pip uninstall -y {' '.join(installed)} && pip install 'isbi-infer[{keep}]'"
         )
     try:
-        return _import_silently()
+        return import_silently()
     except ImportError as error:
         if is_lack_of_memory(error):
             raise ResourceError("not enough memory to load onnxruntime; free some") from error
@@ -61,7 +61,8 @@ def import_onnxruntime(wheels: tuple[str, ...]) -> Any:
         ) from error
 
 
-def _import_silently() -> Any:
+def import_silently() -> Any:
+    """Import onnxruntime without its telemetry; ImportError where it is not installed."""
     with _IMPORTING:
         ours = "onnxruntime" not in sys.modules and _WITHOUT_TELEMETRY not in os.environ
         if ours:

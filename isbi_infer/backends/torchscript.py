@@ -81,8 +81,7 @@ class TorchScriptSession(Backend):
         self._module, self._twice_below = module, 0.0
         stride, channels = _stride_and_channels(document)
         if device.kind == "cpu":
-            # One thread here, too: OpenMP's, once there are any, make the next one in a forked process wait for ever.
-            with _loading(), _one_thread():
+            with _loading():
                 self._module = torch.jit.optimize_for_inference(module)
             self._twice_below = _NATIVE_BELOW * stride**2 / _fewest_upsampled(self._module)
         else:
@@ -216,9 +215,12 @@ def _prove_cuda() -> None:
 
 @contextmanager
 def _loading() -> Iterator[None]:
-    """Make errors ours, and keep back that TorchScript is deprecated: our user chose the file only."""
+    """Make errors ours, and keep back that TorchScript is deprecated: our user chose the file only.
+
+    In one thread, too: where a process has had several of OpenMP's, one that is forked off waits for them for ever.
+    """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _one_thread():
             warnings.simplefilter("ignore", DeprecationWarning)
             yield
     except Exception as error:

@@ -29,7 +29,7 @@ class Plain:
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if isinstance(value, float):
-                require(abs(value) <= most, f"{field.name} {value:g} is larger than {most:g}")
+                require(not abs(value) > most, f"{field.name} {value:g} is larger than {most:g}")
 
     def to_plain(self) -> dict[str, Any]:
         """Return the settings as a dictionary of plain types."""

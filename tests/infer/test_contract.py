@@ -4,13 +4,21 @@ import hashlib
 import json
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isbi_infer.errors import ModelError
-from isbi_infer.model.contract import CONTRACT_KEY, SCHEMA, ModelContract, contract_of, parse_contract
+from isbi_infer.errors import ModelError, UsageError
+from isbi_infer.model.contract import (
+    CONTRACT_KEY,
+    SCHEMA,
+    ModelContract,
+    contract_of,
+    parse_contract,
+    read_contract,
+)
 
 DIGEST = "0" * 63 + "1"
 FIELDS = {
@@ -151,6 +159,12 @@ def test_a_doubled_field_is_refused_rather_than_the_last_one_taken():
 def test_what_is_no_contract_is_refused(text):
     with pytest.raises(ModelError):
         parse_contract(text)
+
+
+@pytest.mark.parametrize("content", ["em.onnx", Path("em.onnx"), None, 5])
+def test_what_is_not_the_bytes_of_a_file_has_no_contract(content):
+    with pytest.raises(UsageError, match=r"found \w+; pass Path\(FILE\)\.read_bytes\(\)"):
+        read_contract(content)
 
 
 @pytest.mark.parametrize(("field", "value"), [("border", 8), ("halo", 16), ("pixel_size_nm", 5.0)])

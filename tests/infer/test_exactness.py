@@ -1,10 +1,13 @@
 """The promise, for networks of several kinds: a tiled result is the whole-image result, bit for bit on the CPU."""
 
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from drawn import synthetic_stack
 from hypothesis import given, settings
@@ -163,6 +166,28 @@ def test_a_network_with_a_global_operation_is_run_whole_or_not_at_all(tmp_path):
     assert "not tiled" in segmenter.notes[0]
     with pytest.raises(ModelError, match="InstanceNorm"):
         Segmenter(target, provider="cpu", tile=64)(image_ZYX)
+    assert not segmenter.plan(image_ZYX.shape).model.exact
+
+
+def test_a_network_with_a_global_operation_writes_nothing_where_memory_runs_out(tmp_path):
+    """The real thing: a process whose address space is limited once the run is planned."""
+    source, target = tmp_path / "norm.onnx", tmp_path / "norm.contract.onnx"
+    export(AnyUNet(2, "transposed", 1, norm=nn.InstanceNorm2d), source)
+    add_contract(source, target, ForeignModel(output="cell-logits"))
+    tifffile.imwrite(tmp_path / "stack.tif", synthetic_stack(1, 1600, 1600)[0], photometric="minisblack")
+    code = (
+        "import resource, sys\n"
+        "from isbi_infer import ResourceError, Segmenter\n"
+        "segmenter = Segmenter(sys.argv[1], provider='cpu', memory='64GiB')\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 250 * 2**20,) * 2)\n"
+        "try:\n    segmenter.segment_file(sys.argv[2], sys.argv[3])\n"
+        "except ResourceError as error:\n    print(error)\n"
+    )
+    paths = [str(target), str(tmp_path / "stack.tif"), str(tmp_path / "out.tif")]
+    done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, timeout=120)
+    assert "pixels at once, and tiles would give another result" in done.stdout, done.stderr
+    assert not [path.name for path in tmp_path.iterdir() if "out.tif" in path.name]
 
 
 def test_membrane_logits_become_the_probability_of_cell(with_contracts, tmp_path):

@@ -156,6 +156,24 @@ def test_writing_the_same_file_twice_at_once_is_refused(old):
     assert _only(old, b"new")
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked off here")
+def test_a_process_that_is_forked_off_meanwhile_leaves_the_file_to_its_parent(old):
+    code = (
+        "import os, sys\n"
+        "from isbi_infer.files import replacing\n"
+        "with replacing(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('new')\n"
+        "    child = os.fork()\n"
+        "    if child:\n"
+        "        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3\n"
+        "    else:\n"
+        "        sys.exit(3)\n"
+    )
+    result = _run(code, old)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert _only(old, b"new")
+
+
 def test_threads_write_different_files_at_once(tmp_path):
     barrier = threading.Barrier(4)
 

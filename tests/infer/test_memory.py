@@ -146,3 +146,10 @@ def test_amounts_are_read_as_people_write_them(text, size):
 def test_what_is_no_amount_is_refused_with_an_example(text):
     with pytest.raises(UsageError, match="write it like 4GiB"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["9000000000GiB", "9" * 400, "9" * 5000 + "GiB"])
+def test_an_amount_that_no_machine_has_is_refused_in_few_words(text):
+    with pytest.raises(UsageError, match="is beyond any machine; write it like 4GiB") as caught:
+        parse_bytes(text)
+    assert len(str(caught.value)) < 120

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,11 +18,12 @@ from onnx import helper
 from precisions import content_of
 
 from isbi_export.graph.raw_io import with_raw_io
-from isbi_infer import DependencyError, ModelError
+from isbi_infer import DependencyError, ModelError, Segmenter
 from isbi_infer.backends.base import Arithmetic
 from isbi_infer.backends.cores import available_cores, processor_name
 from isbi_infer.backends.openvino import OpenVinoModel, native_precisions
 from isbi_infer.model.devices import open_backend, rows
+from isbi_models import released_models
 
 if importlib.util.find_spec("openvino") is None:
     pytest.skip("openvino is not installed", allow_module_level=True)
@@ -132,6 +134,26 @@ def test_a_file_that_is_not_of_the_precision_is_refused_by_what_was_compiled(con
     wrong = Arithmetic(name=asked, file=content, memory=1.0)
     with pytest.raises(DependencyError, match=rf"'{asked}' was asked for, but openvino \S+ computes in"):
         open_backend(content_of(content), ROW, wrong)
+
+
+@pytest.mark.parametrize("provider", ["openvino", "auto"])
+@pytest.mark.parametrize("asked", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("named", ["int8", "float32"])
+def test_the_file_of_another_precision_is_computed_in_the_one_that_was_asked_for(
+    tmp_path, named, asked, provider
+):
+    """Also where its own file can be computed in several."""
+    if asked not in NATIVE:
+        pytest.skip(f"{processor_name()} has no {asked}")
+    files = released_models()["isbi2012-unet-b32"].files
+    for each in ("int8", "float32"):
+        shutil.copy(files[each].path, tmp_path)
+    segmenter = Segmenter(
+        tmp_path / files[named].path.name, provider=provider, precision=asked, pixels=10**12
+    )
+    plan = segmenter.plan((64, 64))
+    assert (segmenter.provider, segmenter.precision, plan.precision) == ("openvino", asked, asked)
+    assert segmenter.contract.precision == ("int8" if asked == "int8" else "float32")
 
 
 def test_it_has_the_interface_of_every_backend(fp32):

@@ -1,5 +1,6 @@
 import threading
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -203,6 +204,24 @@ def test_memory_that_comes_and_goes_among_workers_loses_no_tile():
 def test_too_little_memory_for_the_smallest_tile_ends_the_run():
     with pytest.raises(ResourceError, match="not enough memory for the smallest tile"):
         results_of(stack(2, 70, 50), Blur(100), 32, batch=4, workers=2)
+
+
+def test_a_model_that_may_not_be_tiled_is_not_tiled_for_lack_of_memory_either():
+    """Tiles would change its result, without a word."""
+    backend, stack_ZYX = Blur(1500), stack(4, 30, 20)
+    plan = plan_for((30, 20), 64, batch=4)
+    whole_plan = replace(plan, model=replace(plan.model, exact=False))
+    for section_YX, result_YX in zip(
+        stack_ZYX, compute_sections(whole_plan, stack_ZYX, backend), strict=True
+    ):
+        assert (result_YX == whole(section_YX)).all()
+    assert {shape[0] for shape in backend.batches} > {1}  # batches may be smaller
+    backend.most_pixels = 700
+    with pytest.raises(
+        ResourceError, match="memory for 36 x 28 pixels at once, and tiles would give another"
+    ):
+        list(compute_sections(whole_plan, stack_ZYX, backend))
+    assert len(list(compute_sections(plan, stack_ZYX, backend))) == 4
 
 
 def test_a_fixed_batch_is_always_full():

@@ -1,4 +1,5 @@
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -183,6 +184,33 @@ def test_a_stop_ends_the_calls_that_it_was_handed_to_and_no_others():
     thread.join(30)
     assert not thread.is_alive()
     assert len(failures) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted as Linux lists them")
+@pytest.mark.parametrize("value", [None, "1"])
+def test_onnxruntime_is_imported_without_its_telemetry_and_the_environment_stays(tmp_path, value):
+    """As a new user, on a machine that does not look like one that runs tests, on which there is none."""
+    told = ("CI", "TF_BUILD", "JENKINS_URL", "GITHUB_ACTIONS", "ORT_RUNNING_UNIT_TESTS", "XDG_CACHE_HOME")
+    environment = {name: text for name, text in os.environ.items() if name not in told}
+    environment |= {"HOME": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    if value is not None:
+        environment["ORT_DISABLE_TELEMETRY"] = value
+    script = (
+        "import os\n"
+        "from isbi_infer.model.devices import open_backend\n"
+        "from isbi_models import default_model\n"
+        "before = dict(os.environ)\n"
+        "session = open_backend(default_model().path.read_bytes(), 'cpu')\n"
+        "assert dict(os.environ) == before\n"
+        "print(len(os.listdir('/proc/self/task')))\n"
+    )
+    environment["OPENBLAS_NUM_THREADS"] = "1"  # else NumPy has threads, too
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert (result.stdout, result.stderr) == ("1\n", "")
+    assert list(tmp_path.iterdir()) == []  # where the id of a user and what was not sent yet would be
 
 
 def test_memory_that_runs_out_is_told_from_other_failures():

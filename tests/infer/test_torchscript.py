@@ -325,6 +325,28 @@ def test_without_torch_one_line_says_what_to_install(script, tmp_path):
     assert said.stdout.count("\n") == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_child_opens_the_model_again_whatever_threads_its_parent_had(tmp_path):
+    """Large weights, which torch rearranges in several threads where it may."""
+    config, path = NetworkConfig(base=64, depth=3), tmp_path / "model.pt"
+    write_torchscript(path, Deployable(UNet(config).eval()), replace(CONTRACT, stride=config.stride))
+    code = (
+        "import os, sys, numpy as np, torch\n"
+        "torch.set_num_threads(3)\n"
+        "torch.ones(2000, 2000).exp()  # in three threads\n"
+        "from isbi_infer import Segmenter\n"
+        "segmenter = Segmenter(os.environ['MODEL'], provider='cpu')\n"
+        "image_YX = np.arange(3000, dtype=np.float32).reshape(50, 60)\n"
+        "expected_YX = segmenter(image_YX)\n"
+        "if os.fork() == 0:\n"
+        "    assert (segmenter(image_YX) == expected_YX).all()\n"
+        "    sys.exit(0)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+    )
+    done = python(code, "-W", "ignore", MODEL=str(path))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_too_little_memory_is_said_and_a_smaller_tile_still_runs(script, tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(script)

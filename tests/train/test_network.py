@@ -252,7 +252,7 @@ def test_every_weight_learns(arch, separable, batch_norm):
         ),
         (NetworkConfig, {"dropout": 1.0}, "dropout 1.0"),
         (NetworkConfig, {"dropout": math.nan}, "dropout nan"),
-        (AugmentConfig, {"scale_min": 0.0}, "scale 0.0"),
+        (AugmentConfig, {"scale_min": 0.0}, "scale_min 0.0 is not within"),
         (AugmentConfig, {"scale_min": 1.5}, "scale 1.5"),
         (AugmentConfig, {"elastic_spacing_px": 7}, "elastic spacing 7"),
         (AugmentConfig, {"noise": -0.1}, "noise -0.1"),

@@ -1,6 +1,7 @@
 """Runs on a Dask cluster, in real processes: the bytes of a run without one, whoever dies on the way."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -305,6 +306,68 @@ def test_a_cluster_that_is_none_is_named_in_one_line_and_nothing_is_left(tmp_pat
     (line,) = done.stderr.splitlines()
     assert what in line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no such limit")
+@pytest.mark.parametrize("files", [16, 40])
+def test_a_cluster_that_may_not_open_its_files_is_7_and_names_the_limit(tmp_path, tiff, files):
+    """So few that Dask tries for ever, and so few that its workers cannot be started."""
+    command = [PROGRAM, tiff, "-o", tmp_path / "out.ome.zarr", "--cluster", "local:3", *ASKED]
+    within = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
+    done = subprocess.run([*within, *map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 7
+    (line,) = done.stderr.splitlines()
+    assert "--cluster local:3 cannot be started: it takes 51 open files here" in line
+    assert "raise the limit (ulimit -n), or use fewer processes" in line
+    assert not list(tmp_path.iterdir())
+
+
+STARTS = """
+import sys
+from isbi_infer.run.cluster import connected
+{change}
+with connected("local:1") as cluster:
+    print(len(cluster.workers()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "said"),
+    [
+        ("", "UsageError", 'put what it does below if __name__ == "__main__":'),
+        (  # whatever Dask raises of it
+            "import resource, isbi_infer.run.local_cluster as local\n"
+            "local._check_open_files = lambda workers: None\n"
+            "import distributed\n"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (26, 26))",
+            "ResourceError",
+            "--cluster local:1 cannot be started: too many files are open; raise the limit (ulimit -n)",
+        ),
+        (
+            "import multiprocessing\n"
+            "if multiprocessing.parent_process():  # and not __name__\n"
+            "    sys.exit('broken here')",
+            "DependencyError",
+            "--cluster local:1 cannot be started (RuntimeError: Nanny failed to start worker process); what its "
+            "processes say stands above",
+        ),
+    ],
+    ids=["no guard", "open files", "broken worker"],
+)
+def test_a_program_whose_cluster_cannot_be_started_gets_one_error_that_says_why(tmp_path, change, kind, said):
+    (tmp_path / "program.py").write_text(STARTS.format(change=change))
+    done = subprocess.run(
+        [sys.executable, "program.py"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    last = done.stderr.rstrip().splitlines()[-1]
+    assert last.startswith(f"isbi_infer.errors.{kind}: ")
+    assert said in last
 
 
 def test_dask_that_is_not_installed_is_named_and_a_run_without_a_cluster_does_not_need_it(tmp_path, tiff):
