@@ -7,8 +7,7 @@ import { mirrored } from "./tiles.js";
 
 const TAIL = 0.05; // of the pixels below the lower quantile, and as many above the upper one
 const FENCE = 2; // distances of the quantiles
-const HOT = 0.001; // of the pixels that may be hot or dead; more of them are looked at again
-const TAIL_GOES_ON = 0.02; // of what lies beyond fences that fences twice as far away take in, if it is tissue
+const HOT = 0.001; // of the pixels, that may be hot or dead; where all others are noise, more are looked at again
 const BINS = 2 ** 16 + 2;
 const ENOUGH_BINS = 2 ** 10; // between the fences
 const LEAST = 16 ** 2; // pixels of a section that can be called blank
@@ -35,13 +34,20 @@ export function statistics(image) {
     return { mean: 0, std: 0, low: 0, high: 0, fill: 0, tissue: 0, outliers: 0, blank: "constant", box: null, canvas };
   }
   const counted = histogram(tissue);
-  const [low, high] = fences(counted);
+  let [low, high] = fences(counted);
   const inner = between(counted, low, high);
-  const { mean, std, fill } = moments(inner);
-  const outliers = tissue.length - sum(inner.counts);
+  let { mean, std, fill } = moments(inner);
+  let outliers = tissue.length - sum(inner.counts);
   let blank = "";
   if (std === 0 && pixels.length >= LEAST) blank = "constant";
   else if (std > 0 && !hasStructure(image, canvas, low, high, fill)) blank = "noise";
+  if (blank === "noise" && outliers > HOT * tissue.length) {
+    const limits = range(tissue, -Infinity, Infinity);
+    const whole = moments(isCounted(tissue) ? counted : countedIn(tissue, ...limits));
+    if (hasStructure(image, canvas, ...limits, whole.fill)) {
+      [[low, high], { mean, std, fill }, outliers, blank] = [limits, whole, 0, ""];
+    }
+  }
   const box = boxOf(canvas, image.shape);
   return { mean, std, low, high, fill, tissue: tissue.length / pixels.length, outliers, blank, box, canvas };
 }
@@ -182,15 +188,7 @@ function fences({ first, width, counts, below, above }) {
   if (lower < 0) lower = last;
   if (upper < 0) upper = last;
   if (lower === upper) return [-Infinity, Infinity];
-  const beyond = (reach) => {
-    const [start, stop] = [Math.max(Math.ceil(lower - reach), 0), Math.min(Math.floor(upper + reach), last)];
-    return all - sum(counts.subarray(start, stop + 1));
-  };
-  let [reach, few] = [FENCE * (upper - lower), HOT * all];
-  for (let left = beyond(reach); left > few; left = beyond(reach)) {
-    if (left - beyond(2 * reach) < TAIL_GOES_ON * left) break;
-    [reach, few] = [2 * reach, 0]; // now it is known to be tissue
-  }
+  const reach = FENCE * (upper - lower);
   return [(first + lower - reach) * width, (first + upper + reach) * width];
 }
 

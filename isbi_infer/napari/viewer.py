@@ -94,7 +94,7 @@ def show(
 
         check_display()
         with ExitStack() as opened:
-            sources = [opened.enter_context(open_source(stack)) for stack in stacks or []]
+            sources = [opened.enter_context(open_source(stack, grey=False)) for stack in stacks or []]
             import napari
 
             viewer = napari.Viewer()

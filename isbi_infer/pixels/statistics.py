@@ -7,8 +7,8 @@
 
 The fences are so wide, eight standard deviations of a normal distribution, that a section without hot pixels has none
 beyond them. There the statistics are those of all pixels, to the last bit: what a model learnt on them stays true.
-Of a little tissue within much resin the quantiles are those of the resin, and the tissue lies beyond: where more
-pixels do than can be hot, and grey values go on behind the fences, these are moved outwards.
+Of a little tissue within much resin the quantiles are those of the resin, and the tissue lies beyond. So where there is
+nothing but noise within the fences, and more beyond than can be hot, all pixels are looked at together.
 
 All sums run over a histogram of integers, so the order of the pixels cannot matter, and parts of a section can be
 added up.
@@ -35,8 +35,7 @@ Blank = Literal["", "constant", "noise"]
 
 _TAIL = 0.05  # of the pixels below the lower quantile, and as many above the upper one
 _FENCE = 2.0  # distances of the quantiles; four labelled stacks need 1.02
-_HOT = 0.001  # of the pixels that may be hot or dead; more of them are looked at again
-_TAIL_GOES_ON = 0.02  # of what lies beyond fences that fences twice as far away take in, if it is tissue
+_HOT = 0.001  # of the pixels, that may be hot or dead; where all others are noise, more are looked at again
 _FILLS = 4  # values that programs fill canvas with
 _NEAR_NO_DATA = GREATEST_GREY / 2**16  # a standard deviation
 _LEAST = 16**2  # pixels of a section that can be called blank
@@ -199,8 +198,21 @@ def _measured(
         blank = "constant"
     elif std > 0 and not has_structure(section_YX, out_YX, fill, std):
         blank = "noise"
+    if blank == "noise" and outliers > _HOT * count and (whole := _whole(section_YX, canvas_YX)):
+        (low, high), (mean, std, fill) = whole
+        outliers, blank = 0, ""
     tissue = count / section_YX.size
     return SectionStatistics(mean, std, low, high, fill, tissue, outliers, blank, box, canvas_YX)
+
+
+def _whole(
+    section_YX: Grid, canvas_YX: MaskGrid | None
+) -> tuple[tuple[float, float], tuple[float, float, float]] | None:
+    """Return range and moments of all tissue, hot pixels too, if it shows something; None if it is noise."""
+    low, high = _range(section_YX, canvas_YX, -inf, inf)
+    moments = _counted_whole(section_YX, canvas_YX, low, high).moments()
+    _, std, fill = moments
+    return ((low, high), moments) if has_structure(section_YX, canvas_YX, fill, std) else None
 
 
 def _check_not_too_large(section_YX: Grid, nodata: float | None, mask_YX: Mask | None) -> None:
@@ -276,21 +288,8 @@ class _Histogram:
         lower, upper = min(lower, len(self.counts) - 1), min(upper, len(self.counts) - 1)
         if lower == upper:
             return -inf, inf
-        reach = self._reach(cumulative, lower, upper)
+        reach = _FENCE * (upper - lower)
         return (self.first + lower - reach) * self.width, (self.first + upper + reach) * self.width
-
-    def _reach(self, cumulative: npt.NDArray[np.int64], lower: int, upper: int) -> float:
-        """Return how far the fences lie from the quantiles, in steps."""
-        total = int(cumulative[-1]) + self.above
-
-        def beyond(reach: float) -> int:
-            start, stop = max(ceil(lower - reach), 0), min(floor(upper + reach), len(cumulative) - 1)
-            return total - int(cumulative[stop] - (cumulative[start - 1] if start else self.below))
-
-        reach, few = _FENCE * (upper - lower), _HOT * total
-        while (left := beyond(reach)) > few and left - beyond(2 * reach) >= _TAIL_GOES_ON * left:
-            reach, few = 2 * reach, 0  # now it is known to be tissue
-        return reach
 
     def between(self, low: float, high: float) -> _Histogram:
         start, stop = 0, len(self.counts)
@@ -319,13 +318,8 @@ class _Histogram:
 
 def _histogram(section_YX: Grid, canvas_YX: MaskGrid | None) -> _Histogram:
     """Count the tissue's grey values, those between the fences in at least 1024 steps where there are as many."""
-    if section_YX.dtype.kind in "iu" and section_YX.dtype.itemsize <= 2:
-        limits = np.iinfo(section_YX.dtype)
-        counts = np.zeros(limits.max - limits.min + 1, np.int64)
-        for pixels in _tissue_blocks(section_YX, canvas_YX):
-            shifted = pixels if limits.min == 0 else pixels.astype(np.int32) - limits.min
-            counts += np.bincount(shifted, minlength=len(counts))
-        return _Histogram(limits.min, 1.0, counts)
+    if _is_counted(section_YX):
+        return _counted_whole(section_YX, canvas_YX, -inf, inf)
     low, high = _range(section_YX, canvas_YX, -inf, inf)
     while True:
         histogram = _counted(section_YX, canvas_YX, low, high)
@@ -341,6 +335,23 @@ def _histogram(section_YX: Grid, canvas_YX: MaskGrid | None) -> _Histogram:
         if closer == (low, high):
             return histogram
         low, high = closer
+
+
+def _is_counted(section_YX: Grid) -> bool:
+    """Return whether there are so few grey values that each has a count of its own."""
+    return section_YX.dtype.kind in "iu" and section_YX.dtype.itemsize <= 2
+
+
+def _counted_whole(section_YX: Grid, canvas_YX: MaskGrid | None, low: float, high: float) -> _Histogram:
+    """Count all grey values; `low` and `high` are the least and the greatest."""
+    if _is_counted(section_YX):
+        limits = np.iinfo(section_YX.dtype)
+        counts = np.zeros(limits.max - limits.min + 1, np.int64)
+        for pixels in _tissue_blocks(section_YX, canvas_YX):
+            shifted = pixels if limits.min == 0 else pixels.astype(np.int32) - limits.min
+            counts += np.bincount(shifted, minlength=len(counts))
+        return _Histogram(limits.min, 1.0, counts)
+    return _counted(section_YX, canvas_YX, low, high)
 
 
 def _counted(section_YX: Grid, canvas_YX: MaskGrid | None, low: float, high: float) -> _Histogram:

@@ -519,7 +519,8 @@ def _read_jpeg(path: Path, window: Window | None) -> Section:
         return _pixels(_jpeg(io.BytesIO(data)), window)
     start, stop = codes
     # A decoder that comes to an end marker fills up what is missing; without one it has to ask for more.
-    file = _InTwo(data[:stop] + _LOOKED_AHEAD, max(start, stop - _LEFT_OVER))
+    last = len(data[:stop].rstrip(b"\0"))  # some encoders pad
+    file = _InTwo(data[:stop] + _LOOKED_AHEAD, max(start, last - _LEFT_OVER))
     section_YX = _pixels(_jpeg(file), window)
     if not file.asked_again:
         raise ImageError(f"its JPEG data go on after its last pixel; {COPY}")

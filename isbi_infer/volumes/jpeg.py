@@ -16,9 +16,10 @@ from isbi_infer.volumes.tiff.directory import COPY
 _DHT, _SOI, _EOI, _SOS, _DRI, _TEM = 0xC4, 0xD8, 0xD9, 0xDA, 0xDD, 0x01
 _HUFFMAN = (0xC0, 0xC1)  # sequential frames of Huffman codes
 _DCT = (*_HUFFMAN, 0xC2, 0xC9, 0xCA)
-_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
+# Of several bytes of 255 the last one begins a marker, and a search looks at each once.
+_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-_END = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
+_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _AC = 0x10  # class of a table of Huffman codes
 _END_OF_BLOCK = 0
 # Half a sector of a disk. Where the first code does not end a block, zero bits are blocks all of whose coefficients are
@@ -85,6 +86,8 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, int, int]]:
         if marker == _SOS:
             end = _END.search(data, at)
             stop = end.start() if end else len(data)
+            while stop > at and data[stop - 1] == 0xFF:  # fill bytes
+                stop -= 1
         yield marker, body, at, stop
         at = stop
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from isbi_infer.errors import ImageError, UsageError
 from isbi_train.config import TrainConfig
 from isbi_train.data.borders import learnt_labels
 from isbi_train.data.labelled import LabelledStack, named_sections
-from isbi_train.data.tissue import section_digests
+from isbi_train.data.tissue import section_digests, shows_tissue
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +24,24 @@ class SeenSections:
     trained, held_out : dict of str to int
         Numbers of the sections by their digests, see `isbi_train.data.tissue.section_digests`. What shows nothing, and
         what nobody annotated, is in neither.
+    image_ZYX : ndarray, shape (Z, Y, X)
+        All sections of the stack.
     """
 
     trained: dict[str, int]
     held_out: dict[str, int]
+    image_ZYX: npt.NDArray[np.generic] = field(repr=False)
 
     @classmethod
-    def of(cls, stack: LabelledStack, held_out: slice) -> SeenSections:
-        """Look at all sections of a stack."""
+    def of(cls, stack: LabelledStack, held_out: slice, dropped: Collection[int] = ()) -> SeenSections:
+        """Look at all sections of a stack, but for those that are neither trained on nor held out."""
         left_out = range(len(stack))[held_out]
         found = zip(section_digests(stack.image_ZYX), stack.known_Z, range(len(stack)), strict=True)
-        known = [(digest, z) for digest, is_known, z in found if digest and is_known]
+        known = [(digest, z) for digest, is_known, z in found if digest and is_known and z not in dropped]
         return cls(
             {digest: z for digest, z in reversed(known) if z not in left_out},
             {digest: z for digest, z in reversed(known) if z in left_out},
+            stack.image_ZYX,
         )
 
 
@@ -56,7 +61,9 @@ def check_apart(stacks: Mapping[str, SeenSections]) -> None:
     for name, holds_out in stacks.items():
         for other, trains_on in stacks.items():
             common = sorted(
-                (z, digest) for digest, z in holds_out.held_out.items() if digest in trains_on.trained
+                (z, digest)
+                for digest, z in holds_out.held_out.items()
+                if digest in trains_on.trained and shows_tissue(holds_out.image_ZYX[z])
             )
             if not common:
                 continue
@@ -66,7 +73,7 @@ def check_apart(stacks: Mapping[str, SeenSections]) -> None:
                 named = f"stack {name!r}: " if name else ""
                 raise UsageError(
                     f"{named}{here} (from 0), held out for validation, and {there}, trained on, are the same images; "
-                    "hold out both, or neither"
+                    "hold out both, or neither (with --folds, cut it into another number of folds)"
                 )
             raise UsageError(
                 f"stack {name!r} holds out {here} (from 0), and stack {other!r} trains on the same images as its "

@@ -245,7 +245,7 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
     left_out = split.held_out(len(stack))
     volumes, held_out = _split(stack, split, entry)
     found: list[tuple[str, LabelledStack, LabelledStack]] = []
-    notes, uncut = list(stack.notes), []
+    notes, uncut, dropped = list(stack.notes), [], list[int]()
     for volume in volumes:
         thickness = _thickness(volume, resample_nm)
         planes = entry.planes
@@ -254,6 +254,9 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
         if planes != entry.planes:
             first, last = volume.numbers[[0, -1]]
             uncut.append(f"sections {first}:{last + 1}, {counted(thickness, 'pixel')} thick")
+            if not planes:
+                uncut[-1] += " and so left out"
+                dropped += volume.numbers.tolist()
         for plane in planes:
             part = _cut(volume, plane)
             if plane == "xy":
@@ -290,6 +293,8 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
         facts["membrane_weight"] = entry.membrane_weight
     if entry.merge_enclosed:
         facts["merge_enclosed"] = True
+    if uncut:
+        facts["uncut"] = "; ".join(uncut)
     return TrainingStack(
         entry.name,
         parts,
@@ -302,7 +307,7 @@ def _read(entry: StackEntry, train: TrainConfig, resample_nm: float) -> Training
             split,
             tuple(part for _, part, _ in found),
             tuple(plane for plane, _, _ in found),
-            SeenSections.of(stack, left_out),
+            SeenSections.of(stack, left_out, dropped),
         ),
         too_thin,
     )

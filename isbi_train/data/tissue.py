@@ -59,8 +59,27 @@ def section_digests(image_ZYX: npt.NDArray[np.generic]) -> list[str]:
 def _digest(section_YX: npt.NDArray[np.generic]) -> str:
     if (section_YX == section_YX[0, 0]).all():
         return ""
-    shape = str(section_YX.shape).encode()
-    return hashlib.blake2b(section_YX.astype(np.float64).tobytes() + shape, digest_size=32).hexdigest()
+    found = hashlib.blake2b(str(section_YX.shape).encode(), digest_size=32)
+    found.update(np.ascontiguousarray(_in_smallest_type(section_YX)).data)
+    return found.hexdigest()
+
+
+def _in_smallest_type(section_YX: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Return whole numbers that a byte or two hold as such, and anything else as floats: equal ones in one type."""
+    if section_YX.dtype == np.uint8:
+        return section_YX
+    least, greatest = section_YX.min(), section_YX.max()
+    for kind in (np.uint8, np.uint16):
+        if least >= 0 and greatest <= np.iinfo(kind).max:
+            whole_YX = section_YX.astype(kind)
+            if section_YX.dtype.kind != "f" or (whole_YX == section_YX).all():
+                return whole_YX
+    return section_YX.astype(np.float64)
+
+
+def shows_tissue(section_YX: npt.NDArray[np.generic]) -> bool:
+    """Return whether a section is not blank, by the rule that inference follows."""
+    return bool(np.isfinite(section_YX).all()) and not section_statistics(section_YX).blank
 
 
 def _without_tissue(section_YX: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_] | None:

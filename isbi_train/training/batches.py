@@ -153,14 +153,17 @@ def bring_sections(
     Sections
         Unlabelled sections come last.
     """
+    unknown_ZYX = None
+    if train.label_smoothing:  # the band beside membranes does not count, but is known
+        unknown_ZYX = learnt_labels(training, replace(train, ignore_band_nm=0.0)).ignored_ZYX
     training = learnt_labels(training, train)
     images_ZYX = normalised(training.image_ZYX)
     if soft is None and is_plain(train):
         maps_ZKYX = training.cell_ZYX[:, None].astype(np.float32)
     elif soft is None:
-        maps_ZKYX = target_maps(training.cell_ZYX, train, ignored_ZYX=training.ignored_ZYX)
+        maps_ZKYX = target_maps(training.cell_ZYX, train, unknown_ZYX=unknown_ZYX)
     else:
-        maps_ZKYX = target_maps(training.cell_ZYX, train, soft.labelled_ZYX, ignored_ZYX=training.ignored_ZYX)
+        maps_ZKYX = target_maps(training.cell_ZYX, train, soft.labelled_ZYX, unknown_ZYX=unknown_ZYX)
         if len(soft.unlabelled_ZYX):
             opinion_ZYX = soft.unlabelled_ZYX
             others_ZKYX = target_maps(opinion_ZYX > 0.5, train, opinion_ZYX, labelled=False)

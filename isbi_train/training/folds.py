@@ -31,6 +31,7 @@ from isbi_train.training.validate import HeldOut
 FOLDS = "folds.json"
 SCORES = ("v_rand_thin", "v_info_thin", "loss")
 _HELD_OUT = ("hold_out", "hold_out_start", "held_out")  # in which the folds differ
+_NO_MATTER = ("device", "precision", "checkpoint_epochs", "terms", "citation")  # or may
 _ABSENT = "none"
 
 
@@ -386,7 +387,7 @@ def _settings_of(
         f"{part}.{key}": value
         for part, config in parts.items()
         for key, value in config.to_plain().items()
-        if key not in _HELD_OUT
+        if key not in (*_HELD_OUT, *_NO_MATTER)
     }
     for key in ("pixel_size_nm", "normalisation", "init"):
         found[key] = data.get(key, _ABSENT)
@@ -394,7 +395,7 @@ def _settings_of(
     for stack in data.get("stacks", ()):
         cut_here = isinstance(cut, FoldsOfList) and stack["name"] == cut.name
         for key, value in stack.items():
-            if key != "name" and not (cut_here and key in _HELD_OUT):
+            if key not in ("name", *_NO_MATTER) and not (cut_here and key in _HELD_OUT):
                 found[f"stack {stack['name']!r} {key}"] = value
     return found
 

@@ -106,7 +106,7 @@ def smoothing(
     cell_YX: npt.NDArray[np.bool_],
     strength: float,
     sigma_px: float,
-    ignored_YX: npt.NDArray[np.bool_] | None = None,
+    unknown_YX: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Return how far each pixel's target moves towards 1/2: strength exp(-d^2 / (2 sigma^2)).
 
@@ -116,7 +116,7 @@ def smoothing(
         True = cell interior.
     strength, sigma_px : float
         Beside a border (0..1), and the standard deviation of the fading, in pixels.
-    ignored_YX : ndarray of bool, shape (Y, X), optional
+    unknown_YX : ndarray of bool, shape (Y, X), optional
         Pixels of which nobody knows what they are: no border runs along them.
 
     Returns
@@ -125,8 +125,8 @@ def smoothing(
         With d the distance to the border, half a pixel for the pixels beside it.
     """
     membrane_YX = ~cell_YX
-    if ignored_YX is not None:
-        cell_YX, membrane_YX = cell_YX & ~ignored_YX, membrane_YX & ~ignored_YX
+    if unknown_YX is not None:
+        cell_YX, membrane_YX = cell_YX & ~unknown_YX, membrane_YX & ~unknown_YX
     if not cell_YX.any() or not membrane_YX.any():
         return np.zeros(cell_YX.shape, np.float32)
     edt = ndimage.distance_transform_edt
@@ -143,7 +143,7 @@ def target_maps(
     soft_ZYX: npt.NDArray[np.float32] | None = None,
     *,
     labelled: bool = True,
-    ignored_ZYX: npt.NDArray[np.bool_] | None = None,
+    unknown_ZYX: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Make of each section's label what training resamples with it.
 
@@ -157,8 +157,8 @@ def target_maps(
         The teachers' probabilities.
     labelled : bool
         False where the labels are only the teachers' opinion: then the targets are soft alone.
-    ignored_ZYX : ndarray of bool, shape (Z, Y, X), optional
-        Pixels that do not count.
+    unknown_ZYX : ndarray of bool, shape (Z, Y, X), optional
+        Pixels of which nobody knows what they are.
 
     Returns
     -------
@@ -168,8 +168,8 @@ def target_maps(
     share = 0.0 if soft_ZYX is None else config.soft_weight if labelled else 1.0
     maps_ZKYX = np.empty((len(cell_ZYX), len(MAPS), *cell_ZYX.shape[1:]), np.float32)
     for z, (cell_YX, maps_KYX) in enumerate(zip(cell_ZYX, maps_ZKYX, strict=True)):
-        ignored_YX = None if ignored_ZYX is None else ignored_ZYX[z]
-        moved_YX = smoothing(cell_YX, config.label_smoothing, config.label_smoothing_px, ignored_YX)
+        unknown_YX = None if unknown_ZYX is None else unknown_ZYX[z]
+        moved_YX = smoothing(cell_YX, config.label_smoothing, config.label_smoothing_px, unknown_YX)
         maps_KYX[0] = cell_YX
         maps_KYX[1] = (1 - share) * (1 - moved_YX)
         maps_KYX[2] = (1 - share) * moved_YX / 2

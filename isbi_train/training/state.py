@@ -22,6 +22,7 @@ from isbi_infer.files import check_writable, replacing
 from isbi_infer.terminal import one_line
 from isbi_train.config import AugmentConfig, NetworkConfig, TrainConfig
 from isbi_train.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from isbi_train.networks.seen import SEEN
 from isbi_train.training.device import Device
 from isbi_train.training.heads import WithHeads
 
@@ -78,7 +79,8 @@ class RunSettings:
         differing = [
             f"{key}: {then.get(key, _ABSENT)!r} -> {now.get(key, _ABSENT)!r}"
             for key in {**now, **then}
-            if then.get(key, _ABSENT) != now.get(key, _ABSENT)
+            if key != SEEN  # it follows from init and teaching, and runs of before do not have it
+            and then.get(key, _ABSENT) != now.get(key, _ABSENT)
         ]
         if differing:
             raise UsageError(

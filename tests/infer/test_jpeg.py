@@ -109,6 +109,22 @@ def test_data_that_are_not_whole_are_an_error_and_never_filled_up(
         read(stored(tmp_path, data, form))
 
 
+@pytest.mark.parametrize("padding", [b"\0" * 100, b"\xff" * 100])
+def test_what_pads_the_data_before_their_end_does_not_matter(tmp_path, image_YX, padding):
+    data = encoded(image_YX)
+    padded = data.removesuffix(END) + padding + END
+    np.testing.assert_array_equal(
+        read(stored(tmp_path, padded, "jpg")), np.asarray(Image.open(io.BytesIO(data)))
+    )
+
+
+@pytest.mark.parametrize("follows", [b"", b"\0", b"\xd0"])
+def test_a_long_run_of_set_bits_is_looked_at_once(image_YX, follows):
+    """Erased flash reads as 255; looked at from each of its bytes a few megabytes would take days."""
+    with pytest.raises(ImageError, match="no end marker"):
+        check_jpeg(encoded(image_YX).removesuffix(END) + b"\xff" * 4_000_000 + follows)
+
+
 def test_zeros_of_a_flat_area_are_no_hole():
     flat_YX = np.zeros((2048, 2048), np.uint8)
     data = encoded(flat_YX, optimize=True)

@@ -77,10 +77,11 @@ def image(section_YX):
 @pytest.mark.parametrize("shown", ["tissue", "hot pixels", "resin"])
 def test_sections_are_measured_mended_and_normalised_as_by_the_library(page, dtype, shown):
     random = np.random.default_rng(3)
-    smooth_YX = np.cumsum(np.cumsum(random.normal(size=(70, 90)), 0), 1)
-    section_YX = (1000 + 100 * smooth_YX / np.abs(smooth_YX).max() + random.normal(0, 5, (70, 90))).clip(0)
+    shape = (198, 186) if shown == "resin" else (70, 90)
+    smooth_YX = np.cumsum(np.cumsum(random.normal(size=shape), 0), 1)
+    section_YX = (1000 + 100 * smooth_YX / np.abs(smooth_YX).max() + random.normal(0, 5, shape)).clip(0)
     if shown == "resin":
-        section_YX[:, 5:] = 1600 + random.normal(0, 10, (70, 85))
+        section_YX[:, 5:] = 1600 + random.normal(0, 10, (198, 181))
     section_YX = (section_YX / 8 if dtype == "u1" else section_YX).astype(dtype)
     if shown == "hot pixels":
         section_YX[5:7, 10:14] = section_YX[0, 0] = section_YX[-1, 80:] = 255 if dtype == "u1" else 30000

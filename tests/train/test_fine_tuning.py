@@ -18,6 +18,7 @@ from isbi_train.data.labelled import LabelledStack
 from isbi_train.networks.checkpoint import Weights, load_checkpoint, save_checkpoint
 from isbi_train.networks.origins import ISBI_2012, Origin, allows_commercial_use, origins_of
 from isbi_train.training.start import Start
+from isbi_train.training.state import RunSettings
 from isbi_train.training.train import fit
 
 RELEASED = released_models()["isbi2012-unet-b32"]
@@ -223,6 +224,10 @@ def test_what_the_start_itself_began_with_is_said_too(
     own, inherited = load_checkpoint(again).seen
     assert own.data_sha256 == flipped.sha256()
     assert (inherited.data_sha256, inherited.sections) == (labelled.sha256(), "0:3")
+    saved = load_checkpoint(again)
+    of_before = {key: value for key, value in saved.data.items() if key != "seen"}
+    run = RunSettings(saved.network, saved.augment, saved.train, saved.data)
+    run.check_same(replace(saved, data=of_before))  # it can be resumed
     caplog.clear()
     fit(
         labelled,

@@ -69,6 +69,21 @@ def test_blank_sections_are_no_copies_of_each_other(labelled, train_config):
     assert len(set(section_digests(image_ZYX))) == 3
 
 
+@pytest.mark.parametrize("margin", [255, 0])
+def test_sections_that_are_blank_but_for_a_margin_are_no_copies_of_each_other(labelled, train_config, margin):
+    image_ZYX = labelled.image_ZYX.copy()
+    image_ZYX[[0, 3]] = 7
+    image_ZYX[[0, 3], :, :8] = margin
+    assert TrainingData.of_one(replace(labelled, image_ZYX=image_ZYX), train_config(hold_out=2)).stacks
+
+
+def test_whole_numbers_have_one_digest_in_every_type(labelled):
+    image_ZYX = labelled.image_ZYX[:2]
+    for kind in ("u2", "i4", "f4", "f8", ">u2"):
+        assert section_digests(image_ZYX.astype(kind)) == section_digests(image_ZYX)
+    assert section_digests(image_ZYX + 0.5) != section_digests(image_ZYX)
+
+
 def test_a_copy_that_nobody_annotated_is_not_trained_on(labelled, train_config):
     copied = labelled[np.array([3, 1, 2, 3])]
     ignored_ZYX = np.zeros_like(copied.cell_ZYX)

@@ -1,5 +1,7 @@
 """Losses against their formulas, computed by hand or by brute force."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from isbi_train.config import TrainConfig
+from isbi_train.training.batches import bring_sections
 from isbi_train.training.losses import (
     border_distances,
     border_weights,
@@ -78,8 +81,18 @@ def test_no_border_runs_along_what_nobody_knows():
     beside_ignored = smoothing(np.ones_like(cell_YX) & (np.arange(20) > 3), 0.4, 2.0, ignored_YX)
     assert beside_ignored[0, 11] < 1e-3 < beside_ignored[0, 4]
     config = TrainConfig(label_smoothing=0.4)
-    found = target_maps(cell_YX[None], config, ignored_ZYX=~cell_YX[None])
+    found = target_maps(cell_YX[None], config, unknown_ZYX=~cell_YX[None])
     assert (found[0, 1] == 1).all()
+
+
+def test_the_band_beside_membranes_is_known_to_smoothing(labelled):
+    config = TrainConfig(label_smoothing=0.4)
+    plain, banded = (
+        bring_sections(labelled, replace(config, ignore_band_nm=nm), None, torch.device("cpu")).maps_ZKYX
+        for nm in (0.0, 8.0)
+    )
+    assert (banded[:, 4] == 0).any()
+    torch.testing.assert_close(banded[:, 1:3], plain[:, 1:3])
 
 
 @few

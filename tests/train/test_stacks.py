@@ -197,8 +197,9 @@ def test_parts_are_cut_as_ever_where_nothing_is_thin(folder, train_config, tmp_p
 def test_a_volume_that_is_too_thin_for_all_its_planes_is_refused(folder, train_config, tmp_path):
     with pytest.raises(
         UsageError,
-        match=r"stack 'mouse': cuts along xz, yz are too thin at 8 nm: sections 0:20, 20 pixels thick and "
-        r"sections 22:32, 10 pixels thick, where a quarter of a crop is 32; add xy to planes",
+        match=r"stack 'mouse': cuts along xz, yz are too thin at 8 nm: sections 0:20, 20 pixels thick and so "
+        r"left out and "
+        r"sections 22:32, 10 pixels thick and so left out, where a quarter of a crop is 32; add xy to planes",
     ):
         cut_from(folder, train_config, tmp_path, start=20, planes=("xz", "yz"), crop=128)
 

@@ -363,7 +363,8 @@ def _n5_factors(group: dict[str, Any], level: dict[str, Any], number: int) -> An
     if "downsamplingFactors" in level:
         return level["downsamplingFactors"]
     lists = group.get("downsamplingFactors"), group.get("scales")
-    return next((each[number] for each in lists if isinstance(each, list) and number < len(each)), None)
+    by_level = (each[number] for each in lists if isinstance(each, list) and number < len(each))
+    return next((factors for factors in by_level if isinstance(factors, list)), None)
 
 
 def _size_of_xyz(sizes_nm: Sequence[float | None]) -> PixelSize | None:

@@ -426,6 +426,7 @@ def test_colour_samples_of_an_array_without_names_are_never_taken_for_pixels(tmp
         ({"scales": [[1, 1, 1]]}, ({}, {}), (4, None)),
         ({}, ({}, {}), (4, None)),
         ({"scales": 2}, ({}, {"downsamplingFactors": [2, 2, 1]}), (4, 8)),
+        ({"downsamplingFactors": [2, 2, 1]}, ({}, {}), (4, None)),
     ],
 )  # fmt: skip
 def test_levels_of_n5_have_their_own_sizes_wherever_the_factors_stand(size, group, levels, sides_nm):
