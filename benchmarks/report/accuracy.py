@@ -238,12 +238,15 @@ def tissues_table(stored: Stored) -> Iterator[str]:
         yield MISSING
         return
     by_training: dict[tuple[str, ...], dict[str, Any]] = {}
-    for row in chain.from_iterable(record["measured"]["rows"] for record in records):
+    for measured, row in ((one["measured"], row) for one in records for row in one["measured"]["rows"]):
+        if "minutes" not in row:  # records of earlier versions have them of each training alone
+            lasted = {trial["minutes"] for trial in measured["trials"]}
+            row = {**row, "minutes": min(lasted)} if len(lasted) == 1 else row
         key = (row["network"], row["left_out"], str(row.get("minutes")), row["stack"])
         if key not in by_training or len(row["seeds"]) > len(by_training[key]["seeds"]):
             by_training[key] = row
     found = list(by_training.values())
-    several = len({row.get("minutes") for row in found}) > 1  # none stand in records of earlier versions
+    several = len({row.get("minutes") for row in found}) > 1
     titles = {
         trial["network"]: trial["title"] for record in records for trial in record["measured"]["trials"]
     }
