@@ -30,6 +30,7 @@ if FOLDER not in sys.path:
 # runs several processes, and threads that wait for each other at every layer stand still when another has their core.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[name] = "1"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # of tests that import ONNX Runtime themselves
 
 # Deadlines measure the machine, not the code. `make test` takes the same examples every time, so that a red run can be
 # run again; `make test-more` takes new ones, and a failure prints the line that repeats it.

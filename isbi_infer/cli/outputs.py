@@ -75,16 +75,18 @@ def _others_with(table: Path, labels: Path) -> Iterator[Path]:
     from isbi_infer.neurons.measurements import table_of
     from isbi_infer.volumes import is_chunked_output
 
+    beside = list[Path]()
     with suppress(OSError):  # of a folder that is not there; `check_writable` says so
-        for path in sorted(labels.parent.iterdir()):
-            if path.suffix.lower() not in LABEL_SUFFIXES or table_of(path) != table:
-                continue
-            if is_chunked_output(path):
-                there = (path / "zarr.json").is_file() and _is_volume_of_ids(path)
-            else:
-                there = path.is_file() and _is_tiff_of_ids(path)
-            if there and not (labels.exists() and path.samefile(labels)):
-                yield path
+        beside = sorted(labels.parent.iterdir())
+    for path in beside:
+        if path.suffix.lower() not in LABEL_SUFFIXES or table_of(path) != table:
+            continue
+        if is_chunked_output(path):
+            there = os.path.isfile(path / "zarr.json") and _is_volume_of_ids(path)
+        else:
+            there = os.path.isfile(path) and _is_tiff_of_ids(path)
+        if there and not (os.path.exists(labels) and os.path.samefile(path, labels)):
+            yield path
 
 
 def _is_tiff_of_ids(path: Path) -> bool:

@@ -210,7 +210,8 @@ class VolumeLabels:
         if not shards.is_dir():
             return f"sha256 {digest_of(self._result).hex()}"
         digest = hashlib.sha256(digest_of(self._result / "zarr.json"))
-        parts = dict(spread(partial(digest_of_part, shards), len(os.listdir(shards))))
+        count = 1 + max((int(name) for name in os.listdir(shards) if name.isdecimal()), default=-1)
+        parts = dict(spread(partial(digest_of_part, shards), count))
         for number in sorted(parts):
             digest.update(parts[number])
         return f"sha256 {digest.hexdigest()}"

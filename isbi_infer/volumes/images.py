@@ -12,10 +12,8 @@ import hashlib
 import io
 import os
 import re
-import struct
 import threading
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +31,7 @@ from isbi_infer.volumes.finite import same_nodata
 from isbi_infer.volumes.formats import HEAD_BYTES, recognise
 from isbi_infer.volumes.jpeg import check_jpeg
 from isbi_infer.volumes.pixel_size import PixelSize, same_size
+from isbi_infer.volumes.png import check_rows
 from isbi_infer.volumes.protocol import Kind, Section, StackInfo, Window
 from isbi_infer.volumes.tiff.directory import COPY
 from isbi_infer.volumes.tiff.reader import open_stack
@@ -46,8 +45,6 @@ _ORIENTATION = 0x0112  # EXIF
 # More pixels are a damaged size, not a section; nor can deflate and a JPEG's blocks shrink pixels further.
 _MAX_PIXELS = 2**36
 _MAX_PNG_RATIO, _MAX_JPEG_RATIO = 1040, 4096
-_PNG_PIECE = 2**14  # bytes; inflated at most that many times _MAX_PNG_RATIO
-_ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 # 72 set bits, which are no code: decoders of JPEG take up to 64 bits beyond those that they need.
 _LOOKED_AHEAD = b"\xff\x00" * 9
 _LEFT_OVER = 16  # bytes that may follow the codes of the last pixel
@@ -461,37 +458,8 @@ def _orientation(image: ImageFile) -> tuple[str, ...]:
 def _read_png(path: Path, window: Window | None) -> Section:
     data = path.read_bytes()
     _png(io.BytesIO(data)).verify()  # the checksums, which decoding does not look at
-    _check_png_rows(data)
+    check_rows(data)
     return _pixels(_png(io.BytesIO(data)), window)
-
-
-def _check_png_rows(data: bytes) -> None:
-    """Raise ImageError where a PNG image holds fewer bytes of rows than it declares: decoders fill them up with 0."""
-    width, height, bits, _, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
-    needed = 0
-    for y, x, step_y, step_x in _ADAM7 if interlaced else ((0, 0, 1, 1),):
-        rows, columns = -(-(height - y) // step_y), -(-(width - x) // step_x)
-        needed += rows * (columns * bits // 8 + 1) if columns > 0 else 0  # each row begins with its filter
-    found, inflate = 0, zlib.decompressobj()
-    for piece in _png_pieces(data):
-        found += len(inflate.decompress(piece))
-        if found >= needed:
-            return
-    raise ImageError(f"holds {found} of {needed} bytes of its rows; {COPY}")
-
-
-def _png_pieces(data: bytes) -> Iterator[bytes]:
-    """Return the compressed rows in pieces: what the chunks IDAT that follow each other hold, as decoders take them."""
-    at, begun = 8, False
-    while kind := data[at + 4 : at + 8]:
-        stop = at + 8 + int.from_bytes(data[at : at + 4], "big")
-        if kind == b"IDAT":
-            begun = True
-            for start in range(at + 8, stop, _PNG_PIECE):
-                yield data[start : min(start + _PNG_PIECE, stop)]
-        elif begun:
-            return
-        at = stop + 4
 
 
 class _InTwo(io.BytesIO):
